@@ -1,0 +1,99 @@
+# `make` lists the targets. Environments are made from the lock files in requirements/ (see `make lock`).
+
+# Python 3.11 or newer to build the environment with; the first of these that fits when it is not given.
+PYTHON ?=
+# Options for the installation of torch alone, whose version is in requirements/torch.txt.
+TORCH_PIP_ARGS ?=
+# Size of the experiments: smoke, laptop or paper; the default of params.yaml when it is not given.
+PROFILE ?=
+# Folder of the environment, relative to this file.
+VENV ?= .venv
+
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+DVC := $(VENV)/bin/python -m dvc
+REPRO := $(DVC) repro
+SIZE := $(or $(PROFILE),laptop)
+
+# Stages call `python`, which must be the environment's.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce rebuild controls smoke data env test lint lock dvc-without-git
+
+help: ## list these targets
+	@echo "usage: make TARGET [PROFILE=smoke|laptop|paper] [PYTHON=python3.12] [TORCH_PIP_ARGS='...']"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@echo "torch on Linux comes with CUDA (some GB). Without a GPU, name PyTorch's CPU wheel index once:"
+	@echo "  make reproduce TORCH_PIP_ARGS='--index-url ADDRESS_OF_THE_CPU_WHEEL_INDEX'"
+
+reproduce: data dvc-without-git ## install, get the data, recompute whatever is not up to date
+	@echo "== reproduce: dvc repro (says 'up to date' where results belong to the code)"
+	$(REPRO) $(if $(PROFILE),pipelines/$(PROFILE)/dvc.yaml)
+
+rebuild: data dvc-without-git ## compute again what is committed (controls apart); git shows any difference
+	@echo "== rebuild: removing the records of profile $(SIZE), then computing them again; git keeps the committed ones"
+	@for folder in data/records/$(SIZE)/*/; do \
+		case $$folder in *_controls/) ;; *) rm -rf "$$folder" ;; esac; \
+	done
+	$(REPRO) --force --no-run-cache $(if $(PROFILE),pipelines/$(PROFILE)/dvc.yaml)
+	@[ ! -e .git ] || git status --short -- data figures notebooks pipelines
+	@echo "== rebuild: done; every result that differs from the committed one is listed above"
+
+controls: data dvc-without-git ## the second group of runs: learning-rate grids
+	@echo "== controls: learning-rate grids at profile $(SIZE)"
+	$(REPRO) pipelines/controls/$(SIZE)/dvc.yaml
+
+smoke: data dvc-without-git ## the whole pipeline at its smallest size; its numbers mean nothing
+	@echo "== smoke: the whole pipeline at its smallest size"
+	$(REPRO) pipelines/smoke/dvc.yaml
+
+data: $(VENV)/.stamp-main ## fetch and prepare the data sets
+	@echo "== data: fetching and preparing what is not there yet"
+	$(VENV)/bin/python -m repro data
+
+env: $(VENV)/.stamp-main ## make the environment that experiments need
+
+test: $(VENV)/.stamp-test ## install what tests need and run them
+	@echo "== test: pytest"
+	@$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.stamp-test ## ruff and mypy
+	@echo "== lint: ruff check, ruff format --check, mypy"
+	@$(VENV)/bin/python -m ruff check .
+	@$(VENV)/bin/python -m ruff format --check .
+	@$(VENV)/bin/python -m mypy
+
+lock: $(VENV)/.stamp-main ## for maintainers, needs uv: lock files and environment.yml from pyproject.toml
+	@command -v uv >/dev/null || { echo "make lock: needs the program uv on the PATH" >&2; exit 1; }
+	$(VENV)/bin/python requirements/compile.py
+
+# A downloaded archive has no .git, without which DVC refuses to work unless told.
+dvc-without-git: $(VENV)/.stamp-main
+	@[ -e .git ] || { echo "== no .git here: telling DVC to work without it"; $(DVC) config --local core.no_scm true; }
+
+$(VENV)/.stamp-main: requirements/build.lock requirements/main.lock requirements/torch.txt
+	@[ ! -e $(VENV) ] || [ -f $(VENV)/pyvenv.cfg ] || \
+		{ echo "make: VENV=$(VENV) exists and is not a Python environment; name another folder" >&2; exit 1; }
+	@for python in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11); do \
+		command -v $$python >/dev/null || continue; \
+		if $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+			echo "== environment: $(VENV) with $$python ($$($$python --version))"; \
+			exec $$python -m venv --clear $(VENV); \
+		fi; \
+		found="$$found $$python: $$($$python --version 2>&1 | head -n 1);"; \
+	done; \
+	echo "make: needs Python 3.11 or newer with its venv module, found:$${found:- none;} install one or name it, as in PYTHON=/path/to/python3.12" >&2; exit 1
+	@echo "== environment: installing $$(grep -c '^[a-z].*==' requirements/main.lock) packages of requirements/main.lock (a minute or two)"
+	@$(PIP) install --quiet --require-hashes -r requirements/build.lock
+	@$(PIP) install --quiet --require-hashes --no-build-isolation -r requirements/main.lock
+	@echo "== environment: installing $$(cat requirements/torch.txt) (not hash-locked: its CPU and CUDA builds differ)"
+	@$(PIP) install $(TORCH_PIP_ARGS) -r requirements/torch.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.stamp-test: $(VENV)/.stamp-main requirements/test.lock
+	@echo "== environment: installing $$(grep -c '^[a-z].*==' requirements/test.lock) packages of requirements/test.lock"
+	@$(PIP) install --quiet --require-hashes --no-build-isolation -r requirements/test.lock
+	@touch $@

@@ -1,0 +1,160 @@
+"""Mini-batches of every client, addressed by (client, step), so that nothing has to be replayed after an interruption.
+
+Images stay in memory as bytes on the training device; cropping, flipping and normalising happen there, one gather a
+batch. B = images in a batch, H x W = image size in pixels, P = padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repro.errors import ReproError
+from repro.randomness import generator
+
+
+def shrink(images: np.ndarray, size: int) -> np.ndarray:
+    """Average square blocks of pixels: (N, H, H, 3) uint8 -> (N, size, size, 3) uint8, rounded to nearest.
+
+    Raises:
+        ReproError: ``size`` does not divide the image height.
+    """
+    n, height = images.shape[:2]
+    if height == size:
+        return images
+    if height % size:
+        raise ReproError(f"image_size {size}: a divisor of the data set's {height} px was expected")
+    factor = height // size
+    blocks = images.reshape(n, size, factor, size, factor, 3)
+    return (blocks.mean(axis=(2, 4), dtype=np.float32) + 0.5).astype(np.uint8)
+
+
+class Images:
+    """Normalised images on the training device, without augmentation: what evaluation reads.
+
+    Args:
+        images: (N, H, W, 3) uint8.
+        labels: (N,) int64.
+        mean, std: per channel, of pixel values in 0..1.
+        dtype: floating type of the batches.
+    """
+
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray, mean: Sequence[float], std: Sequence[float],
+        *, dtype: torch.dtype = torch.float32, device: str = "cpu", padding: int = 0,
+    ) -> None:  # fmt: skip
+        if len(images) != len(labels):
+            raise ReproError(f"{len(images)} images with {len(labels)} labels; one label for each image was expected")
+        self.size, self.padding = images.shape[1], padding
+        border = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+        self.pixels = torch.from_numpy(np.pad(images, border)).to(device)
+        self.labels = torch.from_numpy(np.array(labels, dtype=np.int64)).to(device)
+        self._scale = 1.0 / (255.0 * torch.tensor(std, dtype=dtype, device=device))
+        self._shift = torch.tensor(mean, dtype=dtype, device=device) / torch.tensor(std, dtype=dtype, device=device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def window(self, index: np.ndarray, top: np.ndarray, left: np.ndarray, flip: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Crops of H x W whose corners are (top, left) in the padded image, mirrored where ``flip``.
+
+        Returns:
+            x (B, 3, H, W) normalised, channels last in memory, and y (B,) int64.
+        """
+        span = np.arange(self.size)
+        rows = top[:, None] + span  # (B, H)
+        columns = left[:, None] + np.where(flip[:, None], span[::-1], span)  # (B, W)
+        where = torch.from_numpy(np.ascontiguousarray(index)).to(self.labels.device)
+        grid = torch.from_numpy(np.stack([rows, columns])).to(self.labels.device)
+        pixels = self.pixels[where[:, None, None], grid[0][:, :, None], grid[1][:, None, :]]  # (B, H, W, 3) uint8
+        x = pixels.to(self._scale.dtype).mul_(self._scale).sub_(self._shift)
+        return x.permute(0, 3, 1, 2), self.labels[where]
+
+    def centre(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Images ``start`` to ``stop`` as they are."""
+        n = np.arange(start, min(stop, len(self)))
+        corner = np.full(len(n), self.padding)
+        return self.window(n, corner, corner, np.zeros(len(n), dtype=bool))
+
+
+class Batches:
+    """The local batches of C clients.
+
+    Every client goes through its shard in a new random order each local epoch; the last batch of an epoch holds the
+    rest, so that every image is used exactly once per epoch; a rest of one image joins the batch before it, because
+    BatchNorm cannot normalise one value. With ``augment``, each image is shifted by up to P
+    pixels (P = H / 8) and mirrored at random, as is usual for CIFAR.
+
+    Args:
+        images: the images of all clients, padded by P where ``augment``.
+        shards: for each client, indices into ``images``.
+        size: images in a local batch.
+        seed: seed of the run; client, epoch and purpose are added to it.
+    """
+
+    def __init__(self, images: Images, shards: Sequence[np.ndarray], size: int, seed: int, augment: bool) -> None:
+        self.images, self.shards, self.size, self.seed, self.augment = images, list(shards), size, seed, augment
+        self._epoch: dict[int, tuple[int, tuple[np.ndarray, ...]]] = {}
+
+    @property
+    def clients(self) -> int:
+        """Number of clients C."""
+        return len(self.shards)
+
+    def steps_per_epoch(self, client: int) -> int:
+        """Local steps in which ``client`` sees each of its images once."""
+        return max(1, -(-(len(self.shards[client]) - 1) // self.size))
+
+    @property
+    def rounds_per_epoch(self) -> int:
+        """Steps in which every client has seen all of its images at least once."""
+        return max(self.steps_per_epoch(client) for client in range(self.clients))
+
+    def _plan(self, client: int, epoch: int) -> tuple[np.ndarray, ...]:
+        """Order of images and their random windows for one local epoch, kept until the client's next epoch."""
+        kept = self._epoch.get(client)
+        if kept is None or kept[0] != epoch:
+            n, padding = len(self.shards[client]), self.images.padding
+            order = self.shards[client][generator(self.seed, "order", client, epoch).permutation(n)]
+            if self.augment:
+                random = generator(self.seed, "augmentation", client, epoch)
+                corner = random.integers(0, 2 * padding + 1, size=(2, n))
+                windows = (order, corner[0], corner[1], random.random(n) < 0.5)
+            else:
+                still = np.full(n, padding)
+                windows = (order, still, still, np.zeros(n, dtype=bool))
+            kept = self._epoch[client] = (epoch, windows)
+        return kept[1]
+
+    def _slice(self, client: int, step: int) -> tuple[np.ndarray, ...]:
+        epoch, batch = divmod(step, self.steps_per_epoch(client))
+        last = batch + 1 == self.steps_per_epoch(client)
+        stop = None if last else (batch + 1) * self.size
+        return tuple(a[batch * self.size : stop] for a in self._plan(client, epoch))
+
+    def get(self, client: int, step: int) -> tuple[Tensor, Tensor]:
+        """Local batch number ``step`` (from 0) of ``client``: x (B, 3, H, W), y (B,)."""
+        return self.images.window(*self._slice(client, step))
+
+    def round(self, step: int) -> list[int]:
+        """Clients that take part in step ``step`` of large-batch training: those whose epoch still has a batch.
+
+        Shards that differ by an image can differ by one local batch. Epochs stay aligned: a client that has
+        finished its epoch waits, so that no image is used twice in an epoch.
+        """
+        within = step % self.rounds_per_epoch
+        return [client for client in range(self.clients) if within < self.steps_per_epoch(client)]
+
+    def local_step(self, client: int, step: int) -> int:
+        """Local batch number of ``client`` in step ``step`` of large-batch training (see ``round``)."""
+        epoch, within = divmod(step, self.rounds_per_epoch)
+        return epoch * self.steps_per_epoch(client) + within
+
+    def union(self, step: int) -> tuple[Tensor, Tensor, list[int]]:
+        """The batches of all clients in step ``step``, concatenated in order of clients: x, y, images per client."""
+        parts = [self._slice(client, self.local_step(client, step)) for client in self.round(step)]
+        x, y = self.images.window(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        return x, y, [len(part[0]) for part in parts]

@@ -1,0 +1,128 @@
+"""What the plain and the fast form of the methods share: one forward pass, one aggregation, one evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from repro.errors import NotFinite
+
+Schedule = Callable[[float], float]  # epochs of data seen so far -> learning rate
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round did.
+
+    Attributes:
+        number: rounds finished, this one included (from 1).
+        lr: learning rate of the round's first step.
+        loss: mean training loss over the round's images, NaN or infinite if training diverged.
+        correct, images: training images classified correctly, and seen, in this round.
+        bytes_up, bytes_down: length of all payloads from the workers to the server, and back, in this round.
+    """
+
+    number: int
+    lr: float
+    loss: float
+    correct: int
+    images: int
+    bytes_up: int
+    bytes_down: int
+
+
+def shared_state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and floating-point buffers by name: what workers and server exchange.
+
+    BatchNorm's running statistics are among them: the policy ``average``.
+    """
+    state = dict(model.named_parameters()) | dict(model.named_buffers())
+    return {name: tensor.detach() for name, tensor in state.items() if tensor.is_floating_point()}
+
+
+def load_state(model: nn.Module, tensors: Iterable[Tensor]) -> None:
+    """Overwrite the shared state of ``model`` with ``tensors``, in order of ``shared_state``."""
+    with torch.no_grad():
+        for own, tensor in zip(shared_state(model).values(), tensors, strict=True):
+            own.copy_(tensor)
+
+
+def precise(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Context of a forward pass: ``bf16`` computes convolutions and matrix products in bfloat16."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def backward(model: nn.Module, x: Tensor, y: Tensor, precision: str) -> tuple[float, int]:
+    """Set the gradient of the mean cross-entropy on x (B, 3, H, W), y (B,).
+
+    Returns:
+        The loss, and how many of the B images were classified correctly.
+
+    Raises:
+        NotFinite: the loss is NaN or infinite.
+    """
+    with precise(precision, x.device):
+        logits = model(x)
+        loss = F.cross_entropy(logits, y)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise NotFinite(f"the training loss is {value}; a finite loss was expected; lower the learning rate")
+    model.zero_grad(set_to_none=True)
+    loss.backward()
+    return value, int((logits.detach().argmax(1) == y).sum())
+
+
+def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameter groups."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+
+
+def weighted_mean(parts: Sequence[Sequence[Tensor]], images: Sequence[int]) -> list[Tensor]:
+    """Average over workers, weighted by their images; summed in order of workers, so that it is reproducible."""
+    total = sum(images)
+    means = [torch.zeros_like(tensor) for tensor in parts[0]]
+    for part, n in zip(parts, images, strict=True):
+        for mean, tensor in zip(means, part, strict=True):
+            mean.add_(tensor, alpha=n / total)
+    return means
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    """Gradients by name of the parameter."""
+    return {f"gradient of {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def float_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Floating-point buffers by name: the running statistics."""
+    return {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str = "fp32"
+) -> Mapping[str, float]:
+    """Mean cross-entropy and top-1 and top-5 accuracy (fractions) over ``batches``, in evaluation mode.
+
+    With fewer than five classes, top-5 is 1.
+    """
+    was_training = model.training
+    model.eval()
+    loss, top1, top5, images = 0.0, 0, 0, 0
+    for x, y in batches:
+        with precise(precision, x.device):
+            logits = model(x)
+        logits = logits.float() if precision == "bf16" else logits
+        loss += float(F.cross_entropy(logits, y, reduction="sum"))
+        best = logits.topk(min(5, logits.shape[1])).indices == y[:, None]
+        top1 += int(best[:, 0].sum())
+        top5 += int(best.sum())
+        images += len(y)
+    model.train(was_training)
+    return {"loss": loss / images, "top1": top1 / images, "top5": top5 / images}

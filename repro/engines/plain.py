@@ -1,0 +1,104 @@
+"""The three methods as the first post lists their steps, with really separate workers. Slow, and easy to check."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+
+from repro.batches import Batches
+from repro.codecs import Codec
+from repro.engines.common import (
+    Round,
+    Schedule,
+    backward,
+    float_buffers,
+    gradients,
+    load_state,
+    set_lr,
+    shared_state,
+    weighted_mean,
+)
+
+
+def centralised(
+    model: nn.Module, optimiser: torch.optim.Optimizer, batches: Batches, lr: Schedule, steps: Iterable[int],
+    precision: str = "fp32",
+) -> Iterator[Round]:  # fmt: skip
+    """Mini-batch SGD in one place. A round is a step; nothing is sent."""
+    model.train()
+    for step in steps:
+        rate = lr(step / batches.rounds_per_epoch)
+        set_lr(optimiser, rate)
+        x, y = batches.get(0, step)
+        loss, correct = backward(model, x, y, precision)
+        optimiser.step()
+        yield Round(step + 1, rate, loss, correct, len(y), 0, 0)
+
+
+def large_batch(
+    model: nn.Module, optimiser: torch.optim.Optimizer, batches: Batches, codec: Codec, lr: Schedule,
+    rounds: Iterable[int], precision: str = "fp32",
+) -> Iterator[Round]:  # fmt: skip
+    """Large-batch training, or bulk-synchronous parallel SGD: gradients are averaged every step (post 1, steps 1 to 8)."""
+    states = [codec.new_state() for _ in range(batches.clients)]
+    for step in rounds:
+        rate = lr(step / batches.rounds_per_epoch)
+        set_lr(optimiser, rate)
+        sent, images, losses, correct, down = [], [], 0.0, 0, 0
+        shared = codec.encode(codec.new_state(), shared_state(model))
+        for client in batches.round(step):
+            worker = copy.deepcopy(model).train()
+            load_state(worker, codec.decode(shared))  # 2. download the current shared model
+            down += len(shared)
+            x, y = batches.get(client, batches.local_step(client, step))
+            loss, right = backward(worker, x, y, precision)  # 3. one forward and backward pass
+            sent.append(codec.encode(states[client], gradients(worker) | float_buffers(worker)))  # 4., 5. upload
+            images.append(len(y))
+            losses, correct = losses + loss * len(y), correct + right
+        mean = weighted_mean([codec.decode(payload) for payload in sent], images)  # 6. decompress, average
+        parameters = list(model.parameters())
+        for parameter, gradient in zip(parameters, mean, strict=False):
+            parameter.grad = gradient
+        for buffer, average in zip(float_buffers(model).values(), mean[len(parameters) :], strict=True):
+            buffer.copy_(average)
+        optimiser.step()  # 7. one step of SGD on the shared model
+        yield Round(step + 1, rate, losses / sum(images), correct, sum(images), sum(map(len, sent)), down)
+
+
+def federated_averaging(
+    model: nn.Module, batches: Batches, codec: Codec, lr: Schedule, rounds: Iterable[int],
+    local_epochs: int = 1, momentum: float = 0.0, weight_decay: float = 0.0, precision: str = "fp32",
+) -> Iterator[Round]:  # fmt: skip
+    """Federated averaging (McMahan et al. 2017): local SGD, then the average of the models, weighted by images.
+
+    What is sent is the change of the local model. Local momentum starts at zero in every round.
+    """
+    states = [codec.new_state() for _ in range(batches.clients)]
+    for number in rounds:
+        sent, weights, losses, correct, images, down = [], [], 0.0, 0, 0, 0
+        shared = codec.encode(codec.new_state(), shared_state(model))
+        for client in range(batches.clients):
+            worker = copy.deepcopy(model).train()
+            load_state(worker, codec.decode(shared))  # 2. download the current shared model
+            down += len(shared)
+            before = {name: tensor.clone() for name, tensor in shared_state(worker).items()}
+            optimiser = torch.optim.SGD(worker.parameters(), lr=1.0, momentum=momentum, weight_decay=weight_decay)
+            steps = local_epochs * batches.steps_per_epoch(client)
+            for step in range(number * steps, (number + 1) * steps):  # 3. a number of SGD iterations
+                set_lr(optimiser, lr(step / batches.steps_per_epoch(client)))
+                x, y = batches.get(client, step)
+                loss, right = backward(worker, x, y, precision)
+                optimiser.step()
+                losses, correct, images = losses + loss * len(y), correct + right, images + len(y)
+            change = {name: tensor - before[name] for name, tensor in shared_state(worker).items()}
+            sent.append(codec.encode(states[client], change))  # 4., 5. upload
+            weights.append(len(batches.shards[client]))
+        mean = weighted_mean([codec.decode(payload) for payload in sent], weights)  # 6., 7. decompress, average
+        with torch.no_grad():
+            for tensor, change_of in zip(shared_state(model).values(), mean, strict=True):
+                tensor.add_(change_of)  # 8. update the shared model
+        rate = lr(number * local_epochs)
+        yield Round(number + 1, rate, losses / images, correct, images, sum(map(len, sent)), down)

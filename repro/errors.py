@@ -1,0 +1,13 @@
+"""The one exception type that reaches a user as a single line."""
+
+
+class ReproError(Exception):
+    """A problem the user can act on.
+
+    ``str(error)`` is one line that says what was wrong, what was expected and what to do.
+    The command line prints it and exits with code 2; everything else is a bug and shows a traceback.
+    """
+
+
+class NotFinite(ReproError):
+    """Training produced NaN or infinity. A run that meets it stops and says so in its record."""

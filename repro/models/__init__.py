@@ -1,0 +1,34 @@
+"""Networks, built by name. Facts and parameter counts: Table 4 of post 2 and the tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from repro.errors import ReproError
+from repro.models.resnet import ResNet18
+
+__all__ = ["build"]
+
+
+def build(
+    model: str, *, classes: int, width: int = 64, norm: str = "batch", seed: int = 0, dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """Build and initialise a network; the same arguments always give the same weights.
+
+    Args:
+        model: ``resnet18``.
+        classes: outputs of the classifier.
+        width: channels of the first stage (64 in the original).
+        norm: ``batch`` or ``group``.
+        seed: seed of the initial weights.
+        dtype: floating type of the weights.
+
+    Raises:
+        ReproError: an unknown network.
+    """
+    if model != "resnet18":
+        raise ReproError(f"unknown model {model!r}; resnet18 was expected")
+    net = ResNet18(classes=classes, width=width, norm=norm)
+    net.initialise(torch.Generator().manual_seed(seed))
+    return net.to(dtype=dtype, memory_format=torch.channels_last)

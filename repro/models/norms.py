@@ -1,0 +1,117 @@
+"""Normalisation layers. A batch of several workers can be normalised worker by worker in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from repro.errors import ReproError
+
+EPSILON = 1e-5
+MOMENTUM = 0.1  # weight of the newest batch in the running statistics, PyTorch's default
+GROUPS = 32  # Wu & He 2018; halved until it divides the channels
+
+
+class WorkerBatchNorm2d(nn.Module):
+    """BatchNorm over (B, H, W) whose training statistics are those of each worker's own batch.
+
+    Outside ``worker_batches`` the batch belongs to one worker and the layer is ``nn.BatchNorm2d``. Inside, rows are
+    split by worker; each part is normalised alone, and the running statistics become the average of what the workers
+    would have had, weighted by their images (post 1: "performed over each local batch separately").
+
+    Args:
+        channels: C of the (B, C, H, W) input.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.sizes: Sequence[int] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (B, C, H, W)."""
+        if self.training and self.sizes is not None and len(self.sizes) > 1:
+            out, mean, variance = _PerWorker.apply(x, self.weight, self.bias, self.sizes)
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, MOMENTUM)
+                self.running_var.lerp_(variance, MOMENTUM)
+            return out
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, MOMENTUM, EPSILON
+        )
+
+
+class _PerWorker(torch.autograd.Function):
+    """``native_batch_norm`` on the rows of each worker, written into one output."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+        out, saved = torch.empty_like(x), []
+        mean, variance = torch.zeros_like(weight), torch.zeros_like(weight)
+        pixels = x.shape[2] * x.shape[3]
+        for part, target in zip(x.split(list(sizes)), out.split(list(sizes)), strict=True):
+            value, own_mean, own_rstd = torch.native_batch_norm(part, weight, bias, None, None, True, MOMENTUM, EPSILON)
+            target.copy_(value)
+            saved += [own_mean, own_rstd]
+            n = len(part) * pixels
+            share = len(part) / len(x)
+            mean += share * own_mean
+            variance += share * (own_rstd**-2 - EPSILON) * (n / max(n - 1, 1))  # unbiased, as nn.BatchNorm2d keeps it
+        ctx.save_for_backward(x, weight, *saved)
+        ctx.sizes = list(sizes)
+        ctx.mark_non_differentiable(mean, variance)
+        return out, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, *saved = ctx.saved_tensors
+        grad_x = torch.empty_like(x)
+        grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(weight)
+        parts = zip(x.split(ctx.sizes), grads[0].split(ctx.sizes), grad_x.split(ctx.sizes), strict=True)
+        for k, (part, grad, target) in enumerate(parts):
+            own_x, own_weight, own_bias = torch.ops.aten.native_batch_norm_backward(
+                grad, part, weight, None, None, saved[2 * k], saved[2 * k + 1], True, EPSILON, [True, True, True]
+            )
+            target.copy_(own_x)
+            grad_weight += own_weight
+            grad_bias += own_bias
+        return grad_x, grad_weight, grad_bias, None
+
+
+@contextmanager
+def worker_batches(model: nn.Module, sizes: Sequence[int]) -> Iterator[None]:
+    """Within the context, batches of ``model`` are several workers' batches, ``sizes`` images each, in order."""
+    layers = [layer for layer in model.modules() if isinstance(layer, WorkerBatchNorm2d)]
+    for layer in layers:
+        layer.sizes = sizes
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.sizes = None
+
+
+def norm_layer(kind: str, channels: int) -> nn.Module:
+    """A normalisation layer for ``channels`` channels: ``batch`` or ``group``.
+
+    Raises:
+        ReproError: an unknown kind.
+    """
+    if kind == "batch":
+        return WorkerBatchNorm2d(channels)
+    if kind == "group":
+        groups = GROUPS
+        while channels % groups:
+            groups //= 2
+        return nn.GroupNorm(groups, channels, eps=EPSILON)
+    raise ReproError(f"unknown norm {kind!r}; batch or group was expected")

@@ -1,0 +1,41 @@
+"""What a stored number depends on: the versions of the numerical parts, and the fingerprint of a run.
+
+Raise a part's version when a change of it alters any result. The golden runs (``tests/test_golden.py``) fail when
+results change and no version did, so that a refactoring keeps every record valid and a change of numerics cannot
+hide. The versions stand in one file, rather than in each module, so that verdicts can tell a stale record from a
+valid one without importing torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from repro import records
+
+VERSIONS = {
+    "batches": 1,  # subset, scaling, order of images, augmentation, normalisation
+    "codec_dense": 1,
+    "engines": 1,  # the three methods, aggregation, what is sent
+    "evaluation": 1,
+    "laws": 1,
+    "models": 1,  # layers, initialisation, normalisation
+    "partition": 1,
+    "randomness": 1,
+    "schedules": 1,
+}
+
+
+def used_by(spec: dict[str, Any]) -> dict[str, int]:
+    """Versions of the parts that a run of ``spec`` (a resolved spec as a mapping) depends on."""
+    if spec["kind"] == "law":
+        parts = ["codec_dense", "engines", "laws", "models", "randomness"]
+    else:
+        parts = ["batches", "engines", "evaluation", "models", "partition", "randomness", "schedules"]
+        if spec["method"] != "central":
+            parts.append(f"codec_{spec['codec']}")
+    return {part: VERSIONS[part] for part in parts}
+
+
+def fingerprint(spec: dict[str, Any], seed: int, data_sha256: str | None) -> str:
+    """Hex SHA-256 that identifies what a record was computed from; equal fingerprints mean an equal body."""
+    return records.sha256({"spec": spec, "seed": seed, "data": data_sha256, "numerics": used_by(spec)})

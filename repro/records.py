@@ -1,0 +1,213 @@
+"""One run on disk: a small JSON body that says what was run and what came out, and nothing that varies by machine load.
+
+A record's *body* (``data/records``) holds the resolved spec, the seed, the hash of the data, the fingerprint and the
+measured rows. What belongs to one execution (times, device, versions, commit) is its *provenance*
+(``data/provenance``), which no figure reads. Both are written atomically: a reader sees the old file or the new one,
+never a part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from repro.errors import ReproError
+
+SCHEMA = 1
+_NAME = re.compile(r"^(?P<run>[A-Za-z0-9_-]+)\.s(?P<seed>\d+)\.json$")
+
+
+def canonical_json(value: object) -> str:
+    """Serialise ``value`` with sorted keys and one trailing newline; NaN and infinity are refused (ValueError).
+
+    The same value always gives the same bytes, so that a hash of the text identifies the value.
+    Lists of plain numbers stay on one line, to keep records readable and diffs small.
+    """
+
+    def render(item: Any, indent: str) -> str:
+        if isinstance(item, Mapping) and item:
+            inner = indent + " "
+            parts = [f"{inner}{json.dumps(str(k))}: {render(item[k], inner)}" for k in sorted(item)]
+            return "{\n" + ",\n".join(parts) + "\n" + indent + "}"
+        if isinstance(item, list) and any(isinstance(x, (Mapping, list)) for x in item):
+            inner = indent + " "
+            return "[\n" + ",\n".join(inner + compact(x) for x in item) + "\n" + indent + "]"
+        return compact(item)
+
+    def compact(item: Any) -> str:
+        return json.dumps(item, sort_keys=True, allow_nan=False, ensure_ascii=False)
+
+    return render(value, "") + "\n"
+
+
+def sha256(value: object) -> str:
+    """Hex SHA-256 of the canonical JSON of ``value``."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write ``content`` to ``path`` so that a crash or a full disk leaves the old file or none.
+
+    Raises:
+        ReproError: the disk is full or the folder is not writable; nothing half-written stays behind.
+    """
+    path = Path(path)
+    raw = content.encode() if isinstance(content, str) else content
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise ReproError(
+            f"{path}: could not be written ({error.strerror or error}); {len(raw)} bytes of free space in a "
+            "writable folder were expected; free some space or fix the permissions, then run the command again"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Record:
+    """The body of one run.
+
+    Attributes:
+        run, source, group, kind, profile, seed: identity; ``group`` is ``artefact`` or ``control``.
+        spec: every resolved setting of the run (``repro.specs.Spec`` as a plain mapping).
+        data: name and SHA-256 of the data set, and in what way it is reduced, if it is.
+        fingerprint: hash over spec, seed, data and the numerics versions of the modules that the run used.
+        status: ``completed`` or ``diverged`` (the loss became non-finite; rows stop early).
+        reason: why a run diverged, else None.
+        rows: one mapping per evaluation; accuracies are fractions in 0..1, bytes are cumulative over all workers.
+        series: per-round values of quantities logged each round (``train_loss``).
+        law: the numbers of a law that was executed (kind ``law``), else None.
+    """
+
+    run: str
+    source: str
+    group: str
+    kind: str
+    profile: str
+    seed: int
+    spec: dict[str, Any]
+    data: dict[str, Any]
+    fingerprint: str
+    status: str
+    reason: str | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    series: dict[str, list[float]] = field(default_factory=dict)
+    law: dict[str, Any] | None = None
+
+    def body(self) -> dict[str, Any]:
+        """The mapping that is stored, checksum included."""
+        content = {"schema": SCHEMA} | {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return content | {"checksum": sha256(content)}
+
+    @property
+    def chance(self) -> float:
+        """Top-1 accuracy of guessing, as a fraction."""
+        return 1.0 / int(self.data["classes"])
+
+
+def folder(profile: str, source: str, group: str = "artefact") -> Path:
+    """Folder of the records of one source, relative to the repository's root.
+
+    Controls have a folder of their own, so that the default pipeline's outputs do not depend on them.
+    """
+    return Path("data/records") / profile / (source if group == "artefact" else f"{source}_controls")
+
+
+def path_of(record: Record, root: Path = Path()) -> Path:
+    """Where the body of ``record`` belongs."""
+    return root / folder(record.profile, record.source, record.group) / f"{record.run}.s{record.seed}.json"
+
+
+def provenance_path(record_path: Path) -> Path:
+    """Where the provenance of the record at ``record_path`` belongs."""
+    parts = list(record_path.parts)
+    parts[len(parts) - 1 - parts[::-1].index("records")] = "provenance"
+    return Path(*parts)
+
+
+def write(record: Record, root: Path = Path()) -> Path:
+    """Write the body of ``record`` atomically and return its path.
+
+    Raises:
+        ReproError: a value is NaN or infinite, or the file cannot be written.
+    """
+    path = path_of(record, root)
+    try:
+        text = canonical_json(record.body())
+    except ValueError as error:
+        raise ReproError(
+            f"{path}: a value is NaN or infinite; finite numbers were expected; this is a bug in the run"
+        ) from error
+    write_atomic(path, text)
+    return path
+
+
+def read(path: Path) -> Record:
+    """Read and verify one record.
+
+    Raises:
+        ReproError: not JSON (truncated), of another schema, edited (checksum), or stored under a wrong name.
+    """
+    remedy = f"restore it from git (`git checkout -- {path}`) or delete it and run the sweep again"
+    try:
+        content = json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise ReproError(f"{path}: no such record; run `python -m repro list` for the runs that exist") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ReproError(f"{path}: truncated or not JSON; a complete record was expected; {remedy}") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        found = content.get("schema") if isinstance(content, dict) else type(content).__name__
+        raise ReproError(f"{path}: schema {found}; a record of schema {SCHEMA} was expected; {remedy}")
+    checksum = content.pop("checksum", None)
+    if checksum != sha256(content):
+        raise ReproError(f"{path}: edited or damaged; its checksum does not match its content; {remedy}")
+    content.pop("schema")
+    try:
+        record = Record(**content)
+    except TypeError as error:
+        raise ReproError(f"{path}: fields do not fit a record ({error}); {remedy}") from error
+    if path.name != f"{record.run}.s{record.seed}.json":
+        raise ReproError(f"{path}: holds {record.run} seed {record.seed}; the file was renamed or copied; {remedy}")
+    return record
+
+
+def paths(profile: str, source: str, root: Path = Path()) -> list[Path]:
+    """Record files of one source (``e1``) or of its controls (``e1_controls``), sorted by name."""
+    place = root / "data/records" / profile / source
+    return sorted(p for p in place.glob("*.json") if _NAME.match(p.name))
+
+
+def load_all(profile: str, source: str, root: Path = Path()) -> list[Record]:
+    """All verified records of one source or of its controls; an empty list where nothing was run.
+
+    Raises:
+        ReproError: a record is truncated or was edited.
+    """
+    return [read(path) for path in paths(profile, source, root)]
+
+
+def every(root: Path = Path()) -> Iterator[Path]:
+    """Paths of all record files of all profiles."""
+    return (p for p in sorted((root / "data/records").glob("*/*/*.json")) if _NAME.match(p.name))
+
+
+def differences(ours: Record, other: Record) -> list[str]:
+    """Names of the fields in which two records differ; empty when the bodies are bit-identical."""
+    a, b = ours.body(), other.body()
+    return [name for name in a if name != "checksum" and a[name] != b[name]]

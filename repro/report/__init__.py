@@ -1,0 +1,167 @@
+"""Figures and tables from records: every artefact of post e1, by id.
+
+No artefact is drawn from anything but records, and nothing here trains or imports torch.
+``figure`` and ``table`` give objects for a notebook; ``render`` writes the files that the page and print use.
+
+>>> sorted(ARTEFACTS)
+['e1.extra-convergence', 'e1.extra-grid', 'e1.extra-skew', 'e1.fig1', 'e1.table1', 'e1.table2']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from matplotlib.figure import Figure
+
+from repro.errors import ReproError
+from repro.records import Record, write_atomic
+from repro.report import e1, select, style, tables
+from repro.report.tables import Table
+
+__all__ = ["ARTEFACTS", "Artefact", "Table", "figure", "outputs", "render", "table"]
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One figure or table.
+
+    Attributes:
+        source: post or paper it belongs to.
+        kind: ``figure`` (png, svg, csv) or ``table`` (csv, md, tex).
+        group: ``artefact`` or ``control``: which records of the source it reads.
+        runs: run ids it needs, in which ``*`` stands for anything.
+        draw: (records by run, profile) -> Figure or Table.
+        title: one line for lists and for the metadata of the files.
+        published: False for companions of ours that the source does not have.
+    """
+
+    source: str
+    kind: Literal["figure", "table"]
+    group: Literal["artefact", "control"]
+    runs: tuple[str, ...]
+    draw: Callable[[select.Groups, str], Figure | Table]
+    title: str
+    published: bool = True
+
+
+ARTEFACTS: dict[str, Artefact] = {
+    "e1.table1": Artefact(
+        "e1", "table", "artefact", tables.TABLE_RUNS, tables.table1, "Parameters of the three methods"
+    ),
+    "e1.fig1": Artefact("e1", "figure", "artefact", e1.FIG1_RUNS, e1.fig1, "Test accuracy against epochs"),
+    "e1.table2": Artefact(
+        "e1",
+        "table",
+        "artefact",
+        tables.TABLE_RUNS,
+        tables.table2,
+        "Rounds and bytes to the target accuracy",
+    ),
+    "e1.extra-skew": Artefact(
+        "e1",
+        "figure",
+        "artefact",
+        e1.SKEW_RUNS,
+        e1.skew,
+        "IID shards against two labels per client",
+        published=False,
+    ),
+    "e1.extra-convergence": Artefact(
+        "e1",
+        "figure",
+        "artefact",
+        e1.BATCH_RUNS + e1.SYNC_RUNS,
+        e1.convergence,
+        "Accuracy per epoch by global batch and by synchronisation",
+        published=False,
+    ),
+    "e1.extra-grid": Artefact(
+        "e1",
+        "figure",
+        "control",
+        e1.GRID_RUNS,
+        e1.grid,
+        "Held-out accuracy against the learning rate",
+        published=False,
+    ),
+}
+
+
+def _artefact(artefact_id: str, kind: str | None = None) -> Artefact:
+    known = [name for name, item in ARTEFACTS.items() if kind in (None, item.kind)]
+    if artefact_id not in known:
+        raise ReproError(
+            f"unknown {kind or 'artefact'} {artefact_id!r}; one of {', '.join(known)} was expected"
+        )
+    return ARTEFACTS[artefact_id]
+
+
+def _draw(artefact_id: str, records: Iterable[Record]) -> tuple[Figure | Table, select.Groups]:
+    artefact = ARTEFACTS[artefact_id]
+    groups = select.group(artefact_id, records, artefact.runs)
+    profile = next(iter(groups.values()))[0].profile
+    with style.context():
+        return artefact.draw(groups, profile), groups
+
+
+def figure(artefact_id: str, records: Iterable[Record]) -> Figure:
+    """The figure ``artefact_id`` drawn from ``records`` (other runs among them are left aside).
+
+    Raises:
+        ReproError: no such figure, or its records are missing, doubled or of mixed profiles.
+    """
+    _artefact(artefact_id, "figure")
+    drawn, _ = _draw(artefact_id, records)
+    assert isinstance(drawn, Figure)
+    return drawn
+
+
+def table(artefact_id: str, records: Iterable[Record]) -> Table:
+    """The table ``artefact_id`` made from ``records``; shows itself as Markdown in a notebook.
+
+    Raises:
+        ReproError: no such table, or its records are missing, doubled or of mixed profiles.
+    """
+    _artefact(artefact_id, "table")
+    made, _ = _draw(artefact_id, records)
+    assert isinstance(made, Table)
+    return made
+
+
+def outputs(artefact_id: str) -> tuple[str, ...]:
+    """File names that ``render`` writes for ``artefact_id``.
+
+    >>> outputs("e1.table2")
+    ('e1.table2.csv', 'e1.table2.md', 'e1.table2.tex')
+    """
+    endings = {"figure": ("png", "svg", "csv"), "table": ("csv", "md", "tex")}[_artefact(artefact_id).kind]
+    return tuple(f"{artefact_id}.{ending}" for ending in endings)
+
+
+def render(artefact_id: str, records: Iterable[Record], out_dir: Path, *, profile: str) -> list[Path]:
+    """Write all files of one artefact into ``out_dir``, each atomically, and return their paths.
+
+    The same records give the same bytes.
+
+    Raises:
+        ReproError: no such artefact, records missing or doubled for ``profile``, or a file is not writable.
+    """
+    artefact = _artefact(artefact_id)
+    records = [r for r in records if r.profile == profile]
+    drawn, groups = _draw(artefact_id, records)
+    content: dict[str, str | bytes]
+    if isinstance(drawn, Table):
+        content = {"csv": drawn.csv(), "md": drawn.markdown(), "tex": drawn.latex()}
+    else:
+        title = f"{artefact_id}: {artefact.title}"
+        content = {kind: style.to_bytes(drawn, kind, title) for kind in ("png", "svg")}
+        content["csv"] = select.csv_text(select.curve_rows(artefact_id, groups))
+    paths = []
+    for name in outputs(artefact_id):
+        path = Path(out_dir) / name
+        write_atomic(path, content[name.rpartition(".")[2]])
+        paths.append(path)
+    return paths

@@ -1,0 +1,186 @@
+"""Figures of post e1: large batch against federated learning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from repro.claims import target_accuracy
+from repro.records import Record
+from repro.report import select, style
+
+FIG1_RUNS = ("e1-central", "e1-large-batch", "e1-federated")
+SKEW_RUNS = ("e1-large-batch", "e1-large-batch-2labels", "e1-federated", "e1-federated-2labels")
+BATCH_RUNS = ("e1-central", "e1-large-batch", "e1-large-batch-x4")
+SYNC_RUNS = ("e1-federated", "e1-federated-2epochs", "e1-federated-4epochs")
+GRID_ARMS = ("central", "large-batch", "large-batch-x4", "federated")
+GRID_RUNS = tuple(f"e1-grid-{arm}-lr*" for arm in GRID_ARMS)
+
+BAND = "Lines: mean over seeds. Bands: 95 % Student-t interval."
+OURS = "The post has no such figure."
+
+
+def global_batch(group: Sequence[Record]) -> int:
+    """Images behind one step of the shared model: workers x local batch."""
+    return int(select.setting(group, "workers")) * int(select.setting(group, "local_batch"))
+
+
+def _draw_curve(axes: Axes, group: Sequence[Record], label: str, shift: int = 0) -> Line2D:
+    """Draw mean and band of one run; ``shift`` staggers the markers of neighbouring curves."""
+    data = select.curve(group)
+    look = style.of(group[0].run, group[0].spec["method"])
+    step = max(1, round(len(data.epochs) / 8))
+    (line,) = axes.plot(
+        data.epochs, data.mean, **look.kwargs(), label=label, markevery=(min(shift, step - 1), step), zorder=3
+    )
+    axes.fill_between(data.epochs, data.low, data.high, color=look.colour, alpha=0.16, linewidth=0)
+    return line
+
+
+def _scale(panels: Sequence[Axes], groups: select.Groups) -> None:
+    """Epochs from 0 in whole steps, accuracy from 0 to at most 100 %; a band beyond that is cut."""
+    for axes in panels:
+        axes.set_xlabel("epochs (passes over the training data)")
+        axes.set_xlim(0, 1.02 * max(select.curve(group).epochs[-1] for group in groups.values()))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    panels[0].set_ylabel("test accuracy, top-1 (%)")
+    panels[0].set_ylim(0, min(100.0, panels[0].get_ylim()[1]))
+
+
+def _method_name(group: Sequence[Record]) -> str:
+    return style.METHOD_NAMES[group[0].spec["method"]]
+
+
+def fig1(groups: select.Groups, profile: str) -> Figure:
+    """Test accuracy against epochs of the three methods, with the target of e1.table2 as a line."""
+    names = {run: _method_name(group) for run, group in groups.items()}
+    target = 100 * target_accuracy([r for group in groups.values() for r in group], profile)
+    notes = [BAND, *select.gaps(groups, names)]
+    figure, (axes,) = style.new(
+        "e1.fig1  Test accuracy of the three methods", select.stamp(groups), notes, right=0.72
+    )
+    lines = [_draw_curve(axes, groups[run], names[run], i) for i, run in enumerate(FIG1_RUNS)]
+    axes.axhline(target, color="#555555", linewidth=1.0, linestyle=(0, (1, 2)), zorder=2)
+    style.margin_label(axes, target, f"target\n{target:.1f} %")
+    _scale([axes], groups)
+    style.legend(axes, lines, 3)
+    return figure
+
+
+def skew(groups: select.Groups, profile: str) -> Figure:
+    """IID shards against two labels per client, for large batch and federated averaging (statement e1.c5)."""
+    labels = {
+        run: "IID shards"
+        if select.setting(group, "partition") == "iid"
+        else f"{select.setting(group, 'labels_per_client')} labels per client"
+        for run, group in groups.items()
+    }
+    names = {run: f"{_method_name(group)}, {labels[run]}" for run, group in groups.items()}
+    pairs = (SKEW_RUNS[:2], SKEW_RUNS[2:])
+    change = "Above the panels: last epoch, skewed minus IID shards, paired by seed, with its 95 % interval."
+    figure, panels = style.new(
+        "e1.extra-skew  What label skew costs",
+        select.stamp(groups),
+        [f"{BAND} {OURS}", change, *select.gaps(groups, names)],
+        panels=[
+            f"{_method_name(groups[iid])}: {_change(groups[iid], groups[skewed])}" for iid, skewed in pairs
+        ],
+    )
+    for axes, pair in zip(panels, pairs, strict=True):
+        style.legend(axes, [_draw_curve(axes, groups[run], labels[run]) for run in pair], 2)
+    _scale(panels, groups)
+    return figure
+
+
+def _change(before: Sequence[Record], after: Sequence[Record]) -> str:
+    """Difference in final accuracy between two runs over the seeds that both have, in percentage points."""
+    a, b = select.curve(before), select.curve(after)
+    paired = [seed for seed in a.seeds if seed in b.seeds]
+    if not paired:
+        return "no paired seeds"
+    changes = [b.values[b.seeds.index(s), -1] - a.values[a.seeds.index(s), -1] for s in paired]
+    mean, *bounds = (select.number(value, 1) for value in select.interval(changes))
+    return f"{mean} points" + (f" [{', '.join(bounds)}]" if len(paired) > 1 else "")
+
+
+def convergence(groups: select.Groups, profile: str) -> Figure:
+    """Accuracy per epoch for larger global batches and for rarer synchronisation (statement e1.c7)."""
+    labels = {run: select.number(global_batch(groups[run])) for run in BATCH_RUNS}
+    labels[BATCH_RUNS[0]] += " (centralised)"
+    for run in SYNC_RUNS:
+        every = int(select.setting(groups[run], "local_epochs"))
+        labels[run] = f"{every} epoch{'s' if every > 1 else ''}"
+    names = {run: f"{_method_name(group)}, {labels[run]}" for run, group in groups.items()}
+    figure, panels = style.new(
+        "e1.extra-convergence  Larger batches, rarer synchronisation",
+        select.stamp(groups),
+        [f"{BAND} {OURS}", *select.gaps(groups, names)],
+        panels=["large batch: images per step", "federated averaging: synchronised every"],
+    )
+    for axes, runs in zip(panels, (BATCH_RUNS, SYNC_RUNS), strict=True):
+        style.legend(axes, [_draw_curve(axes, groups[run], labels[run], i) for i, run in enumerate(runs)], 3)
+    _scale(panels, groups)
+    return figure
+
+
+def _arm(run: str) -> str:
+    """Arm of a grid run: ``e1-grid-large-batch-x4-lr0_8`` is of arm ``large-batch-x4``."""
+    return run.removeprefix("e1-grid-").rpartition("-lr")[0]
+
+
+def _final(group: Sequence[Record]) -> tuple[float, float, float]:
+    return select.interval(select.curve(group).values[:, -1])
+
+
+def grid(groups: select.Groups, profile: str) -> Figure:
+    """Held-out accuracy against the learning rate, the best rate of each arm ringed (statement e1.c6)."""
+    names = {
+        run: f"{_method_name(group)} at learning rate {select.setting(group, 'lr'):g}"
+        for run, group in groups.items()
+    }
+    budget = " and ".join(sorted({f"{select.setting(group, 'epochs')}" for group in groups.values()}))
+    figure, (axes,) = style.new(
+        "e1.extra-grid  Learning rate of each method",
+        select.stamp(groups),
+        [
+            f"Accuracy after {budget} epochs on held-out training images; no test image is used. {OURS}",
+            "Bars: 95 % Student-t interval over seeds. Ring: best of its arm. Cross: every seed diverged.",
+            *select.gaps(groups, names),
+        ],
+        legend_rows=2,
+    )
+    lines, rates = [], set()
+    for arm in GRID_ARMS:
+        points = sorted(
+            (float(select.setting(group, "lr")), *_final(group), all(r.status == "diverged" for r in group))
+            for run, group in groups.items()
+            if _arm(run) == arm
+        )
+        sample = next(group for run, group in groups.items() if _arm(run) == arm)
+        look = style.of(f"e1-{arm}", sample[0].spec["method"])
+        label = _method_name(sample)
+        if sample[0].spec["method"] != "federated":
+            label += f", {select.number(global_batch(sample))} images per step"
+        lr, mean, low, high, lost = (np.array(column) for column in zip(*points, strict=True))
+        (line,) = axes.plot(lr, mean, **look.kwargs(), label=label, zorder=3)
+        axes.errorbar(lr, mean, yerr=[mean - low, high - mean], fmt="none", ecolor=look.colour, capsize=2)
+        axes.plot(lr[lost], mean[lost], "x", color="#555555", markersize=10, zorder=4)
+        best = int(np.argmax(mean))
+        axes.plot(
+            lr[best], mean[best], "o", markersize=12, markerfacecolor="none", color=look.colour, zorder=4
+        )
+        lines.append(line)
+        rates |= set(lr)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted(rates), [f"{rate:g}" for rate in sorted(rates)])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("learning rate (no unit; log2 axis)")
+    axes.set_ylabel("held-out accuracy, top-1 (%)")
+    axes.set_ylim(0, min(100.0, axes.get_ylim()[1]))
+    style.legend(axes, lines, 2)
+    return figure

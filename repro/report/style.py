@@ -1,0 +1,168 @@
+"""One look for every figure of the package, and bytes that depend on nothing but the data.
+
+Each method has one colour, one marker and one line style everywhere. The three colours lie at CIE lightness
+9, 35 and 61, so that they differ in grey print too, stay apart under simulated protanopia, deuteranopia and
+tritanopia, and have at least 3:1 contrast on white (WCAG 2.2, 1.4.11). Arms that vary one thing of a method
+keep its line style and take a shade or a marker of their own.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from matplotlib import style as mpl_style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+DPI = 160  # of the PNG; the SVG has no resolution
+
+#: Fonts come with matplotlib and text is drawn as outlines, so that a figure looks the same on every machine.
+RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9.0,
+    "axes.titlelocation": "left",
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5.0,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "repro",
+    "figure.dpi": 110.0,
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one arm is drawn: a hexadecimal sRGB colour, a matplotlib marker and line style."""
+
+    colour: str
+    marker: str
+    line: str | tuple[int, tuple[float, ...]]
+    filled: bool = True
+
+    def kwargs(self) -> dict[str, Any]:
+        """Keyword arguments of ``Axes.plot``."""
+        face = self.colour if self.filled else "white"
+        return {"color": self.colour, "marker": self.marker, "linestyle": self.line, "markerfacecolor": face}
+
+
+#: Keyed by the ``method`` of a spec.
+METHODS = {
+    "central": Style("#1A1A1A", "o", "-"),
+    "large_batch": Style("#00539C", "s", (0, (5.0, 1.5))),
+    "federated": Style("#DB7600", "^", (0, (5.0, 1.2, 1.2, 1.2))),
+}
+METHOD_NAMES = {"central": "centralised", "large_batch": "large batch", "federated": "federated averaging"}
+
+#: Arms that change one thing of their method, keyed by run.
+_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "e1-large-batch-x4": ("large_batch", {"colour": "#4F93CF", "marker": "D"}),
+    "e1-large-batch-2labels": ("large_batch", {"colour": "#4F93CF", "filled": False}),
+    "e1-federated-2epochs": ("federated", {"colour": "#A85A00", "marker": "v"}),
+    "e1-federated-4epochs": ("federated", {"colour": "#6B3900", "marker": "P"}),
+    "e1-federated-2labels": ("federated", {"colour": "#A85A00", "filled": False}),
+}
+ARMS = {run: replace(METHODS[method], **change) for run, (method, change) in _VARIANTS.items()}
+
+
+def of(run: str, method: str) -> Style:
+    """The style of ``run``: its own where it varies its method, else that of its ``method``."""
+    return ARMS.get(run, METHODS[method])
+
+
+def context() -> Any:
+    """Context manager under which figures are drawn and saved; restores matplotlib's settings afterwards."""
+    return mpl_style.context(["default", RC])
+
+
+def new(
+    title: str,
+    stamp: str,
+    notes: Sequence[str],
+    *,
+    panels: Sequence[str] = ("",),
+    legend_rows: int = 1,
+    right: float = 0.25,
+) -> tuple[Figure, list[Axes]]:
+    """A figure 7.2 inches wide: title, stamp, legends, a row of axes that share the y-axis, notes.
+
+    Space for the text is set aside in inches, so that no text covers data.
+
+    Args:
+        title, stamp, notes: texts above and below the axes; long ones are wrapped.
+        panels: one title per axes; an empty one takes no space.
+        legend_rows: rows of the legends that ``legend`` will place above the axes.
+        right: margin right of the axes in inches, for ``margin_label``.
+    """
+    width, left, line, plot_height = 7.2, 0.62, 0.142, 3.1
+    above = textwrap.wrap(stamp, 104)
+    below = [part for note in notes for part in textwrap.wrap(note, 112)]
+    top = 0.46 + line * len(above) + 0.19 * legend_rows + (0.24 if any(panels) else 0.0)
+    bottom = 0.56 + line * len(below)
+    height = top + plot_height + bottom
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    grey: dict[str, Any] = {"fontsize": 8, "color": "#444444"}
+    figure.text(left / width, 1 - 0.12 / height, title, fontsize=11, fontweight="bold", va="top")
+    figure.text(left / width, 1 - 0.36 / height, "\n".join(above), va="top", **grey)
+    figure.text(left / width, 0.08 / height, "\n".join(below), va="bottom", **grey)
+    axes = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
+    figure.subplots_adjust(
+        left=left / width, right=1 - right / width, top=1 - top / height, bottom=bottom / height, wspace=0.08
+    )
+    for one, panel in zip(axes, panels, strict=True):
+        one.set_title(panel, pad=5 + 13.7 * legend_rows)
+    return figure, axes
+
+
+def legend(axes: Axes, handles: Iterable[Line2D], columns: int) -> None:
+    """A legend above the axes, so that it hides no data."""
+    axes.legend(
+        handles=list(handles),
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.01),
+        ncols=columns,
+        frameon=False,
+        borderaxespad=0.0,
+        borderpad=0.2,
+        handlelength=2.9,
+        handletextpad=0.5,
+        columnspacing=1.1,
+        fontsize=8,
+    )
+
+
+def margin_label(axes: Axes, y: float, text: str, colour: str = "#444444") -> None:
+    """Text right of the axes at height ``y`` (data units), where no curve can be."""
+    axes.annotate(
+        text,
+        xy=(1.0, y),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        color=colour,
+        annotation_clip=False,
+    )
+
+
+def to_bytes(figure: Figure, kind: str, title: str) -> bytes:
+    """The figure as ``png`` or ``svg``, byte-stable: no date, no version, element ids from a fixed salt."""
+    metadata: dict[str, Any] = {"Title": title}
+    metadata |= {"Software": "repro"} if kind == "png" else {"Creator": "repro", "Date": None}
+    buffer = io.BytesIO()
+    with context():
+        figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata, facecolor="white")
+    return buffer.getvalue()

@@ -1,0 +1,360 @@
+"""One spec and one seed in, one record out: the only place where data, models, codecs and engines meet."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import platform
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from repro import codecs, datasets, laws, models, numerics, partition, records, schedules
+from repro.batches import Batches, Images, shrink
+from repro.engines import Round, evaluate, fast
+from repro.errors import NotFinite, ReproError
+from repro.randomness import derive, generator
+from repro.records import Record
+from repro.specs import HELD_OUT_IMAGES, Spec
+
+CHECKPOINT_SECONDS = 20.0
+EVALUATION_BATCH = 500
+_DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.float32}
+
+
+def fingerprint(spec: Spec, seed: int, root: Path = Path()) -> str:
+    """The fingerprint that a valid record of this run carries; reads the data set's manifest, not its images."""
+    data = datasets.manifest_sha256(spec.dataset, root / "data") if spec.kind == "train" else None
+    return numerics.fingerprint(spec.as_dict(), seed, data)
+
+
+def record_path(spec: Spec, seed: int, root: Path = Path()) -> Path:
+    """Where the record of this run belongs."""
+    return root / records.folder(spec.profile, spec.source, spec.group) / f"{spec.run}.s{seed}.json"
+
+
+def stored(spec: Spec, seed: int, root: Path = Path()) -> Record | None:
+    """The stored record of this run if it is valid: complete, unedited, and with the current fingerprint.
+
+    Raises:
+        ReproError: the stored record is truncated or was edited.
+    """
+    path = record_path(spec, seed, root)
+    if not path.exists():
+        return None
+    record = records.read(path)
+    return record if record.fingerprint == fingerprint(spec, seed, root) else None
+
+
+def device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """What a bit-identical repetition needs to have in common: processor or GPU, instruction set, versions."""
+    where = device()
+    return {
+        "device": torch.cuda.get_device_name() if where.type == "cuda" else _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability() + (" bf16" if _has_bf16() else ""),
+        "system": platform.system(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
+def _processor() -> str:
+    names = [line.split(":", 1)[1].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _has_bf16() -> bool:
+    return "avx512_bf16" in _cpuinfo()
+
+
+def commit(root: Path = Path()) -> str:
+    """The checked-out commit, with ``+changes`` where tracked files differ from it; ``unknown`` outside git."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(("git", *arguments), cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno", "repro", "pipelines") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that a training run needs, made from its spec."""
+
+    model: torch.nn.Module
+    batches: Batches
+    evaluation: Images
+    classes: int
+    data: dict[str, Any]
+
+
+def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
+    """Load and shrink the data, spread it over the workers, and initialise the network.
+
+    The images of a profile are one fixed subset, the same for all seeds. The 5 000 held-out images are the last of the
+    same fixed order; runs that are evaluated on them never train on them.
+
+    Raises:
+        ReproError: missing or damaged data, more images or workers than there are, an impossible partition.
+    """
+    where, dtype = device(), _DTYPES[spec.precision]
+    loaded = datasets.load(spec.dataset, root / "data")
+    order = generator(0, "subset", spec.dataset).permutation(len(loaded.train_labels))
+    available = len(order) - (HELD_OUT_IMAGES if spec.evaluate_on == "held_out" else 0)
+    chosen = order[: min(spec.train_images, available)]
+    if spec.train_images > len(order):
+        raise ReproError(f"{spec.run}: {spec.train_images} training images; {spec.dataset} has {len(order)}; lower train_images")
+    if spec.evaluate_on == "held_out":
+        other, pixels, labels = order[available:], loaded.train_images, loaded.train_labels
+    else:
+        pixels, labels = loaded.test_images, loaded.test_labels
+        other = generator(0, "subset", spec.dataset, "test").permutation(len(labels))
+    if spec.test_images > len(other):
+        raise ReproError(f"{spec.run}: {spec.test_images} evaluation images; {len(other)} exist; lower test_images")
+    other = other[: spec.test_images]
+
+    train = shrink(loaded.train_images[chosen], spec.image_size)
+    targets = np.asarray(loaded.train_labels[chosen])
+    scaled = train.astype(np.float64) / 255
+    mean, std = scaled.mean(axis=(0, 1, 2)).tolist(), scaled.std(axis=(0, 1, 2)).tolist()
+    padding = max(1, spec.image_size // 8) if spec.augment else 0
+    images = Images(train, targets, mean, std, dtype=dtype, device=str(where), padding=padding)
+    shards = partition.make(
+        spec.partition, targets, spec.workers if spec.method != "central" else 1,
+        generator(seed, "partition"), labels_per_client=spec.labels_per_client, alpha=spec.dirichlet_alpha,
+    )  # fmt: skip
+    return Setting(
+        model=models.build(
+            spec.model, classes=loaded.n_classes, width=spec.width, norm=spec.norm, seed=derive(seed, "weights"), dtype=dtype
+        ).to(where),
+        batches=Batches(images, shards, spec.local_batch, seed, spec.augment),
+        evaluation=Images(shrink(pixels[other], spec.image_size), labels[other], mean, std, dtype=dtype, device=str(where)),
+        classes=loaded.n_classes,
+        data={"name": spec.dataset, "sha256": loaded.sha256, "reduced": loaded.reduced, "classes": loaded.n_classes},
+    )
+
+
+@dataclass
+class _Progress:
+    """The part of a run's state that is not in the model: what a checkpoint holds besides weights and momentum."""
+
+    rounds: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    bytes_up: int = 0
+    bytes_down: int = 0
+    epoch_loss: float = 0.0
+    epoch_correct: int = 0
+    epoch_images: int = 0
+    schedule: dict[str, Any] = field(default_factory=dict)
+
+
+def run(
+    spec: Spec,
+    seed: int,
+    root: Path = Path(),
+    *,
+    processes: int = 1,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    report: Callable[[float], None] = lambda share: None,
+) -> tuple[Record, dict[str, Any]]:
+    """Execute one run and return its record and its provenance; nothing is written but checkpoints.
+
+    Args:
+        spec: what to run.
+        seed: seed of everything random in the run.
+        root: root of the repository.
+        processes: processes that the clients of federated averaging are spread over; the record does not depend on it.
+        checkpoint_seconds: least time between checkpoints; a run that was killed goes on from the last one.
+        report: called with the finished share (0..1) after every round.
+
+    Raises:
+        ReproError: bad data or settings. A diverged training is no error but a record with status ``diverged``.
+    """
+    torch.set_num_threads(1)
+    started, print_ = time.time(), fingerprint(spec, seed, root)
+    identity = {
+        "run": spec.run, "source": spec.source, "group": spec.group, "kind": spec.kind, "profile": spec.profile,
+        "seed": seed, "spec": spec.as_dict(), "fingerprint": print_,
+    }  # fmt: skip
+    resumed = 0.0
+    if spec.kind == "law":
+        numbers = laws.union_batch(
+            workers=spec.workers, local_batch=spec.local_batch, image_size=spec.image_size, width=spec.width,
+            lr=spec.schedule["lr"], seed=seed,
+        )  # fmt: skip
+        data = {"name": None, "sha256": None, "reduced": None, "classes": 10}
+        record = Record(**identity, data=data, status="completed", law=numbers)
+    else:
+        record, resumed = _train(spec, seed, root, identity, processes, checkpoint_seconds, report)
+    provenance = {
+        "run": spec.run, "seed": seed, "fingerprint": print_, "machine": machine(), "commit": commit(root),
+        "precision": spec.precision, "processes": processes, "threads_per_process": 1, "cores": os.cpu_count(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(time.time() - started + resumed, 1),
+    }  # fmt: skip
+    return record, provenance
+
+
+def _train(
+    spec: Spec, seed: int, root: Path, identity: dict[str, Any], processes: int, checkpoint_seconds: float,
+    report: Callable[[float], None],
+) -> tuple[Record, float]:  # fmt: skip
+    setting = prepare(spec, seed, root)
+    model, batches = setting.model, setting.batches
+    optimiser = torch.optim.SGD(
+        model.parameters(), lr=1.0, momentum=spec.momentum, weight_decay=spec.weight_decay, foreach=True
+    )
+    schedule = schedules.build(spec.schedule)
+    checkpoint = _Checkpoint(spec, seed, root, identity["fingerprint"])
+    progress, seconds_before = checkpoint.load(model, optimiser)
+    if progress.schedule:
+        schedule = schedule.with_state(progress.schedule)
+
+    epochs_per_round = float(spec.local_epochs) if spec.method == "federated" else 1 / batches.rounds_per_epoch
+    total = round(spec.epochs / epochs_per_round)
+    per_evaluation = max(1, round(spec.evaluate_every / epochs_per_round))
+    started = saved = time.time()
+    reason = None
+    try:
+        with ExitStack() as stack:
+            rounds = _rounds(spec, setting, optimiser, lambda epoch: schedule.lr(epoch), progress.rounds, total, processes, stack)
+            for done in rounds:
+                progress.rounds = done.number
+                progress.losses.append(done.loss)
+                progress.bytes_up += done.bytes_up
+                progress.bytes_down += done.bytes_down
+                progress.epoch_loss += done.loss * done.images
+                progress.epoch_correct += done.correct
+                progress.epoch_images += done.images
+                if done.number % per_evaluation == 0 or done.number == total:
+                    progress.rows.append(_row(spec, setting, done, progress, done.number * epochs_per_round))
+                    schedule = schedule.observe(progress.rows[-1]["train_loss"], progress.rows[-1]["epoch"])
+                    progress.epoch_loss, progress.epoch_correct, progress.epoch_images = 0.0, 0, 0
+                report(done.number / total)
+                if time.time() - saved > checkpoint_seconds and done.number < total:
+                    progress.schedule = schedule.state()
+                    checkpoint.save(model, optimiser, progress, seconds_before + time.time() - started)
+                    saved = time.time()
+    except NotFinite as error:
+        reason = f"round {progress.rounds + 1} of {total}: {error}"
+    record = Record(
+        **identity, data=setting.data, status="completed" if reason is None else "diverged", reason=reason,
+        rows=progress.rows, series={"train_loss": progress.losses},
+    )  # fmt: skip
+    return record, seconds_before
+
+
+def _rounds(
+    spec: Spec, setting: Setting, optimiser: torch.optim.Optimizer, lr: Callable[[float], float], first: int, total: int,
+    processes: int, stack: ExitStack,
+) -> Iterator[Round]:  # fmt: skip
+    """The rounds ``first`` to ``total`` of the spec's method."""
+    model, batches, todo = setting.model, setting.batches, range(first, total)
+    if spec.method == "central":
+        return fast.centralised(model, optimiser, batches, lr, todo, spec.precision)
+    codec = codecs.build(spec.codec)
+    if spec.method == "large_batch":
+        return fast.large_batch(model, optimiser, batches, codec, lr, todo, spec.precision)
+    # A schedule with a state changes in this process only, so its clients must run here too.
+    alone = device().type != "cpu" or bool(schedules.build(spec.schedule).state())
+    pool = fast.client_pool(
+        model, batches, codec, lr, local_epochs=spec.local_epochs, momentum=spec.momentum,
+        weight_decay=spec.weight_decay, precision=spec.precision,
+        processes=1 if alone else processes,
+    )  # fmt: skip
+    return fast.federated_averaging(model, stack.enter_context(pool), batches, codec, lr, todo, spec.local_epochs)
+
+
+def _row(spec: Spec, setting: Setting, done: Round, progress: _Progress, epoch: float) -> dict[str, Any]:
+    images = setting.evaluation
+    parts = (images.centre(at, at + EVALUATION_BATCH) for at in range(0, len(images), EVALUATION_BATCH))
+    found = evaluate(setting.model, parts, spec.precision)
+    if not math.isfinite(found["loss"]):
+        raise NotFinite(f"the evaluation loss is {found['loss']}; a finite loss was expected; lower the learning rate")
+    return {
+        "epoch": epoch,
+        "round": done.number,
+        "lr": done.lr,
+        "train_loss": progress.epoch_loss / progress.epoch_images,
+        "train_top1": progress.epoch_correct / progress.epoch_images,
+        "test_loss": found["loss"],
+        "test_top1": found["top1"],
+        "test_top5": found["top5"],
+        "bytes_up": progress.bytes_up,
+        "bytes_down": progress.bytes_down,
+    }
+
+
+class _Checkpoint:
+    """State of an unfinished run, written atomically under ``data/checkpoints`` and removed when its record exists."""
+
+    def __init__(self, spec: Spec, seed: int, root: Path, print_: str) -> None:
+        self.path = root / "data/checkpoints" / spec.profile / spec.source / f"{spec.run}.s{seed}.pt"
+        self.fingerprint = print_
+
+    def save(
+        self, model: torch.nn.Module, optimiser: torch.optim.Optimizer, progress: _Progress, seconds: float
+    ) -> None:
+        import io
+
+        buffer = io.BytesIO()
+        content = {
+            "fingerprint": self.fingerprint,
+            "model": model.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "progress": vars(progress),
+            "seconds": seconds,
+        }
+        torch.save(content, buffer)
+        records.write_atomic(self.path, buffer.getvalue())
+
+    def load(self, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> tuple[_Progress, float]:
+        """Restore the state in place; a missing checkpoint, or one of another fingerprint, starts from the beginning."""
+        if not self.path.exists():
+            return _Progress(), 0.0
+        try:
+            content = torch.load(self.path, map_location=device(), weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+            print(f"{self.path}: damaged checkpoint ({error}); the run starts from the beginning", file=sys.stderr)
+            return _Progress(), 0.0
+        if content["fingerprint"] != self.fingerprint:
+            return _Progress(), 0.0
+        model.load_state_dict(content["model"])
+        optimiser.load_state_dict(content["optimiser"])
+        return _Progress(**content["progress"]), content["seconds"]
+
+
+def save(record: Record, provenance: dict[str, Any], root: Path = Path()) -> Path:
+    """Write a record, its provenance, and drop its checkpoint."""
+    path = records.write(record, root)
+    records.write_atomic(records.provenance_path(path), records.canonical_json(provenance))
+    checkpoint = root / "data/checkpoints" / record.profile / record.source / f"{record.run}.s{record.seed}.pt"
+    checkpoint.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,365 @@
+"""What to run: frozen, validated descriptions of runs, read from ``pipelines/``.
+
+``pipelines/<source>.yaml`` says what the runs of a source are, at the published scale. The profile's
+``pipelines/<profile>/params.yaml`` shrinks sizes and nothing else. The two rules that tie them together:
+
+* workers shrink with the training images, ``round(workers x images / published images)``, at least two, so that
+  rounds per epoch and local steps per round stay near the published ones (50 000 / (96 x 32) = 16.3 for post 1);
+* the method, the local batch and the number of local epochs per round never change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from repro.errors import ReproError
+
+SOURCES = ("e1",)
+PROFILES = ("smoke", "laptop", "paper")
+Profile = Literal["smoke", "laptop", "paper"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One run with every setting resolved. Sizes are counts of images, workers or epochs; ``image_size`` is in pixels.
+
+    Attributes:
+        run, source, group, kind, profile: identity; ``group`` is ``artefact`` or ``control``.
+        method: ``central`` (one client, every step counts as a round), ``large_batch`` (BSP: gradients are averaged
+            every step) or ``federated`` (FedAvg: model deltas are averaged every ``local_epochs``).
+        evaluate_on: ``test``, or ``held_out``: 5 000 training images that no grid run trains on.
+        evaluate_every: epochs between evaluations; the last epoch is always evaluated.
+        norm: ``batch`` or ``group`` normalisation.
+        partition, labels_per_client, dirichlet_alpha: how images are spread over workers.
+        buffers: what happens to BatchNorm's running statistics: ``average`` sends and averages them every round.
+        schedule: learning-rate schedule in the terms of ``repro.schedules.build``, its ``lr`` included.
+        lr_grid: the grid that chose the learning rate, or None where the spec gives it.
+        precision: ``fp64``, ``fp32`` or ``bf16`` (float32 weights, bfloat16 convolutions).
+        expects_divergence: a non-finite loss is a possible result here and does not fail a sweep.
+    """
+
+    run: str
+    source: str
+    group: Literal["artefact", "control"]
+    kind: Literal["train", "law"]
+    profile: Profile
+    method: Literal["central", "large_batch", "federated"]
+    dataset: str
+    train_images: int
+    test_images: int
+    image_size: int
+    evaluate_on: Literal["test", "held_out"]
+    evaluate_every: int
+    model: Literal["resnet18"]
+    width: int
+    norm: Literal["batch", "group"]
+    workers: int
+    partition: Literal["iid", "labels", "dirichlet"]
+    labels_per_client: int | None
+    dirichlet_alpha: float | None
+    local_batch: int
+    local_epochs: int
+    epochs: int
+    schedule: dict[str, Any]
+    lr_grid: str | None
+    momentum: float
+    weight_decay: float
+    augment: bool
+    precision: Literal["fp64", "fp32", "bf16"]
+    buffers: Literal["average"]
+    codec: Literal["dense"]
+    expects_divergence: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """The spec as a plain mapping, as it stands in a record; ``lr`` is repeated at the top for readers.
+
+        A field added later gets a default that keeps today's meaning. It is left out here while it has that default,
+        so that the fingerprints of older records stay valid.
+        """
+        neutral = {field.name: field.default for field in dataclasses.fields(self)}
+        plain = {name: value for name, value in dataclasses.asdict(self).items() if value != neutral[name]}
+        return plain | {"lr": self.schedule["lr"]}
+
+
+HELD_OUT_IMAGES = 5000
+
+# A field's value must lie in this closed range; None is left to the partition's own check.
+_RANGES: dict[str, tuple[float, float]] = {
+    "train_images": (1, math.inf),
+    "test_images": (1, math.inf),
+    "image_size": (4, math.inf),
+    "evaluate_every": (1, math.inf),
+    "width": (1, math.inf),
+    "workers": (1, math.inf),
+    "labels_per_client": (1, math.inf),
+    "dirichlet_alpha": (1e-6, math.inf),
+    "local_batch": (1, math.inf),
+    "local_epochs": (1, math.inf),
+    "epochs": (1, math.inf),
+    "momentum": (0, 0.9999),
+    "weight_decay": (0, math.inf),
+}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file whose top level is a mapping.
+
+    Raises:
+        ReproError: the file is missing, is not YAML (with line and column), or holds something else than a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise ReproError(f"{path}: no such file; it is part of the repository: `git checkout -- {path}`") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        raise ReproError(f"{path}: not valid YAML{where}: {problem}; mend the file and run again") from error
+    if not isinstance(content, dict):
+        raise ReproError(f"{path}: the top level is {_kind(content)}; a mapping (key: value) was expected")
+    return content
+
+
+def _kind(value: object) -> str:
+    names = {dict: "a mapping", list: "a list", str: "text", bool: "true/false", type(None): "empty"}
+    return f"{names.get(type(value), 'a number')} ({value!r})" if value is not None else "empty"
+
+
+def _expect(value: Any, annotation: Any, where: str) -> Any:
+    """``value`` if it has the type ``annotation``; otherwise a ReproError that names file and key."""
+    if typing.get_origin(annotation) is Literal:
+        options = typing.get_args(annotation)
+        if value not in options:
+            raise ReproError(f"{where}: {_kind(value)}; one of {', '.join(map(str, options))} was expected")
+        return value
+    if isinstance(annotation, types.UnionType):
+        if value is None:
+            return None
+        return _expect(value, typing.get_args(annotation)[0], where)
+    plain = typing.get_origin(annotation) or annotation
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping", list: "a list"}
+    if plain is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
+        raise ReproError(f"{where}: {_kind(value)}; {names[plain]} was expected")
+    return value
+
+
+def _make(values: dict[str, Any], where: str) -> Spec:
+    hints = typing.get_type_hints(Spec)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ReproError(f"{where}: unknown key {unknown[0]!r}; the keys of a run are {', '.join(hints)}")
+    optional = {f.name for f in dataclasses.fields(Spec) if f.default is not dataclasses.MISSING}
+    missing = [name for name in hints if name not in values and name not in optional]
+    if missing:
+        raise ReproError(f"{where}: key {missing[0]!r} is missing; a value was expected in `defaults` or in the run")
+    checked = {name: _expect(values[name], hints[name], f"{where}, key {name}") for name in hints if name in values}
+    for name, (low, high) in _RANGES.items():
+        if checked.get(name) is not None and not low <= checked[name] <= high:
+            raise ReproError(f"{where}, key {name}: {checked[name]}; a value from {low:g} to {high:g} was expected")
+    spec = Spec(**checked)
+    if spec.epochs % spec.local_epochs:
+        raise ReproError(
+            f"{where}: {spec.epochs} epochs cannot be divided into rounds of {spec.local_epochs} local epochs; "
+            "make epochs a multiple"
+        )
+    if spec.workers > spec.train_images:
+        raise ReproError(f"{where}: {spec.workers} workers for {spec.train_images} images; at most one worker an image")
+    return spec
+
+
+def scaled_workers(workers: int, images: int, published_images: int) -> int:
+    """Workers of a profile: in proportion to the training images, at least two.
+
+    >>> scaled_workers(96, 50_000, 50_000), scaled_workers(96, 4_000, 50_000), scaled_workers(96, 10, 50_000)
+    (96, 8, 2)
+    """
+    return max(2, round(workers * images / published_images))
+
+
+def params_path(profile: str, root: Path = Path()) -> Path:
+    """The sizes of a profile.
+
+    Raises:
+        ReproError: the profile does not exist.
+    """
+    if profile not in PROFILES:
+        raise ReproError(f"unknown profile {profile!r}; one of {', '.join(PROFILES)} was expected")
+    return root / "pipelines" / profile / "params.yaml"
+
+
+def learning_rates_path(profile: str, root: Path = Path()) -> Path:
+    """Where ``repro tune`` writes the learning rates that the grids chose."""
+    return root / "data/learning_rates" / f"{profile}.json"
+
+
+def _chosen(profile: str, source: str, grid: str, root: Path) -> float:
+    path = learning_rates_path(profile, root)
+    try:
+        return float(json.loads(path.read_text())[source][grid]["lr"])
+    except FileNotFoundError as error:
+        raise ReproError(
+            f"{path}: no learning rates chosen for profile {profile}; run `make controls PROFILE={profile}` once"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReproError(
+            f"{path}: no learning rate for grid {grid} of {source}; run `make controls PROFILE={profile}` again"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The two files that define a source at a profile, read once, with their paths for error messages."""
+
+    source: str
+    profile: str
+    root: Path
+    spec_file: Path
+    content: dict[str, Any]
+    params_file: Path
+    params: dict[str, Any]
+
+
+def _read(source: str, profile: str, root: Path) -> _Files:
+    if source not in SOURCES:
+        raise ReproError(f"unknown source {source!r}; one of {', '.join(SOURCES)} was expected")
+    params_file, spec_file = params_path(profile, root), root / "pipelines" / f"{source}.yaml"
+    params = _expect(read_yaml(params_file).get(source), dict, f"{params_file}, key {source}")
+    return _Files(source, profile, root, spec_file, read_yaml(spec_file), params_file, params)
+
+
+def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **extra: Any) -> Spec:
+    """Run ``name`` with the settings of run ``base`` of the spec file, the profile's sizes and ``extra`` on top."""
+    spec_file, params_file, source = files.spec_file, files.params_file, files.source
+    where = f"{spec_file}, run {name}"
+    values = dict(_expect(files.content.get("defaults"), dict, f"{spec_file}, key defaults"))
+    values |= _expect(files.content["runs"][base], dict, f"{spec_file}, key runs.{base}")
+    published_images = _expect(values.get("train_images"), int, f"{where}, key train_images")
+    published_workers = _expect(values.get("workers"), int, f"{where}, key workers")
+    if values.get("kind") != "law":
+        shrink = _expect(files.params.get("sizes"), dict, f"{params_file}, key {source}.sizes")
+        allowed = {"train_images", "test_images", "image_size", "width", "epochs", "precision"}
+        if set(shrink) - allowed:
+            raise ReproError(
+                f"{params_file}, key {source}.sizes.{sorted(set(shrink) - allowed)[0]}: a profile may set only "
+                f"{', '.join(sorted(allowed))}; anything else belongs into {spec_file}"
+            )
+        values |= shrink
+        if values.get("method") != "central":
+            images = _expect(values["train_images"], int, f"{params_file}, key {source}.sizes.train_images")
+            values["workers"] = scaled_workers(published_workers, images, published_images)
+    values |= extra
+    grid = values.get("lr_grid")
+    schedule = dict(_expect(values.get("schedule"), dict, f"{where}, key schedule"))
+    if lr is not None:
+        schedule["lr"] = lr
+    elif grid is not None:
+        schedule["lr"] = _chosen(files.profile, source, grid, files.root)
+    _expect(schedule.get("lr"), float, f"{where}, key schedule.lr")
+    values |= {"run": name, "source": source, "profile": files.profile, "schedule": schedule}
+    return _make(values, where)
+
+
+def _artefacts(files: _Files) -> list[Spec]:
+    names = _expect(files.content.get("runs"), dict, f"{files.spec_file}, key runs")
+    return [_resolve(files, name, name, group="artefact") for name in names]
+
+
+def _grids(files: _Files) -> dict[str, list[Spec]]:
+    spec_file, params_file = files.spec_file, files.params_file
+    sizes = _expect(files.params.get("grid"), dict, f"{params_file}, key {files.source}.grid")
+    grid = _expect(files.content.get("grid"), dict, f"{spec_file}, key grid")
+    rates = [_expect(lr, float, f"{spec_file}, key grid.lrs") for lr in _expect(grid.get("lrs"), list, f"{spec_file}, key grid.lrs")]
+    made = {}
+    for arm, base in _expect(grid.get("arms"), dict, f"{spec_file}, key grid.arms").items():
+        if base not in files.content["runs"]:
+            known = ", ".join(files.content["runs"])
+            raise ReproError(f"{spec_file}, key grid.arms.{arm}: unknown run {base!r}; one of {known} was expected")
+        extra = {
+            "group": "control",
+            "evaluate_on": "held_out",
+            "epochs": sizes.get("epochs"),
+            "evaluate_every": sizes.get("epochs"),
+            "test_images": sizes.get("held_out_images"),
+            "expects_divergence": True,
+        }
+        made[arm] = [_resolve(files, grid_run(files.source, arm, lr), base, lr=lr, **extra) for lr in rates]
+    return made
+
+
+def _seeds(files: _Files) -> tuple[list[int], list[int]]:
+    """Seeds of the artefacts and of the controls."""
+    place = f"{files.params_file}, key {files.source}"
+    seeds = _expect(files.params.get("seeds"), list, f"{place}.seeds")
+    own = _expect(_expect(files.params.get("grid"), dict, f"{place}.grid").get("seeds"), list, f"{place}.grid.seeds")
+    for seed in (*seeds, *own):
+        _expect(seed, int, f"{place}.seeds")
+    if set(seeds) & set(own):
+        raise ReproError(f"{place}.grid.seeds: {own} shares a seed with {seeds}; a grid needs seeds of its own")
+    return seeds, own
+
+
+def grid_run(source: str, arm: str, lr: float) -> str:
+    """Run id of one point of a learning-rate grid.
+
+    >>> grid_run("e1", "central", 0.05)
+    'e1-grid-central-lr0_05'
+    """
+    return f"{source}-grid-{arm}-lr{lr:g}".replace(".", "_")
+
+
+def runs(source: str, profile: str, group: str = "artefact", root: Path = Path()) -> list[tuple[Spec, int]]:
+    """Every (spec, seed) of one group of a source; a law is executed once.
+
+    Raises:
+        ReproError: unknown source or profile, malformed YAML or a bad value (file, key, expected type), or a
+            learning rate that a grid has still to choose.
+    """
+    files = _read(source, profile, root)
+    seeds, own = _seeds(files)
+    if group == "control":
+        return [(spec, seed) for specs in _grids(files).values() for spec in specs for seed in own]
+    return [(s, seed) for s in _artefacts(files) for seed in (seeds if s.kind == "train" else seeds[:1])]
+
+
+def grids(source: str, profile: str, root: Path = Path()) -> dict[str, list[Spec]]:
+    """Learning-rate grids of a source: arm -> its specs in order of the learning rate."""
+    return _grids(_read(source, profile, root))
+
+
+def find(run: str, profile: str, root: Path = Path()) -> Spec:
+    """The spec of one run by its id.
+
+    Raises:
+        ReproError: no source has such a run; the message names the nearest ids.
+    """
+    known: dict[str, Spec] = {}
+    for source in SOURCES:
+        files = _read(source, profile, root)
+        known |= {spec.run: spec for specs in _grids(files).values() for spec in specs}
+        if run not in known:
+            known |= {spec.run: spec for spec in _artefacts(files)}
+    if run not in known:
+        near = difflib.get_close_matches(run, known, n=3, cutoff=0.3)
+        hint = f"did you mean {', '.join(near)}? " if near else ""
+        raise ReproError(f"unknown run {run!r}; {hint}`python -m repro list` shows all run ids")
+    return known[run]
+
+
+def default_profile(root: Path = Path()) -> str:
+    """The profile that the root ``params.yaml`` names."""
+    profile = read_yaml(root / "params.yaml").get("profile")
+    params_path(str(profile), root)
+    return str(profile)

@@ -1,0 +1,133 @@
+"""All runs that have no valid record, side by side, one process per core with one torch thread each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from repro.errors import ReproError
+from repro.specs import Spec
+
+Task = tuple[Spec, int]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sweep did, as counts and as one line for each run that needs attention."""
+
+    valid: int
+    computed: int
+    left: int
+    problems: tuple[str, ...]
+
+
+def cost(task: Task) -> float:
+    """Work of a run in training images, to start the longest first."""
+    spec, _ = task
+    return float(spec.train_images * spec.epochs) if spec.kind == "train" else 0.0
+
+
+def sweep(
+    tasks: Sequence[Task], root: Path = Path(), *, jobs: int | None = None, time_budget: float | None = None
+) -> Outcome:
+    """Compute every task that has no valid record, and go on when one of them fails.
+
+    Args:
+        tasks: runs and seeds.
+        root: root of the repository.
+        jobs: processes; as many as cores when None.
+        time_budget: seconds after which no further run is started; the runs in flight still finish.
+
+    Returns:
+        What was done. A run that diverged without ``expects_divergence``, or that failed, is a problem; its
+        neighbours are not affected.
+
+    Raises:
+        ReproError: a stored record is truncated or was edited; nothing is computed then.
+    """
+    from repro import datasets, runner  # torch is imported only when something is run
+
+    todo = sorted((task for task in tasks if runner.stored(*task, root) is None), key=cost, reverse=True)
+    problems: list[str] = []
+    for name in sorted({spec.dataset for spec, _ in todo if spec.kind == "train"}):
+        try:
+            datasets.load(name, root / "data")
+        except ReproError as error:
+            waiting = [task for task in todo if task[0].kind == "train" and task[0].dataset == name]
+            problems.append(f"{len(waiting)} runs on {name} could not start: {error}")
+            todo = [task for task in todo if task not in waiting]
+    computed, left = 0, 0
+    if todo:
+        computed, left = _compute(todo, root, jobs or os.cpu_count() or 1, time_budget, problems)
+    for spec, seed in tasks:
+        record = runner.stored(spec, seed, root)
+        if record is not None and record.status == "diverged" and not spec.expects_divergence:
+            problems.append(f"{spec.run} seed {seed} diverged: {record.reason}")
+    valid = sum(runner.stored(*task, root) is not None for task in tasks)
+    return Outcome(valid, computed, left, tuple(problems))
+
+
+def _compute(
+    todo: list[Task], root: Path, jobs: int, time_budget: float | None, problems: list[str]
+) -> tuple[int, int]:
+    started, computed = time.monotonic(), 0
+    waiting, running = list(todo), dict[Future[str], Task]()
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(min(jobs, len(todo)), context, initializer=_start_worker, initargs=(os.getpid(),)) as pool,
+        tqdm(total=round(sum(map(cost, todo)) + len(todo)), unit="img", unit_scale=True, disable=None, smoothing=0.1) as bar,
+    ):
+        while waiting or running:
+            late = time_budget is not None and time.monotonic() - started > time_budget
+            while waiting and len(running) < jobs and not late:
+                task = waiting.pop(0)
+                running[pool.submit(_run, *task, root)] = task
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                spec, seed = running.pop(future)
+                try:
+                    tqdm.write(f"[{len(todo) - len(waiting) - len(running)}/{len(todo)}] {future.result()}", sys.stderr)
+                    computed += 1
+                except ReproError as error:
+                    problems.append(f"{spec.run} seed {seed} failed: {error}")
+                except BrokenProcessPool:
+                    problems.append(f"{spec.run} seed {seed}: its process was killed (out of memory?); run the sweep again")
+                    problems.extend(f"{s.run} seed {k} was not started" for s, k in waiting)
+                    return computed, len(waiting)
+                bar.update(round(cost((spec, seed)) + 1))
+    return computed, len(waiting)
+
+
+def _start_worker(parent: int) -> None:
+    """Import torch once, and end with the parent: a killed sweep must not leave runs behind that nobody waits for."""
+    import torch
+
+    torch.set_num_threads(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _run(spec: Spec, seed: int, root: Path) -> str:
+    from repro import runner
+
+    record, provenance = runner.run(spec, seed, root)
+    runner.save(record, provenance, root)
+    last = f"test top-1 {100 * record.rows[-1]['test_top1']:.1f} %" if record.rows else "law"
+    state = "" if record.status == "completed" else f", diverged ({record.reason})"
+    return f"{spec.run} seed {seed}: {last}{state} in {provenance['seconds']:.0f} s"

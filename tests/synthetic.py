@@ -1,0 +1,155 @@
+"""Synthetic records of post e1 for tests of tables and figures: smooth curves, no training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from repro.records import Record
+
+#: run -> (method, workers, local epochs, labels per client, final accuracy, epochs to 63 % of it)
+ARMS: dict[str, tuple[str, int, int, int | None, float, float]] = {
+    "e1-central": ("central", 1, 1, None, 0.66, 2.5),
+    "e1-large-batch": ("large_batch", 8, 1, None, 0.63, 4.0),
+    "e1-federated": ("federated", 8, 1, None, 0.61, 7.0),
+    "e1-large-batch-2labels": ("large_batch", 8, 1, 2, 0.58, 5.0),
+    "e1-federated-2labels": ("federated", 8, 1, 2, 0.33, 9.0),
+    "e1-large-batch-x4": ("large_batch", 31, 1, None, 0.57, 7.0),
+    "e1-federated-2epochs": ("federated", 8, 2, None, 0.58, 9.0),
+    "e1-federated-4epochs": ("federated", 8, 4, None, 0.52, 12.0),
+}
+GRID = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+BEST = {"central": 0.1, "large-batch": 0.4, "large-batch-x4": 0.8, "federated": 0.2}
+PAYLOAD = 702_000 * 4
+
+
+def _spec(base: str, profile: str, **changes: Any) -> dict[str, Any]:
+    method, workers, local_epochs, labels, _, _ = ARMS[base]
+    spec = {
+        "run": base,
+        "source": "e1",
+        "group": "artefact",
+        "kind": "train",
+        "profile": profile,
+        "method": method,
+        "dataset": "cifar10",
+        "train_images": 4000,
+        "test_images": 2000,
+        "image_size": 16,
+        "evaluate_on": "test",
+        "evaluate_every": 1,
+        "model": "resnet18",
+        "width": 16,
+        "norm": "batch",
+        "workers": workers,
+        "partition": "labels" if labels else "iid",
+        "labels_per_client": labels,
+        "dirichlet_alpha": None,
+        "local_batch": 32,
+        "local_epochs": local_epochs,
+        "epochs": 20,
+        "schedule": {"kind": "constant", "lr": 0.1},
+        "lr": 0.1,
+        "lr_grid": None,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "augment": True,
+        "precision": "bf16",
+        "buffers": "average",
+        "codec": "dense",
+        "expects_divergence": False,
+    }
+    return spec | changes
+
+
+def _record(run: str, seed: int, spec: dict[str, Any], final: float, pace: float) -> Record:
+    rng = np.random.default_rng([seed, *run.encode()])
+    final += 0.006 * rng.standard_normal()
+    rows = []
+    for epoch in range(spec["local_epochs"], spec["epochs"] + 1, spec["local_epochs"]):
+        accuracy = 0.1 + (final - 0.1) * (1 - math.exp(-epoch / pace)) + 0.004 * rng.standard_normal()
+        per_epoch = {"central": 125, "large_batch": 16, "federated": 1 / spec["local_epochs"]}[spec["method"]]
+        rounds = round(epoch * per_epoch)
+        sent = 0 if spec["method"] == "central" else rounds * spec["workers"] * PAYLOAD
+        rows.append(
+            {
+                "epoch": float(epoch),
+                "round": rounds,
+                "lr": spec["lr"],
+                "train_loss": 2.3 * math.exp(-epoch / 9),
+                "train_top1": accuracy,
+                "test_loss": 2.3 * math.exp(-epoch / 11),
+                "test_top1": accuracy,
+                "test_top5": min(1.0, accuracy + 0.3),
+                "bytes_up": sent,
+                "bytes_down": sent,
+            }
+        )
+    return Record(
+        run=run,
+        source="e1",
+        group=spec["group"],
+        kind="train",
+        profile=spec["profile"],
+        seed=seed,
+        spec=spec,
+        data={"name": "cifar10", "sha256": "0" * 64, "classes": 10, "reduced": None},
+        fingerprint=f"{abs(hash_name(run)) + seed:016x}",
+        status="completed",
+        rows=rows,
+    )
+
+
+def hash_name(name: str) -> int:
+    """A number from a name that does not depend on PYTHONHASHSEED."""
+    return int.from_bytes(name.encode()[-7:], "big")
+
+
+def e1_records(
+    seeds: Collection[int] = (1, 2, 3),
+    profile: str = "laptop",
+    diverged: Collection[tuple[str, int]] = (),
+    missing: Collection[tuple[str, int]] = (),
+) -> list[Record]:
+    """One record per arm and seed; ``diverged`` ones stop after 3 evaluations."""
+    records = []
+    for run, (*_, final, pace) in ARMS.items():
+        for seed in seeds:
+            if (run, seed) in missing:
+                continue
+            record = _record(run, seed, _spec(run, profile), final, pace)
+            if (run, seed) in diverged:
+                record = replace(record, status="diverged", reason="loss is not finite", rows=record.rows[:3])
+            records.append(record)
+    return records
+
+
+def e1_grid_records(seeds: Collection[int] = (101, 102, 103)) -> list[Record]:
+    """Learning-rate grids: one evaluation, the peak at ``BEST``; the central arm diverges at 1.6."""
+    records = []
+    for arm, best in BEST.items():
+        for lr in GRID:
+            run = f"e1-grid-{arm}-lr{lr:g}".replace(".", "_")
+            spec = _spec(
+                f"e1-{arm}",
+                "laptop",
+                run=run,
+                group="control",
+                evaluate_on="held_out",
+                epochs=8,
+                lr=lr,
+                schedule={"kind": "constant", "lr": lr},
+                expects_divergence=True,
+            )
+            for seed in seeds:
+                final = ARMS[f"e1-{arm}"][4] * math.exp(-(math.log2(lr / best) ** 2) / 18)
+                record = _record(run, seed, spec, final, 4.0)
+                record = replace(record, rows=record.rows[-1:])
+                if arm == "central" and lr > 1:
+                    record = replace(record, status="diverged", reason="loss is not finite", rows=[])
+                records.append(record)
+    return records

@@ -1,0 +1,177 @@
+"""The fast engines compute the same rounds as the plain ones, and the plain ones are what the posts describe."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from repro import codecs, models, partition
+from repro.batches import Batches, Images
+from repro.engines import evaluate, fast, plain, shared_state
+from repro.errors import NotFinite
+from repro.models.norms import WorkerBatchNorm2d, worker_batches
+from repro.randomness import generator
+
+ROUND_OFF = 1e-11
+
+
+def toy_batches(clients=3, images=53, batch=8, augment=True, seed=5):
+    """53 images over 3 clients: shards of 18, 18 and 17, so epochs of 8 + 8 + 2, twice, and 8 + 9."""
+    random = generator(seed, "toy")
+    pixels = random.integers(0, 256, size=(images, 16, 16, 3), dtype=np.uint8)
+    labels = random.integers(0, 4, size=images)
+    data = Images(pixels, labels, (0.5,) * 3, (0.25,) * 3, dtype=torch.float64, padding=1)
+    return Batches(data, partition.iid(labels, clients, generator(seed, "shards")), batch, seed, augment)
+
+
+def toy_model(norm="batch"):
+    return models.build("resnet18", classes=4, width=4, norm=norm, seed=3, dtype=torch.float64)
+
+
+def after(method, engine, norm, rounds=7, processes=1, momentum=0.5):
+    model, batches, codec = toy_model(norm), toy_batches(), codecs.build("dense")
+    optimiser = torch.optim.SGD(model.parameters(), lr=1.0, momentum=momentum, weight_decay=1e-3)
+    lr = lambda epoch: 0.05 / (1 + epoch)  # noqa: E731
+    if method == "large_batch":
+        made = engine.large_batch(model, optimiser, batches, codec, lr, range(rounds))
+        return list(made), shared_state(model)
+    options = {"local_epochs": 2, "momentum": momentum, "weight_decay": 1e-3}
+    if engine is plain:
+        return list(plain.federated_averaging(model, batches, codec, lr, range(rounds), **options)), shared_state(model)
+    with fast.client_pool(model, batches, codec, lr, processes=processes, **options) as pool:
+        made = list(fast.federated_averaging(model, pool, batches, codec, lr, range(rounds), local_epochs=2))
+    return made, shared_state(model)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize(("method", "rounds"), [("large_batch", 7), ("federated", 2)])
+def test_fast_equals_plain_to_round_off(method, norm, rounds):
+    slow_rounds, slow = after(method, plain, norm, rounds)
+    fast_rounds, quick = after(method, fast, norm, rounds)
+    for name in slow:
+        assert torch.allclose(slow[name], quick[name], rtol=0, atol=ROUND_OFF), name
+    for a, b in zip(slow_rounds, fast_rounds, strict=True):
+        assert (a.number, a.lr, a.correct, a.images) == (b.number, b.lr, b.correct, b.images)
+        assert (a.bytes_up, a.bytes_down) == (b.bytes_up, b.bytes_down)
+        assert a.loss == pytest.approx(b.loss, abs=ROUND_OFF)
+
+
+def test_federated_averaging_does_not_depend_on_the_number_of_processes():
+    alone_rounds, alone = after("federated", fast, "batch", 2, processes=1)
+    many_rounds, many = after("federated", fast, "batch", 2, processes=2)
+    assert alone_rounds == many_rounds
+    assert all(torch.equal(alone[name], many[name]) for name in alone)
+
+
+def test_one_client_is_centralised_sgd():
+    batches, codec = toy_batches(clients=1), codecs.build("dense")
+    results = []
+    for method in (plain.centralised, plain.large_batch):
+        model = toy_model()
+        optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+        extra = (codec,) if method is plain.large_batch else ()
+        list(method(model, optimiser, batches, *extra, lambda _: 0.1, range(5)))
+        results.append(shared_state(model))
+    assert all(torch.allclose(results[0][name], results[1][name], rtol=0, atol=ROUND_OFF) for name in results[0])
+
+
+def test_federated_averaging_of_one_client_is_its_local_sgd():
+    batches = toy_batches(clients=1)
+    central, federated = toy_model(), toy_model()
+    optimiser = torch.optim.SGD(central.parameters(), lr=1.0)
+    list(plain.centralised(central, optimiser, batches, lambda _: 0.1, range(2 * batches.rounds_per_epoch)))
+    list(plain.federated_averaging(federated, batches, codecs.build("dense"), lambda _: 0.1, range(2)))
+    a, b = shared_state(central), shared_state(federated)
+    assert all(torch.allclose(a[name], b[name], rtol=0, atol=ROUND_OFF) for name in a)
+
+
+def test_every_image_is_used_exactly_once_per_epoch():
+    batches = toy_batches(augment=False)
+    for epoch in range(2):
+        seen = []
+        for step in range(epoch * batches.rounds_per_epoch, (epoch + 1) * batches.rounds_per_epoch):
+            for client in batches.round(step):
+                seen += batches._slice(client, batches.local_step(client, step))[0].tolist()
+        assert sorted(seen) == list(range(53))
+
+
+def test_union_batch_is_the_concatenation_of_the_clients_batches():
+    batches = toy_batches()
+    x, y, sizes = batches.union(2)  # the third client has only two batches an epoch
+    parts = [batches.get(client, 2) for client in (0, 1)]
+    assert sizes == [2, 2]
+    assert torch.equal(x, torch.cat([part[0] for part in parts]))
+    assert torch.equal(y, torch.cat([part[1] for part in parts]))
+
+
+def test_augmentation_shifts_and_mirrors_and_nothing_else():
+    batches = toy_batches(images=20, clients=1, batch=20)
+    plain_images = batches.images
+    x, _ = batches.get(0, 0)
+    order = batches._slice(0, 0)[0]
+    for row, index in zip(x, order, strict=True):
+        padded = plain_images.pixels[index].to(torch.float64) * plain_images._scale - plain_images._shift
+        views = [
+            view
+            for top in range(3)
+            for left in range(3)
+            for crop in [padded[top : top + 16, left : left + 16]]
+            for view in (crop, crop.flip(1))
+        ]
+        assert any(torch.allclose(row.permute(1, 2, 0), view) for view in views)
+
+
+@pytest.mark.parametrize("sizes", [[4, 4], [5, 2, 3], [1, 6]])
+def test_batchnorm_of_a_union_is_each_workers_own(sizes):
+    torch.manual_seed(0)
+    x = torch.randn(sum(sizes), 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    other = x.detach().clone().requires_grad_()
+    union, alone = WorkerBatchNorm2d(3).double(), [nn.BatchNorm2d(3).double() for _ in sizes]
+    with worker_batches(union, sizes):
+        out = union(x)
+    separate = torch.cat([layer(part) for layer, part in zip(alone, other.split(sizes), strict=True)])
+    weights = torch.randn_like(out)
+    (out * weights).sum().backward()
+    (separate * weights).sum().backward()
+    assert torch.allclose(out, separate, atol=1e-12)
+    assert torch.allclose(x.grad, other.grad, atol=1e-12)
+    assert torch.allclose(union.weight.grad, sum(layer.weight.grad for layer in alone), atol=1e-12)
+    assert torch.allclose(union.bias.grad, sum(layer.bias.grad for layer in alone), atol=1e-12)
+    for name in ("running_mean", "running_var"):
+        mean = sum(n / sum(sizes) * getattr(layer, name) for n, layer in zip(sizes, alone, strict=True))
+        assert torch.allclose(getattr(union, name), mean, atol=1e-12), name
+
+
+def test_batchnorm_of_one_worker_is_torchs():
+    torch.manual_seed(0)
+    x = torch.randn(6, 3, 4, 4)
+    ours, torchs = WorkerBatchNorm2d(3), nn.BatchNorm2d(3)
+    assert torch.equal(ours(x), torchs(x))
+    assert torch.equal(ours.running_var, torchs.running_var)
+    assert torch.equal(ours.eval()(x), torchs.eval()(x))
+
+
+def test_a_loss_that_is_not_finite_stops_training():
+    batches, codec = toy_batches(), codecs.build("dense")
+    model = toy_model()
+    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+    with pytest.raises(NotFinite, match="the training loss is"):
+        list(fast.large_batch(model, optimiser, batches, codec, lambda _: 1e200, range(5)))
+    model = toy_model()
+    with (
+        fast.client_pool(model, batches, codec, lambda _: 1e200, processes=2) as pool,
+        pytest.raises(NotFinite, match="the training loss is"),
+    ):
+        list(fast.federated_averaging(model, pool, batches, codec, lambda _: 1e200, range(5)))
+
+
+def test_evaluation_counts_by_hand():
+    class Fixed(nn.Module):
+        def forward(self, x):
+            return x
+
+    logits = torch.tensor([[9.0, 1, 2, 3, 4, 5], [0.0, 1, 2, 3, 4, 9], [9.0, 8, 7, 6, 5, 4]])
+    labels = torch.tensor([0, 0, 5])  # right; sixth of six; sixth of six
+    found = evaluate(Fixed(), [(logits[:2], labels[:2]), (logits[2:], labels[2:])])
+    assert (found["top1"], found["top5"]) == (1 / 3, 1 / 3)
+    assert found["loss"] == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-6)

@@ -1,0 +1,156 @@
+"""Laws of the packaging: one set of pins behind pip, conda and the documented commands."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+import repro
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUIREMENTS = ROOT / "requirements"
+LOCKS = sorted(REQUIREMENTS.glob("*.lock"))
+
+
+def load_compile() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("compile_requirements", REQUIREMENTS / "compile.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+COMPILE = load_compile()
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs make as from a fresh shell, since these tests may themselves run under make."""
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def pinned() -> dict[str, str]:
+    """Returns the version of every locked package, and of torch, by normalised name."""
+    lines = [pin for name in COMPILE.LOCKS for pin in COMPILE.pins(name)]
+    lines += (REQUIREMENTS / "torch.txt").read_text().splitlines()
+    versions: dict[str, str] = {}
+    for line in lines:
+        name, version = line.partition(" ;")[0].split("==")
+        assert versions.setdefault(COMPILE.project_name(name), version) == version, f"{name}: two versions"
+    return versions
+
+
+def direct() -> list[str]:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = pyproject["project"]
+    groups = [pyproject["build-system"]["requires"], project["dependencies"]]
+    return [line for group in [*groups, *project["optional-dependencies"].values()] for line in group]
+
+
+@pytest.mark.parametrize("line", direct())
+def test_every_direct_dependency_is_pinned_to_a_version_that_pyproject_allows(line: str) -> None:
+    requirement = Requirement(line)
+    version = pinned().get(COMPILE.project_name(requirement.name))
+    assert version is not None, f"{line}: in no lock file; run `make lock`"
+    assert requirement.specifier.contains(version), f"{line} excludes the locked {version}; run `make lock`"
+
+
+def test_every_locked_package_has_hashes() -> None:
+    for path in LOCKS:
+        entries = re.split(r"\n(?=[A-Za-z0-9])", path.read_text())
+        unhashed = [entry.split()[0] for entry in entries[1:] if "--hash=sha256:" not in entry]
+        assert not unhashed, path.name
+
+
+def test_locks_name_no_registry_and_no_address() -> None:
+    files = [*LOCKS, REQUIREMENTS / "torch.txt", ROOT / "environment.yml"]
+    for path in files:
+        assert not re.search(r"://|--(?:extra-)?index-url|--find-links|\bpypi\b|@\s", path.read_text()), (
+            path.name
+        )
+
+
+def test_torch_is_in_no_lock_and_its_version_in_one_place() -> None:
+    assert re.fullmatch(r"torch==\d+\.\d+\.\d+\n", (REQUIREMENTS / "torch.txt").read_text())
+    assert not [pin for name in COMPILE.LOCKS for pin in COMPILE.pins(name) if pin.startswith("torch==")]
+    version = pinned()["torch"]
+    for name in ("Makefile", ".ci/run", "pyproject.toml", "requirements/compile.py"):
+        assert version not in (ROOT / name).read_text(), f"{name} repeats the version of torch"
+
+
+def test_environment_yml_holds_the_pins_of_the_locks() -> None:
+    text = (ROOT / "environment.yml").read_text()
+    assert text == COMPILE.environment(), "environment.yml differs from requirements/; run `make lock`"
+    packages = next(entry["pip"] for entry in yaml.safe_load(text)["dependencies"] if isinstance(entry, dict))
+    listed = {
+        COMPILE.project_name(line): line.partition(" ;")[0].partition("==")[2]
+        for line in packages
+        if "==" in line.partition(" ;")[0]
+    }
+    assert listed == pinned()
+
+
+def test_make_alone_lists_the_targets_that_the_readme_names() -> None:
+    listing = make(ROOT).stdout
+    listed = set(re.findall(r"^  ([a-z-]+)  ", listing, flags=re.MULTILINE))
+    readme = (ROOT / "README.md").read_text()
+    commands = re.findall(r"^make ([a-z-]+)", readme, flags=re.MULTILINE)
+    assert commands[:2] == ["reproduce", "test"], "README's first two commands"
+    assert set(re.findall(r"\bmake ([a-z-]+)\b(?=`|$| [A-Z_]+=)", readme, flags=re.MULTILINE)) <= listed
+
+
+def test_ci_calls_the_test_command_of_the_readme() -> None:
+    assert "grep -m 1 -o '^make test' README.md" in (ROOT / ".ci/run").read_text()
+    assert re.search(r"^make test\b", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+
+
+def test_dvc_reports_nothing_to_anyone() -> None:
+    config = (ROOT / ".dvc/config").read_text()
+    assert "analytics = false" in config
+    assert "check_update = false" in config
+
+
+def test_the_citation_names_the_version_of_the_package() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == repro.__version__
+
+
+def make_in_copy(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    for name in ("Makefile", "requirements"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return make(tmp_path, *arguments)
+
+
+def test_an_old_python_is_named_in_one_line(tmp_path: Path) -> None:
+    old = tmp_path / "old-python"
+    old.write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo 'Python 3.8.10'\nexit 1\n")
+    old.chmod(0o755)
+    outcome = make_in_copy(tmp_path, "env", f"PYTHON={old}")
+    assert outcome.returncode != 0
+    line, _make_closing_line = outcome.stderr.strip().splitlines()
+    assert "needs Python 3.11 or newer" in line
+    assert "Python 3.8.10" in line
+
+
+def test_a_folder_that_is_no_environment_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "work.txt").write_text("kept")
+    outcome = make_in_copy(tmp_path, "env", "VENV=mine")
+    assert outcome.returncode != 0
+    assert "not a Python environment" in outcome.stderr
+    assert (tmp_path / "mine" / "work.txt").read_text() == "kept"
