@@ -83,10 +83,10 @@ class Images:
 class Batches:
     """The local batches of C clients.
 
-    Every client goes through its shard in a new random order each local epoch; the last batch of an epoch holds the
-    rest, so that every image is used exactly once per epoch; a rest of one image joins the batch before it, because
-    BatchNorm cannot normalise one value. With ``augment``, each image is shifted by up to P
-    pixels (P = H / 8) and mirrored at random, as is usual for CIFAR.
+    Every client goes through its shard in a new random order each local epoch. The last batch of an epoch holds the
+    rest, so that every image is used exactly once per epoch; a rest smaller than half a batch joins the batch before
+    it, so that no step rests on a handful of images. With ``augment``, each image is shifted by up to P pixels
+    (P = H / 8) and mirrored at random, as is usual for CIFAR.
 
     Args:
         images: the images of all clients, padded by P where ``augment``.
@@ -96,7 +96,13 @@ class Batches:
     """
 
     def __init__(self, images: Images, shards: Sequence[np.ndarray], size: int, seed: int, augment: bool) -> None:
-        self.images, self.shards, self.size, self.seed, self.augment = images, list(shards), size, seed, augment
+        self.images, self.shards, self.size, self.seed, self.augment = (
+            images,
+            list(shards),
+            size,
+            seed,
+            augment,
+        )
         self._epoch: dict[int, tuple[int, tuple[np.ndarray, ...]]] = {}
 
     @property
@@ -106,7 +112,7 @@ class Batches:
 
     def steps_per_epoch(self, client: int) -> int:
         """Local steps in which ``client`` sees each of its images once."""
-        return max(1, -(-(len(self.shards[client]) - 1) // self.size))
+        return max(1, (len(self.shards[client]) + self.size // 2) // self.size)
 
     @property
     def rounds_per_epoch(self) -> int:

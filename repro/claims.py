@@ -185,22 +185,16 @@ _PARTS = {
 _CHECK = {"number": _TEXT, "is": _one_of("at most", "above"), "limit": _TEXT, "times": _POSITIVE}
 
 
-def _check(
-    where: str, item: Mapping[str, Any], fields: Mapping[str, _Field], optional: Sequence[str] = ()
-) -> None:
+def _check(where: str, item: Mapping[str, Any], fields: Mapping[str, _Field], optional: Sequence[str] = ()) -> None:
     for key, wanted in fields.items():
         if key not in item:
             raise ReproError(f"{where}: key '{key}' is missing; {wanted.expected} was expected; add it")
         if not wanted.accepts(item[key]):
-            raise ReproError(
-                f"{where}: key '{key}' is {item[key]!r}; {wanted.expected} was expected; correct it"
-            )
+            raise ReproError(f"{where}: key '{key}' is {item[key]!r}; {wanted.expected} was expected; correct it")
     for key in item:
         if key not in fields and key not in optional:
             known = ", ".join([*fields, *optional])
-            raise ReproError(
-                f"{where}: key '{key}' is not known; one of {known} was expected; correct or remove it"
-            )
+            raise ReproError(f"{where}: key '{key}' is not known; one of {known} was expected; correct or remove it")
 
 
 def _sections(path: Path, *names: str) -> list[list[dict[str, Any]]]:
@@ -214,9 +208,7 @@ def _sections(path: Path, *names: str) -> list[list[dict[str, Any]]]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" near line {mark.line + 1}" if mark else ""
-        raise ReproError(
-            f"{path}: not readable as YAML{line}; a mapping was expected; correct the file"
-        ) from error
+        raise ReproError(f"{path}: not readable as YAML{line}; a mapping was expected; correct the file") from error
     if not isinstance(content, dict):
         raise ReproError(
             f"{path}: holds {type(content).__name__}; a mapping with {', '.join(names)} was expected; mend it"
@@ -224,9 +216,7 @@ def _sections(path: Path, *names: str) -> list[list[dict[str, Any]]]:
     _check(str(path), content, {name: _ITEMS for name in names})
     ids = Counter(str(item.get("id")) for name in names for item in content[name])
     if twice := [key for key, count in ids.items() if count > 1]:
-        raise ReproError(
-            f"{path}: key 'id' is {twice[0]!r} more than once; unique ids were expected; rename one"
-        )
+        raise ReproError(f"{path}: key 'id' is {twice[0]!r} more than once; unique ids were expected; rename one")
     return [content[name] for name in names]
 
 
@@ -242,9 +232,7 @@ def load_published(root: Path = Path()) -> Published:
         _check(f"{path}: {item.get('id')}", item, _ARTEFACT)
     known = _Field(
         "the id of an artefact, a companion of ours (<source>.extra-...) or null",
-        lambda v: (
-            v is None or any(v == a["id"] for a in artefacts) or (isinstance(v, str) and ".extra-" in v)
-        ),
+        lambda v: v is None or any(v == a["id"] for a in artefacts) or (isinstance(v, str) and ".extra-" in v),
     )
     for item in statements:
         where = f"{path}: {item.get('id')}"
@@ -262,9 +250,7 @@ def load_published(root: Path = Path()) -> Published:
 
 def _check_judge(where: str, judge: Any) -> None:
     if not isinstance(judge, dict):
-        raise ReproError(
-            f"{where}: key 'judge' is {judge!r}; a mapping with why and parts was expected; correct it"
-        )
+        raise ReproError(f"{where}: key 'judge' is {judge!r}; a mapping with why and parts was expected; correct it")
     _check(f"{where}: judge", judge, _JUDGE)
     for number, part in enumerate(judge["parts"], start=1):
         here = f"{where}: judge part {number}"
@@ -432,9 +418,7 @@ def paired_interval(values: Sequence[float], resolution: float = 0.0) -> Interva
     """
     n = len(values)
     if n == 0:
-        raise ReproError(
-            "an interval of no values was asked for; at least one seed was expected; run the sweep"
-        )
+        raise ReproError("an interval of no values was asked for; at least one seed was expected; run the sweep")
     mean = float(np.mean(values))
     half = math.inf
     if n > 1:
@@ -489,9 +473,7 @@ def unmet_checks(numbers: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]
     """
     for name in (check[key] for check in checks for key in ("number", "limit")):
         if not _is_number(numbers.get(name)):
-            raise ReproError(
-                f"law record: '{name}' is {numbers.get(name)!r}; a number was expected; run the law again"
-            )
+            raise ReproError(f"law record: '{name}' is {numbers.get(name)!r}; a number was expected; run the law again")
     unmet = []
     for check in checks:
         number, limit = numbers[check["number"]], numbers[check["limit"]] * check["times"]
@@ -752,8 +734,7 @@ def _interval(part: Mapping[str, Any], table: _Table, evidence: _Evidence, seeds
         slopes = [slope(x, [table[run][seed].value for run in part["runs"]]) for seed in seeds]
         return paired_interval([_tidy(each) for each in slopes])
     differences = [
-        _tidy(sum(weight * table[arm][seed].value for arm, weight in part["contrast"].items()))
-        for seed in seeds
+        _tidy(sum(weight * table[arm][seed].value for arm, weight in part["contrast"].items())) for seed in seeds
     ]
     # Half a step of the learning-rate grid; the step of an accuracy is 0.
     half_step = max(reading.step for by_seed in table.values() for reading in by_seed.values()) / 2
@@ -783,15 +764,11 @@ def _log_ratio_interval(contrast: Mapping[str, float], table: _Table, seeds: Seq
     interval = paired_interval(logs, float(np.mean(resolutions)))
     against = {HOLDS: fast, FAILS: slow}.get(order(interval))
     if against and not all(reading.reached for reading in table[against].values()):
-        raise _Undecided(
-            INCONCLUSIVE, f"{against} leads over the seeds but never reached the target in one of them"
-        )
+        raise _Undecided(INCONCLUSIVE, f"{against} leads over the seeds but never reached the target in one of them")
     return interval
 
 
-def _reservation(
-    part: Mapping[str, Any], evidence: _Evidence, runs: Sequence[str], seeds: Sequence[int]
-) -> str | None:
+def _reservation(part: Mapping[str, Any], evidence: _Evidence, runs: Sequence[str], seeds: Sequence[int]) -> str | None:
     """Why a part stays inconclusive whatever its interval says, or None."""
     if part["metric"] == "best_lr":
         for arm in part["contrast"]:
@@ -799,18 +776,12 @@ def _reservation(
                 scores = evidence.scores(arm, seed)
                 for edge in (min(scores), max(scores)):
                     if scores[edge] == max(scores.values()):
-                        return (
-                            f"the best learning rate of {arm} (seed {seed}) is {edge:g}, an edge of the grid"
-                        )
+                        return f"the best learning rate of {arm} (seed {seed}) is {edge:g}, an edge of the grid"
     if part["rule"] in _NEEDS_TRAINED_ARM:
-        best = max(
-            float(np.mean([final_top1(evidence.current[run][seed]) for seed in seeds])) for run in runs
-        )
+        best = max(float(np.mean([final_top1(evidence.current[run][seed]) for seed in seeds])) for run in runs)
         floor = accuracy_floor(evidence.current[runs[0]][seeds[0]].chance)
         if best < floor:
-            return (
-                f"the best arm ends at {100 * best:.1f} %, too close to chance ({100 * floor:.1f} % needed)"
-            )
+            return f"the best arm ends at {100 * best:.1f} %, too close to chance ({100 * floor:.1f} % needed)"
     if len(seeds) < MINIMUM_SEEDS:
         return f"{len(seeds)} of at least {MINIMUM_SEEDS} seeds"
     return None

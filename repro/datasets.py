@@ -568,9 +568,7 @@ def _decoded(source: Source, declared: Declaration, raw: Path, download: bool) -
         decoded = source.layout.decode(files, declared.shapes["train_images"][1:])
         arrays = {array: np.ascontiguousarray(decoded[array], dtype=_dtype(array)) for array in ARRAYS}
     except Exception as error:  # damaged pickles and images fail in any of a dozen ways
-        raise _NotServed(
-            f"{source.origin} cannot be decoded ({type(error).__name__}: {_told(error)})"
-        ) from error
+        raise _NotServed(f"{source.origin} cannot be decoded ({type(error).__name__}: {_told(error)})") from error
     if flaw := _flaw(arrays, declared):
         raise _NotServed(f"{source.origin} does not hold {declared.title}: {flaw}")
     return arrays

@@ -38,7 +38,12 @@ def union_batch(*, workers: int, local_batch: int, image_size: int, width: int, 
         weights = {}
         for method in ("separate", "union"):
             model = build_model(
-                "resnet18", classes=classes, width=width, norm=norm, seed=derive(seed, "law"), dtype=torch.float64
+                "resnet18",
+                classes=classes,
+                width=width,
+                norm=norm,
+                seed=derive(seed, "law"),
+                dtype=torch.float64,
             )
             before = [p.detach().clone() for p in model.parameters()]
             optimiser = torch.optim.SGD(model.parameters(), lr=lr)
@@ -50,9 +55,10 @@ def union_batch(*, workers: int, local_batch: int, image_size: int, width: int, 
                 rounds = plain.centralised(model, optimiser, whole, lambda _: lr, range(1))
             list(rounds)
             weights[method] = dict(model.named_parameters())
-            change = max(float((p - old).abs().max()) for p, old in zip(model.parameters(), before, strict=True))
+            change = max(float((p.detach() - old).abs().max()) for p, old in zip(model.parameters(), before, strict=True))
         difference = max(
-            float((weights["separate"][name] - weights["union"][name]).detach().abs().max()) for name in weights["union"]
+            float((weights["separate"][name] - weights["union"][name]).detach().abs().max())
+            for name in weights["union"]
         )
         found[f"{norm}norm_max_abs_difference"] = difference
         found[f"{norm}norm_update_max_abs"] = change

@@ -205,9 +205,7 @@ class _Page:
     def made(self) -> list[tuple[str, str]]:
         """(id, description) of every artefact that this package draws: the source's figures, ours, tables."""
         says = {artefact.id: artefact.says for artefact in self.published.artefacts}
-        own = sorted(
-            ARTEFACTS, key=lambda name: (ARTEFACTS[name].kind == "table", not ARTEFACTS[name].published)
-        )
+        own = sorted(ARTEFACTS, key=lambda name: (ARTEFACTS[name].kind == "table", not ARTEFACTS[name].published))
         return [
             (name, says.get(name, ARTEFACTS[name].title) + ("" if ARTEFACTS[name].published else " (ours)"))
             for name in own
@@ -215,11 +213,7 @@ class _Page:
 
     def waiting_by_source(self) -> dict[str, list[Any]]:
         """Statements without a verdict, by source, in the order of the published file."""
-        return {
-            source: chosen
-            for source in SOURCES
-            if (chosen := [s for s in self.waiting if s.source == source])
-        }
+        return {source: chosen for source in SOURCES if (chosen := [s for s in self.waiting if s.source == source])}
 
 
 def verdict_class(word: str) -> str:
@@ -274,9 +268,7 @@ def _badge(word: str, count: int | None = None) -> str:
 
 
 def _runs_html(runs: list[tuple[str, list[Link]]]) -> str:
-    items = "".join(
-        f"<li>{html.escape(run)}: {', '.join(map(_a, stored)) or 'no record'}</li>" for run, stored in runs
-    )
+    items = "".join(f"<li>{html.escape(run)}: {', '.join(map(_a, stored)) or 'no record'}</li>" for run, stored in runs)
     if not runs:
         return ""
     total = sum(len(stored) for _, stored in runs)
@@ -328,9 +320,7 @@ def _artefacts_html(page: _Page) -> str:
         if ARTEFACTS[name].kind == "figure":
             picture = html.escape(quote(page.file(f"{name}.png")))
             image = f'<img src="{picture}" alt="{html.escape(f"{name}: {says}")}" loading="lazy">'
-            cards.append(
-                f'<article class="card" id="{name}"><a href="{picture}">{image}</a>{title}</article>'
-            )
+            cards.append(f'<article class="card" id="{name}"><a href="{picture}">{image}</a>{title}</article>')
         else:
             shown = _table_html(page.tables[name]) if name in page.tables else ""
             cards.append(f'<article class="card wide" id="{name}">{title}{shown}</article>')
@@ -357,9 +347,7 @@ def _table_html(table: Table) -> str:
 def _ledger_html(page: _Page) -> str:
     def card(choice: Choice) -> str:
         body = f"<h3>{html.escape(choice.id)}</h3><p>{html.escape(choice.unclear)}</p><dl>"
-        for name, value in zip(
-            CHOICE_HEADER[2:], (choice.chosen, choice.why, choice.other_choice), strict=True
-        ):
+        for name, value in zip(CHOICE_HEADER[2:], (choice.chosen, choice.why, choice.other_choice), strict=True):
             body += f"<dt>{name}</dt><dd>{html.escape(value)}</dd>"
         return f'<article class="card">{body}</dl></article>'
 
@@ -373,9 +361,7 @@ def _ledger_html(page: _Page) -> str:
 
 
 def _html(page: _Page) -> str:
-    variables = {
-        name: ";".join(f"--{key}:{value}" for key, value in theme.items()) for name, theme in THEMES.items()
-    }
+    variables = {name: ";".join(f"--{key}:{value}" for key, value in theme.items()) for name, theme in THEMES.items()}
     counts = "".join(
         f"<li>{name}:</li>" + "".join(f"<li>{_badge(word, n)}</li>" for word, n in counter.items())
         for name, counter in headline(page.verdicts.values()).items()
@@ -384,9 +370,7 @@ def _html(page: _Page) -> str:
     waiting = "".join(
         _details(
             f"{SOURCES[source]}: {_plural(len(items), 'statement')}, not run",
-            "<ul>"
-            + "".join(f"<li><b>{html.escape(s.id)}</b> {html.escape(s.says)}</li>" for s in items)
-            + "</ul>",
+            "<ul>" + "".join(f"<li><b>{html.escape(s.id)}</b> {html.escape(s.says)}</li>" for s in items) + "</ul>",
         )
         for source, items in page.waiting_by_source().items()
     )
@@ -440,9 +424,7 @@ def _scale_note(profile: str) -> str:
     if profile == "paper":
         return "Runs at the published scale: values are compared with the published ones."
     note = "Runs are smaller than the published ones: orders, trends and laws are judged, values are not."
-    return note + (
-        " At this profile the numbers mean nothing; it tests the pipeline." if profile == "smoke" else ""
-    )
+    return note + (" At this profile the numbers mean nothing; it tests the pipeline." if profile == "smoke" else "")
 
 
 # Markdown ----------------------------------------------------------------
@@ -465,9 +447,7 @@ def _md_runs(page: _Page, evidence: _Evidence) -> str:
             f"{_md(run)} ({', '.join(map(_md_link, stored)) or 'no record'})" for run, stored in evidence.runs
         )
     folders = sorted({link.href.rpartition("/")[0] for _, stored in evidence.runs for link in stored})
-    return f"{len(evidence.runs)} runs in " + ", ".join(
-        _md_link(Link(folder[3:], folder + "/")) for folder in folders
-    )
+    return f"{len(evidence.runs)} runs in " + ", ".join(_md_link(Link(folder[3:], folder + "/")) for folder in folders)
 
 
 def _md_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -491,8 +471,7 @@ def _markdown(page: _Page) -> str:
         evidence = page.evidence(verdict)
         rows.append(
             [
-                f"**{_md(verdict['id'])}** {_md(verdict['says'])} "
-                f"({_md(verdict['kind'])}; {_md(verdict['place'])})",
+                f"**{_md(verdict['id'])}** {_md(verdict['says'])} ({_md(verdict['kind'])}; {_md(verdict['place'])})",
                 _md(_text(verdict["published"])),
                 f"{'; '.join(map(_md, _ours(verdict)))} (n = {verdict['n']})",
                 f"{SIGNS[verdict_class(str(verdict['verdict']))]} **{_md(str(verdict['verdict']))}**: "
@@ -513,9 +492,7 @@ def _markdown(page: _Page) -> str:
             table = page.tables[name]
             lines += [*_md_table([*map(_md, table.header)], ([*map(_md, row)] for row in table.rows)), ""]
     lines += ["## What the sources leave open", ""]
-    choices = [
-        [_md(c.id), _md(c.unclear), _md(c.chosen), _md(c.why), _md(c.other_choice)] for c in page.ledger
-    ]
+    choices = [[_md(c.id), _md(c.unclear), _md(c.chosen), _md(c.why), _md(c.other_choice)] for c in page.ledger]
     lines += _md_table(CHOICE_HEADER, choices)
     lines += ["", "## Not run", ""]
     for source, items in page.waiting_by_source().items():

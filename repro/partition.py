@@ -48,14 +48,10 @@ def make(
         ("drop_uncovered", drop_uncovered, "labels"),
     ):
         if given and kind != owner:
-            raise ReproError(
-                f"{name} has no meaning for the partition {kind!r}: only {owner!r} takes it; remove it"
-            )
+            raise ReproError(f"{name} has no meaning for the partition {kind!r}: only {owner!r} takes it; remove it")
     if kind == "labels":
         if labels_per_client is None:
-            raise ReproError(
-                "the partition 'labels' needs labels_per_client: expected an integer >= 1; add it"
-            )
+            raise ReproError("the partition 'labels' needs labels_per_client: expected an integer >= 1; add it")
         return by_labels(labels, clients, labels_per_client, rng, drop_uncovered=drop_uncovered)
     if kind == "dirichlet":
         if alpha is None:
@@ -180,13 +176,9 @@ def check(
     uses = np.zeros(labels.size, dtype=np.int64)
     for client, shard in enumerate(shards):
         if not isinstance(shard, np.ndarray) or shard.ndim != 1 or shard.dtype != np.int64:
-            raise ReproError(
-                f"shard {client} is not as expected, a 1-D int64 array; pass indices into labels"
-            )
+            raise ReproError(f"shard {client} is not as expected, a 1-D int64 array; pass indices into labels")
         if shard.size == 0:
-            raise ReproError(
-                f"client {client} has no image: expected at least one; lower the number of clients"
-            )
+            raise ReproError(f"client {client} has no image: expected at least one; lower the number of clients")
         if shard.min() < 0 or shard.max() >= labels.size:
             raise ReproError(
                 f"client {client} has indices {shard.min()}..{shard.max()}: expected 0..{labels.size - 1};"
@@ -200,14 +192,10 @@ def check(
             )
         uses += np.bincount(shard, minlength=labels.size)
     if uses.max() > 1:
-        raise ReproError(
-            f"image {uses.argmax()} is used {uses.max()} times: expected once; make the shards disjoint"
-        )
+        raise ReproError(f"image {uses.argmax()} is used {uses.max()} times: expected once; make the shards disjoint")
     expected = np.isin(labels, labels[uses > 0]) if drop_uncovered else np.ones(labels.size, dtype=bool)
     if missed := np.flatnonzero(expected & (uses == 0)).size:
-        raise ReproError(
-            f"{missed} of {labels.size} images belong to no client: expected none; cover every image"
-        )
+        raise ReproError(f"{missed} of {labels.size} images belong to no client: expected none; cover every image")
 
 
 def _deal(labels: Indices, counts: Indices, rng: np.random.Generator) -> list[Indices]:

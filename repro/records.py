@@ -52,6 +52,21 @@ def sha256(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+def read_json(path: Path) -> Any:
+    """Content of a JSON file that a command of this package wrote.
+
+    Raises:
+        ReproError: the file is truncated or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ReproError(
+            f"{path}: truncated or not JSON; what the package wrote was expected; restore it from git "
+            f"(`git checkout -- {path}`) or delete it and run the command again"
+        ) from error
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write ``content`` to ``path`` so that a crash or a full disk leaves the old file or none.
 
@@ -166,7 +181,8 @@ def read(path: Path) -> Record:
     """
     remedy = f"restore it from git (`git checkout -- {path}`) or delete it and run the sweep again"
     try:
-        content = json.loads(Path(path).read_text())
+        text = Path(path).read_text(encoding="utf-8")
+        content = json.loads(text)
     except FileNotFoundError as error:
         raise ReproError(f"{path}: no such record; run `python -m repro list` for the runs that exist") from error
     except (ValueError, UnicodeDecodeError) as error:
@@ -174,8 +190,12 @@ def read(path: Path) -> Record:
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else type(content).__name__
         raise ReproError(f"{path}: schema {found}; a record of schema {SCHEMA} was expected; {remedy}")
-    checksum = content.pop("checksum", None)
-    if checksum != sha256(content):
+    content.pop("checksum", None)
+    try:
+        intact = text == canonical_json(content | {"checksum": sha256(content)})
+    except ValueError:  # NaN or infinity
+        intact = False
+    if not intact:
         raise ReproError(f"{path}: edited or damaged; its checksum does not match its content; {remedy}")
     content.pop("schema")
     try:

@@ -94,11 +94,14 @@ def _has_bf16() -> bool:
 
 def commit(root: Path = Path()) -> str:
     """The checked-out commit, with ``+changes`` where tracked files differ from it; ``unknown`` outside git."""
+
     def git(*arguments: str) -> str:
         return subprocess.run(("git", *arguments), cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno", "repro", "pipelines") else "")
+        return git("rev-parse", "HEAD") + (
+            "+changes" if git("status", "--porcelain", "-uno", "repro", "pipelines") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -129,7 +132,9 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
     available = len(order) - (HELD_OUT_IMAGES if spec.evaluate_on == "held_out" else 0)
     chosen = order[: min(spec.train_images, available)]
     if spec.train_images > len(order):
-        raise ReproError(f"{spec.run}: {spec.train_images} training images; {spec.dataset} has {len(order)}; lower train_images")
+        raise ReproError(
+            f"{spec.run}: {spec.train_images} training images; {spec.dataset} has {len(order)}; lower train_images"
+        )
     if spec.evaluate_on == "held_out":
         other, pixels, labels = order[available:], loaded.train_images, loaded.train_labels
     else:
@@ -151,12 +156,24 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
     )  # fmt: skip
     return Setting(
         model=models.build(
-            spec.model, classes=loaded.n_classes, width=spec.width, norm=spec.norm, seed=derive(seed, "weights"), dtype=dtype
+            spec.model,
+            classes=loaded.n_classes,
+            width=spec.width,
+            norm=spec.norm,
+            seed=derive(seed, "weights"),
+            dtype=dtype,
         ).to(where),
         batches=Batches(images, shards, spec.local_batch, seed, spec.augment),
-        evaluation=Images(shrink(pixels[other], spec.image_size), labels[other], mean, std, dtype=dtype, device=str(where)),
+        evaluation=Images(
+            shrink(pixels[other], spec.image_size), labels[other], mean, std, dtype=dtype, device=str(where)
+        ),
         classes=loaded.n_classes,
-        data={"name": spec.dataset, "sha256": loaded.sha256, "reduced": loaded.reduced, "classes": loaded.n_classes},
+        data={
+            "name": spec.dataset,
+            "sha256": loaded.sha256,
+            "reduced": loaded.reduced,
+            "classes": loaded.n_classes,
+        },
     )
 
 
@@ -181,7 +198,7 @@ def run(
     root: Path = Path(),
     *,
     processes: int = 1,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    checkpoint_seconds: float | None = None,
     report: Callable[[float], None] = lambda share: None,
 ) -> tuple[Record, dict[str, Any]]:
     """Execute one run and return its record and its provenance; nothing is written but checkpoints.
@@ -191,7 +208,8 @@ def run(
         seed: seed of everything random in the run.
         root: root of the repository.
         processes: processes that the clients of federated averaging are spread over; the record does not depend on it.
-        checkpoint_seconds: least time between checkpoints; a run that was killed goes on from the last one.
+        checkpoint_seconds: least time between checkpoints (``CHECKPOINT_SECONDS`` when None); a run that was killed
+            goes on from the last one.
         report: called with the finished share (0..1) after every round.
 
     Raises:
@@ -199,7 +217,7 @@ def run(
     """
     torch.set_num_threads(1)
     started, print_ = time.time(), fingerprint(spec, seed, root)
-    identity = {
+    identity: dict[str, Any] = {
         "run": spec.run, "source": spec.source, "group": spec.group, "kind": spec.kind, "profile": spec.profile,
         "seed": seed, "spec": spec.as_dict(), "fingerprint": print_,
     }  # fmt: skip
@@ -212,7 +230,8 @@ def run(
         data = {"name": None, "sha256": None, "reduced": None, "classes": 10}
         record = Record(**identity, data=data, status="completed", law=numbers)
     else:
-        record, resumed = _train(spec, seed, root, identity, processes, checkpoint_seconds, report)
+        pause = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
+        record, resumed = _train(spec, seed, root, identity, processes, pause, report)
     provenance = {
         "run": spec.run, "seed": seed, "fingerprint": print_, "machine": machine(), "commit": commit(root),
         "precision": spec.precision, "processes": processes, "threads_per_process": 1, "cores": os.cpu_count(),
@@ -244,7 +263,16 @@ def _train(
     reason = None
     try:
         with ExitStack() as stack:
-            rounds = _rounds(spec, setting, optimiser, lambda epoch: schedule.lr(epoch), progress.rounds, total, processes, stack)
+            rounds = _rounds(
+                spec,
+                setting,
+                optimiser,
+                lambda epoch: schedule.lr(epoch),
+                progress.rounds,
+                total,
+                processes,
+                stack,
+            )
             for done in rounds:
                 progress.rounds = done.number
                 progress.losses.append(done.loss)
@@ -272,8 +300,8 @@ def _train(
 
 
 def _rounds(
-    spec: Spec, setting: Setting, optimiser: torch.optim.Optimizer, lr: Callable[[float], float], first: int, total: int,
-    processes: int, stack: ExitStack,
+    spec: Spec, setting: Setting, optimiser: torch.optim.Optimizer, lr: Callable[[float], float], first: int,
+    total: int, processes: int, stack: ExitStack,
 ) -> Iterator[Round]:  # fmt: skip
     """The rounds ``first`` to ``total`` of the spec's method."""
     model, batches, todo = setting.model, setting.batches, range(first, total)
@@ -336,13 +364,16 @@ class _Checkpoint:
         records.write_atomic(self.path, buffer.getvalue())
 
     def load(self, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> tuple[_Progress, float]:
-        """Restore the state in place; a missing checkpoint, or one of another fingerprint, starts from the beginning."""
+        """Restore the state in place; without a checkpoint of this fingerprint a run starts from the beginning."""
         if not self.path.exists():
             return _Progress(), 0.0
         try:
             content = torch.load(self.path, map_location=device(), weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-            print(f"{self.path}: damaged checkpoint ({error}); the run starts from the beginning", file=sys.stderr)
+            print(
+                f"{self.path}: damaged checkpoint ({error}); the run starts from the beginning",
+                file=sys.stderr,
+            )
             return _Progress(), 0.0
         if content["fingerprint"] != self.fingerprint:
             return _Progress(), 0.0

@@ -85,9 +85,7 @@ class Step(Schedule):
         for milestone in self.milestones:
             _positive("milestones", milestone)
         if any(a >= b for a, b in zip(self.milestones, self.milestones[1:], strict=False)):
-            raise ReproError(
-                f"milestones are {list(self.milestones)}: expected increasing epochs; correct them"
-            )
+            raise ReproError(f"milestones are {list(self.milestones)}: expected increasing epochs; correct them")
 
     def lr(self, epoch: float) -> float:
         """Return base_lr * factor^(number of milestones <= epoch)."""
@@ -266,18 +264,12 @@ def build(spec: Mapping[str, Any]) -> Schedule:
         raise ReproError(f"schedule is {spec!r}: expected a mapping with the key 'kind'; correct the spec")
     kind = spec.get("kind")
     if not isinstance(kind, str) or kind not in _KEYS:
-        raise ReproError(
-            f"unknown schedule kind {kind!r}: expected one of {', '.join(_KEYS)}; correct the spec"
-        )
+        raise ReproError(f"unknown schedule kind {kind!r}: expected one of {', '.join(_KEYS)}; correct the spec")
     required, optional = _KEYS[kind]
-    _expect_keys(
-        f"schedule {kind!r}", spec, required=("kind", *required), optional=(*optional, *_WARMUP_KEYS)
-    )
+    _expect_keys(f"schedule {kind!r}", spec, required=("kind", *required), optional=(*optional, *_WARMUP_KEYS))
     given = [key for key in _WARMUP_KEYS if key in spec]
     if len(given) == 1:
-        raise ReproError(
-            f"schedule {kind!r} has only {given[0]}: expected {' and '.join(_WARMUP_KEYS)}; add the other"
-        )
+        raise ReproError(f"schedule {kind!r} has only {given[0]}: expected {' and '.join(_WARMUP_KEYS)}; add the other")
     for key in given:
         _positive(key, spec[key])
     main: Constant | Step | Cosine | Plateau
@@ -285,9 +277,7 @@ def build(spec: Mapping[str, Any]) -> Schedule:
         main = Constant(spec["lr"])
     elif kind == "step":
         milestones = spec["milestones"]
-        main = Step(
-            spec["lr"], tuple(milestones) if isinstance(milestones, list) else milestones, spec["factor"]
-        )
+        main = Step(spec["lr"], tuple(milestones) if isinstance(milestones, list) else milestones, spec["factor"])
     elif kind == "cosine":
         main = Cosine(spec["lr"], spec["epochs"], start=spec.get("warmup_epochs", 0.0))
     else:
@@ -300,9 +290,7 @@ def _expect_keys(
 ) -> None:
     if unknown := sorted(str(key) for key in mapping if key not in required + optional):
         expected = ", ".join(required + optional) or "none"
-        raise ReproError(
-            f"{what} has an unknown key {unknown[0]!r}: expected {expected}; remove or correct it"
-        )
+        raise ReproError(f"{what} has an unknown key {unknown[0]!r}: expected {expected}; remove or correct it")
     if missing := [key for key in required if key not in mapping]:
         raise ReproError(f"{what} lacks the key {missing[0]!r}: expected {', '.join(required)}; add it")
 

@@ -16,12 +16,15 @@ import json
 import math
 import types
 import typing
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from repro import schedules
 from repro.errors import ReproError
 
 SOURCES = ("e1",)
@@ -118,9 +121,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ReproError: the file is missing, is not YAML (with line and column), or holds something else than a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ReproError(f"{path}: no such file; it is part of the repository: `git checkout -- {path}`") from error
+    except UnicodeDecodeError as error:
+        raise ReproError(f"{path}: not text in UTF-8 ({error.reason}); mend the file and run again") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -148,7 +153,14 @@ def _expect(value: Any, annotation: Any, where: str) -> Any:
             return None
         return _expect(value, typing.get_args(annotation)[0], where)
     plain = typing.get_origin(annotation) or annotation
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping", list: "a list"}
+    names = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        dict: "a mapping",
+        list: "a list",
+    }
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
@@ -156,20 +168,38 @@ def _expect(value: Any, annotation: Any, where: str) -> Any:
     return value
 
 
+def _expect_keys(mapping: Mapping[Any, Any], known: Collection[str], where: str) -> None:
+    for key in mapping:
+        if key not in known:
+            raise ReproError(f"{where}: unknown key {key!r}; one of {', '.join(known)} was expected")
+
+
+@cache
+def _hints(spec: type[Spec]) -> dict[str, Any]:
+    return typing.get_type_hints(spec)
+
+
+def _setting(name: str, value: Any, where: str) -> Any:
+    """``value`` if the field ``name`` of a spec may have it; otherwise a ReproError that names file and key."""
+    checked = _expect(value, _hints(Spec)[name], where)
+    low, high = _RANGES.get(name, (-math.inf, math.inf))
+    if isinstance(checked, int | float) and not low <= checked <= high:
+        raise ReproError(f"{where}: {checked}; a value from {low:g} to {high:g} was expected")
+    return checked
+
+
 def _make(values: dict[str, Any], where: str) -> Spec:
-    hints = typing.get_type_hints(Spec)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ReproError(f"{where}: unknown key {unknown[0]!r}; the keys of a run are {', '.join(hints)}")
+    hints = _hints(Spec)
+    _expect_keys(values, hints, where)
     optional = {f.name for f in dataclasses.fields(Spec) if f.default is not dataclasses.MISSING}
     missing = [name for name in hints if name not in values and name not in optional]
     if missing:
         raise ReproError(f"{where}: key {missing[0]!r} is missing; a value was expected in `defaults` or in the run")
-    checked = {name: _expect(values[name], hints[name], f"{where}, key {name}") for name in hints if name in values}
-    for name, (low, high) in _RANGES.items():
-        if checked.get(name) is not None and not low <= checked[name] <= high:
-            raise ReproError(f"{where}, key {name}: {checked[name]}; a value from {low:g} to {high:g} was expected")
-    spec = Spec(**checked)
+    spec = Spec(**{name: _setting(name, values[name], f"{where}, key {name}") for name in hints if name in values})
+    try:
+        schedules.build(spec.schedule)
+    except ReproError as error:
+        raise ReproError(f"{where}, key schedule: {error}") from error
     if spec.epochs % spec.local_epochs:
         raise ReproError(
             f"{where}: {spec.epochs} epochs cannot be divided into rounds of {spec.local_epochs} local epochs; "
@@ -237,7 +267,11 @@ def _read(source: str, profile: str, root: Path) -> _Files:
         raise ReproError(f"unknown source {source!r}; one of {', '.join(SOURCES)} was expected")
     params_file, spec_file = params_path(profile, root), root / "pipelines" / f"{source}.yaml"
     params = _expect(read_yaml(params_file).get(source), dict, f"{params_file}, key {source}")
-    return _Files(source, profile, root, spec_file, read_yaml(spec_file), params_file, params)
+    _expect_keys(params, ("seeds", "sizes", "grid"), f"{params_file}, key {source}")
+    content = read_yaml(spec_file)
+    _expect_keys(content, ("source", "defaults", "runs", "grid"), str(spec_file))
+    _expect(content.get("runs"), dict, f"{spec_file}, key runs")
+    return _Files(source, profile, root, spec_file, content, params_file, params)
 
 
 def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **extra: Any) -> Spec:
@@ -256,10 +290,9 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
                 f"{params_file}, key {source}.sizes.{sorted(set(shrink) - allowed)[0]}: a profile may set only "
                 f"{', '.join(sorted(allowed))}; anything else belongs into {spec_file}"
             )
-        values |= shrink
+        values |= {key: _setting(key, shrink[key], f"{params_file}, key {source}.sizes.{key}") for key in shrink}
         if values.get("method") != "central":
-            images = _expect(values["train_images"], int, f"{params_file}, key {source}.sizes.train_images")
-            values["workers"] = scaled_workers(published_workers, images, published_images)
+            values["workers"] = scaled_workers(published_workers, values["train_images"], published_images)
     values |= extra
     grid = values.get("lr_grid")
     schedule = dict(_expect(values.get("schedule"), dict, f"{where}, key schedule"))
@@ -273,26 +306,35 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
 
 
 def _artefacts(files: _Files) -> list[Spec]:
-    names = _expect(files.content.get("runs"), dict, f"{files.spec_file}, key runs")
-    return [_resolve(files, name, name, group="artefact") for name in names]
+    return [_resolve(files, name, name, group="artefact") for name in files.content["runs"]]
 
 
 def _grids(files: _Files) -> dict[str, list[Spec]]:
     spec_file, params_file = files.spec_file, files.params_file
-    sizes = _expect(files.params.get("grid"), dict, f"{params_file}, key {files.source}.grid")
+    place = f"{params_file}, key {files.source}.grid"
+    sizes = _expect(files.params.get("grid"), dict, place)
+    _expect_keys(sizes, ("seeds", "epochs", "held_out_images"), place)
+    epochs = _setting("epochs", sizes.get("epochs"), f"{place}.epochs")
+    held_out = _setting("test_images", sizes.get("held_out_images"), f"{place}.held_out_images")
     grid = _expect(files.content.get("grid"), dict, f"{spec_file}, key grid")
-    rates = [_expect(lr, float, f"{spec_file}, key grid.lrs") for lr in _expect(grid.get("lrs"), list, f"{spec_file}, key grid.lrs")]
+    _expect_keys(grid, ("lrs", "arms"), f"{spec_file}, key grid")
+    rates = [
+        _expect(lr, float, f"{spec_file}, key grid.lrs")
+        for lr in _expect(grid.get("lrs"), list, f"{spec_file}, key grid.lrs")
+    ]
+    if not rates or len({f"{lr:g}" for lr in rates}) < len(rates):
+        raise ReproError(f"{spec_file}, key grid.lrs: {rates}; one or more different learning rates were expected")
     made = {}
     for arm, base in _expect(grid.get("arms"), dict, f"{spec_file}, key grid.arms").items():
-        if base not in files.content["runs"]:
+        if _expect(base, str, f"{spec_file}, key grid.arms.{arm}") not in files.content["runs"]:
             known = ", ".join(files.content["runs"])
             raise ReproError(f"{spec_file}, key grid.arms.{arm}: unknown run {base!r}; one of {known} was expected")
         extra = {
             "group": "control",
             "evaluate_on": "held_out",
-            "epochs": sizes.get("epochs"),
-            "evaluate_every": sizes.get("epochs"),
-            "test_images": sizes.get("held_out_images"),
+            "epochs": epochs,
+            "evaluate_every": epochs,
+            "test_images": held_out,
             "expects_divergence": True,
         }
         made[arm] = [_resolve(files, grid_run(files.source, arm, lr), base, lr=lr, **extra) for lr in rates]
@@ -302,13 +344,18 @@ def _grids(files: _Files) -> dict[str, list[Spec]]:
 def _seeds(files: _Files) -> tuple[list[int], list[int]]:
     """Seeds of the artefacts and of the controls."""
     place = f"{files.params_file}, key {files.source}"
-    seeds = _expect(files.params.get("seeds"), list, f"{place}.seeds")
-    own = _expect(_expect(files.params.get("grid"), dict, f"{place}.grid").get("seeds"), list, f"{place}.grid.seeds")
-    for seed in (*seeds, *own):
-        _expect(seed, int, f"{place}.seeds")
+    grid = _expect(files.params.get("grid"), dict, f"{place}.grid")
+    seeds, own = _listed(files.params, f"{place}.seeds"), _listed(grid, f"{place}.grid.seeds")
     if set(seeds) & set(own):
         raise ReproError(f"{place}.grid.seeds: {own} shares a seed with {seeds}; a grid needs seeds of its own")
     return seeds, own
+
+
+def _listed(mapping: Mapping[str, Any], where: str) -> list[int]:
+    seeds = [_expect(seed, int, where) for seed in _expect(mapping.get("seeds"), list, where)]
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ReproError(f"{where}: {seeds}; one or more different seeds from 0 up were expected")
+    return seeds
 
 
 def grid_run(source: str, arm: str, lr: float) -> str:
@@ -360,6 +407,5 @@ def find(run: str, profile: str, root: Path = Path()) -> Spec:
 
 def default_profile(root: Path = Path()) -> str:
     """The profile that the root ``params.yaml`` names."""
-    profile = read_yaml(root / "params.yaml").get("profile")
-    params_path(str(profile), root)
-    return str(profile)
+    path = root / "params.yaml"
+    return str(_expect(read_yaml(path).get("profile"), Profile, f"{path}, key profile"))

@@ -85,7 +85,13 @@ def _compute(
     context = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(min(jobs, len(todo)), context, initializer=_start_worker, initargs=(os.getpid(),)) as pool,
-        tqdm(total=round(sum(map(cost, todo)) + len(todo)), unit="img", unit_scale=True, disable=None, smoothing=0.1) as bar,
+        tqdm(
+            total=round(sum(map(cost, todo)) + len(todo)),
+            unit="img",
+            unit_scale=True,
+            disable=None,
+            smoothing=0.1,
+        ) as bar,
     ):
         while waiting or running:
             late = time_budget is not None and time.monotonic() - started > time_budget
@@ -97,12 +103,17 @@ def _compute(
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 spec, seed = running.pop(future)
                 try:
-                    tqdm.write(f"[{len(todo) - len(waiting) - len(running)}/{len(todo)}] {future.result()}", sys.stderr)
+                    tqdm.write(
+                        f"[{len(todo) - len(waiting) - len(running)}/{len(todo)}] {future.result()}",
+                        sys.stderr,
+                    )
                     computed += 1
                 except ReproError as error:
                     problems.append(f"{spec.run} seed {seed} failed: {error}")
                 except BrokenProcessPool:
-                    problems.append(f"{spec.run} seed {seed}: its process was killed (out of memory?); run the sweep again")
+                    problems.append(
+                        f"{spec.run} seed {seed}: its process was killed (out of memory?); run the sweep again"
+                    )
                     problems.extend(f"{s.run} seed {k} was not started" for s, k in waiting)
                     return computed, len(waiting)
                 bar.update(round(cost((spec, seed)) + 1))

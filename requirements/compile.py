@@ -89,9 +89,7 @@ def environment() -> str:
     torch = (FOLDER / "torch.txt").read_text().strip()
     found = {pin for name in LOCKS for pin in pins(name)} | {torch}
     # A package that one lock pins everywhere and another on some platforms only needs one line.
-    packages = sorted(
-        pin for pin in found if pin.partition(" ;")[0] == pin or pin.partition(" ;")[0] not in found
-    )
+    packages = sorted(pin for pin in found if pin.partition(" ;")[0] == pin or pin.partition(" ;")[0] not in found)
     return (
         "# Written by `make lock` from requirements/; tests/test_environment.py holds it there.\n"
         "name: repro\n"

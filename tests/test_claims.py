@@ -123,13 +123,9 @@ def world() -> dict[str, Record]:
             moved = [top1 + (jitter if top1 > 0.6 else 0) for top1 in curve]
             made.append(train(run, seed, moved, per_epoch=per_epoch, **spec))
         for every, final in ((2, 0.7), (4, 0.5)):
-            curve = [
-                0.2 + (final - 0.2) * i / (EPOCHS // every) + jitter for i in range(1, EPOCHS // every + 1)
-            ]
+            curve = [0.2 + (final - 0.2) * i / (EPOCHS // every) + jitter for i in range(1, EPOCHS // every + 1)]
             spec = {"method": "federated", "local_epochs": every}
-            made.append(
-                train(f"e1-federated-{every}epochs", seed, curve, per_epoch=1 / every, every=every, **spec)
-            )
+            made.append(train(f"e1-federated-{every}epochs", seed, curve, per_epoch=1 / every, every=every, **spec))
     for seed in (101, 102, 103):
         for arm, best in (("central", 0.1), ("large-batch", 0.4)):
             for rate in GRID:
@@ -219,9 +215,7 @@ def test_equivalence_wants_the_whole_interval_within_the_margin(low, high, outco
     assert claims.value(Interval(0, low + 0.9, high + 0.9, 3), 0.9, 0.02 + 1e-12) == outcome
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "outcome"), [(-9, 0.5, HOLDS), (0.4, 0.6, INCONCLUSIVE), (0.51, 0.6, FAILS)]
-)
+@pytest.mark.parametrize(("low", "high", "outcome"), [(-9, 0.5, HOLDS), (0.4, 0.6, INCONCLUSIVE), (0.51, 0.6, FAILS)])
 def test_bound_wants_the_whole_interval_at_or_below_it(low, high, outcome):
     assert claims.bound(Interval(0, low, high, 3), 0.5) == outcome
 
@@ -266,9 +260,7 @@ def test_law_at_both_edges(small, large, outcome):
     assert claims.law({"small": small, "large": large, "tolerance": 1e-12}, CHECKS) == outcome
 
 
-@pytest.mark.parametrize(
-    "numbers", [{}, {"small": None, "large": 1, "tolerance": 1}, {"small": 0, "large": math.nan}]
-)
+@pytest.mark.parametrize("numbers", [{}, {"small": None, "large": 1, "tolerance": 1}, {"small": 0, "large": math.nan}])
 def test_law_without_its_numbers_is_an_error(numbers):
     with pytest.raises(ReproError, match="a number was expected"):
         claims.law(numbers, CHECKS)
@@ -436,9 +428,7 @@ def test_a_diverged_seed_stays_in_the_mean_at_chance():
 
 def test_value_is_compared_at_full_scale_only_and_never_on_reduced_data():
     part = statement("value", "value", metric="final_top1", contrast={"a": 1}, published=0.9, tolerance=0.01)
-    records = [
-        train("a", seed, [0.9], profile=profile) for seed in (1, 2, 3) for profile in ("laptop", "paper")
-    ]
+    records = [train("a", seed, [0.9], profile=profile) for seed in (1, 2, 3) for profile in ("laptop", "paper")]
     reduced = [replace(r, data=r.data | {"reduced": "72 px"}) for r in records]
     assert judge([part], records)[0]["verdict"] == "not comparable"
     assert judge([part], records, profile="paper")[0]["verdict"] == "reproduced"
@@ -455,9 +445,7 @@ def test_bound_is_judged_on_a_difference():
 
 
 def test_trend_without_a_common_epoch_is_inconclusive():
-    part = statement(
-        "trend", metric="mean_top1", runs=["a", "b"], against="log2_local_epochs", direction="falling"
-    )
+    part = statement("trend", metric="mean_top1", runs=["a", "b"], against="log2_local_epochs", direction="falling")
     records = [train("a", s, [0.5], every=2) for s in (1, 2, 3)] + [
         train("b", s, [0.5], every=3, local_epochs=2) for s in (1, 2, 3)
     ]
@@ -517,11 +505,7 @@ def test_a_target_never_reached_counts_as_the_next_evaluation_where_that_decides
 
 
 def test_the_next_evaluation_is_the_widest_spacing_away():
-    records = [
-        train(run, s, [top1] * 3, profile="paper")
-        for s in (1, 2, 3)
-        for run, top1 in (("a", 0.3), ("b", 0.9))
-    ]
+    records = [train(run, s, [top1] * 3, profile="paper") for s in (1, 2, 3) for run, top1 in (("a", 0.3), ("b", 0.9))]
     for record in records:
         for row, epoch in zip(record.rows, (2.0, 4.0, 5.0), strict=True):
             row["epoch"] = epoch
@@ -656,10 +640,7 @@ def test_c6_at_the_edge_of_the_grid_is_inconclusive(published, arm, edge):
     regrid(records, arm, edge, seeds=[102])
     found = verdicts(published, records)["e1.c6"]
     assert found["verdict"] == "inconclusive"
-    assert (
-        found["reason"]
-        == f"the best learning rate of e1-grid-{arm} (seed 102) is {edge}, an edge of the grid"
-    )
+    assert found["reason"] == f"the best learning rate of e1-grid-{arm} (seed 102) is {edge}, an edge of the grid"
 
 
 def test_c6_never_chooses_by_test_accuracy(published):
@@ -736,9 +717,7 @@ def test_headline_counts_laws_and_definitions_apart(published):
 def test_every_artefact_and_statement_of_the_four_sources_is_listed(published):
     names = {f"{s}.{name}" for s, all_ in ARTEFACTS.items() for name in all_.split()}
     assert {a.id for a in published.artefacts} == names
-    kinds = {
-        f"{s}.c{n}": kind for s, all_ in STATEMENTS.items() for n, kind in enumerate(all_.split(), start=1)
-    }
+    kinds = {f"{s}.c{n}": kind for s, all_ in STATEMENTS.items() for n, kind in enumerate(all_.split(), start=1)}
     assert {s.id: s.kind for s in published.statements} == kinds
 
 
@@ -818,9 +797,7 @@ def test_the_minimal_file_is_valid(tmp_path):
         ),
     ],
 )  # fmt: skip
-def test_a_malformed_entry_names_file_entry_key_and_what_was_expected(
-    tmp_path, changes, entry, key, expected
-):
+def test_a_malformed_entry_names_file_entry_key_and_what_was_expected(tmp_path, changes, entry, key, expected):
     path = write(tmp_path, **changes)
     with pytest.raises(ReproError) as caught:
         claims.load_published(tmp_path)

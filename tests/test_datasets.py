@@ -61,9 +61,7 @@ class World:
         rng = np.random.default_rng(7)
         images = rng.integers(0, 256, (14, *SHAPE), dtype=np.uint8)
         labels = rng.integers(0, 3, 14)
-        self.arrays = dict(
-            zip(datasets.ARRAYS, (images[:10], labels[:10], images[10:], labels[10:]), strict=True)
-        )
+        self.arrays = dict(zip(datasets.ARRAYS, (images[:10], labels[:10], images[10:], labels[10:]), strict=True))
         splits = {"data_1": slice(0, 5), "data_2": slice(5, 10), "test": slice(10, 14)}
         self.pickles = {
             name: pickle.dumps(
@@ -217,9 +215,7 @@ def test_prepared_data_is_not_fetched_again(world: World) -> None:
 def test_when_no_source_works_the_error_lists_all_three_ways_and_reasons(world: World) -> None:
     message = failure(world)
     assert f"put torchvision's files into {world.root / 'raw' / 'tiny-py'} [no folder" in message
-    assert (
-        f"download {world.url} to {world.root / 'raw' / 'tiny.tar.gz'} [the host cannot be reached" in message
-    )
+    assert f"download {world.url} to {world.root / 'raw' / 'tiny.tar.gz'} [the host cannot be reached" in message
     assert "npm pack tiny-pack@1.0.0" in message
     assert "[the npm client is not installed]" in message
 
@@ -251,9 +247,7 @@ def test_simultaneous_calls_fetch_once(world: World) -> None:
 @pytest.mark.parametrize("damage", [b"", b"not a pickle", None])
 def test_a_corrupted_pickle_is_refused_and_the_next_source_serves(world: World, damage: bytes | None) -> None:
     world.offer("raw")
-    (world.root / "raw" / "tiny-py" / "data_2").write_bytes(
-        world.pickles["data_2"][:-40] if damage is None else damage
-    )
+    (world.root / "raw" / "tiny-py" / "data_2").write_bytes(world.pickles["data_2"][:-40] if damage is None else damage)
     assert "raw/tiny-py cannot be decoded" in failure(world)
     world.offer("npm")
     assert datasets.prepare("tiny", world.root)["served_by"] == "npm"
@@ -329,9 +323,7 @@ def test_a_damaged_archive_in_raw_is_replaced(world: World, kind: str, name: str
     assert (world.root / "raw" / name).read_bytes() == (world.shelf / name).read_bytes()
 
 
-def test_a_download_interrupted_by_the_user_leaves_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_download_interrupted_by_the_user_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.offer("official")
     with monkeypatch.context() as patch:
         patch.setattr(datasets, "_receive", interrupt)
@@ -391,9 +383,7 @@ def test_a_connection_that_breaks_off_is_detected(world: World, breaking_host: s
 
 
 @pytest.mark.parametrize("place", range(4))
-def test_a_full_disk_is_one_line_and_leaves_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch, place: int
-) -> None:
+def test_a_full_disk_is_one_line_and_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch, place: int) -> None:
     world.offer("raw")
     save, calls = np.save, []
 
@@ -431,12 +421,7 @@ def test_damaged_prepared_arrays_are_noticed_on_load(
 ) -> None:
     world.offer("raw")
     datasets.prepare("tiny", world.root)
-    path = (
-        world.root
-        / "prepared"
-        / "tiny"
-        / ("provenance.json" if damage == "no provenance" else "test_images.npy")
-    )
+    path = world.root / "prepared" / "tiny" / ("provenance.json" if damage == "no provenance" else "test_images.npy")
     content = bytearray(path.read_bytes())
     path.unlink()
     if damage == "flipped bit":

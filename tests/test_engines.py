@@ -15,8 +15,8 @@ from repro.randomness import generator
 ROUND_OFF = 1e-11
 
 
-def toy_batches(clients=3, images=53, batch=8, augment=True, seed=5):
-    """53 images over 3 clients: shards of 18, 18 and 17, so epochs of 8 + 8 + 2, twice, and 8 + 9."""
+def toy_batches(clients=3, images=59, batch=8, augment=True, seed=5):
+    """59 images over 3 clients: shards of 20, 20 and 19, so epochs of 8 + 8 + 4, twice, and 8 + 11."""
     random = generator(seed, "toy")
     pixels = random.integers(0, 256, size=(images, 16, 16, 3), dtype=np.uint8)
     labels = random.integers(0, 4, size=images)
@@ -92,14 +92,14 @@ def test_every_image_is_used_exactly_once_per_epoch():
         for step in range(epoch * batches.rounds_per_epoch, (epoch + 1) * batches.rounds_per_epoch):
             for client in batches.round(step):
                 seen += batches._slice(client, batches.local_step(client, step))[0].tolist()
-        assert sorted(seen) == list(range(53))
+        assert sorted(seen) == list(range(59))
 
 
 def test_union_batch_is_the_concatenation_of_the_clients_batches():
     batches = toy_batches()
     x, y, sizes = batches.union(2)  # the third client has only two batches an epoch
     parts = [batches.get(client, 2) for client in (0, 1)]
-    assert sizes == [2, 2]
+    assert sizes == [4, 4]
     assert torch.equal(x, torch.cat([part[0] for part in parts]))
     assert torch.equal(y, torch.cat([part[1] for part in parts]))
 

@@ -81,9 +81,7 @@ def test_every_locked_package_has_hashes() -> None:
 def test_locks_name_no_registry_and_no_address() -> None:
     files = [*LOCKS, REQUIREMENTS / "torch.txt", ROOT / "environment.yml"]
     for path in files:
-        assert not re.search(r"://|--(?:extra-)?index-url|--find-links|\bpypi\b|@\s", path.read_text()), (
-            path.name
-        )
+        assert not re.search(r"://|--(?:extra-)?index-url|--find-links|\bpypi\b|@\s", path.read_text()), path.name
 
 
 def test_torch_is_in_no_lock_and_its_version_in_one_place() -> None:

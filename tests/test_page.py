@@ -126,9 +126,7 @@ def hrefs(reader: Reader) -> list[str]:
     return [link for link in links if link is not None]
 
 
-def test_every_link_is_relative_and_stays_inside_the_repository(
-    reader: Reader, rendered: tuple[str, str]
-) -> None:
+def test_every_link_is_relative_and_stays_inside_the_repository(reader: Reader, rendered: tuple[str, str]) -> None:
     links = hrefs(reader) + re.findall(r"\]\(([^)]+)\)", rendered[1])
     assert len(links) > 50
     for link in links:
@@ -147,9 +145,7 @@ def test_records_are_linked_where_records_stores_them(reader: Reader) -> None:
     assert "../data/records/laptop/e1_controls/e1-grid-central-lr0_1.s101.json" in linked
 
 
-def test_every_verdict_is_present_with_figure_notebook_spec(
-    reader: Reader, rendered: tuple[str, str]
-) -> None:
+def test_every_verdict_is_present_with_figure_notebook_spec(reader: Reader, rendered: tuple[str, str]) -> None:
     ids = [row["id"] for row in reader.all("tr") if "id" in row]
     assert ids == [v["id"] for v in VERDICTS]
     for link in (
@@ -165,9 +161,7 @@ def test_every_verdict_is_present_with_figure_notebook_spec(
         assert f"**{one['id']}**" in rendered[1]
 
 
-def test_statements_without_a_verdict_are_listed_as_not_run(
-    reader: Reader, rendered: tuple[str, str]
-) -> None:
+def test_statements_without_a_verdict_are_listed_as_not_run(reader: Reader, rendered: tuple[str, str]) -> None:
     text = "".join(reader.text)
     assert "1 statement, not run" in text
     assert "F2I sends 4x less" in text

@@ -165,9 +165,7 @@ def test_dirichlet_approaches_the_overall_mix_as_alpha_grows():
 
 def test_dirichlet_concentrates_as_alpha_falls():
     def mean_top_share(alpha):
-        runs = [
-            class_counts(partition.dirichlet(CIFAR10, 10, alpha, generator(s)), CIFAR10) for s in range(5)
-        ]
+        runs = [class_counts(partition.dirichlet(CIFAR10, 10, alpha, generator(s)), CIFAR10) for s in range(5)]
         return np.mean([counts.max(axis=1) / counts.sum(axis=1) for counts in runs])
 
     top_share = [mean_top_share(alpha) for alpha in (1000, 10, 1, 0.1)]

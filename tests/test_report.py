@@ -175,9 +175,7 @@ def test_the_grid_rings_the_best_rate_and_counts_divergence_at_chance(tmp_path: 
     }
     assert {row["evaluate_on"] for row in rows} == {"held_out"}
     axes = report.figure("e1.extra-grid", e1_grid_records()).axes[0]
-    rings = [
-        float(np.asarray(line.get_xdata(), float)[0]) for line in axes.lines if line.get_markersize() == 12
-    ]
+    rings = [float(np.asarray(line.get_xdata(), float)[0]) for line in axes.lines if line.get_markersize() == 12]
     assert rings == [0.1, 0.4, 0.8, 0.2]
     assert axes.get_xscale() == "log"
 
@@ -203,9 +201,7 @@ DEFICIENCIES = {
     ],
     "none": np.eye(3).tolist(),
 }
-_XYZ = np.array(
-    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
-)
+_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]])
 
 
 def lab(colour: str, matrix: Iterable[Iterable[float]]) -> np.ndarray:
@@ -283,9 +279,7 @@ def test_table2_gives_a_bound_where_seeds_never_reach_the_target() -> None:
         for r in e1_records(diverged={("e1-federated", 1)})
     ]
     federated = report.table("e1.table2", records).rows[2]
-    assert all(
-        re.fullmatch(r"> [\d\u202f.]+ \(not reached by 2 of 3 seeds\)", cell) for cell in federated[1:5]
-    )
+    assert all(re.fullmatch(r"> [\d\u202f.]+ \(not reached by 2 of 3 seeds\)", cell) for cell in federated[1:5])
     reached = {
         row["seed"]: row["reached"]
         for row in read_csv(report.table("e1.table2", records).csv())
@@ -318,9 +312,7 @@ def test_latex_is_balanced_escaped_and_uses_booktabs(name: str) -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_markdown_rows_have_as_many_cells_as_the_header(name: str) -> None:
-    lines = [
-        line for line in report.table(name, e1_records()).markdown().splitlines() if line.startswith("|")
-    ]
+    lines = [line for line in report.table(name, e1_records()).markdown().splitlines() if line.startswith("|")]
     assert len({line.count(" | ") for line in lines}) == 1
 
 

@@ -142,9 +142,7 @@ def test_observations_within_the_warm_up_do_not_count():
     assert schedule.lr(3) == pytest.approx(0.45)
 
 
-@pytest.mark.parametrize(
-    "spec", [spec for spec in SPECS if spec["kind"] != "plateau"], ids=lambda s: s["kind"]
-)
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec["kind"] != "plateau"], ids=lambda s: s["kind"])
 def test_only_the_plateau_rule_has_state(spec):
     schedule = build({**spec, **WARMUP})
     assert schedule.observe(1.0, 7) == schedule
@@ -228,10 +226,7 @@ def test_progress_that_is_no_time_is_an_error(spec, epoch):
         ({**SPECS[3], "patience": 1.5}, "patience"),
         ({**SPECS[3], "threshold": -0.1}, "threshold"),
         ({**SPECS[3], "threshold": math.nan}, "threshold"),
-        *(
-            ({"kind": "constant", "lr": lr}, "lr is")
-            for lr in (0, -0.1, math.nan, math.inf, None, True, "1e-1")
-        ),
+        *(({"kind": "constant", "lr": lr}, "lr is") for lr in (0, -0.1, math.nan, math.inf, None, True, "1e-1")),
         *(({"kind": "cosine", "lr": 0.1, "epochs": n}, "epochs is") for n in (0, -1, math.nan, "20")),
     ],
 )

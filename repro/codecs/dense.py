@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from repro.codecs import wire
 from repro.errors import NotFinite, ReproError
 
-_TYPES = {0: np.dtype("<f4"), 1: np.dtype("<f8")}
+_TYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 1: np.dtype("<f8")}
 _NUMBER = {torch.float32: 0, torch.float64: 1}
 
 
@@ -42,7 +43,9 @@ class Dense:
                 raise ReproError(f"tensor {name} is {tensor.dtype}; float32 or float64 was expected")
             # One pass: the sum of finite values is finite or overflows, and only then the values are looked at.
             if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
-                raise NotFinite(f"tensor {name} holds NaN or infinity; finite values were expected; lower the learning rate")
+                raise NotFinite(
+                    f"tensor {name} holds NaN or infinity; finite values were expected; lower the learning rate"
+                )
             head.append(struct.pack(f"<BB{tensor.dim()}I", _NUMBER[tensor.dtype], tensor.dim(), *tensor.shape))
             values.append(tensor.detach().cpu().contiguous().numpy().astype(_TYPES[_NUMBER[tensor.dtype]], copy=False))
         return wire.seal(self.number, b"".join([*head, *(value.tobytes() for value in values)]))

@@ -37,7 +37,9 @@ def unseal(codec: int, payload: bytes) -> memoryview:
         ReproError: truncated, damaged, foreign, or of another version or codec.
     """
     if len(payload) < OVERHEAD:
-        raise ReproError(f"payload of {len(payload)} bytes is truncated; at least {OVERHEAD} were expected; send it again")
+        raise ReproError(
+            f"payload of {len(payload)} bytes is truncated; at least {OVERHEAD} were expected; send it again"
+        )
     magic, version, number, length = _HEAD.unpack_from(payload)
     if magic != b"RPRO" or version != VERSION or number != codec:
         raise ReproError(

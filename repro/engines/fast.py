@@ -106,7 +106,11 @@ class _Serial:
         load_state(self.worker, self.codec.decode(shared))
         before = [tensor.clone() for tensor in shared_state(self.worker).values()]
         optimiser = torch.optim.SGD(
-            self.worker.parameters(), lr=1.0, momentum=self.momentum, weight_decay=self.weight_decay, foreach=True
+            self.worker.parameters(),
+            lr=1.0,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            foreach=True,
         )
         per_epoch = self.batches.steps_per_epoch(client)
         losses, correct, images = 0.0, 0, 0

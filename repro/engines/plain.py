@@ -42,7 +42,7 @@ def large_batch(
     model: nn.Module, optimiser: torch.optim.Optimizer, batches: Batches, codec: Codec, lr: Schedule,
     rounds: Iterable[int], precision: str = "fp32",
 ) -> Iterator[Round]:  # fmt: skip
-    """Large-batch training, or bulk-synchronous parallel SGD: gradients are averaged every step (post 1, steps 1 to 8)."""
+    """Large-batch training (bulk-synchronous SGD): gradients are averaged every step (post 1, steps 1 to 8)."""
     states = [codec.new_state() for _ in range(batches.clients)]
     for step in rounds:
         rate = lr(step / batches.rounds_per_epoch)

@@ -12,7 +12,13 @@ __all__ = ["build"]
 
 
 def build(
-    model: str, *, classes: int, width: int = 64, norm: str = "batch", seed: int = 0, dtype: torch.dtype = torch.float32
+    model: str,
+    *,
+    classes: int,
+    width: int = 64,
+    norm: str = "batch",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
     """Build and initialise a network; the same arguments always give the same weights.
 
@@ -31,4 +37,6 @@ def build(
         raise ReproError(f"unknown model {model!r}; resnet18 was expected")
     net = ResNet18(classes=classes, width=width, norm=norm)
     net.initialise(torch.Generator().manual_seed(seed))
-    return net.to(dtype=dtype, memory_format=torch.channels_last)
+    net.to(dtype)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net

@@ -80,7 +80,16 @@ class _PerWorker(torch.autograd.Function):
         parts = zip(x.split(ctx.sizes), grads[0].split(ctx.sizes), grad_x.split(ctx.sizes), strict=True)
         for k, (part, grad, target) in enumerate(parts):
             own_x, own_weight, own_bias = torch.ops.aten.native_batch_norm_backward(
-                grad, part, weight, None, None, saved[2 * k], saved[2 * k + 1], True, EPSILON, [True, True, True]
+                grad,
+                part,
+                weight,
+                None,
+                None,
+                saved[2 * k],
+                saved[2 * k + 1],
+                True,
+                EPSILON,
+                [True, True, True],
             )
             target.copy_(own_x)
             grad_weight += own_weight

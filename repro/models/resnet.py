@@ -49,7 +49,10 @@ class ResNet18(nn.Module):
         blocks, inputs = [], width
         for stage in range(4):
             outputs = width * 2**stage
-            blocks += [BasicBlock(inputs, outputs, 1 if stage == 0 else 2, norm), BasicBlock(outputs, outputs, 1, norm)]
+            blocks += [
+                BasicBlock(inputs, outputs, 1 if stage == 0 else 2, norm),
+                BasicBlock(outputs, outputs, 1, norm),
+            ]
             inputs = outputs
         self.blocks = nn.Sequential(*blocks)
         self.classifier = nn.Linear(inputs, classes)
@@ -74,4 +77,4 @@ class ResNet18(nn.Module):
                 module.weight.uniform_(-bound, bound, generator=generator)
                 module.bias.uniform_(-bound, bound, generator=generator)
             elif isinstance(module, BasicBlock) and self.norm_kind == "group":
-                module.norm2.weight.zero_()  # type: ignore[operator, union-attr]
+                nn.init.zeros_(module.norm2.weight)  # type: ignore[arg-type]

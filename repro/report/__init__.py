@@ -93,9 +93,7 @@ ARTEFACTS: dict[str, Artefact] = {
 def _artefact(artefact_id: str, kind: str | None = None) -> Artefact:
     known = [name for name, item in ARTEFACTS.items() if kind in (None, item.kind)]
     if artefact_id not in known:
-        raise ReproError(
-            f"unknown {kind or 'artefact'} {artefact_id!r}; one of {', '.join(known)} was expected"
-        )
+        raise ReproError(f"unknown {kind or 'artefact'} {artefact_id!r}; one of {', '.join(known)} was expected")
     return ARTEFACTS[artefact_id]
 
 

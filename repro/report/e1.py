@@ -61,9 +61,7 @@ def fig1(groups: select.Groups, profile: str) -> Figure:
     names = {run: _method_name(group) for run, group in groups.items()}
     target = 100 * target_accuracy([r for group in groups.values() for r in group], profile)
     notes = [BAND, *select.gaps(groups, names)]
-    figure, (axes,) = style.new(
-        "e1.fig1  Test accuracy of the three methods", select.stamp(groups), notes, right=0.72
-    )
+    figure, (axes,) = style.new("e1.fig1  Test accuracy of the three methods", select.stamp(groups), notes, right=0.72)
     lines = [_draw_curve(axes, groups[run], names[run], i) for i, run in enumerate(FIG1_RUNS)]
     axes.axhline(target, color="#555555", linewidth=1.0, linestyle=(0, (1, 2)), zorder=2)
     style.margin_label(axes, target, f"target\n{target:.1f} %")
@@ -87,9 +85,7 @@ def skew(groups: select.Groups, profile: str) -> Figure:
         "e1.extra-skew  What label skew costs",
         select.stamp(groups),
         [f"{BAND} {OURS}", change, *select.gaps(groups, names)],
-        panels=[
-            f"{_method_name(groups[iid])}: {_change(groups[iid], groups[skewed])}" for iid, skewed in pairs
-        ],
+        panels=[f"{_method_name(groups[iid])}: {_change(groups[iid], groups[skewed])}" for iid, skewed in pairs],
     )
     for axes, pair in zip(panels, pairs, strict=True):
         style.legend(axes, [_draw_curve(axes, groups[run], labels[run]) for run in pair], 2)
@@ -140,8 +136,7 @@ def _final(group: Sequence[Record]) -> tuple[float, float, float]:
 def grid(groups: select.Groups, profile: str) -> Figure:
     """Held-out accuracy against the learning rate, the best rate of each arm ringed (statement e1.c6)."""
     names = {
-        run: f"{_method_name(group)} at learning rate {select.setting(group, 'lr'):g}"
-        for run, group in groups.items()
+        run: f"{_method_name(group)} at learning rate {select.setting(group, 'lr'):g}" for run, group in groups.items()
     }
     budget = " and ".join(sorted({f"{select.setting(group, 'epochs')}" for group in groups.values()}))
     figure, (axes,) = style.new(
@@ -171,9 +166,7 @@ def grid(groups: select.Groups, profile: str) -> Figure:
         axes.errorbar(lr, mean, yerr=[mean - low, high - mean], fmt="none", ecolor=look.colour, capsize=2)
         axes.plot(lr[lost], mean[lost], "x", color="#555555", markersize=10, zorder=4)
         best = int(np.argmax(mean))
-        axes.plot(
-            lr[best], mean[best], "o", markersize=12, markerfacecolor="none", color=look.colour, zorder=4
-        )
+        axes.plot(lr[best], mean[best], "o", markersize=12, markerfacecolor="none", color=look.colour, zorder=4)
         lines.append(line)
         rates |= set(lr)
     axes.set_xscale("log", base=2)

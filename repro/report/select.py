@@ -52,9 +52,7 @@ def group(artefact: str, records: Iterable[Record], patterns: Sequence[str]) -> 
     for name, group in groups.items():
         seeds = [r.seed for r in group]
         if len(set(seeds)) < len(seeds):
-            raise ReproError(
-                f"{artefact}: run {name} has seeds {seeds}; each seed once was expected; load it once"
-            )
+            raise ReproError(f"{artefact}: run {name} has seeds {seeds}; each seed once was expected; load it once")
     return groups
 
 
@@ -101,9 +99,7 @@ def curve(group: Sequence[Record]) -> Curve:
         ReproError: completed seeds were not evaluated at the same epochs, so that no mean exists.
     """
     by_epoch = [{round(float(row["epoch"]), 6): 100.0 * row["test_top1"] for row in r.rows} for r in group]
-    grids = {
-        tuple(sorted(points)) for r, points in zip(group, by_epoch, strict=True) if r.status == "completed"
-    }
+    grids = {tuple(sorted(points)) for r, points in zip(group, by_epoch, strict=True) if r.status == "completed"}
     if len(grids) > 1 or () in grids:
         raise ReproError(
             f"run {group[0].run}: seeds were evaluated at different epochs or never; the same epochs were "

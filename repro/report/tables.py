@@ -146,9 +146,7 @@ SETTINGS = (
     Setting("local batch (images)", (UNKNOWN, f"32 = {_BATCH} / 96", UNKNOWN), "derived", ("local_batch",)),
     Setting("synchronised", (ABSENT, "every batch", "once per epoch"), "stated", ("sync",)),
     Setting("images per round", (ABSENT, _BATCH, _IMAGES), (ABSENT, "stated", "derived"), ("round_images",)),
-    Setting(
-        "rounds per epoch", (ABSENT, f"16.3 = {_IMAGES} / {_BATCH}", "1"), "derived", ("rounds_per_epoch",)
-    ),
+    Setting("rounds per epoch", (ABSENT, f"16.3 = {_IMAGES} / {_BATCH}", "1"), "derived", ("rounds_per_epoch",)),
     Setting("sent by a worker", (ABSENT, "gradient", "weights or update"), "stated", ("sent",)),
     Setting("augmentation", _same(UNKNOWN), UNKNOWN, ("augment",)),
     Setting("BatchNorm buffers", (ABSENT, UNKNOWN, UNKNOWN), UNKNOWN, ("buffers",)),
@@ -173,10 +171,7 @@ def _ours(group: Sequence[Record], setting: Setting) -> str:
         "rounds_per_epoch": _rounds_per_epoch,
         "sent": _sent,
     }
-    values = [
-        derived[name](group) if name in derived else _word(select.setting(group, name))
-        for name in setting.ours
-    ]
+    values = [derived[name](group) if name in derived else _word(select.setting(group, name)) for name in setting.ours]
     return setting.form.format(*values)
 
 
@@ -220,9 +215,7 @@ def table1(groups: select.Groups, profile: str) -> Table:
     rows, csv_rows = [], []
     for setting in SETTINGS:
         ours = [_ours(group, setting) for group in ordered]
-        rows.append(
-            [setting.name, *(cell for pair in zip(setting.published, ours, strict=True) for cell in pair)]
-        )
+        rows.append([setting.name, *(cell for pair in zip(setting.published, ours, strict=True) for cell in pair)])
         for i, (group, value) in enumerate(zip(ordered, ours, strict=True)):
             first = group[0]
             csv_rows.append(

@@ -1,0 +1,444 @@
+"""``python -m repro``: everything the package can do, one command each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from repro import specs
+from repro.errors import ReproError
+
+ROOT = Path()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    0: done; 1: done, and the answer is no (a run failed or diverged, a repetition differs, a check fails);
+    2: bad input or missing data, said in one line.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        if not (ROOT / "params.yaml").exists():
+            raise ReproError("no params.yaml here; run from the root of the repository")
+        if getattr(options, "profile", "") is None:
+            options.profile = specs.default_profile(ROOT)
+        elif hasattr(options, "profile"):
+            specs.params_path(options.profile, ROOT)
+        return int(options.command(options))
+    except ReproError as error:
+        print(f"repro: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "repro: interrupted; finished runs are kept, unfinished ones go on from their checkpoint",
+            file=sys.stderr,
+        )
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="repro", description="Large-batch and federated training at the edge, reproduced."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[Any], int], text: str, *, profile: bool = True) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(command=command)
+        if profile:
+            made.add_argument("--profile", metavar="P", help="smoke, laptop or paper (default: that of params.yaml)")
+        return made
+
+    def source(made: argparse.ArgumentParser, default: str | None = None) -> None:
+        made.add_argument("--source", choices=specs.SOURCES, default=default, help="one post or paper")
+
+    def as_json(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--json", action="store_true", help="print JSON for programs")
+
+    made = add("list", _list, "artefacts, runs and statements, with their ids and state")
+    source(made)
+    as_json(made)
+
+    made = add("data", _data, "fetch and prepare data sets, and write their manifests", profile=False)
+    made.add_argument("names", nargs="*", metavar="NAME", help="data sets (default: all)")
+
+    made = add("run", _run, "one run, one record")
+    made.add_argument("run", metavar="RUN", help="run id; `repro list` shows all")
+    made.add_argument("--seed", type=_whole(0), help="seed (default: the first of the profile)")
+    made.add_argument("--processes", type=_whole(1), default=1, help="processes for the clients of federated averaging")
+
+    made = add("sweep", _sweep, "all runs that have no valid record, one process per core")
+    source(made)
+    made.add_argument("--controls", action="store_true", help="the learning-rate grids instead of the artefacts' runs")
+    made.add_argument("--jobs", type=_whole(1), help="processes (default: one per core)")
+    made.add_argument("--time-budget", type=float, metavar="SECONDS", help="start no further run after this time")
+
+    made = add("tune", _tune, "choose learning rates from the finished grids and store them")
+    source(made)
+
+    made = add("rerun", _rerun, "run again and compare with the stored record")
+    made.add_argument("run", metavar="RUN")
+    made.add_argument("--seed", type=_whole(0), help="seed (default: the first of the profile)")
+    made.add_argument("--processes", type=_whole(1), default=1, help="processes for the clients of federated averaging")
+    as_json(made)
+
+    made = add("audit", _audit, "rerun N records drawn at random, of all profiles, and compare", profile=False)
+    made.add_argument("-n", type=_whole(1), default=3, metavar="N", help="how many (default 3)")
+    made.add_argument("--draw", type=int, default=0, metavar="SEED", help="seed of the draw (default 0)")
+    as_json(made)
+
+    made = add("plan", _plan, "what the runs will cost, from recorded runs")
+    source(made)
+    as_json(made)
+
+    made = add("render", _render, "draw figures and tables from records")
+    made.add_argument("ids", nargs="*", metavar="ID", help="artefact ids (default: all of the source)")
+    source(made)
+
+    made = add("notebook", _notebook, "execute a notebook and write it with its HTML view")
+    made.add_argument("name", metavar="NAME", help="file name in notebooks/, without .ipynb")
+
+    made = add("verdicts", _verdicts, "every statement: published, ours with interval and n, verdict")
+    source(made)
+    made.add_argument("--write", action="store_true", help="store them under figures/")
+    as_json(made)
+
+    add("book", _book, "write the page that a reviewer opens")
+
+    made = add("check", _check, "prove that every id has a run or computation, a notebook, a file and a verdict")
+    made.add_argument("--complete", action="store_true", help="refuse statements and artefacts that are not run yet")
+    return parser
+
+
+# ---------------------------------------------------------------------------------------------- helpers
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    """An argparse type: a whole number from ``least`` up."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}; a whole number from {least} up was expected")
+        return int(text)
+
+    return number
+
+
+def _sources(options: Any) -> tuple[str, ...]:
+    return (options.source,) if options.source else specs.SOURCES
+
+
+def _print_table(rows: Sequence[Sequence[object]]) -> None:
+    widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _seed(options: Any, spec: specs.Spec) -> int:
+    planned = [seed for s, seed in specs.runs(spec.source, options.profile, spec.group, ROOT) if s.run == spec.run]
+    return planned[0] if options.seed is None else int(options.seed)
+
+
+def _state(spec: specs.Spec, seed: int) -> str:
+    from repro import runner
+
+    path = runner.record_path(spec, seed, ROOT)
+    if not path.exists():
+        return "not run"
+    record = runner.stored(spec, seed, ROOT)
+    return "stale" if record is None else record.status
+
+
+def _planned(source: str, profile: str) -> list[tuple[specs.Spec, int]]:
+    return [task for group in ("artefact", "control") for task in specs.runs(source, profile, group, ROOT)]
+
+
+def _bar(text: str) -> tuple[Any, Callable[[float], None]]:
+    bar = tqdm(
+        total=100,
+        desc=text,
+        unit="%",
+        disable=None,
+        bar_format="{desc} {percentage:3.0f}% [{elapsed}<{remaining}]",
+    )
+
+    def report(share: float) -> None:
+        bar.update(100 * share - bar.n)
+
+    return bar, report
+
+
+# ---------------------------------------------------------------------------------------------- commands
+
+
+def _list(options: Any) -> int:
+    from repro import claims, report
+
+    published = claims.load_published(ROOT)
+    runs: dict[str, dict[str, Any]] = {}
+    for source in _sources(options):
+        for spec, seed in _planned(source, options.profile):
+            entry = runs.setdefault(
+                spec.run, {"run": spec.run, "group": spec.group, "method": spec.method, "seeds": {}}
+            )
+            entry["seeds"][seed] = _state(spec, seed)
+    wanted = [options.source] if options.source else sorted({a.source for a in published.artefacts})
+    artefacts = [
+        {
+            "id": a.id,
+            "kind": a.kind,
+            "state": "built" if a.id in report.ARTEFACTS else "not built yet",
+            "says": a.says,
+        }
+        for a in published.artefacts
+        if a.source in wanted
+    ]
+    statements = [
+        {"id": s.id, "kind": s.kind, "state": "judged" if s.judge else "not run", "says": s.says}
+        for s in published.statements
+        if s.source in wanted
+    ]
+    if options.json:
+        print(json.dumps({"artefacts": artefacts, "runs": list(runs.values()), "statements": statements}, indent=1))
+        return 0
+    print("ARTEFACTS")
+    _print_table([(a["id"], a["kind"], a["state"], a["says"][:70]) for a in artefacts])
+    print(f"\nRUNS (profile {options.profile})")
+    if runs:
+        _print_table(
+            [
+                (
+                    r["run"],
+                    r["group"],
+                    r["method"],
+                    " ".join(f"s{seed}:{state}" for seed, state in r["seeds"].items()),
+                )
+                for r in runs.values()
+            ]
+        )
+    print("\nSTATEMENTS")
+    _print_table([(s["id"], s["kind"], s["state"], s["says"][:70]) for s in statements])
+    return 0
+
+
+def _data(options: Any) -> int:
+    from repro import datasets
+
+    for name in options.names or sorted(datasets.declarations(ROOT / "data")):
+        images = datasets.load(name, ROOT / "data")
+        path = datasets.write_manifest(name, ROOT / "data")
+        print(
+            f"{name}: {len(images.train_labels)} + {len(images.test_labels)} images, hashes verified; manifest {path}"
+        )
+    return 0
+
+
+def _run(options: Any) -> int:
+    from repro import runner
+
+    spec = specs.find(options.run, options.profile, ROOT)
+    seed = _seed(options, spec)
+    if runner.stored(spec, seed, ROOT) is not None:
+        path = runner.record_path(spec, seed, ROOT)
+        print(f"{path} is valid; nothing to do (`repro rerun {spec.run}` repeats it and compares)")
+        return 0
+    bar, report = _bar(f"{spec.run} seed {seed}")
+    with bar:
+        record, provenance = runner.run(spec, seed, ROOT, processes=options.processes, report=report)
+    path = runner.save(record, provenance, ROOT)
+    print(f"{path}: {record.status} in {provenance['seconds']} s" + (f"; {record.reason}" if record.reason else ""))
+    return int(record.status == "diverged" and not spec.expects_divergence)
+
+
+def _sweep(options: Any) -> int:
+    from repro import sweep
+
+    group = "control" if options.controls else "artefact"
+    tasks = [task for source in _sources(options) for task in specs.runs(source, options.profile, group, ROOT)]
+    done = sweep.sweep(tasks, ROOT, jobs=options.jobs, time_budget=options.time_budget)
+    print(f"{done.valid} of {len(tasks)} runs are valid; {done.computed} computed now, {done.left} left for later")
+    for problem in done.problems:
+        print(f"repro: {problem}", file=sys.stderr)
+    return int(bool(done.problems))
+
+
+def _tune(options: Any) -> int:
+    from repro import tuning
+
+    for source in _sources(options):
+        path = tuning.write(source, options.profile, ROOT)
+        for grid, choice in json.loads(path.read_text())[source].items():
+            edge = "  (at the edge of the grid: a better one may lie outside)" if choice["at_edge"] else ""
+            print(f"{source} {grid}: learning rate {choice['lr']:g}{edge}")
+    return 0
+
+
+def _rerun(options: Any) -> int:
+    from repro import verify
+
+    spec = specs.find(options.run, options.profile, ROOT)
+    bar, report = _bar(f"{spec.run} again")
+    with bar:
+        found = verify.rerun(spec, _seed(options, spec), ROOT, processes=options.processes, report=report)
+    return _show_comparisons([found], options.json)
+
+
+def _audit(options: Any) -> int:
+    from repro import verify
+
+    found = []
+    for spec, seed in verify.sample(options.n, options.draw, ROOT):
+        bar, report = _bar(f"{spec.profile} {spec.run} seed {seed}")
+        with bar:
+            found.append(verify.rerun(spec, seed, ROOT, report=report))
+    return _show_comparisons(found, options.json)
+
+
+def _show_comparisons(found: Sequence[Any], as_json: bool) -> int:
+    from repro import verify
+
+    if as_json:
+        print(json.dumps([vars(c) for c in found], indent=1))
+    else:
+        for c in found:
+            print(f"{c.run} seed {c.seed}: {c.verdict} ({c.detail})")
+    return int(any(c.verdict == verify.DIFFERS for c in found))
+
+
+def _plan(options: Any) -> int:
+    from repro import records, runner
+
+    groups: list[dict[str, Any]] = []
+    for source in _sources(options):
+        for group in ("control", "artefact"):
+            tasks = specs.runs(source, options.profile, group, ROOT)
+            seconds, todo, unknown, machines = 0.0, 0.0, 0, set[str]()
+            for spec, seed in tasks:
+                path = records.provenance_path(runner.record_path(spec, seed, ROOT))
+                if not path.exists():
+                    unknown += 1
+                    continue
+                known = records.read_json(path)
+                seconds += known["seconds"]
+                machines.add(known["machine"]["device"])
+                todo += known["seconds"] if runner.stored(spec, seed, ROOT) is None else 0.0
+            groups.append(
+                {"source": source, "group": group, "runs": len(tasks), "core_hours": seconds / 3600,
+                 "core_hours_to_do": todo / 3600, "runs_without_a_time": unknown, "measured_on": sorted(machines)}
+            )  # fmt: skip
+    if options.json:
+        print(json.dumps(groups, indent=1))
+        return 0
+    rows: list[tuple[object, ...]] = [
+        ("source", "group", "runs", "core-hours", "to do", "runs never timed", "measured on")
+    ]
+    for g in groups:
+        hours = (f"{g['core_hours']:.2f}", f"{g['core_hours_to_do']:.2f}")
+        where = "; ".join(g["measured_on"])
+        rows.append((g["source"], g["group"], g["runs"], *hours, g["runs_without_a_time"], where))
+    _print_table(rows)
+    return 0
+
+
+def _load(source: str, profile: str) -> list[Any]:
+    """Valid records of all planned runs of a source; those that are missing or stale are left out."""
+    from repro import runner
+
+    found = [runner.stored(*task, ROOT) for task in _planned(source, profile)]
+    return [record for record in found if record is not None]
+
+
+def _render(options: Any) -> int:
+    from repro import report
+
+    unknown = [i for i in options.ids if i not in report.ARTEFACTS]
+    if unknown:
+        raise ReproError(f"unknown artefact {unknown[0]!r}; one of {', '.join(report.ARTEFACTS)} was expected")
+    ids = options.ids or [i for i, a in report.ARTEFACTS.items() if a.source in _sources(options)]
+    loaded = {source: _load(source, options.profile) for source in {report.ARTEFACTS[i].source for i in ids}}
+    for artefact in ids:
+        made = loaded[report.ARTEFACTS[artefact].source]
+        for path in report.render(artefact, made, ROOT / "figures" / options.profile, profile=options.profile):
+            print(path)
+    return 0
+
+
+def _notebook(options: Any) -> int:
+    from repro import notebooks
+
+    source = ROOT / "notebooks" / f"{options.name}.ipynb"
+    if not source.exists():
+        known = ", ".join(sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb")))
+        raise ReproError(f"unknown notebook {options.name!r}; one of {known} was expected")
+    out = ROOT / "figures" / options.profile / "notebooks" / f"{options.name}.ipynb"
+    notebooks.execute(source, out, {"profile": options.profile})
+    print(out)
+    return 0
+
+
+def _verdicts_path(profile: str) -> Path:
+    return ROOT / "figures" / profile / "verdicts.json"
+
+
+def _verdicts(options: Any) -> int:
+    from repro import claims, records
+
+    loaded = [record for source in specs.SOURCES for record in _load(source, options.profile)]
+    published = claims.load_published(ROOT)
+    found = claims.judge_all(published.statements, loaded, profile=options.profile, is_current=lambda record: True)
+    if options.write:
+        records.write_atomic(_verdicts_path(options.profile), records.canonical_json(found))
+    found = [v for v in found if options.source in (None, v["source"])]
+    if options.json:
+        print(json.dumps(found, indent=1))
+    else:
+        for v in found:
+            print(
+                f"{v['id']:8} {v['verdict']:24} n={v['n'] if v['n'] is not None else '-'}  {v['ours'] or v['reason']}"
+            )
+    return 0
+
+
+def _book(options: Any) -> int:
+    from repro import claims, page, records, report
+
+    def verdicts(profile: str) -> list[dict[str, Any]]:
+        path = _verdicts_path(profile)
+        return list(records.read_json(path)) if path.exists() else []
+
+    loaded = {source: _load(source, options.profile) for source in specs.SOURCES}
+    html, markdown = page.render_verdicts(
+        verdicts(options.profile),
+        claims.load_published(ROOT),
+        claims.load_ledger(ROOT),
+        profile=options.profile,
+        other_profiles={p: verdicts(p) for p in specs.PROFILES if p != options.profile and verdicts(p)},
+        records=[record for made in loaded.values() for record in made],
+        tables={i: report.table(i, loaded[a.source]) for i, a in report.ARTEFACTS.items() if a.kind == "table"},
+    )
+    for name, text in (("index.html", html), ("index.md", markdown)):
+        records.write_atomic(ROOT / "book" / name, text)
+        print(ROOT / "book" / name)
+    return 0
+
+
+def _check(options: Any) -> int:
+    from repro import check
+
+    problems, waiting = check.check(options.profile, ROOT)
+    for line in problems:
+        print(f"repro: {line}", file=sys.stderr)
+    if options.complete:
+        for line in waiting:
+            print(f"repro: {line}", file=sys.stderr)
+    print(f"{len(problems)} problems; {len(waiting)} artefacts and statements not run yet")
+    return int(bool(problems or (options.complete and waiting)))

@@ -1,0 +1,116 @@
+"""Were these numbers really computed? Runs again and compares with what is stored."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro import claims, records, runner, specs
+from repro.errors import ReproError
+from repro.records import Record
+
+IDENTICAL, AGREES, DIFFERS = "identical", "agrees, not identical", "differs"
+_DETERMINISTIC = (
+    "run",
+    "source",
+    "group",
+    "kind",
+    "profile",
+    "seed",
+    "spec",
+    "data",
+    "fingerprint",
+    "status",
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One repeated run: its verdict and, unless it is identical, in what it differs."""
+
+    run: str
+    seed: int
+    verdict: str
+    detail: str
+
+
+def rerun(
+    spec: specs.Spec, seed: int, root: Path = Path(), *, processes: int = 1,
+    report: Callable[[float], None] = lambda share: None,
+) -> Comparison:  # fmt: skip
+    """Run again, from the beginning and without touching the stored record, and compare.
+
+    On the same machine type and versions the bodies must be identical. Elsewhere everything but measured floats must
+    be equal (rows, rounds and bytes among it), and each last-epoch accuracy must lie where one more seed is expected:
+    mean +- t s sqrt(1 + 1/n) over the recorded seeds, 95 %.
+
+    Raises:
+        ReproError: there is no record to compare with, or it is stale.
+    """
+    path = runner.record_path(spec, seed, root)
+    stored = records.read(path)
+    current = runner.fingerprint(spec, seed, root)
+    if stored.fingerprint != current:
+        raise ReproError(
+            f"{path}: stale, its fingerprint is not that of the current code and spec; run the sweep first"
+        )
+    again, provenance = runner.run(spec, seed, root, processes=processes, checkpoint_seconds=math.inf, report=report)
+    differing = records.differences(stored, again)
+    if not differing:
+        return Comparison(spec.run, seed, IDENTICAL, "the record bodies are bit-identical")
+    before = records.provenance_path(path)
+    machine = json.loads(before.read_text())["machine"] if before.exists() else None
+    if machine == provenance["machine"]:
+        return Comparison(spec.run, seed, DIFFERS, f"same machine type and versions, but {', '.join(differing)} differ")
+    return _elsewhere(stored, again, root)
+
+
+def _elsewhere(stored: Record, again: Record, root: Path) -> Comparison:
+    wrong = [name for name in _DETERMINISTIC if getattr(stored, name) != getattr(again, name)]
+    counted = ("epoch", "round", "lr", "bytes_up", "bytes_down")
+    if [[row[k] for k in counted] for row in stored.rows] != [[row[k] for k in counted] for row in again.rows]:
+        wrong.append("rows")
+    if stored.law is not None and again.law is not None:
+        same = stored.law.keys() == again.law.keys() and all(
+            type(stored.law[k]) is type(again.law[k])
+            and (isinstance(stored.law[k], float) or stored.law[k] == again.law[k])
+            for k in stored.law
+        )
+        wrong += [] if same else ["law"]
+    if wrong:
+        return Comparison(stored.run, stored.seed, DIFFERS, f"another machine type, and {', '.join(wrong)} differ")
+    if not stored.rows:
+        return Comparison(stored.run, stored.seed, AGREES, "another machine type; the law's sizes are equal")
+    folder = records.folder(stored.profile, stored.source, stored.group).name
+    seeds = [r for r in records.load_all(stored.profile, folder, root) if r.run == stored.run and r.rows]
+    values = [r.rows[-1]["test_top1"] for r in seeds]
+    ours = again.rows[-1]["test_top1"]
+    if len(values) < 2:
+        return Comparison(stored.run, stored.seed, DIFFERS, "another machine type, and one seed gives no interval")
+    # The interval of the mean is t s / sqrt(n) wide on each side; that of one more seed t s sqrt(1 + 1/n).
+    mean = claims.paired_interval(values)
+    half = (mean.high - mean.estimate) * math.sqrt(len(values) + 1)
+    low, high = mean.estimate - half, mean.estimate + half
+    verdict = AGREES if low <= ours <= high else DIFFERS
+    return Comparison(
+        stored.run, stored.seed, verdict,
+        f"another machine type; last top-1 {100 * ours:.1f} %, expected {100 * low:.1f} to {100 * high:.1f} %",
+    )  # fmt: skip
+
+
+def sample(n: int, seed: int, root: Path = Path()) -> list[tuple[specs.Spec, int]]:
+    """``n`` committed records drawn at random whose runs are still planned and current, over all profiles."""
+    known = []
+    for profile in specs.PROFILES:
+        for source in specs.SOURCES:
+            for group in ("control", "artefact"):
+                if not (root / records.folder(profile, source, group)).exists():
+                    continue
+                known += [t for t in specs.runs(source, profile, group, root) if runner.stored(*t, root) is not None]
+    if not known:
+        raise ReproError("no valid records to audit; run `python -m repro sweep` first")
+    return random.Random(seed).sample(known, min(n, len(known)))

@@ -1,0 +1,337 @@
+"""A spec is what its files say, bad files are said in one line, and a profile shrinks sizes and nothing else."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import tree
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from repro import numerics, specs
+from repro.errors import ReproError
+
+SPEC, PARAMS = "pipelines/e1.yaml", "pipelines/smoke/params.yaml"
+PUBLISHED = 50_000 / (96 * 32)  # rounds per epoch of post 1 at full scale: 16.3
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tree.plant(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def resolved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, specs.Spec]]:
+    """Profile -> run id -> spec, controls included."""
+    place = tree.plant(tmp_path_factory.mktemp("tree"))
+    return {
+        profile: {s.run: s for group in ("artefact", "control") for s, _ in specs.runs("e1", profile, group, place)}
+        for profile in specs.PROFILES
+    }
+
+
+def refused(root: Path) -> str:
+    """The one line that both groups of runs, the grids and a search refuse with."""
+    lines = set()
+    for ask in (
+        lambda: specs.runs("e1", "smoke", "artefact", root) + specs.runs("e1", "smoke", "control", root),
+        lambda: specs.find("e1-no-such-run", "smoke", root),
+    ):
+        with pytest.raises(ReproError) as caught:
+            ask()
+        lines.add(str(caught.value))
+    assert len(lines) == 1, lines
+    line = lines.pop()
+    assert "\n" not in line
+    return line
+
+
+# What malformed files are answered with -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"),
+    [
+        # no YAML
+        (SPEC, "defaults:", "\tdefaults:", ["not valid YAML at line 7", "'\\t' that cannot start any token"]),
+        (PARAMS, "seeds: [1, 2]", "seeds: [1, 2", ["not valid YAML at line"]),
+        (PARAMS, "e1:", "e1: &a *b", ["not valid YAML at line"]),
+        (PARAMS, "profile: smoke", "profile: smo\x07ke", ["not valid YAML"]),
+        # wrong type
+        (SPEC, "width: 64", "width: wide", ["run e1-central", "key width", "text ('wide')", "a whole number was"]),
+        (SPEC, "width: 64", "width: 64.5", ["key width", "a number (64.5)", "a whole number was expected"]),
+        (SPEC, "width: 64", "width: true", ["key width", "true/false (True)", "a whole number was expected"]),
+        (SPEC, "width: 64", "width:", ["key width", "empty", "a whole number was expected"]),
+        (SPEC, "augment: true", "augment: 1", ["key augment", "a number (1)", "true or false was expected"]),
+        (SPEC, "augment: true", 'augment: "yes"', ["key augment", "text ('yes')", "true or false was expected"]),
+        (SPEC, "momentum: 0.0", "momentum: 9e-1", ["key momentum", "text ('9e-1')", "a number was expected"]),
+        (SPEC, "momentum: 0.0", "momentum: true", ["key momentum", "true/false (True)", "a number was expected"]),
+        (SPEC, "dataset: cifar10", "dataset: [cifar10]", ["key dataset", "a list (['cifar10'])", "text was expected"]),
+        (SPEC, "schedule: {kind: constant}", "schedule: 0.1", ["key schedule", "a number (0.1)", "a mapping was"]),
+        (SPEC, "norm: batch", "norm: layer", ["key norm", "text ('layer')", "one of batch, group was expected"]),
+        (SPEC, "codec: dense", "codec: 3", ["key codec", "a number (3)", "one of dense was expected"]),
+        (SPEC, "{method: federated, lr_grid: federated}", "fedavg", ["key runs.e1-federated", "a mapping was"]),
+        (SPEC, "defaults:\n", "defaults: 3\nruns: {}\n#", ["not valid YAML"]),
+        (PARAMS, "seeds: [1, 2]", "seeds: 3", [f"{PARAMS}, key e1.seeds", "a number (3)", "a list was expected"]),
+        (PARAMS, "seeds: [1, 2]", "seeds: [1, true]", [f"{PARAMS}, key e1.seeds", "true/false", "a whole number was"]),
+        (PARAMS, "seeds: [101]", "seeds: [a]", [f"{PARAMS}, key e1.grid.seeds", "text ('a')", "a whole number was"]),
+        (PARAMS, "width: 4", "width: four", [f"{PARAMS}, key e1.sizes.width", "text ('four')", "a whole number was"]),
+        (PARAMS, "train_images: 2600", "train_images: true", [f"{PARAMS}, key e1.sizes.train_images", "true/false"]),
+        (PARAMS, "precision: bf16", "precision: fp8", [f"{PARAMS}, key e1.sizes.precision", "fp64, fp32, bf16"]),
+        (PARAMS, "epochs: 1\n", "epochs: 1.5\n", [f"{PARAMS}, key e1.grid.epochs", "a number (1.5)", "a whole number"]),
+        (PARAMS, "held_out_images: 200", "held_out_images: all", [f"{PARAMS}, key e1.grid.held_out_images", "text"]),
+        (SPEC, "lrs: [0.025,", "lrs: [1e-3,", [f"{SPEC}, key grid.lrs", "text ('1e-3')", "a number was expected"]),
+        (SPEC, "central: e1-central", "central: [e1-central]", ["key grid.arms.central", "a list", "text was expected"]),
+        # unknown key or name
+        (SPEC, "  momentum: 0.0", "  momentun: 0.0\n  momentum: 0.0", ["run e1-central", "unknown key 'momentun'"]),
+        (SPEC, "lr_grid: federated,", "grid: federated,", ["run e1-federated-2labels", "unknown key 'grid'"]),
+        (SPEC, "runs:\n", "notes: none\nruns:\n", [SPEC, "unknown key 'notes'", "source, defaults, runs, grid"]),
+        (SPEC, "  lrs:", "  seeds: [4]\n  lrs:", [f"{SPEC}, key grid", "unknown key 'seeds'", "lrs, arms"]),
+        (PARAMS, "  seeds: [1, 2]", "  seeds: [1, 2]\n  epochs: 4", [f"{PARAMS}, key e1", "unknown key 'epochs'"]),
+        (PARAMS, "    seeds: [101]", "    seeds: [101]\n    lrs: [1]", [f"{PARAMS}, key e1.grid", "unknown key 'lrs'"]),
+        (SPEC, "central: e1-central", "central: e1-centre", ["key grid.arms.central", "'e1-centre'", "e1-central, e1-"]),
+        (SPEC, "schedule: {kind: constant}", "schedule: {kind: linear}", ["key schedule", "'linear'", "constant, step"]),
+        # missing
+        (SPEC, "  momentum: 0.0\n", "", [SPEC, "run e1-central", "key 'momentum' is missing"]),
+        (SPEC, "  train_images: 50000\n", "", [SPEC, "key train_images", "empty", "a whole number was expected"]),
+        (SPEC, "defaults:", "default:", [SPEC, "unknown key 'default'"]),
+        (SPEC, "lr_grid: central}", "lr_grid: null}", ["run e1-central, key schedule.lr", "empty", "a number was"]),
+        (PARAMS, "  seeds: [1, 2]\n", "", [f"{PARAMS}, key e1.seeds", "empty", "a list was expected"]),
+        (PARAMS, "    epochs: 1\n", "", [f"{PARAMS}, key e1.grid.epochs", "empty", "a whole number was expected"]),
+        (PARAMS, "    seeds: [101]\n", "", [f"{PARAMS}, key e1.grid.seeds", "empty", "a list was expected"]),
+        (PARAMS, "e1:", "e2:", [f"{PARAMS}, key e1", "empty", "a mapping was expected"]),
+        # out of range
+        (SPEC, "local_batch: 32", "local_batch: -32", ["key local_batch", "-32", "a value from 1 to inf was expected"]),
+        (SPEC, "momentum: 0.0", "momentum: -0.5", ["key momentum", "-0.5", "a value from 0 to 0.9999 was expected"]),
+        (SPEC, "momentum: 0.0", "momentum: .nan", ["key momentum", "nan", "a value from 0 to 0.9999 was expected"]),
+        (SPEC, "labels_per_client: 2}", "labels_per_client: 0}", ["e1-large-batch-2labels, key labels_per_client"]),
+        (SPEC, "evaluate_every: 1", "evaluate_every: 0", ["key evaluate_every", "0", "a value from 1"]),
+        (SPEC, "lr: 0.1}", "lr: -0.1}", ["run e1-union-law", "key schedule", "-0.1", "a number > 0"]),
+        (SPEC, "lr: 0.1}", "lr: .nan}", ["run e1-union-law", "key schedule", "nan", "a finite number"]),
+        (PARAMS, "train_images: 2600", "train_images: 0", [f"{PARAMS}, key e1.sizes.train_images", "0; a value from 1"]),
+        (PARAMS, "image_size: 8", "image_size: 2", [f"{PARAMS}, key e1.sizes.image_size", "2; a value from 4"]),
+        (PARAMS, "epochs: 1\n", "epochs: 0\n", [f"{PARAMS}, key e1.grid.epochs", "0; a value from 1"]),
+        # seeds and learning rates
+        (PARAMS, "seeds: [101]", "seeds: [2]", [f"{PARAMS}, key e1.grid.seeds", "shares a seed", "seeds of its own"]),
+        (PARAMS, "seeds: [1, 2]", "seeds: [1, 1]", [f"{PARAMS}, key e1.seeds", "[1, 1]", "different seeds from 0 up"]),
+        (PARAMS, "seeds: [1, 2]", "seeds: [-1, 2]", [f"{PARAMS}, key e1.seeds", "[-1, 2]", "different seeds from 0"]),
+        (PARAMS, "seeds: [1, 2]", "seeds: []", [f"{PARAMS}, key e1.seeds", "[]", "one or more"]),
+        (PARAMS, "seeds: [101]", "seeds: []", [f"{PARAMS}, key e1.grid.seeds", "[]", "one or more"]),
+        (SPEC, "lrs: [0.025, 0.05", "lrs: [0.05, 0.05", [f"{SPEC}, key grid.lrs", "different learning rates"]),
+        # what a profile may not do
+        (PARAMS, "width: 4", "width: 4\n    local_batch: 8", [f"{PARAMS}, key e1.sizes.local_batch", "may set only"]),
+        (PARAMS, "width: 4", "width: 4\n    workers: 2", [f"{PARAMS}, key e1.sizes.workers", SPEC]),
+        (PARAMS, "width: 4", "width: 4\n    momentum: 0.9", [f"{PARAMS}, key e1.sizes.momentum", "train_images"]),
+        # what does not fit together
+        (PARAMS, "train_images: 2600", "train_images: 1", ["run e1-large-batch", "2 workers for 1 images"]),
+        (PARAMS, "epochs: 4", "epochs: 6", ["run e1-federated-4epochs", "6 epochs", "rounds of 4 local epochs"]),
+    ],
+)  # fmt: skip
+def test_a_malformed_file_is_said_in_one_line(file: str, old: str, new: str, says: list[str], root: Path) -> None:
+    tree.edit(root / file, old, new)
+    line = refused(root)
+    assert file in line
+    for part in says:
+        assert part in line
+
+
+def test_text_that_is_no_utf8_and_missing_files_are_said_in_one_line(root: Path) -> None:
+    (root / PARAMS).write_bytes(b"\xff\xfeprofile")
+    assert f"{PARAMS}: not text in UTF-8" in refused(root)
+    (root / PARAMS).unlink()
+    assert f"{PARAMS}: no such file" in refused(root)
+
+
+@pytest.mark.parametrize(("text", "kind"), [("", "empty"), ("[1]", "a list"), ("3", "a number"), ("word", "text")])
+@pytest.mark.parametrize("file", [SPEC, PARAMS])
+def test_a_file_that_holds_no_mapping_is_refused(file: str, text: str, kind: str, root: Path) -> None:
+    (root / file).write_text(text)
+    assert f"{file}: the top level is {kind}" in refused(root)
+
+
+def test_unknown_names_are_answered_with_the_known_ones(root: Path) -> None:
+    with pytest.raises(ReproError, match="unknown run 'e1-federate'; did you mean e1-federated"):
+        specs.find("e1-federate", "smoke", root)
+    with pytest.raises(ReproError, match="did you mean .*e1-grid-central-lr0_1"):
+        specs.find("e1-grid-central-lr0.1", "smoke", root)
+    with pytest.raises(ReproError, match="unknown profile 'lap-top'; one of smoke, laptop, paper was expected"):
+        specs.runs("e1", "lap-top", root=root)
+    with pytest.raises(ReproError, match="unknown source 'e9'; one of e1"):
+        specs.runs("e9", "smoke", root=root)
+
+
+@pytest.mark.parametrize("text", ["profile: lap-top", "profile: 3", "profil: laptop", "{}"])
+def test_a_bad_default_profile_names_its_file_and_the_profiles(text: str, root: Path) -> None:
+    (root / "params.yaml").write_text(text)
+    with pytest.raises(ReproError, match=r"params\.yaml, key profile: .*smoke, laptop, paper"):
+        specs.default_profile(root)
+
+
+def test_missing_learning_rates_name_the_command_that_chooses_them(root: Path) -> None:
+    path = root / "data/learning_rates/smoke.json"
+    for text in ("{}", '{"e1": {}}', '{"e1": {"central": {}}}', '{"e1": {"central": {"lr": null}}}', "{", "[]"):
+        path.write_text(text)
+        with pytest.raises(ReproError, match="no learning rate for grid central of e1; run `make controls PROFILE=sm"):
+            specs.runs("e1", "smoke", root=root)
+    path.unlink()
+    with pytest.raises(ReproError, match="no learning rates chosen for profile smoke; run `make controls PROFILE=smo"):
+        specs.runs("e1", "smoke", root=root)
+    assert specs.runs("e1", "smoke", "control", root), "the grids choose the rates, so they cannot wait for them"
+    assert specs.find("e1-grid-central-lr0_1", "smoke", root).lr_grid == "central"
+
+
+# What a spec says ---------------------------------------------------------------------------------------------
+
+
+def test_an_arm_trains_with_the_learning_rate_of_its_grid(root: Path) -> None:
+    rates = {"central": 0.1, "large-batch": 0.4, "large-batch-x4": 0.8, "federated": 0.2}
+    chosen = json.dumps({"e1": {arm: {"lr": lr} for arm, lr in rates.items()}})
+    (root / "data/learning_rates/smoke.json").write_text(chosen)
+    found = {spec.run: spec.schedule["lr"] for spec, _ in specs.runs("e1", "smoke", root=root)}
+    assert found["e1-central"] == 0.1
+    assert found["e1-large-batch"] == found["e1-large-batch-2labels"] == 0.4
+    assert found["e1-large-batch-x4"] == 0.8
+    assert found["e1-federated"] == found["e1-federated-2labels"] == found["e1-federated-4epochs"] == 0.2
+
+
+def test_every_arm_gets_the_same_grid_budget_and_seeds(root: Path) -> None:
+    grids = specs.grids("e1", "smoke", root)
+    budgets = {arm: [(s.schedule["lr"], s.epochs, s.evaluate_on, s.test_images) for s in made] for arm, made in grids.items()}
+    assert set(grids) == set(tree.ARMS)
+    assert all(budget == budgets["central"] for budget in budgets.values())
+    assert [lr for lr, *_ in budgets["central"]] == yaml.safe_load((root / SPEC).read_text())["grid"]["lrs"]
+    assert {on for _, _, on, _ in budgets["central"]} == {"held_out"}, "test images must not choose a learning rate"
+    planned = specs.runs("e1", "smoke", "control", root)
+    assert {s.run: [seed for t, seed in planned if t.run == s.run] for s, _ in planned} == {
+        s.run: [101] for made in grids.values() for s in made
+    }
+
+
+def test_a_grid_run_is_its_arm_but_for_what_a_grid_changes(resolved) -> None:
+    changed = {"run", "group", "evaluate_on", "epochs", "evaluate_every", "test_images", "expects_divergence", "schedule", "lr"}
+    for arm in tree.ARMS:
+        ours, base = resolved["laptop"][f"e1-grid-{arm}-lr0_2"].as_dict(), resolved["laptop"][f"e1-{arm}"].as_dict()
+        assert {key for key in base if ours[key] != base[key]} <= changed
+
+
+def test_a_law_is_executed_once_and_a_training_once_per_seed(root: Path) -> None:
+    planned = specs.runs("e1", "laptop", root=root)
+    assert [seed for spec, seed in planned if spec.run == "e1-union-law"] == [1]
+    assert [seed for spec, seed in planned if spec.run == "e1-central"] == [1, 2, 3]
+
+
+def test_run_ids_are_unique_and_fit_file_names(resolved) -> None:
+    for profile, by_run in resolved.items():
+        assert len(by_run) == 9 + 4 * 7, profile
+        for run, spec in by_run.items():
+            assert run.replace("-", "").replace("_", "").isalnum()
+            assert (spec.run, spec.profile, spec.source) == (run, profile, "e1")
+
+
+def test_a_run_is_found_by_its_id_in_both_groups(root: Path) -> None:
+    for group in ("artefact", "control"):
+        for spec, _ in specs.runs("e1", "smoke", group, root):
+            assert specs.find(spec.run, "smoke", root) == spec
+
+
+# What a profile shrinks ---------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.integers(2_000, 50_000))
+def test_rounds_per_epoch_stay_near_the_published_ones(images: int) -> None:
+    """Workers are whole, so rounds per epoch are off by at most half a worker's share; from 4 430 images by one."""
+    workers = specs.scaled_workers(96, images, 50_000)
+    rounds = images / (workers * 32)
+    assert abs(rounds - PUBLISHED) <= PUBLISHED * 0.5 / workers + 1e-9
+    assert abs(rounds - PUBLISHED) <= 1 or images < 4_430
+
+
+def test_rounds_per_epoch_of_every_profile_are_within_one_of_the_published_ones(resolved) -> None:
+    for profile, by_run in resolved.items():
+        for run in ("e1-large-batch", "e1-federated", "e1-federated-2labels", "e1-grid-large-batch-lr0_1"):
+            spec = by_run[run]
+            assert abs(spec.train_images / (spec.workers * spec.local_batch) - PUBLISHED) <= 1, (profile, run)
+
+
+def test_four_times_the_workers_are_four_times_the_batch_in_every_profile(resolved) -> None:
+    for profile, by_run in resolved.items():
+        share = by_run["e1-large-batch-x4"].workers / by_run["e1-large-batch"].workers
+        assert share == pytest.approx(4, rel=0.05), profile
+
+
+def test_there_are_always_two_workers_and_the_published_number_at_the_published_scale() -> None:
+    assert specs.scaled_workers(96, 50_000, 50_000) == 96
+    assert specs.scaled_workers(384, 50_000, 50_000) == 384
+    assert [specs.scaled_workers(96, images, 50_000) for images in (1, 500, 1000)] == [2, 2, 2]
+
+
+def test_a_profile_changes_sizes_and_nothing_else(resolved) -> None:
+    sizes = {"train_images", "test_images", "image_size", "width", "epochs", "evaluate_every", "workers", "precision"}
+    for run, paper in resolved["paper"].items():
+        for profile in ("smoke", "laptop"):
+            ours = dataclasses.asdict(resolved[profile][run])
+            differing = {key for key, value in dataclasses.asdict(paper).items() if ours[key] != value}
+            assert differing <= sizes | {"profile"}, (profile, run)
+            assert paper.evaluate_every == ours["evaluate_every"] or paper.group == "control"
+
+
+def test_central_training_and_laws_keep_their_workers(resolved) -> None:
+    for by_run in resolved.values():
+        assert by_run["e1-central"].workers == 1
+        assert by_run["e1-union-law"].workers == 4
+    assert len({json.dumps(by_run["e1-union-law"].as_dict() | {"profile": ""}) for by_run in resolved.values()}) == 1
+
+
+def test_the_paper_profile_is_the_published_scale(resolved) -> None:
+    spec = resolved["paper"]["e1-large-batch"]
+    assert (spec.train_images, spec.test_images, spec.image_size, spec.width) == (50_000, 10_000, 32, 64)
+    assert (spec.workers, spec.local_batch, spec.workers * spec.local_batch) == (96, 32, 3072)
+
+
+# What a fingerprint depends on --------------------------------------------------------------------------------
+
+
+def test_a_field_added_later_leaves_older_specs_and_fingerprints_as_they_are(resolved) -> None:
+    later = dataclasses.make_dataclass("Later", [("clip", float | None, None)], bases=(specs.Spec,), frozen=True)
+    for spec in resolved["laptop"].values():
+        grown = later(**vars(spec))
+        assert grown.as_dict() == spec.as_dict()
+        assert numerics.fingerprint(grown.as_dict(), 1, "data") == numerics.fingerprint(spec.as_dict(), 1, "data")
+        used = dataclasses.replace(grown, clip=1.0)
+        assert used.as_dict() == spec.as_dict() | {"clip": 1.0}
+        assert numerics.fingerprint(used.as_dict(), 1, "data") != numerics.fingerprint(spec.as_dict(), 1, "data")
+
+
+def test_every_setting_the_seed_and_the_data_change_the_fingerprint(resolved) -> None:
+    spec = resolved["laptop"]["e1-federated-2labels"]
+    ours = numerics.fingerprint(spec.as_dict(), 1, "data")
+    others = [numerics.fingerprint(spec.as_dict(), 2, "data"), numerics.fingerprint(spec.as_dict(), 1, "other")]
+    for name, value in dataclasses.asdict(spec).items():
+        if name == "codec":
+            continue  # one codec so far, and its name picks its version
+        changed = {"lr": 0.3} if name == "schedule" else f"{value}?"
+        if name in ("kind", "method"):
+            changed = {"kind": "law", "method": "large_batch"}[name]
+        others.append(numerics.fingerprint(dataclasses.replace(spec, **{name: changed}).as_dict(), 1, "data"))
+    assert len({ours, *others}) == 1 + len(others)
+
+
+def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no_other(resolved, monkeypatch) -> None:
+    def prints() -> dict[str, str]:
+        return {run: numerics.fingerprint(spec.as_dict(), 1, "data") for run, spec in resolved["laptop"].items()}
+
+    changed = {}
+    for part in list(numerics.VERSIONS):
+        before = prints()
+        monkeypatch.setitem(numerics.VERSIONS, part, 99)
+        changed[part] = {run for run, value in prints().items() if value != before[run]}
+        monkeypatch.undo()
+    every, law = set(resolved["laptop"]), {"e1-union-law"}
+    central = {run for run, spec in resolved["laptop"].items() if spec.method == "central"}
+    assert changed["models"] == changed["engines"] == every
+    assert changed["batches"] == changed["partition"] == changed["schedules"] == every - law
+    assert changed["laws"] == law
+    assert changed["codec_dense"] == every - central

@@ -1,0 +1,21 @@
+"""The smallest run on real images: a spec for tests, and where the package's data lie."""
+
+from pathlib import Path
+
+from repro.specs import Spec
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def spec(method: str = "large_batch", **changes) -> Spec:
+    """96 images at 8 px, three workers, two epochs, float64 unless ``changes`` say otherwise."""
+    values = {
+        "run": f"toy-{method.replace('_', '-')}", "source": "e1", "group": "artefact", "kind": "train", "profile": "smoke",
+        "method": method, "dataset": "cifar10", "train_images": 96, "test_images": 32, "image_size": 8,
+        "evaluate_on": "test", "evaluate_every": 1, "model": "resnet18", "width": 4, "norm": "batch",
+        "workers": 1 if method == "central" else 3, "partition": "iid", "labels_per_client": None,
+        "dirichlet_alpha": None, "local_batch": 8, "local_epochs": 1, "epochs": 2,
+        "schedule": {"kind": "constant", "lr": 0.05}, "lr_grid": None, "momentum": 0.0, "weight_decay": 0.0,
+        "augment": True, "precision": "fp64", "buffers": "average", "codec": "dense", "expects_divergence": False,
+    }  # fmt: skip
+    return Spec(**(values | changes))

@@ -1,0 +1,51 @@
+"""A copy of the small files that commands read, for tests that damage them, and valid records without any training."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from repro import records, runner
+from repro.records import Record
+from repro.specs import Spec
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+ARMS = ("central", "large-batch", "large-batch-x4", "federated")
+
+
+def plant(root: Path) -> Path:
+    """Specs, sizes, published statements and manifests under ``root``, with the learning rate 0.1 for every arm."""
+    shutil.copytree(REPOSITORY / "pipelines", root / "pipelines")
+    shutil.copytree(REPOSITORY / "data/manifests", root / "data/manifests")
+    for name in ("params.yaml", "data/ledger.yaml", "data/published.yaml", "data/sources.yaml"):
+        shutil.copy(REPOSITORY / name, root / name)
+    chosen = json.dumps({"e1": {arm: {"lr": 0.1} for arm in ARMS}})
+    (root / "data/learning_rates").mkdir()
+    for profile in ("smoke", "laptop", "paper"):
+        (root / f"data/learning_rates/{profile}.json").write_text(chosen)
+    return root
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace the first ``old`` in a file; a test whose target is gone must not pass by accident."""
+    text = path.read_text()
+    assert old in text, f"{path} no longer holds {old!r}"
+    path.write_text(text.replace(old, new, 1))
+
+
+def record(spec: Spec, seed: int, root: Path, top1: float = 0.5, **changes: Any) -> Record:
+    """A record with the current fingerprint and one evaluation, stored under ``root``."""
+    row = {
+        "epoch": float(spec.epochs), "round": 10, "lr": spec.schedule["lr"], "train_loss": 1.5, "train_top1": 0.4,
+        "test_loss": 1.25, "test_top1": top1, "test_top5": 0.9, "bytes_up": 100, "bytes_down": 100,
+    }  # fmt: skip
+    made = Record(
+        run=spec.run, source=spec.source, group=spec.group, kind=spec.kind, profile=spec.profile, seed=seed,
+        spec=spec.as_dict(), data={"name": "cifar10", "sha256": "0" * 64, "reduced": None, "classes": 10},
+        fingerprint=runner.fingerprint(spec, seed, root), status="completed", rows=[row],
+        series={"train_loss": [2.25, 1.5]},
+    )  # fmt: skip
+    made = replace(made, **changes)
+    records.write(made, root)
+    return made
