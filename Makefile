@@ -33,6 +33,7 @@ reproduce: data dvc-without-git ## install, get the data, recompute whatever is 
 	$(REPRO) $(if $(PROFILE),pipelines/$(PROFILE)/dvc.yaml)
 
 rebuild: data dvc-without-git ## compute again what is committed (controls apart); git shows any difference
+	@[ $(SIZE) != paper ] || { echo "make rebuild: records of the paper profile take GPU days; repeat single ones with 'python -m repro rerun RUN --profile paper'" >&2; exit 1; }
 	@echo "== rebuild: removing the records of profile $(SIZE), then computing them again; git keeps the committed ones"
 	@for folder in data/records/$(SIZE)/*/; do \
 		case $$folder in *_controls/) ;; *) rm -rf "$$folder" ;; esac; \
@@ -43,10 +44,11 @@ rebuild: data dvc-without-git ## compute again what is committed (controls apart
 
 controls: data dvc-without-git ## the second group of runs: learning-rate grids
 	@echo "== controls: learning-rate grids at profile $(SIZE)"
-	$(REPRO) pipelines/controls/$(SIZE)/dvc.yaml
+	$(REPRO) pipelines/$(SIZE)/controls/dvc.yaml
 
 smoke: data dvc-without-git ## the whole pipeline at its smallest size; its numbers mean nothing
 	@echo "== smoke: the whole pipeline at its smallest size"
+	$(REPRO) pipelines/smoke/controls/dvc.yaml
 	$(REPRO) pipelines/smoke/dvc.yaml
 
 data: $(VENV)/.stamp-main ## fetch and prepare the data sets

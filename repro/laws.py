@@ -55,7 +55,9 @@ def union_batch(*, workers: int, local_batch: int, image_size: int, width: int, 
                 rounds = plain.centralised(model, optimiser, whole, lambda _: lr, range(1))
             list(rounds)
             weights[method] = dict(model.named_parameters())
-            change = max(float((p.detach() - old).abs().max()) for p, old in zip(model.parameters(), before, strict=True))
+            change = max(
+                float((p.detach() - old).abs().max()) for p, old in zip(model.parameters(), before, strict=True)
+            )
         difference = max(
             float((weights["separate"][name] - weights["union"][name]).detach().abs().max())
             for name in weights["union"]

@@ -83,7 +83,7 @@ def execute(source: Path, out: Path, parameters: Mapping[str, Any], root: Path =
         except PapermillExecutionError as error:
             raise ReproError(_failure(source, notebook, error, injected=bool(parameters))) from error
         except (RuntimeError, TimeoutError) as error:  # a dead kernel, or one that never answers
-            problem = str(error).strip().splitlines()[0]
+            problem = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ReproError(
                 f"{source}: the kernel stopped ({problem}); a cell may need more memory than there is, or more than "
                 f"{CELL_SECONDS} s; run the notebook by hand to see which"
@@ -109,7 +109,7 @@ def _read(source: Path) -> NotebookNode:
         return nbformat.read(source, as_version=4)
     except FileNotFoundError as error:
         raise ReproError(f"{source}: no such notebook; `ls notebooks` shows those that exist") from error
-    except (ValueError, nbformat.ValidationError) as error:  # not JSON, or JSON of something else
+    except Exception as error:  # not JSON, or JSON of something else, on which nbformat fails in many ways
         raise ReproError(f"{source}: not a notebook; restore it with `git checkout -- {source}`") from error
 
 
@@ -146,12 +146,13 @@ def _make_stable(notebook: NotebookNode, source: Path, root: Path) -> None:
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
                 print(f"{source.name}, cell {number}: {output.text.rstrip()}", file=sys.stderr)
+            elif output.output_type == "error":  # the one error that papermill lets pass
+                raise ReproError(f"{source}: cell {cell.id} exits; a notebook must run to its end; remove the exit")
             elif output.output_type == "stream":
                 output.text = _without_paths(output.text, root)
             else:
-                output.data.update(
-                    {mime: _without_paths(text, root) for mime, text in output.data.items() if mime.startswith("text/")}
-                )
+                data = output.data
+                data.update({mime: _without_paths(data[mime], root) for mime in data if mime.startswith("text/")})
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
 
@@ -247,9 +248,7 @@ class _MathMLRenderer(IPythonRenderer):
             mathml = convert(tex, display=display)
             ElementTree.fromstring(mathml)
         except Exception as error:  # the converter has a class for every way in which TeX can be wrong
-            raise ReproError(
-                f"{self.source}: the equation {tex!r} has no MathML form; write it in simpler TeX"
-            ) from error
+            raise ReproError(f"{self.source}: equation {tex!r} has no MathML form; write it in simpler TeX") from error
         if "\\" in mathml:  # a command that the converter passes through
             raise ReproError(f"{self.source}: equation {tex!r} has a command without MathML form; write it without")
         return mathml
@@ -333,12 +332,12 @@ def show(figure: Figure, alt: str) -> Image:
     return Image(style.to_bytes(figure, "png", ""), alt=alt, width=round(100 * figure.get_figwidth()))
 
 
-def mean_interval(values: Sequence[float], digits: int = 1) -> str:
-    """Mean over seeds with its 95 % interval, for readers: ``61.2 [60.1, 62.3]``."""
-    if not values:
+def percent(fractions: Sequence[float]) -> str:
+    """Mean over seeds with its 95 % interval, in percent: ``61.2 [60.1, 62.3]``."""
+    if not fractions:
         return "–"
-    mean, low, high = (select.number(value, digits) for value in select.interval(values))
-    return f"{mean} [{low}, {high}]" if len(values) > 1 else f"{mean} (one seed)"
+    mean, low, high = (select.number(100 * value, 1) for value in select.interval(fractions))
+    return f"{mean} [{low}, {high}]" if len(fractions) > 1 else f"{mean} (one seed)"
 
 
 def code_of(function: Callable[..., Any]) -> Markdown:

@@ -209,7 +209,7 @@ def run(
         root: root of the repository.
         processes: processes that the clients of federated averaging are spread over; the record does not depend on it.
         checkpoint_seconds: least time between checkpoints (``CHECKPOINT_SECONDS`` when None); a run that was killed
-            goes on from the last one.
+            goes on from the last one. With infinity, checkpoints are neither written nor read.
         report: called with the finished share (0..1) after every round.
 
     Raises:
@@ -252,28 +252,26 @@ def _train(
     )
     schedule = schedules.build(spec.schedule)
     checkpoint = _Checkpoint(spec, seed, root, identity["fingerprint"])
-    progress, seconds_before = checkpoint.load(model, optimiser)
+    fresh = math.isinf(checkpoint_seconds)
+    progress, seconds_before = (_Progress(), 0.0) if fresh else checkpoint.load(model, optimiser)
     if progress.schedule:
         schedule = schedule.with_state(progress.schedule)
 
-    epochs_per_round = float(spec.local_epochs) if spec.method == "federated" else 1 / batches.rounds_per_epoch
-    total = round(spec.epochs / epochs_per_round)
-    per_evaluation = max(1, round(spec.evaluate_every / epochs_per_round))
+    def epoch_after(rounds: int) -> float:
+        federated = spec.method == "federated"
+        return float(rounds * spec.local_epochs) if federated else rounds / batches.rounds_per_epoch
+
+    def rounds_in(epochs: int) -> int:
+        federated = spec.method == "federated"
+        return max(1, epochs // spec.local_epochs) if federated else epochs * batches.rounds_per_epoch
+
+    total, per_evaluation = rounds_in(spec.epochs), rounds_in(spec.evaluate_every)
     started = saved = time.time()
     reason = None
     try:
         with ExitStack() as stack:
-            rounds = _rounds(
-                spec,
-                setting,
-                optimiser,
-                lambda epoch: schedule.lr(epoch),
-                progress.rounds,
-                total,
-                processes,
-                stack,
-            )
-            for done in rounds:
+            lr = lambda epoch: schedule.lr(epoch)  # noqa: E731  (reads the schedule as it stands then)
+            for done in _rounds(spec, setting, optimiser, lr, progress.rounds, total, processes, stack):
                 progress.rounds = done.number
                 progress.losses.append(done.loss)
                 progress.bytes_up += done.bytes_up
@@ -282,7 +280,7 @@ def _train(
                 progress.epoch_correct += done.correct
                 progress.epoch_images += done.images
                 if done.number % per_evaluation == 0 or done.number == total:
-                    progress.rows.append(_row(spec, setting, done, progress, done.number * epochs_per_round))
+                    progress.rows.append(_row(spec, setting, done, progress, epoch_after(done.number)))
                     schedule = schedule.observe(progress.rows[-1]["train_loss"], progress.rows[-1]["epoch"])
                     progress.epoch_loss, progress.epoch_correct, progress.epoch_images = 0.0, 0, 0
                 report(done.number / total)

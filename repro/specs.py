@@ -202,11 +202,14 @@ def _make(values: dict[str, Any], where: str) -> Spec:
         raise ReproError(f"{where}, key schedule: {error}") from error
     if spec.epochs % spec.local_epochs:
         raise ReproError(
-            f"{where}: {spec.epochs} epochs cannot be divided into rounds of {spec.local_epochs} local epochs; "
-            "make epochs a multiple"
+            f"{where}: {spec.epochs} epochs at profile {spec.profile} cannot be divided into rounds of "
+            f"{spec.local_epochs} local epochs; make epochs a multiple"
         )
     if spec.workers > spec.train_images:
-        raise ReproError(f"{where}: {spec.workers} workers for {spec.train_images} images; at most one worker an image")
+        raise ReproError(
+            f"{where}: {spec.workers} workers for {spec.train_images} images at profile {spec.profile}; "
+            "at most one worker an image was expected"
+        )
     return spec
 
 

@@ -57,6 +57,8 @@ def test_a_run_killed_after_a_checkpoint_goes_on_to_the_same_record(method, mome
 
     with pytest.raises(Killed):
         runner.run(spec, 3, root, checkpoint_seconds=0, report=kill)
+    again, _ = runner.run(spec, 3, root, checkpoint_seconds=math.inf)
+    assert again.body() == undisturbed.body(), "infinity neither reads nor writes checkpoints"
     rounds_before = len(seen)
     seen.clear()
     resumed, _ = runner.run(spec, 3, root, checkpoint_seconds=0, report=seen.append)

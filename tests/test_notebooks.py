@@ -1,0 +1,229 @@
+"""Notebooks: executed twice they are the same bytes, a failure is one line, committed ones are clean and complete."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from synthetic import e1_records
+
+from repro import claims, laws, numerics, records, report
+from repro.errors import ReproError
+from repro.notebooks import execute, html_page, load, percent, show, table
+
+ROOT = Path(__file__).parents[1]
+COMMITTED = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def notebook(*cells: tuple[str, str]) -> NotebookNode:
+    """A notebook of a parameters cell and ``cells``, each an id and its code (Markdown where it starts with #)."""
+    made = [new_code_cell("size = 'small'", id="parameters", metadata={"tags": ["parameters"]})]
+    made += [(new_markdown_cell if text.startswith("#") else new_code_cell)(text, id=name) for name, text in cells]
+    return new_notebook(cells=made, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+
+
+def saved(path: Path, *cells: tuple[str, str]) -> Path:
+    nbformat.write(notebook(*cells), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which one notebook was executed twice, as once and twice, with the folder as its root."""
+    folder = tmp_path_factory.mktemp("repository")
+    source = saved(
+        folder / "tiny.ipynb",
+        ("title", "# A title\n\nInline $a_k$ and\n\n$$\\sum_{k=1}^K \\frac{a_k}{n}$$"),
+        ("parameter", "print(size)"),
+        ("path", "import sys\nfrom pathlib import Path\nprint(Path('records').resolve(), sys.executable)"),
+        ("warning", "import warnings\nwarnings.warn('care' + 'ful')\nprint('no' + 'ise', file=sys.stderr)"),
+        (
+            "figure",
+            "from matplotlib.figure import Figure\nfrom repro.notebooks import show\n"
+            "figure = Figure()\nfigure.subplots().plot([1, 2])\nshow(figure, alt='a rising line')",
+        ),
+    )
+    for name in ("once", "twice"):
+        execute(source, folder / "out" / f"{name}.ipynb", {"size": "large"}, root=folder)
+    return folder
+
+
+def texts(path: Path) -> dict[str, str]:
+    """What each cell of an executed notebook printed or returned, by the cell's id."""
+    return {
+        cell.id: "".join(output.get("text") or output.data["text/plain"] for output in cell.outputs)
+        for cell in nbformat.read(path, 4).cells
+        if cell.cell_type == "code"
+    }
+
+
+@pytest.mark.parametrize("ending", ["ipynb", "html"])
+def test_executed_twice_gives_the_same_bytes(executed: Path, ending: str) -> None:
+    once, twice = ((executed / "out" / f"{name}.{ending}").read_bytes() for name in ("once", "twice"))
+    assert once == twice
+
+
+def test_parameters_replace_defaults_and_cells_run_in_the_root_on_this_interpreter(executed: Path) -> None:
+    found = texts(executed / "out/once.ipynb")
+    assert found["parameter"] == "large\n"
+    assert found["path"] == f"records {sys.executable.replace(sys.prefix, '<environment>')}\n"
+
+
+def test_executed_files_hold_no_paths_times_or_warnings(executed: Path) -> None:
+    for ending in ("ipynb", "html"):
+        content = (executed / f"out/once.{ending}").read_text()
+        for stray in (str(executed), sys.prefix, str(Path.home()) + "/", "careful", "noise", "iopub", "start_time"):
+            assert stray not in content
+
+
+def test_page_is_readable_offline(executed: Path) -> None:
+    page = (executed / "out/once.html").read_text()
+    assert not re.search(r"<script|https?://(?!www\.w3\.org/1998/Math/MathML)", page)
+    assert page.count("<math") == 2
+    assert 'alt="a rising line"' in page
+    assert "<title>A title</title>" in page
+
+
+def test_unknown_parameter_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    source = saved(tmp_path / "tiny.ipynb")
+    with pytest.raises(ReproError, match=r"tiny\.ipynb: unknown parameter 'sise'; .* defines size; pass one of these"):
+        execute(source, tmp_path / "out.ipynb", {"sise": 1}, root=tmp_path)
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+@pytest.mark.parametrize("content", [None, "not JSON", '{"cells": 1}'])
+def test_what_is_no_notebook_is_one_line(tmp_path: Path, content: str | None) -> None:
+    source = tmp_path / "x.ipynb"
+    if content is not None:
+        source.write_text(content)
+    with pytest.raises(ReproError, match=r"x\.ipynb: (no such notebook|not a notebook)") as caught:
+        execute(source, tmp_path / "out.ipynb", {})
+    assert "\n" not in str(caught.value)
+
+
+def test_failing_cell_is_one_line_and_leaves_the_old_output(tmp_path: Path) -> None:
+    source = saved(tmp_path / "bad.ipynb", ("fine", "1"), ("broken", "raise ValueError('first line\\nlast line')"))
+    old = {tmp_path / "out.ipynb": "old notebook", tmp_path / "out.html": "old page"}
+    for path, content in old.items():
+        path.write_text(content)
+    with pytest.raises(ReproError) as caught:
+        execute(source, tmp_path / "out.ipynb", {"size": "large"}, root=tmp_path)
+    assert str(caught.value) == f"{source}: cell 3 of 3 (id broken) failed: ValueError: last line"
+    assert {path: path.read_text() for path in old} == old
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.ipynb", "out.html", "out.ipynb"]
+
+
+@pytest.mark.parametrize("tex", [r"\left( a", r"\nosuchcommand x", r"\begin{aligned} a &= b \end{aligned}"])
+def test_equation_without_mathml_form_is_refused(tex: str) -> None:
+    with pytest.raises(ReproError, match=r"e9\.ipynb: equation .* MathML form; write it"):
+        html_page(notebook(("equation", f"# A title\n\n$${tex}$$")), "", Path("e9.ipynb"))
+
+
+def test_code_of_cells_with_the_tag_hide_input_is_folded() -> None:
+    tiny = notebook(("shown", "1 + 1"), ("folded", "2 + 2"))
+    tiny.cells[2].metadata["tags"] = ["hide-input"]
+    assert html_page(tiny, "", Path("e9.ipynb")).count("<details>") == 1
+
+
+def test_interval_of_one_seed_and_of_none_is_said() -> None:
+    assert percent([0.005]) == "0.5 (one seed)"
+    assert percent([]) == "–"
+    assert re.fullmatch(r"2\.0 \[−0\.5, 4\.5\]", percent([0.01, 0.02, 0.03]))
+
+
+def test_table_escapes_what_would_split_a_cell() -> None:
+    assert table(["a"], [["x | y"]]).data == "| a |\n| --- |\n| x \\| y |"
+
+
+# Committed notebooks ----------------------------------------------------------------------------------------
+
+
+def store(root: Path, *, without: str = "", stale: str = "") -> None:
+    """Synthetic records of post e1 in ``root``, of which one run may be left out or made stale."""
+    law = replace(
+        e1_records([1])[0],
+        run="e1-union-law",
+        kind="law",
+        spec=e1_records([1])[0].spec | {"kind": "law"},
+        rows=[],
+        law=laws.union_batch(workers=2, local_batch=2, image_size=8, width=2, lr=0.1, seed=1),
+    )
+    for record in [*e1_records(), law]:
+        if record.run != without:
+            print_ = numerics.fingerprint(record.spec, record.seed, record.data["sha256"])
+            records.write(replace(record, fingerprint="0" * 64 if record.run == stale else print_), root)
+    (root / "data/published.yaml").write_bytes((ROOT / "data/published.yaml").read_bytes())
+
+
+def test_load_gives_current_records_and_all_verdicts(tmp_path: Path) -> None:
+    store(tmp_path, stale="e1-union-law")
+    loaded = load("e1", "laptop", tmp_path)
+    assert [record.seed for record in loaded.seeds("e1-central")] == [1, 2, 3]
+    assert loaded.stale == 1
+    assert loaded.seeds("e1-union-law") == []
+    assert loaded.verdicts["e1.c4"]["verdict"] == "not run"
+    assert loaded.verdicts["e1.c2"]["verdict"] == "holds at laptop scale"
+
+
+@pytest.mark.parametrize("how", ["without", "stale"])
+def test_load_names_the_run_that_is_missing(tmp_path: Path, how: str) -> None:
+    store(tmp_path, **{how: "e1-federated-2epochs"})
+    with pytest.raises(ReproError, match=r"no current record of e1-federated-2epochs at profile laptop; .* sweep"):
+        load("e1", "laptop", tmp_path)
+
+
+def test_load_refuses_an_unknown_profile(tmp_path: Path) -> None:
+    with pytest.raises(ReproError, match="unknown profile 'lapto'"):
+        load("e1", "lapto", tmp_path)
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_committed_notebooks_are_clean(path: Path) -> None:
+    content = nbformat.read(path, 4)
+    nbformat.validate(content)
+    code = [cell for cell in content.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    assert [cell.id for cell in code if "parameters" in cell.metadata.get("tags", [])] == ["parameters"]
+    assert set(content.metadata) <= {"kernelspec", "language_info"}
+    assert "version" not in content.metadata.get("language_info", {})
+    assert all(
+        re.fullmatch(r"[a-z0-9-]+", cell.id) and not re.fullmatch(r"[0-9a-f]{8}", cell.id) for cell in content.cells
+    )
+    assert nbformat.writes(content).rstrip("\n") + "\n" == path.read_text()
+
+
+def test_e1_notebook_shows_every_artefact_and_every_statement() -> None:
+    cells = nbformat.read(ROOT / "notebooks/e1.ipynb", 4).cells
+    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    statements = [item.id for item in claims.load_published(ROOT).statements if item.source == "e1"]
+    artefacts = [name for name in report.ARTEFACTS if name.startswith("e1.")]
+    assert len(statements) == 7
+    assert [name for name in artefacts if f'("{name}", records)' not in source] == []
+    assert [name for name in statements if f'statement(verdicts["{name}"])' not in source] == []
+
+
+def test_e1_notebook_runs_and_says_that_controls_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for cell in nbformat.read(ROOT / "notebooks/e1.ipynb", 4).cells:
+        if cell.cell_type == "code":
+            exec(cell.source, names)
+    assert "no record of run e1-grid-central-lr" in names["grid"].data  # type: ignore[attr-defined]
+
+
+def test_e1_page_has_mathml_for_all_equations() -> None:
+    content = nbformat.read(ROOT / "notebooks/e1.ipynb", 4)
+    assert "$" not in re.sub(r"(?s)<pre>.*?</pre>|<code>.*?</code>", "", html_page(content, "", Path("e1.ipynb")))
+
+
+def test_show_says_what_the_figure_shows() -> None:
+    image = show(report.figure("e1.fig1", e1_records()), alt="three curves")
+    assert image.alt == "three curves"
+    assert image.data.startswith(b"\x89PNG")

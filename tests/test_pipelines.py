@@ -1,0 +1,231 @@
+"""The pipeline files declare what the code makes, and the locks belong to the files beside them."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tree
+import yaml
+
+from repro import report, specs
+
+ROOT = tree.REPOSITORY
+PIPELINES = sorted(
+    path.relative_to(ROOT) for path in [ROOT / "dvc.yaml", *(ROOT / "pipelines").rglob("dvc.yaml")] if path.exists()
+)
+REQUIRED = [Path(), Path("pipelines/data"), Path("pipelines/smoke"), Path("pipelines/laptop")]
+LOCKED = sorted({*REQUIRED, *(p.parent for p in PIPELINES if (ROOT / p).with_name("dvc.lock").exists())})
+
+
+def stages(path: Path) -> dict[str, dict[str, Any]]:
+    """Stages of one dvc.yaml by name, ``foreach`` unrolled and ``${...}`` filled in."""
+    content, folder = yaml.safe_load((ROOT / path).read_text()), (ROOT / path).parent
+    values = {}
+    for params in ["params.yaml", *content.get("vars", [])]:
+        if (folder / params).exists():
+            values |= yaml.safe_load((folder / params).read_text())
+
+    def filled(value: Any, names: dict[str, Any]) -> Any:
+        return json.loads(re.sub(r"\$\{(\w+)\}", lambda match: str(names[match[1]]), json.dumps(value)))
+
+    found = {}
+    for name, stage in content["stages"].items():
+        if "foreach" in stage:
+            found |= {f"{name}@{item}": filled(stage["do"], values | {"item": item}) for item in stage["foreach"]}
+        else:
+            found[name] = filled(stage, values)
+    return found
+
+
+def outs(stage: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Outputs of a stage with their options, relative to its working directory."""
+    declared: dict[str, dict[str, Any]] = {}
+    for out in stage.get("outs", []):
+        declared |= out if isinstance(out, dict) else {out: {}}
+    return declared
+
+
+def every_stage() -> Iterator[tuple[Path, str, dict[str, Any]]]:
+    for path in PIPELINES:
+        for name, stage in stages(path).items():
+            yield path, name, stage
+
+
+def where(path: Path, stage: dict[str, Any], name: str) -> Path:
+    """A dependency or output of a stage, from the root of the repository."""
+    return ((ROOT / path).parent / stage.get("wdir", ".") / name).resolve().relative_to(ROOT)
+
+
+# Declarations -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["dvc.yaml", "controls/dvc.yaml"])
+def test_the_stages_of_all_profiles_are_the_same_file(name: str) -> None:
+    assert len({(ROOT / "pipelines" / profile / name).read_bytes() for profile in specs.PROFILES}) == 1
+
+
+def test_a_profiles_file_names_its_own_profile_and_a_sources_file_its_own_source() -> None:
+    for profile in specs.PROFILES:
+        assert yaml.safe_load((ROOT / f"pipelines/{profile}/params.yaml").read_text())["profile"] == profile
+    for source in specs.SOURCES:
+        assert yaml.safe_load((ROOT / f"pipelines/{source}.yaml").read_text())["source"] == source
+    assert {p.name for p in (ROOT / "pipelines").iterdir()} == {
+        *specs.PROFILES,
+        "data",
+        *(f"{s}.yaml" for s in specs.SOURCES),
+    }
+
+
+@pytest.mark.parametrize("profile", specs.PROFILES)
+def test_every_file_that_render_writes_is_declared_and_nothing_else(profile: str) -> None:
+    for source in specs.SOURCES:
+        stage = stages(Path(f"pipelines/{profile}/dvc.yaml"))[f"figures-{source}"]
+        made = {
+            f"figures/{profile}/{name}"
+            for i, a in report.ARTEFACTS.items()
+            if a.source == source
+            for name in report.outputs(i)
+        }
+        assert set(outs(stage)) == made
+
+
+def test_the_page_depends_on_every_artefact() -> None:
+    profile = specs.default_profile(ROOT)
+    deps = stages(Path("dvc.yaml"))["book"]["deps"]
+    for artefact in report.ARTEFACTS:
+        assert {f"figures/{profile}/{name}" for name in report.outputs(artefact)} & set(deps), artefact
+
+
+def test_nothing_is_cached_because_everything_is_committed() -> None:
+    for path, name, stage in every_stage():
+        for out, options in outs(stage).items():
+            assert options.get("cache") is False, f"{path}: {name}: {out}"
+
+
+def test_finished_runs_are_kept_when_a_stage_runs_again() -> None:
+    for path, name, stage in every_stage():
+        for out, options in outs(stage).items():
+            assert options.get("persist", False) is out.startswith("data/records/"), f"{path}: {name}: {out}"
+
+
+def test_no_file_has_two_makers_and_controls_are_outputs_of_none() -> None:
+    made = [where(path, stage, out) for path, _, stage in every_stage() for out in outs(stage)]
+    assert len(set(made)) == len(made)
+    assert not [path for path in made if "_controls" in str(path) or "learning_rates" in str(path)]
+
+
+def test_every_dependency_is_made_by_a_stage_or_is_a_file_of_the_package() -> None:
+    made = {where(path, stage, out) for path, _, stage in every_stage() for out in outs(stage)}
+    waiting = re.compile(r"data/(records/\w+/\w+_controls|learning_rates/\w+\.json)")  # made by `make controls`
+    for path, name, stage in every_stage():
+        for dep in stage.get("deps", []):
+            place = where(path, stage, dep)
+            assert place in made or waiting.fullmatch(str(place)) or (ROOT / place).exists(), f"{path}: {name}: {dep}"
+
+
+def test_every_stage_runs_a_command_that_exists_with_its_own_profile() -> None:
+    from repro import cli
+
+    for path, name, stage in every_stage():
+        commands = stage["cmd"] if isinstance(stage["cmd"], list) else [stage["cmd"]]
+        for command in commands:
+            python, module, package, *arguments = command.split()
+            assert (python, module, package) == ("python", "-m", "repro"), f"{path}: {name}"
+            options = cli._parser().parse_args(arguments)
+            if path.parts[0] == "pipelines" and path.parts[1] in specs.PROFILES:
+                assert options.profile == path.parts[1], f"{path}: {name}"
+
+
+def test_runs_and_controls_depend_on_all_code_that_a_fingerprint_counts() -> None:
+    """What has a version in repro.numerics has its file among the dependencies, so that DVC sees a change of it."""
+    parts = [
+        "batches.py",
+        "codecs",
+        "engines",
+        "models",
+        "numerics.py",
+        "partition.py",
+        "randomness.py",
+        "schedules.py",
+    ]
+    for profile in specs.PROFILES:
+        for name in ("dvc.yaml", "controls/dvc.yaml"):
+            for stage in stages(Path(f"pipelines/{profile}/{name}")).values():
+                commands = json.dumps(stage["cmd"])
+                if " sweep " in commands:
+                    assert {f"repro/{part}" for part in parts} <= set(stage["deps"])
+                    assert ("repro/laws.py" in stage["deps"]) is ("--controls" not in commands)
+
+
+def test_every_path_that_the_makefile_names_exists() -> None:
+    text = (ROOT / "Makefile").read_text()
+    named = set(re.findall(r"pipelines/[\w$(){}./-]*dvc\.yaml", text))
+    assert named
+    for path in named:
+        for profile in specs.PROFILES:
+            assert (ROOT / re.sub(r"\$\(\w+\)", profile, path)).exists(), path
+
+
+# Locks --------------------------------------------------------------------------------------------------------
+
+
+def md5(path: Path) -> dict[str, Any]:
+    """What DVC's lock says of a file or a folder: a folder's digest is that of the list of its files' digests."""
+    if path.is_file():
+        return {"md5": hashlib.md5(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
+    ignored = {"__pycache__", ".ipynb_checkpoints"}  # as in .dvcignore
+    files = [p for p in path.rglob("*") if p.is_file() and not ignored & set(p.relative_to(path).parts)]
+    listed = sorted(
+        ({"md5": hashlib.md5(p.read_bytes()).hexdigest(), "relpath": p.relative_to(path).as_posix()} for p in files),
+        key=lambda entry: entry["relpath"],
+    )
+    digest = hashlib.md5(json.dumps(listed, sort_keys=True).encode()).hexdigest()
+    return {"md5": f"{digest}.dir", "size": sum(p.stat().st_size for p in files), "nfiles": len(files)}
+
+
+def value(path: Path, key: str) -> Any:
+    """The entry ``a.b`` of a YAML file."""
+    found = yaml.safe_load(path.read_text())
+    for part in key.split("."):
+        found = found[part]
+    return found
+
+
+def test_folders_are_hashed_as_dvc_hashes_them(tmp_path: Path) -> None:
+    """Against a lock that DVC 3.67 wrote for this folder."""
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/__pycache__").mkdir()
+    (tmp_path / "a/x.json").write_text("1\n")
+    (tmp_path / "a/b/y.json").write_text("2\n")
+    (tmp_path / "a/__pycache__/z").write_text("z\n")
+    assert md5(tmp_path / "a") == {"md5": "15119c5dbe7a4ed12ed0116a464943ad.dir", "size": 4, "nfiles": 2}
+
+
+@pytest.mark.parametrize("folder", LOCKED, ids=lambda folder: str(folder))
+def test_a_lock_belongs_to_the_files_as_they_are(folder: Path) -> None:
+    """So `dvc repro` in a fresh clone has nothing to do, and no committed number is older than the code it came from."""
+    path = ROOT / folder / "dvc.lock"
+    assert path.exists(), f"no {folder / 'dvc.lock'}; run `dvc repro` and commit it"
+    locked, declared = yaml.safe_load(path.read_text())["stages"], stages(folder / "dvc.yaml")
+    assert set(locked) == set(declared)
+    stale = []
+    for name, stage in declared.items():
+        lock = locked[name]
+        assert lock["cmd"] == stage["cmd"], f"{name}: the command changed"
+        assert {dep["path"] for dep in lock.get("deps", [])} == set(stage.get("deps", [])), f"{name}: deps changed"
+        assert {out["path"] for out in lock.get("outs", [])} == set(outs(stage)), f"{name}: outs changed"
+        for entry in [*lock.get("deps", []), *lock.get("outs", [])]:
+            place = ROOT / where(folder / "dvc.yaml", stage, entry["path"])
+            assert entry["hash"] == "md5"
+            found = md5(place) if place.exists() else {"md5": "missing"}
+            stale += [entry["path"]] if any(entry.get(key) != found[key] for key in found) else []
+        wanted = {(file, key) for params in stage.get("params", []) for file, keys in params.items() for key in keys}
+        assert {(file, key) for file, keys in lock.get("params", {}).items() for key in keys} == wanted
+        for file, key in wanted:
+            now = value(ROOT / where(folder / "dvc.yaml", stage, file), key)
+            stale += [f"{file}:{key}"] if lock["params"][file][key] != now else []
+    assert not stale, f"{folder / 'dvc.lock'} is older than {', '.join(sorted(set(stale)))}; run `dvc repro`"
