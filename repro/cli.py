@@ -380,7 +380,7 @@ def _notebook(options: Any) -> int:
         known = ", ".join(sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb")))
         raise ReproError(f"unknown notebook {options.name!r}; one of {known} was expected")
     out = ROOT / "figures" / options.profile / "notebooks" / f"{options.name}.ipynb"
-    notebooks.execute(source, out, {"profile": options.profile})
+    notebooks.execute(source, out, {"profile": options.profile}, ROOT)
     print(out)
     return 0
 

@@ -1,28 +1,53 @@
-"""Codecs turn tensors into bytes and back. What crosses the wire is ``len(payload)``, nothing else is counted."""
+"""Codecs turn tensors into bytes and back. What crosses the wire is ``len(payload)``, nothing else is counted.
+
+Numbers in the envelope: 1 dense, 2 int8, 3 zipped, 4 top-k, 5 threshold, 6 DGC, 7 QSGD, 8 TernGrad, 9 1-bit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from repro.codecs.dense import Dense
+from repro.codecs.dgc import DGC
+from repro.codecs.int8 import Int8
+from repro.codecs.onebit import OneBit
+from repro.codecs.sparse import Threshold, TopK
+from repro.codecs.stochastic import QSGD, TernGrad
+from repro.codecs.zipped import Zipped
 from repro.errors import ReproError
+
+__all__ = [
+    "DGC",
+    "NAMES",
+    "QSGD",
+    "Codec",
+    "Dense",
+    "Int8",
+    "OneBit",
+    "TernGrad",
+    "Threshold",
+    "TopK",
+    "Zipped",
+    "build",
+]
 
 
 class Codec(Protocol):
     """What the engines ask of a codec.
 
-    ``state`` is the codec's memory of one client (residuals, momentum), made by ``new_state`` and owned by the caller.
-    ``fixed_size`` tells that a payload's length depends on shapes only, and that decoding is exact, so that the mean of
-    decoded payloads is the decoded mean.
+    ``state`` is the codec's memory of one client (see ``repro.codecs.state``), made by ``new_state`` and owned by the
+    caller, who sets ``state["progress"]`` before encoding. ``fixed_size`` tells that a payload's length depends on
+    shapes only, and that decoding is exact, so that the mean of decoded payloads is the decoded mean.
     """
 
     fixed_size: bool
 
-    def new_state(self) -> Any:
-        """The memory of a client that has sent nothing yet."""
+    def new_state(self, seed: int = 0, client: int = 0) -> Any:
+        """The memory of a client that has sent nothing yet; ``seed`` and ``client`` name its random stream."""
 
     def encode(self, state: Any, tensors: Mapping[str, Tensor]) -> bytes:
         """Tensors by name -> the bytes to send; the order of the mapping is the order on the wire."""
@@ -31,12 +56,36 @@ class Codec(Protocol):
         """Bytes as received -> tensors in the sender's order."""
 
 
-def build(name: str) -> Codec:
-    """A codec by its name.
+_CODECS: dict[str, Callable[..., Codec]] = {
+    "dense": Dense,
+    "int8": Int8,
+    "int8-affine": partial(Int8, affine=True),
+    "dgc": DGC,
+    "top-k": TopK,
+    "top-k-residual": partial(TopK, residual=True),
+    "threshold": Threshold,
+    "qsgd": QSGD,
+    "terngrad": TernGrad,
+    "1-bit": OneBit,
+}
+NAMES = tuple(_CODECS)
+
+
+def build(name: str, **options: Any) -> Codec:
+    """A codec by its name, to which ``+zip`` may be added.
+
+    Args:
+        name: one of ``NAMES``, for example ``int8``, or ``int8+zip``.
+        options: the arguments of its class, for example ``momentum`` of ``dgc``.
 
     Raises:
-        ReproError: an unknown codec.
+        ReproError: an unknown codec, or options that it does not have.
     """
-    if name != "dense":
-        raise ReproError(f"unknown codec {name!r}; dense was expected")
-    return Dense()
+    inner, _, zipped = name.partition("+")
+    if inner not in _CODECS or zipped not in ("", "zip") or name.endswith("+"):
+        raise ReproError(f"unknown codec {name!r}; {', '.join(NAMES)} was expected, alone or with +zip")
+    try:
+        codec = _CODECS[inner](**options)
+    except TypeError as error:
+        raise ReproError(f"codec {name}: {error}; see its class in repro/codecs") from error
+    return Zipped(codec) if zipped else codec

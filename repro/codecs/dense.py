@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from repro.codecs import wire
+from repro.codecs.state import State, new_state
 from repro.errors import NotFinite, ReproError
 
 _TYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 1: np.dtype("<f8")}
@@ -27,10 +28,11 @@ class Dense:
     number = 1
     fixed_size = True
 
-    def new_state(self) -> None:
-        """The codec has no memory."""
+    def new_state(self, seed: int = 0, client: int = 0) -> State:
+        """The codec has no memory of its own."""
+        return new_state(seed, client)
 
-    def encode(self, state: None, tensors: Mapping[str, Tensor]) -> bytes:
+    def encode(self, state: State | None, tensors: Mapping[str, Tensor]) -> bytes:
         """Tensors by name -> payload.
 
         Raises:

@@ -24,10 +24,13 @@ _CRC = struct.Struct("<I")
 OVERHEAD = _HEAD.size + _CRC.size
 
 
-def seal(codec: int, content: bytes) -> bytes:
-    """Put ``content`` of codec number ``codec`` into an envelope."""
-    head = _HEAD.pack(b"RPRO", VERSION, codec, len(content))
-    return b"".join([head, _CRC.pack(zlib.crc32(content, zlib.crc32(head))), content])
+def seal(codec: int, *content: bytes | memoryview) -> bytes:
+    """Put the parts ``content`` of codec number ``codec``, one after the other, into an envelope."""
+    head = _HEAD.pack(b"RPRO", VERSION, codec, sum(memoryview(part).nbytes for part in content))
+    crc = zlib.crc32(head)
+    for part in content:
+        crc = zlib.crc32(part, crc)
+    return b"".join([head, _CRC.pack(crc), *content])
 
 
 def unseal(codec: int, payload: bytes) -> memoryview:

@@ -1,0 +1,157 @@
+"""Deep Gradient Compression (Lin et al. 2018), as post 2 uses it: on the weights of convolutions only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repro.codecs import sparse
+from repro.codecs.message import Buffer, Item, Reader, Rule, TensorCodec, convolutions, flatten, parameters
+from repro.codecs.state import State
+from repro.errors import NotFinite, ReproError
+
+WARM_UP = (0.75, 0.9375, 0.984375, 0.996, 0.999)
+"""Sparsity in epochs 0, 1, 2, 3 and from epoch 4 on: the paper's list (the authors' code follows another)."""
+
+_SAMPLE = Fraction(1, 100)  # of the values, at least; post 2: "sampling only 1% of the gradients"
+_FEWEST, _ROUNDS = 0.8, 10  # a threshold that lets less than 0.8 k pass is lowered by that factor, up to ten times
+
+
+class DGC(TensorCodec):
+    """A message sends, of each chosen tensor, the largest 0.1 % of what has accumulated there.
+
+    With the gradient g of a step, momentum m, and 0 at the start:
+
+    1. local gradient clipping: g is scaled down if its norm exceeds this worker's share of the global threshold;
+    2. momentum correction: u = m u + g;
+    3. accumulation: v = v + u;
+    4. the k = ceil((1 - sparsity) n) largest values of |v| are sent, and v becomes 0 there;
+    5. momentum factor masking: u becomes 0 there, too.
+
+    The server steps by the average without momentum of its own. Tensors that are not sparsified send u, whose average
+    is the momentum of the average, so that the server need not tell them apart. Whatever is no gradient (running
+    statistics) is sent as it is. Weight decay is not part of g; give it a momentum of its own on the server, as the
+    authors' code does.
+
+    For step 4 a threshold is estimated from a sample of 1 %: the sampled value at rank (1 - sparsity) x sample size.
+    If more than k values pass, the k largest are found among those that passed ("hierarchical" selection); if less
+    than 0.8 k pass, the threshold is lowered. So at most k values are sent.
+
+    Args:
+        momentum: m.
+        masking: step 5.
+        clip: threshold for the norm of the global gradient (None: step 1 is left out). In the paper a worker's
+            gradient contains the factor 1 / workers, and is clipped at ``local_threshold(clip, workers)``; here
+            workers send means of their own batch, which the server averages, so g / workers is clipped there.
+        workers: number of workers, for clipping.
+        sparsity: by epoch of ``state["progress"]``; the last one stays.
+        chosen: which tensors to sparsify.
+        gradients: which tensors are gradients.
+
+    Raises:
+        ReproError: an impossible sparsity, momentum, threshold or number of workers.
+    """
+
+    number, name = 6, "dgc"
+
+    def __init__(
+        self, momentum: float = 0.9, masking: bool = True, clip: float | None = None, workers: int = 1,
+        sparsity: Sequence[float] = WARM_UP, chosen: Rule = convolutions, gradients: Rule = parameters,
+    ) -> None:  # fmt: skip
+        super().__init__(chosen)
+        if not 0 <= momentum < 1:
+            raise ReproError(f"momentum {momentum}; at least 0 and less than 1 was expected")
+        if (clip is not None and not clip > 0) or workers < 1 or not sparsity:
+            raise ReproError(f"clip {clip}, {workers} workers, sparsity {sparsity}; positive numbers were expected")
+        self.momentum, self.masking, self.clip, self.workers = momentum, masking, clip, workers
+        self.densities = [sparse.density(epoch) for epoch in sparsity]
+        self.gradients = gradients
+
+    def prepare(self, state: State, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Steps 1 to 3: v for the chosen tensors, u for the other gradients."""
+        velocity = state["memory"].setdefault("velocity", {})
+        is_gradient = {name: self.gradients(name, tensor) for name, tensor in tensors.items()}
+        scale = self._clipping([tensor for name, tensor in tensors.items() if is_gradient[name]])
+        corrected = dict(tensors)
+        for name, tensor in tensors.items():
+            if is_gradient[name]:
+                if name not in velocity:
+                    velocity[name] = torch.zeros_like(tensor)
+                corrected[name] = velocity[name].mul_(self.momentum).add_(tensor, alpha=scale)
+        return sparse.add_residual(state, corrected, self.chosen)
+
+    def _clipping(self, gradients: Sequence[Tensor]) -> float:
+        if self.clip is None:
+            return 1.0
+        norm = math.hypot(*(float(torch.linalg.vector_norm(g, dtype=torch.float64)) for g in gradients)) / self.workers
+        return min(1.0, local_threshold(self.clip, self.workers) / norm) if norm > 0 else 1.0
+
+    def compress(self, state: State, item: Item, random: np.random.Generator) -> tuple[int, list[Buffer]]:
+        """Steps 4 and 5."""
+        epoch = min(int(state["progress"]), len(self.densities) - 1)
+        places = select(item.values.abs(), self.densities[epoch], random)
+        if not bool(torch.isfinite(item.values[places]).all()):
+            raise NotFinite(
+                f"tensor {item.name} has accumulated to infinity; finite values were expected; lower the learning rate"
+            )
+        coded = sparse.compress(item.values, places)
+        item.values[places] = 0
+        if self.masking:
+            flatten(state["memory"]["velocity"][item.name])[0][places] = 0
+        return coded
+
+    def expand(self, coding: int, reader: Reader, count: int, kind: np.dtype[Any]) -> np.ndarray:
+        """See ``repro.codecs.sparse``."""
+        return sparse.expand(coding, reader, count, kind)
+
+
+def local_threshold(clip: float, workers: int) -> float:
+    """A worker's threshold: gradients of workers that differ by noise add up to sqrt(workers) times their norm."""
+    return clip / math.sqrt(workers)
+
+
+def sampling(count: int, share: Fraction) -> tuple[int, int]:
+    """Stride of the sample of ``count`` values, and its size (the authors' rule).
+
+    The sample is 1 % or what it takes to have two values above the threshold, whichever is more. Strides are odd, so
+    that they do not follow the layout of a tensor.
+    """
+    wanted = max(math.ceil(count * _SAMPLE), math.ceil(2 / share))
+    if count <= math.ceil(2 / share):
+        return 1, count
+    stride = 32 * math.ceil(Fraction(count, 32 * wanted)) + 1
+    while count // stride < wanted:
+        stride -= 8
+    return stride, count // stride
+
+
+def select(magnitude: Tensor, share: Fraction, random: np.random.Generator) -> Tensor:
+    """Places, ascending, of about the ``share`` largest of a vector of non-negative values; never of a zero.
+
+    Args:
+        magnitude: (n,), not negative.
+        share: of the values to select; at most ``kept(n, share)`` are.
+        random: where the sample starts.
+    """
+    most = sparse.kept(len(magnitude), share)
+    least = torch.finfo(magnitude.dtype).smallest_normal * torch.finfo(magnitude.dtype).eps  # smallest positive number
+    if most == len(magnitude):
+        return sparse.where(magnitude >= least)
+    stride, size = sampling(len(magnitude), share)
+    sample = magnitude[int(random.integers(stride)) :: stride]
+    threshold = max(least, float(sample.topk(sparse.kept(size, share), sorted=False).values.min()))
+    places = sparse.where(magnitude >= threshold)
+    for _ in range(_ROUNDS):
+        if len(places) >= _FEWEST * most or threshold == least:
+            break
+        threshold = max(least, _FEWEST * threshold)
+        places = sparse.where(magnitude >= threshold)
+    if len(places) > most:
+        places = places[magnitude[places].topk(most, sorted=False).indices].sort().values
+    return places

@@ -1,0 +1,82 @@
+"""Zip around another codec."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from repro.codecs import wire
+from repro.codecs.message import MAX_ELEMENTS
+from repro.codecs.state import State
+from repro.errors import ReproError
+
+if TYPE_CHECKING:
+    from repro.codecs import Codec
+
+_LENGTH = struct.Struct("<Q")
+_MAX_RATIO = 1032  # of deflate, from its format
+_MAX_LENGTH = 8 * MAX_ELEMENTS + 2**20  # float64, with room for heads
+
+
+class Zipped:
+    """The payload of another codec, deflated (post 2: "the standard Zip method").
+
+    Content: a uint64 with the length of the inner payload, then the inner payload as a zlib stream.
+
+    Args:
+        inner: the codec whose payloads are zipped.
+        level: zlib's, from 0 (none) over 1 (fastest) to 9 (smallest).
+
+    Raises:
+        ReproError: an unknown level.
+    """
+
+    number = 3
+    fixed_size = False
+
+    def __init__(self, inner: Codec, level: int = 6) -> None:
+        if level not in range(10):
+            raise ReproError(f"zip level {level}; 0 to 9 was expected")
+        self.inner, self.level = inner, level
+
+    def new_state(self, seed: int = 0, client: int = 0) -> State:
+        """The inner codec's."""
+        return self.inner.new_state(seed, client)
+
+    def encode(self, state: State, tensors: Mapping[str, Tensor]) -> bytes:
+        """Tensors by name -> payload.
+
+        Raises:
+            ReproError: the inner codec's.
+        """
+        payload = self.inner.encode(state, tensors)
+        return wire.seal(self.number, _LENGTH.pack(len(payload)), zlib.compress(payload, self.level))
+
+    def decode(self, payload: bytes) -> list[Tensor]:
+        """Payload -> tensors.
+
+        Raises:
+            ReproError: the payload is truncated, damaged, foreign, inconsistent or too large, or the inner one is.
+        """
+        content = wire.unseal(self.number, payload)
+        if len(content) < _LENGTH.size:
+            raise ReproError("zipped payload is inconsistent (no length); send it again")
+        (length,) = _LENGTH.unpack_from(content)
+        stream = content[_LENGTH.size :]
+        if length > min(_MAX_LENGTH, _MAX_RATIO * len(stream)):
+            raise ReproError(
+                f"zipped payload is inconsistent ({len(stream)} bytes for {length}; at most {_MAX_RATIO} times as "
+                f"many and at most {_MAX_LENGTH} are accepted); send it again"
+            )
+        unzip = zlib.decompressobj()
+        try:
+            inner = unzip.decompress(stream, length + 1)  # one more than announced, to see that there is no more
+        except zlib.error as error:
+            raise ReproError(f"zipped payload is inconsistent ({error}); send it again") from error
+        if len(inner) != length or not unzip.eof or unzip.unused_data:
+            raise ReproError(f"zipped payload is inconsistent (not a stream of {length} bytes); send it again")
+        return self.inner.decode(inner)

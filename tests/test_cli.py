@@ -1,0 +1,459 @@
+"""What a user sees: one line and exit code 2 for bad input, 1 for a bad answer, 0 otherwise, and never a traceback."""
+
+import argparse
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tree
+import yaml
+
+from repro import claims, cli, records, report, runner, specs
+from repro.errors import ReproError
+
+COMMANDS = next(
+    action.choices for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)
+)  # name -> parser
+WITH_PROFILE = [name for name, parser in COMMANDS.items() if "--profile" in parser.format_help()]
+REQUIRED = {"run": ["e1-central"], "rerun": ["e1-central"], "notebook": ["e1"]}
+READS_RECORDS = ["list", "sweep", "verdicts", "render", "plan", "audit", "run", "rerun", "book"]
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the small files as the working folder; no run is ever executed."""
+    tree.plant(tmp_path)
+    (tmp_path / "params.yaml").write_text("profile: smoke\n")
+    monkeypatch.chdir(tmp_path)
+
+    def never(*_: object, **__: object) -> None:
+        pytest.fail("a run was started")
+
+    monkeypatch.setattr(runner, "run", never)
+    return tmp_path
+
+
+def words(command: str) -> list[str]:
+    return [command, *REQUIRED.get(command, [])]
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The one line on stderr of a command that ends with exit code 2 and prints nothing else."""
+    capsys.readouterr()
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("repro: ")
+    assert said.err.count("\n") == 1
+    assert "Traceback" not in said.err
+    return said.err
+
+
+def misused(capsys, *arguments: str) -> str:
+    """What argparse says of arguments that make no sense: its usage, then one line; exit code 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def done(capsys, *arguments: str, code: int = 0) -> str:
+    capsys.readouterr()
+    assert cli.main(arguments) == code
+    return capsys.readouterr().out
+
+
+def stored(root: Path, run: str = "e1-central", seed: int = 1, **changes) -> Path:
+    spec = specs.find(run, "smoke", root)
+    tree.record(spec, seed, root, **changes)
+    return runner.record_path(spec, seed, root)
+
+
+# Help ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_what_it_does_and_explains_its_options(command: str, capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert COMMANDS[command].description.split()[0] in text
+    for action in COMMANDS[command]._actions:
+        assert action.help or action.dest == "run" or action.metavar == "RUN", f"{command}: {action.dest} has no help"
+
+
+def test_the_program_starts_and_lists_its_commands() -> None:
+    made = subprocess.run(
+        [sys.executable, "-m", "repro", "--help"], cwd=tree.REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert all(f"\n    {command}" in made.stdout for command in COMMANDS)
+
+
+def test_the_command_line_itself_does_not_import_torch() -> None:
+    code = "import sys, repro.cli; repro.cli._parser(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=tree.REPOSITORY, check=False).returncode == 0
+
+
+# Unknown names ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_outside_the_repository_every_command_says_where_to_go(command: str, tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert "run from the root of the repository" in refused(capsys, *words(command))
+
+
+@pytest.mark.parametrize("command", ["run", "rerun"])
+def test_an_unknown_run_is_answered_with_the_nearest_ones(command: str, capsys) -> None:
+    assert "unknown run 'e1-centrall'; did you mean e1-central" in refused(capsys, command, "e1-centrall")
+
+
+@pytest.mark.parametrize("command", WITH_PROFILE)
+def test_an_unknown_profile_is_answered_with_the_known_ones(command: str, root: Path, capsys) -> None:
+    line = refused(capsys, *words(command), "--profile", "labtop")
+    assert "unknown profile 'labtop'; one of smoke, laptop, paper was expected" in line
+    (root / "params.yaml").write_text("profile: labtop\n")
+    assert "params.yaml, key profile: text ('labtop'); one of smoke, laptop, paper" in refused(capsys, *words(command))
+
+
+def test_an_unknown_artefact_is_answered_with_the_known_ones(capsys) -> None:
+    line = refused(capsys, "render", "e1.fig2")
+    assert "unknown artefact 'e1.fig2'" in line
+    assert all(artefact in line for artefact in report.ARTEFACTS)
+
+
+def test_an_unknown_data_set_is_answered_with_the_known_ones(capsys) -> None:
+    assert "'mnist'; data/sources.yaml declares: cifar10" in refused(capsys, "data", "mnist")
+
+
+def test_an_unknown_notebook_is_answered_with_the_known_ones(root: Path, capsys) -> None:
+    (root / "notebooks").mkdir()
+    (root / "notebooks/e1.ipynb").write_text("{}")
+    assert "unknown notebook 'e7'; one of e1 was expected" in refused(capsys, "notebook", "e7")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "required: COMMAND"),
+        (["lst"], "invalid choice: 'lst'"),
+        (["list", "--source", "e9"], "argument --source: invalid choice: 'e9'"),
+        (["run"], "required: RUN"),
+        (["run", "e1-central", "--seed", "one"], "argument --seed: 'one'; a whole number from 0 up was expected"),
+        (["rerun", "e1-central", "--seed", "-1"], "argument --seed"),
+        (["run", "e1-central", "--processes", "0"], "argument --processes: '0'; a whole number from 1 up was expected"),
+        (["sweep", "--jobs", "0"], "argument --jobs: '0'; a whole number from 1 up was expected"),
+        (["sweep", "--time-budget", "soon"], "argument --time-budget: invalid float value: 'soon'"),
+        (["audit", "-n", "0"], "argument -n: '0'; a whole number from 1 up was expected"),
+        (["list", "--jsn"], "unrecognized arguments: --jsn"),
+    ],
+)
+def test_an_argument_that_makes_no_sense_is_named(arguments: list[str], says: str, capsys) -> None:
+    assert says in misused(capsys, *arguments)
+
+
+# Bad files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("params.yaml", "params.yaml: not valid YAML at line 2"),
+        ("pipelines/e1.yaml", "pipelines/e1.yaml: not valid YAML at line 2"),
+        ("pipelines/smoke/params.yaml", "pipelines/smoke/params.yaml: not valid YAML at line 2"),
+        ("data/published.yaml", "data/published.yaml: not readable as YAML near line 2"),
+    ],
+)
+@pytest.mark.parametrize("command", ["list", "verdicts"])
+def test_malformed_yaml_is_named_with_its_line(file: str, says: str, command: str, root: Path, capsys) -> None:
+    (root / file).write_text("a: [1,\n")
+    assert says in refused(capsys, command)
+
+
+@pytest.mark.parametrize("command", ["sweep", "run", "rerun", "tune", "plan", "render", "audit", "book"])
+def test_a_bad_value_in_a_spec_is_named_by_every_command_that_reads_specs(command: str, root: Path, capsys) -> None:
+    stored(root)
+    tree.edit(root / "pipelines/e1.yaml", "local_batch: 32", "local_batch: many")
+    line = refused(capsys, *words(command))
+    assert "pipelines/e1.yaml, run e1-" in line
+    assert "key local_batch: text ('many'); a whole number was expected" in line
+
+
+@pytest.mark.parametrize("command", ["list", "sweep", "run", "rerun", "plan", "render", "verdicts", "book"])
+def test_missing_learning_rates_name_the_command_that_chooses_them(command: str, root: Path, capsys) -> None:
+    (root / "data/learning_rates/smoke.json").unlink()
+    line = refused(capsys, *words(command))
+    assert "data/learning_rates/smoke.json: no learning rates chosen for profile smoke" in line
+    assert "`make controls PROFILE=smoke`" in line
+
+
+@pytest.mark.parametrize("command", ["list", "sweep", "run", "verdicts"])
+def test_more_clients_than_images_are_refused(command: str, root: Path, capsys) -> None:
+    tree.edit(root / "pipelines/smoke/params.yaml", "train_images: 2600", "train_images: 1")
+    arguments = ["run", "e1-federated"] if command == "run" else [command]
+    assert "2 workers for 1 images at profile smoke" in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize("command", READS_RECORDS)
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda text: text[:100], "truncated or not JSON"),
+        (lambda text: text.replace('"test_top1": 0.5', '"test_top1": 0.9'), "edited or damaged"),
+        (lambda text: text.replace('"test_top1": 0.5', '"test_top1": NaN'), "edited or damaged"),
+    ],
+    ids=["truncated", "edited", "nan"],
+)
+def test_a_damaged_record_stops_every_command_that_reads_records(command, damage, says, root: Path, capsys) -> None:
+    path = stored(root)
+    records.write_atomic(records.provenance_path(path), '{"seconds": 3, "machine": {"device": "abacus"}}')
+    text = path.read_text()
+    assert damage(text) != text
+    path.write_text(damage(text))
+    line = refused(capsys, *words(command))
+    assert "data/records/smoke/e1/e1-central.s1.json: " in line
+    assert says in line
+    assert "git checkout" in line
+
+
+def test_a_damaged_record_of_a_grid_stops_the_choice_of_learning_rates(root: Path, capsys) -> None:
+    path = stored(root, "e1-grid-central-lr0_1", 101)
+    path.write_text(path.read_text()[:-20])
+    grids = specs.grids("e1", "smoke", root)["central"]
+    for spec in grids:
+        if spec.run != "e1-grid-central-lr0_1":
+            tree.record(spec, 101, root)
+    assert "e1-grid-central-lr0_1.s101.json: truncated" in refused(capsys, "tune")
+
+
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        ("figures/smoke/verdicts.json", "book"),
+        ("figures/laptop/verdicts.json", "book"),
+        ("figures/smoke/verdicts.json", "check"),
+        ("data/provenance/smoke/e1/e1-central.s1.json", "plan"),
+        ("data/manifests/cifar10.json", "list"),
+    ],
+)
+def test_a_damaged_file_that_the_package_wrote_is_named(file: str, command: str, root: Path, capsys) -> None:
+    if command == "list":
+        stored(root)
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    (root / file).write_text("<<<<<<< HEAD\n")
+    assert file in refused(capsys, command)
+
+
+def test_missing_records_name_the_command_that_makes_them(root: Path, capsys) -> None:
+    assert "no such record" in refused(capsys, "rerun", "e1-central")
+    assert "`make controls PROFILE=smoke`" in refused(capsys, "tune")
+    assert "`python -m repro sweep`" in refused(capsys, "audit")
+    assert "e1" in refused(capsys, "render", "e1.fig1")
+
+
+# Data ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wrong_data(root: Path) -> None:
+    """Four images where CIFAR-10 is expected to be, of the declared shapes and with another content."""
+    declared = yaml.safe_load((root / "data/sources.yaml").read_text())
+    entry = declared["cifar10"]
+    entry["sources"] = [source for source in entry["sources"] if source["kind"] == "raw"]  # nothing is downloaded
+    for name, n in (("train", 5), ("test", 1)):
+        entry["arrays"][f"{name}_images"]["shape"] = [n, 32, 32, 3]
+        entry["arrays"][f"{name}_labels"]["shape"] = [n]
+    (root / "data/sources.yaml").write_text(yaml.safe_dump(declared))
+    folder = root / "data/raw/cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for name in (*entry["sources"][0]["layout"]["train"], "test_batch"):
+        content = {"data": np.zeros((1, 3072), dtype=np.uint8), "labels": [3]}
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+
+
+def test_data_with_a_wrong_hash_are_refused(wrong_data: None, root: Path, capsys, monkeypatch) -> None:
+    for arguments in (["data"], ["data", "cifar10"]):
+        line = refused(capsys, *arguments)
+        assert "cifar10 could not be obtained" in line
+        assert "train_images has SHA-256" in line
+    monkeypatch.undo()  # the real runner, from its own folder
+    monkeypatch.chdir(root)
+    assert "train_images has SHA-256" in refused(capsys, "run", "e1-central")
+    assert not (root / "data/records").exists()
+
+
+def test_a_sweep_without_data_says_once_what_could_not_start(wrong_data: None, root: Path, capsys) -> None:
+    for spec, seed in specs.runs("e1", "smoke", root=root):
+        if spec.kind == "law":
+            tree.record(spec, seed, root)
+    assert cli.main(["sweep"]) == 1
+    said = capsys.readouterr()
+    assert said.out == "1 of 17 runs are valid; 0 computed now, 0 left for later\n"
+    assert said.err.count("\n") == 1
+    assert "16 runs on cifar10 could not start" in said.err
+    assert "train_images has SHA-256" in said.err
+
+
+# Answers ------------------------------------------------------------------------------------------------------
+
+
+def test_list_shows_every_id_and_its_state(root: Path, capsys) -> None:
+    stored(root)
+    stored(root, seed=2, status="diverged", reason="the loss is nan", rows=[])
+    stored(root, "e1-federated", fingerprint="0" * 64)
+    text = done(capsys, "list")
+    assert "\ne1-central " in text
+    states = {line.split()[0]: line.split()[3:] for line in text.splitlines() if line.startswith("e1-")}
+    assert states["e1-central"] == ["s1:completed", "s2:diverged"]
+    assert states["e1-federated"] == ["s1:stale", "s2:not", "run"]
+    published = claims.load_published(root)
+    for item in [*published.artefacts, *published.statements]:
+        assert item.id in text
+
+
+def test_list_as_json_holds_the_same(root: Path, capsys) -> None:
+    stored(root)
+    found = json.loads(done(capsys, "list", "--source", "e1", "--json"))
+    runs = {run["run"]: run for run in found["runs"]}
+    assert set(runs) == {s.run for group in ("artefact", "control") for s, _ in specs.runs("e1", "smoke", group, root)}
+    assert runs["e1-central"]["seeds"] == {"1": "completed", "2": "not run"}
+    assert {a["id"] for a in found["artefacts"]} == {"e1.table1", "e1.fig1", "e1.table2"}
+    assert all(entry["id"].startswith("e1.") for entry in found["statements"])
+
+
+def test_a_valid_record_is_not_computed_again(root: Path, capsys) -> None:
+    path = stored(root)
+    before = path.read_bytes()
+    assert "e1-central.s1.json is valid; nothing to do" in done(capsys, "run", "e1-central")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("run", "status", "code"),
+    [("e1-central", "completed", 0), ("e1-central", "diverged", 1), ("e1-grid-central-lr1_6", "diverged", 0)],
+)
+def test_a_run_is_stored_and_fails_only_if_it_diverged_unexpectedly(run, status, code, root: Path, monkeypatch, capsys):
+    spec = specs.find(run, "smoke", root)
+    seed = 1 if run == "e1-central" else 101
+    made = tree.record(spec, seed, root, status=status, reason=None if status == "completed" else "the loss is nan")
+    runner.record_path(spec, seed, root).unlink()
+    seen = []
+    monkeypatch.setattr(runner, "run", lambda *task, **_: (seen.append(task[:2]), (made, {"seconds": 1.5}))[1])
+    text = done(capsys, "run", run, code=code)
+    assert seen == [(spec, seed)], "the first seed of the profile"
+    assert f"{run}.s{seed}.json: {status} in 1.5 s" in text
+    assert records.read(runner.record_path(spec, seed, root)) == made
+
+
+@pytest.mark.parametrize(("top1", "says", "code"), [(0.5, "identical", 0), (0.25, "differs", 1)])
+def test_a_repetition_fails_if_it_differs(top1: float, says: str, code: int, root: Path, monkeypatch, capsys) -> None:
+    path = stored(root)
+    records.write_atomic(records.provenance_path(path), records.canonical_json({"machine": {"device": "abacus"}}))
+    kept = records.read(path)
+    again = replace(kept, rows=[kept.rows[0] | {"test_top1": top1}])
+    monkeypatch.setattr(runner, "run", lambda *_, **__: (again, {"machine": {"device": "abacus"}}))
+    assert f"e1-central seed 1: {says} (" in done(capsys, "rerun", "e1-central", code=code)
+    (found,) = json.loads(done(capsys, "rerun", "e1-central", "--json", code=code))
+    assert found["verdict"] == says
+    assert says in done(capsys, "audit", code=code)
+    assert records.read(path) == kept, "a repetition must not touch what it is compared with"
+
+
+def test_tune_stores_the_best_rates_and_says_when_one_is_at_the_edge(root: Path, capsys) -> None:
+    best = {"central": 0.1, "large-batch": 1.6, "large-batch-x4": 0.4, "federated": 0.2}
+    for arm, made in specs.grids("e1", "smoke", root).items():
+        for spec in made:
+            tree.record(spec, 101, root, top1=0.6 if spec.schedule["lr"] == best[arm] else 0.3)
+    (root / "data/learning_rates/smoke.json").unlink()
+    text = done(capsys, "tune")
+    assert "e1 central: learning rate 0.1\n" in text
+    assert "e1 large-batch: learning rate 1.6  (at the edge of the grid" in text
+    assert specs.find("e1-large-batch", "smoke", root).schedule["lr"] == 1.6
+
+
+def test_plan_adds_up_recorded_times_and_counts_what_was_never_timed(root: Path, capsys) -> None:
+    for run, fingerprint in (("e1-central", None), ("e1-federated", "0" * 64)):
+        path = stored(root, run, **({} if fingerprint is None else {"fingerprint": fingerprint}))
+        provenance = {"seconds": 1800.0, "machine": {"device": "abacus"}}
+        records.write_atomic(records.provenance_path(path), records.canonical_json(provenance))
+    control, artefact = json.loads(done(capsys, "plan", "--json"))
+    assert (artefact["core_hours"], artefact["core_hours_to_do"]) == (1.0, 0.5)
+    assert (artefact["runs"], artefact["runs_without_a_time"], artefact["measured_on"]) == (17, 15, ["abacus"])
+    assert (control["core_hours"], control["runs_without_a_time"]) == (0.0, 28)
+    assert "abacus" in done(capsys, "plan")
+
+
+def test_verdicts_without_runs_judge_nothing_and_are_stored_only_when_asked(root: Path, capsys) -> None:
+    found = json.loads(done(capsys, "verdicts", "--json"))
+    assert {v["id"] for v in found} == {s.id for s in claims.load_published(root).statements}
+    assert {v["verdict"] for v in found if v["id"].startswith("e1.")} == {claims.NOT_RUN}
+    assert not (root / "figures").exists()
+    done(capsys, "verdicts", "--write", "--source", "e1")
+    assert records.read_json(root / "figures/smoke/verdicts.json") == found
+
+
+def test_a_stale_record_is_not_judged(root: Path, capsys) -> None:
+    law = {"groupnorm_max_abs_difference": 1e-17, "batchnorm_max_abs_difference": 1e-3, "tolerance": 1e-12}
+    law |= {"groupnorm_update_max_abs": 1e-2, "batchnorm_update_max_abs": 1e-2, "update_max_abs": 1e-2}
+    numbers = law | {"workers": 4, "local_batch": 8, "image_size": 8, "width": 4, "dtype": "float64"}
+
+    def verdict() -> str:
+        found = {v["id"]: v for v in json.loads(done(capsys, "verdicts", "--json"))}
+        return found["e1.c4"]["verdict"]
+
+    stored(root, "e1-union-law", law=numbers, rows=[], series={})
+    assert verdict() != claims.NOT_RUN
+    stored(root, "e1-union-law", law=numbers, rows=[], series={}, fingerprint="0" * 64)
+    assert verdict() == claims.NOT_RUN
+
+
+# Ends ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_error_of_the_package_is_one_line_and_a_bug_is_a_traceback(monkeypatch, capsys) -> None:
+    def fail(error: BaseException):
+        def command(*_: object, **__: object) -> None:
+            raise error
+
+        return command
+
+    monkeypatch.setattr(claims, "load_published", fail(ReproError("what; expected; do this")))
+    assert refused(capsys, "list") == "repro: what; expected; do this\n"
+    monkeypatch.setattr(claims, "load_published", fail(ZeroDivisionError("a bug")))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["list"])
+
+
+def test_an_interruption_says_that_nothing_is_lost(monkeypatch, capsys) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(claims, "load_published", interrupted)
+    assert cli.main(["list"]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_verdicts(root: Path, monkeypatch, capsys) -> None:
+    done(capsys, "verdicts", "--write")
+    before = (root / "figures/smoke/verdicts.json").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert "No space left on device" in refused(capsys, "verdicts", "--write")
+    assert [p.read_bytes() for p in (root / "figures/smoke").iterdir()] == [before]
+
+
+def test_records_of_another_folder_or_profile_are_not_listed(root: Path, capsys) -> None:
+    stored(root)
+    assert "s1:completed" in done(capsys, "list")
+    assert "s1:completed" not in done(capsys, "list", "--profile", "laptop")

@@ -1,0 +1,239 @@
+"""A repetition is identical, agrees or differs, and says which; it never touches what it is compared with."""
+
+import math
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tree
+from scipy import stats
+
+from repro import records, runner, specs, verify
+from repro.errors import ReproError
+from repro.records import Record
+
+HERE, ELSEWHERE = {"device": "abacus", "torch": "2"}, {"device": "abacus", "torch": "3"}
+TOP1 = {1: 0.50, 2: 0.52, 3: 0.57}
+LAW = {
+    "workers": 4, "groupnorm_max_abs_difference": 1e-17, "batchnorm_max_abs_difference": 1e-3, "tolerance": 1e-12,
+    "dtype": "float64",
+}  # fmt: skip
+
+
+class Bench:
+    """Three seeds of one run on record, and a runner that answers with what a test puts into it."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root, self.patch, self.calls = root, monkeypatch, []
+        self.spec = specs.find("e1-federated", "laptop", root)
+        self.kept = {seed: tree.record(self.spec, seed, root, top1) for seed, top1 in TOP1.items()}
+        self.machine_of_record(HERE)
+
+    def machine_of_record(self, machine: dict | None) -> None:
+        path = records.provenance_path(runner.record_path(self.spec, 1, self.root))
+        if machine is None:
+            path.unlink()
+        else:
+            records.write_atomic(path, records.canonical_json({"machine": machine}))
+
+    def again(self, record: Record, machine: dict = HERE, seed: int = 1) -> verify.Comparison:
+        def run(spec, seed, root, **options):
+            self.calls.append((spec, seed, options))
+            return record, {"machine": machine}
+
+        self.patch.setattr(runner, "run", run)
+        before = {path: path.read_bytes() for path in self.root.rglob("*") if path.is_file()}
+        found = verify.rerun(self.spec, seed, self.root, processes=2)
+        assert {path: path.read_bytes() for path in self.root.rglob("*") if path.is_file()} == before
+        return found
+
+    def with_top1(self, top1: float, seed: int = 1) -> Record:
+        kept = self.kept[seed]
+        return replace(kept, rows=[kept.rows[0] | {"test_top1": top1}])
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tree.plant(tmp_path), monkeypatch)
+
+
+# On the same machine type -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("machine", [HERE, ELSEWHERE])
+def test_equal_bodies_are_identical_wherever_they_were_made(machine: dict, bench: Bench) -> None:
+    found = bench.again(bench.kept[1], machine)
+    assert (found.run, found.seed, found.verdict) == ("e1-federated", 1, "identical")
+
+
+def test_a_repetition_starts_from_the_beginning_and_leaves_no_checkpoints(bench: Bench) -> None:
+    bench.again(bench.kept[1])
+    ((spec, seed, options),) = bench.calls
+    assert (spec, seed, options["processes"]) == (bench.spec, 1, 2)
+    assert math.isinf(options["checkpoint_seconds"])
+
+
+def test_on_the_same_machine_type_the_last_bit_counts(bench: Bench) -> None:
+    found = bench.again(bench.with_top1(math.nextafter(TOP1[1], 1)))
+    assert (found.verdict, found.detail) == ("differs", "same machine type and versions, but rows differ")
+    found = bench.again(replace(bench.kept[1], series={"train_loss": [2.25, math.nextafter(1.5, 2)]}))
+    assert (found.verdict, found.detail) == ("differs", "same machine type and versions, but series differ")
+
+
+# Elsewhere ----------------------------------------------------------------------------------------------------
+
+
+def interval() -> tuple[float, float]:
+    """Where one more seed is expected, by the textbook: mean +- t s sqrt(1 + 1/n), 95 %."""
+    mean = sum(TOP1.values()) / 3
+    deviation = math.sqrt(sum((x - mean) ** 2 for x in TOP1.values()) / 2)
+    half = stats.t.ppf(0.975, 2) * deviation * math.sqrt(1 + 1 / 3)
+    return mean - half, mean + half
+
+
+@pytest.mark.parametrize("machine_of_record", [ELSEWHERE, None])
+def test_elsewhere_an_accuracy_agrees_exactly_where_one_more_seed_is_expected(machine_of_record, bench: Bench) -> None:
+    bench.machine_of_record(machine_of_record)
+    low, high = interval()
+    for top1, verdict in (
+        (low + 1e-6, verify.AGREES),
+        (high - 1e-6, verify.AGREES),
+        (low - 1e-6, verify.DIFFERS),
+        (high + 1e-6, verify.DIFFERS),
+    ):
+        found = bench.again(bench.with_top1(top1))
+        assert found.verdict == verdict, top1
+        assert f"last top-1 {100 * top1:.1f} %, expected {100 * low:.1f} to {100 * high:.1f} %" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"status": "diverged", "reason": "the loss is nan"}, "status"),
+        ({"spec": {}}, "spec"),
+        ({"data": {"sha256": "1" * 64, "classes": 10}}, "data"),
+        ({"rows": []}, "rows"),
+    ],
+)
+def test_elsewhere_what_is_not_measured_must_be_equal(change: dict, field: str, bench: Bench) -> None:
+    found = bench.again(replace(bench.kept[1], **change), ELSEWHERE)
+    assert found.verdict == verify.DIFFERS
+    assert field in found.detail
+
+
+@pytest.mark.parametrize("key", ["epoch", "round", "lr", "bytes_up", "bytes_down"])
+def test_elsewhere_counts_must_be_equal(key: str, bench: Bench) -> None:
+    kept = bench.kept[1]
+    found = bench.again(replace(kept, rows=[kept.rows[0] | {key: kept.rows[0][key] + 1}]), ELSEWHERE)
+    assert (found.verdict, found.detail) == (verify.DIFFERS, "another machine type, and rows differ")
+
+
+@pytest.mark.parametrize("key", ["train_loss", "train_top1", "test_loss", "test_top5"])
+def test_elsewhere_other_measured_numbers_may_differ(key: str, bench: Bench) -> None:
+    kept = bench.kept[1]
+    found = bench.again(replace(kept, rows=[kept.rows[0] | {key: kept.rows[0][key] * 1.01}]), ELSEWHERE)
+    assert found.verdict == verify.AGREES
+
+
+def test_one_seed_gives_no_interval_and_so_no_agreement(bench: Bench) -> None:
+    for seed in (2, 3):
+        runner.record_path(bench.spec, seed, bench.root).unlink()
+    found = bench.again(bench.with_top1(0.5001), ELSEWHERE)
+    assert (found.verdict, found.detail) == (
+        verify.DIFFERS,
+        "another machine type, and one seed gives no interval",
+    )
+
+
+def test_other_runs_do_not_widen_the_interval(bench: Bench) -> None:
+    other = specs.find("e1-central", "laptop", bench.root)
+    for seed, top1 in TOP1.items():
+        tree.record(other, seed, bench.root, 0.1 if seed == 1 else top1)
+    found = bench.again(bench.with_top1(interval()[0] - 1e-6), ELSEWHERE)
+    assert found.verdict == verify.DIFFERS
+
+
+def law(bench: Bench, **changes) -> verify.Comparison:
+    bench.spec = specs.find("e1-union-law", "laptop", bench.root)
+    kept = tree.record(bench.spec, 1, bench.root, law=LAW, rows=[], series={})
+    return bench.again(replace(kept, law=LAW | changes), ELSEWHERE)
+
+
+def test_elsewhere_a_law_agrees_if_only_its_round_off_differs(bench: Bench) -> None:
+    assert law(bench, groupnorm_max_abs_difference=3e-17).verdict == verify.AGREES
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"workers": 5},
+        {"dtype": "float32"},
+        {"tolerance": 1},
+        {"extra": 1.0},
+        {"groupnorm_max_abs_difference": 1e-6},
+        {"batchnorm_max_abs_difference": 2e-3},
+    ],
+)
+def test_elsewhere_a_law_differs_if_more_than_round_off_does(changes: dict, bench: Bench) -> None:
+    found = law(bench, **changes)
+    assert (found.verdict, found.detail) == (verify.DIFFERS, "another machine type, and law differ")
+
+
+# What cannot be compared --------------------------------------------------------------------------------------
+
+
+def test_a_stale_record_is_refused_before_anything_runs(bench: Bench) -> None:
+    tree.record(bench.spec, 1, bench.root, fingerprint="0" * 64)
+    with pytest.raises(ReproError, match=r"e1-federated\.s1\.json: stale, its fingerprint is not that of the current"):
+        bench.again(bench.kept[1])
+    assert not bench.calls
+
+
+def test_damaged_provenance_is_said_in_one_line(bench: Bench) -> None:
+    records.provenance_path(runner.record_path(bench.spec, 1, bench.root)).write_text("<<<<<<< HEAD\n")
+    with pytest.raises(ReproError, match="truncated or not JSON"):
+        bench.again(bench.with_top1(0.51))
+
+
+def test_a_missing_or_edited_record_is_refused_before_anything_runs(bench: Bench) -> None:
+    path = runner.record_path(bench.spec, 1, bench.root)
+    path.write_text(path.read_text().replace('"test_top1": 0.5', '"test_top1": 0.6'))
+    with pytest.raises(ReproError, match="edited or damaged"):
+        bench.again(bench.kept[1])
+    path.unlink()
+    with pytest.raises(ReproError, match="no such record"):
+        bench.again(bench.kept[1])
+    assert not bench.calls
+
+
+# Draws --------------------------------------------------------------------------------------------------------
+
+
+def names(drawn: list[tuple[specs.Spec, int]]) -> list[tuple[str, str, int]]:
+    return [(spec.profile, spec.run, seed) for spec, seed in drawn]
+
+
+def test_the_same_seed_draws_the_same_records_and_another_seed_others(bench: Bench) -> None:
+    for spec, seed in specs.runs("e1", "smoke", root=bench.root):
+        tree.record(spec, seed, bench.root)
+    drawn = [names(verify.sample(5, seed, bench.root)) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert all(len(set(draw)) == 5 for draw in drawn)
+
+
+def test_every_valid_record_of_all_profiles_and_groups_can_be_drawn_and_no_other(bench: Bench) -> None:
+    control, seed = specs.runs("e1", "smoke", "control", bench.root)[3]
+    tree.record(control, seed, bench.root)
+    stale = specs.find("e1-central", "laptop", bench.root)
+    tree.record(stale, 1, bench.root, fingerprint="0" * 64)
+    tree.record(bench.spec, 77, bench.root)  # a seed that is not planned
+    expected = {("laptop", "e1-federated", seed) for seed in TOP1} | {("smoke", control.run, 101)}
+    assert set(names(verify.sample(100, 0, bench.root))) == expected
+    seen = Counter(name for draw in range(40) for name in names(verify.sample(1, draw, bench.root)))
+    assert set(seen) == expected
+
+
+def test_without_records_there_is_nothing_to_draw(tmp_path: Path) -> None:
+    with pytest.raises(ReproError, match="no valid records to audit; run `python -m repro sweep` first"):
+        verify.sample(3, 0, tree.plant(tmp_path / "empty"))
