@@ -39,11 +39,11 @@ rebuild: data dvc-without-git ## compute again what is committed (controls apart
 		case $$folder in *_controls/) ;; *) rm -rf "$$folder" ;; esac; \
 	done
 	$(REPRO) --force --no-run-cache $(if $(PROFILE),pipelines/$(PROFILE)/dvc.yaml)
-	@[ ! -e .git ] || git status --short -- data figures notebooks pipelines
+	@[ ! -e .git ] || git status --short -- book data/records figures
 	@echo "== rebuild: done; every result that differs from the committed one is listed above"
 
-controls: data dvc-without-git ## the second group of runs: learning-rate grids
-	@echo "== controls: learning-rate grids at profile $(SIZE)"
+controls: data dvc-without-git ## the second group of runs: learning-rate grids and controls
+	@echo "== controls: learning-rate grids and control runs at profile $(SIZE)"
 	$(REPRO) pipelines/$(SIZE)/controls/dvc.yaml
 
 smoke: data dvc-without-git ## the whole pipeline at its smallest size; its numbers mean nothing

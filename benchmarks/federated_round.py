@@ -444,7 +444,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "cores": os.cpu_count(),
         "processes": processes,
         "load_before": load,
-        "commit": runner.commit(ROOT),
+        "code": runner.CODE,
         "date": time.strftime("%Y-%m-%d"),
         "memory": memory,
         "seeds": list(range(1, args.seeds + 1)),

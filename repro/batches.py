@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from repro.errors import ReproError
+from repro.partition import local_steps
 from repro.randomness import generator
 
 
@@ -112,7 +113,7 @@ class Batches:
 
     def steps_per_epoch(self, client: int) -> int:
         """Local steps in which ``client`` sees each of its images once."""
-        return max(1, (len(self.shards[client]) + self.size // 2) // self.size)
+        return local_steps(len(self.shards[client]), self.size)
 
     @property
     def rounds_per_epoch(self) -> int:

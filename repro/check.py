@@ -1,61 +1,111 @@
-"""Does every published id have what it needs? The test suite fails if one goes missing."""
+"""Does every published id have what it needs, and does every rule name what exists? The test suite fails if not."""
 
 from __future__ import annotations
 
-import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
-from repro import claims, report, specs
-from repro.claims import Published
+from repro import claims, records, report, specs, tuning
+from repro.claims import Published, Statement
+from repro.errors import ReproError
 
 
 def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
     """Compare ``data/published.yaml`` with what exists.
 
-    For a source that has runs, an artefact needs its files under ``figures/<profile>`` and a place in the source's
-    notebook; a statement needs a rule, a verdict and a place in the notebook.
+    For a source that has runs, every artefact needs something that draws it, its files under ``figures/<profile>`` and
+    a place in the source's notebook; every statement needs a rule whose runs are defined, a figure or table that
+    something draws, a verdict and a place in the notebook; and the stored learning rates must be those that the grids
+    choose today.
 
     Returns:
-        (problems, waiting): one line for everything that is missing, and one for everything that no run exists for yet.
+        (problems, waiting): one line for everything that is missing or wrong, and one for everything that no run or no
+        control run exists for yet.
 
     Raises:
         ReproError: a file of the package is malformed.
     """
     published = claims.load_published(root)
-    problems, waiting = [], []
     verdict_file = root / "figures" / profile / "verdicts.json"
-    verdicts = {v["id"]: v for v in json.loads(verdict_file.read_text())} if verdict_file.exists() else {}
-    for source in _sources(published):
+    verdicts = {v["id"]: v for v in records.read_json(verdict_file)} if verdict_file.exists() else {}
+    problems: list[str] = []
+    waiting: list[str] = []
+    for source in sorted({artefact.source for artefact in published.artefacts}):
         if source not in specs.SOURCES:
-            waiting += [f"{item.id}: no run or computation yet" for item in _items(published, source)]
+            waiting += [f"{item}: no run or computation yet" for item in _ids(published, source)]
             continue
-        text = (root / "notebooks" / f"{source}.ipynb").read_text() if _notebook(root, source).exists() else ""
-        for item in _items(published, source):
-            if item.id not in text:
-                problems.append(f"{item.id}: not in notebooks/{source}.ipynb; a section that names it was expected")
-        for artefact in (a for a in published.artefacts if a.source == source):
-            if artefact.id not in report.ARTEFACTS:
-                problems.append(f"{artefact.id}: nothing draws it; add it to repro.report.ARTEFACTS")
-                continue
-            missing = [n for n in report.outputs(artefact.id) if not (root / "figures" / profile / n).exists()]
-            problems += [f"figures/{profile}/{name}: missing; run `dvc repro`" for name in missing]
-        for statement in (s for s in published.statements if s.source == source):
-            verdict = verdicts.get(statement.id, {}).get("verdict")
+        problems += _not_in_notebook(published, source, root)
+        problems += [
+            f"{artefact.id}: nothing draws it; add it to repro.report.ARTEFACTS"
+            for artefact in published.artefacts
+            if artefact.source == source and artefact.id not in report.ARTEFACTS
+        ]
+        for group, found in (("artefact", problems), ("control", waiting)):
+            command = "dvc repro" if group == "artefact" else f"make controls PROFILE={profile}"
+            found += [
+                f"figures/{profile}/{name}: missing; run `{command}`"
+                for artefact in report.ids(source, group)
+                for name in report.outputs(artefact)
+                if not (root / "figures" / profile / name).exists()
+            ]
+        statements = [statement for statement in published.statements if statement.source == source]
+        problems += [problem for statement in statements for problem in _unfit(statement)]
+        problems += _undefined_runs(statements, source, profile, root)
+        problems += _learning_rates(source, profile, root)
+        for statement in statements:
+            verdict = verdicts.get(statement.id)
             if verdict is None:
                 problems.append(f"{statement.id}: no verdict in {verdict_file.relative_to(root)}; run `dvc repro`")
-            elif verdict == claims.NOT_RUN:
-                waiting.append(f"{statement.id}: not run ({verdicts[statement.id]['reason']})")
+            elif verdict["verdict"] == claims.NOT_RUN:
+                waiting.append(f"{statement.id}: not run ({verdict['reason']})")
     return problems, waiting
 
 
-def _notebook(root: Path, source: str) -> Path:
-    return root / "notebooks" / f"{source}.ipynb"
+def _ids(published: Published, source: str) -> list[str]:
+    listed = [(item.id, item.source) for item in published.artefacts]
+    listed += [(item.id, item.source) for item in published.statements]
+    return [name for name, owner in listed if owner == source]
 
 
-def _sources(published: Published) -> list[str]:
-    return sorted({artefact.source for artefact in published.artefacts})
+def _not_in_notebook(published: Published, source: str, root: Path) -> Iterator[str]:
+    notebook = root / "notebooks" / f"{source}.ipynb"
+    text = notebook.read_text(encoding="utf-8") if notebook.exists() else ""
+    for name in _ids(published, source):
+        if not re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", text):
+            yield f"{name}: not in notebooks/{source}.ipynb; a section that names it was expected"
 
 
-def _items(published: Published, source: str) -> list[claims.Artefact | claims.Statement]:
-    items: list[claims.Artefact | claims.Statement] = [*published.artefacts, *published.statements]
-    return [item for item in items if item.source == source]
+def _unfit(statement: Statement) -> Iterator[str]:
+    """A statement without a rule, or shown by a companion figure that nothing draws."""
+    if statement.judge is None:
+        yield f"{statement.id}: no rule; a key `judge` was expected in data/published.yaml"
+    if statement.artefact is not None and statement.artefact not in report.ARTEFACTS:
+        yield f"{statement.id}: shown by {statement.artefact}, which nothing draws; add it to repro.report.ARTEFACTS"
+
+
+def _undefined_runs(statements: list[Statement], source: str, profile: str, root: Path) -> Iterator[str]:
+    try:
+        known = {spec.run for group in specs.GROUPS for spec, _ in specs.runs(source, profile, group, root)}
+        known |= {f"{source}-grid-{arm}" for arm in specs.grids(source, profile, root)}
+    except ReproError as error:
+        yield str(error)
+        return
+    for statement in statements:
+        for run in claims.runs_named(statement):
+            if run not in known:
+                yield f"{statement.id}: judged by {run}, which pipelines/{source}.yaml does not define; correct one"
+
+
+def _learning_rates(source: str, profile: str, root: Path) -> Iterator[str]:
+    """Every difference between the stored learning rates and what the grids choose today."""
+    path = specs.learning_rates_path(profile, root).relative_to(root)
+    try:
+        chosen = tuning.choose(source, profile, root)
+        stored = records.read_json(root / path)[source]
+    except (ReproError, OSError, KeyError) as error:
+        yield f"{path}: cannot be compared with the grids ({error}); run `make controls PROFILE={profile}`"
+        return
+    for grid in sorted(chosen.keys() | stored.keys()):
+        if chosen.get(grid) != stored.get(grid):
+            yield f"{path}: {grid} is stale; run `make controls PROFILE={profile}`"

@@ -7,9 +7,10 @@ A trained statement is judged on a *contrast*: one number per seed, computed fro
     equivalence             within the margin holds, entirely outside fails
     value, bound            within the tolerance (below the limit) holds, entirely outside fails
 
-Everything else is inconclusive. Fewer than three seeds, arms near chance, targets that no arm reached and
-learning rates at the edge of their grid are inconclusive whatever the interval says. Laws are executed, not
-sampled. Margins live in ``data/published.yaml`` and are committed before the first run of what they judge.
+Everything else is inconclusive. Fewer than three seeds, arms near chance, targets that no arm reached, learning
+rates at the edge of their grid and "equal in the end" of a run that is still rising are inconclusive whatever the
+interval says. Laws are executed, not sampled. Margins live in ``data/published.yaml`` and were committed before the
+first run of what they judge; rules that changed later are disclosed in ``data/ledger.yaml``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ import yaml
 from scipy.special import stdtrit
 
 from repro.errors import ReproError
+from repro.partition import local_steps
 from repro.records import Record
+from repro.words import label, number
 
 LEVEL = 0.95
 MINIMUM_SEEDS = 3
@@ -39,6 +42,7 @@ TARGET_RUN = "e1-central"
 
 HOLDS, FAILS, INCONCLUSIVE = "holds", "fails", "inconclusive"
 NOT_COMPARABLE, NOT_RUN = "not comparable", "not run"
+MISSING, STALE = "missing", "stale"
 
 _TO_TARGET = ("epochs_to_target", "rounds_to_target")
 _ACCURACIES = ("final_top1", "mean_top1")
@@ -144,6 +148,7 @@ _RUNS = _Field(
     "a list of at least two run ids",
     lambda v: isinstance(v, list) and len(v) > 1 and all(isinstance(i, str) for i in v),
 )
+_JUDGE_OR_NONE = _Field("a mapping with why and parts", lambda v: isinstance(v, dict))
 _SOURCE = _one_of("e1", "e2", "e3", "lb")
 
 _ARTEFACT = {
@@ -182,14 +187,20 @@ _PARTS = {
     },
     "law": {"run": _TEXT, "checks": _ITEMS},
 }
-_CHECK = {"number": _TEXT, "is": _one_of("at most", "above"), "limit": _TEXT, "times": _POSITIVE}
+#: Arms that must end above the accuracy floor, each of them, for a part to be decided.
+_OPTIONAL = {"order": {"above_floor": _RUNS}}
+_CHECK = {"number": _TEXT, "called": _TEXT, "is": _one_of("at most", "above"), "limit": _TEXT, "times": _POSITIVE}
+_NONE: dict[str, _Field] = {}
 
 
-def _check(where: str, item: Mapping[str, Any], fields: Mapping[str, _Field], optional: Sequence[str] = ()) -> None:
-    for key, wanted in fields.items():
+def _check(
+    where: str, item: Mapping[str, Any], fields: Mapping[str, _Field], optional: Mapping[str, _Field] = _NONE
+) -> None:
+    for key in fields:
         if key not in item:
-            raise ReproError(f"{where}: key '{key}' is missing; {wanted.expected} was expected; add it")
-        if not wanted.accepts(item[key]):
+            raise ReproError(f"{where}: key '{key}' is missing; {fields[key].expected} was expected; add it")
+    for key, wanted in {**fields, **optional}.items():
+        if key in item and not wanted.accepts(item[key]):
             raise ReproError(f"{where}: key '{key}' is {item[key]!r}; {wanted.expected} was expected; correct it")
     for key in item:
         if key not in fields and key not in optional:
@@ -236,7 +247,7 @@ def load_published(root: Path = Path()) -> Published:
     )
     for item in statements:
         where = f"{path}: {item.get('id')}"
-        _check(where, item, _STATEMENT | {"artefact": known}, optional=["judge"])
+        _check(where, item, _STATEMENT | {"artefact": known}, {"judge": _JUDGE_OR_NONE})
         if "judge" in item:
             _check_judge(where, item["judge"])
     for item in [*artefacts, *statements]:
@@ -248,13 +259,12 @@ def load_published(root: Path = Path()) -> Published:
     return Published([Artefact(**item) for item in artefacts], [Statement(**item) for item in statements])
 
 
-def _check_judge(where: str, judge: Any) -> None:
-    if not isinstance(judge, dict):
-        raise ReproError(f"{where}: key 'judge' is {judge!r}; a mapping with why and parts was expected; correct it")
+def _check_judge(where: str, judge: Mapping[str, Any]) -> None:
     _check(f"{where}: judge", judge, _JUDGE)
-    for number, part in enumerate(judge["parts"], start=1):
-        here = f"{where}: judge part {number}"
-        _check(here, part, {"rule": _one_of(*_PARTS)} | _PARTS.get(str(part.get("rule")), {}))
+    for i, part in enumerate(judge["parts"], start=1):
+        here = f"{where}: judge part {i}"
+        rule = str(part.get("rule"))
+        _check(here, part, {"rule": _one_of(*_PARTS)} | _PARTS.get(rule, {}), _OPTIONAL.get(rule, {}))
         for check in part.get("checks", []):
             _check(f"{here}: check", check, _CHECK)
 
@@ -295,6 +305,21 @@ def final_top1(record: Record) -> float:
     return record.chance if record.status == "diverged" else float(rows[-1]["test_top1"])
 
 
+def last_quarter_gain(record: Record) -> float:
+    """Top-1 gained (a fraction) since the last evaluation in the first three quarters of training, chance if none.
+
+    0 for a diverged run: it is not on its way anywhere.
+
+    Raises:
+        ReproError: a completed record holds no evaluation.
+    """
+    if record.status == "diverged":
+        return 0.0
+    rows = _rows(record)
+    early = [float(row["test_top1"]) for row in rows if row["epoch"] <= 0.75 * rows[-1]["epoch"]]
+    return _tidy(final_top1(record) - (early[-1] if early else record.chance))
+
+
 def common_epochs(records: Iterable[Record]) -> list[float]:
     """Epochs at which every completed run was evaluated, ascending; empty if there is none."""
     grids = [{_epoch(row) for row in record.rows} for record in records if record.status == "completed"]
@@ -326,17 +351,22 @@ def target_accuracy(records: Iterable[Record], profile: str) -> float:
     0.80 / 0.9302 of the mean last-epoch accuracy of ``e1-central`` over its seeds. Pass current records only.
 
     Raises:
-        ReproError: the profile is not ``paper`` and ``records`` holds none of ``e1-central`` at it.
+        ReproError: the profile is not ``paper``, and ``records`` holds none of ``e1-central`` at it or a diverged one.
     """
     if profile == "paper":
         return TARGET_AT_FULL_SCALE
-    central = [final_top1(r) for r in records if r.run == TARGET_RUN and r.profile == profile]
+    central = [r for r in records if r.run == TARGET_RUN and r.profile == profile]
+    if lost := [str(r.seed) for r in central if r.status == "diverged"]:
+        raise ReproError(
+            f"the target accuracy is undecided: {TARGET_RUN} diverged (seed {', '.join(lost)}); a completed run of "
+            "every seed was expected; choose its learning rate again"
+        )
     if not central:
         raise ReproError(
             f"no record of {TARGET_RUN} at profile {profile}; the target is a share of what it reaches; "
             f"run `python -m repro run {TARGET_RUN} --profile {profile}`"
         )
-    return TARGET_AT_FULL_SCALE / CENTRAL_AT_FULL_SCALE * float(np.mean(central))
+    return TARGET_AT_FULL_SCALE / CENTRAL_AT_FULL_SCALE * float(np.mean([final_top1(r) for r in central]))
 
 
 def epochs_to_target(record: Record, target: float) -> tuple[float, bool]:
@@ -384,9 +414,8 @@ def _to_target(record: Record, target: float, axis: str) -> _Reading:
 def _budget(record: Record) -> dict[str, float]:
     """Epochs and rounds that a run was given, from its spec: a diverged run has too few rows to tell."""
     spec = record.spec
-    shard = math.ceil(spec["train_images"] / spec["workers"])
-    # A rest of one image joins the batch before it, as in repro.batches.
-    rounds_per_epoch = max(1.0, math.ceil((shard - 1) / spec["local_batch"]))
+    largest_shard = math.ceil(spec["train_images"] / spec["workers"])
+    rounds_per_epoch: float = local_steps(largest_shard, spec["local_batch"])
     if spec["method"] == "federated":
         rounds_per_epoch = 1 / spec["local_epochs"]
     return {"epoch": float(spec["epochs"]), "round": float(round(spec["epochs"] * rounds_per_epoch))}
@@ -476,9 +505,9 @@ def unmet_checks(numbers: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]
             raise ReproError(f"law record: '{name}' is {numbers.get(name)!r}; a number was expected; run the law again")
     unmet = []
     for check in checks:
-        number, limit = numbers[check["number"]], numbers[check["limit"]] * check["times"]
-        if not (number <= limit if check["is"] == "at most" else number > limit):
-            unmet.append(f"{check['number']} {number:.3g} is not {check['is']} {limit:.3g}")
+        found, limit = numbers[check["number"]], numbers[check["limit"]] * check["times"]
+        if not (found <= limit if check["is"] == "at most" else found > limit):
+            unmet.append(f"{check['called']} {found:.2g} is not {check['is']} {limit:.2g}")
     return unmet
 
 
@@ -530,8 +559,12 @@ _NEEDS_TRAINED_ARM = ("order", "ratio", "trend", "equivalence")
 _Table = dict[str, dict[int, _Reading]]
 
 
-def _six_digits(number: float) -> float:
-    return float(f"{number:.6g}")
+def _six_digits(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _shown(value: float | None) -> float | None:
+    return None if value is None else _tidy(_six_digits(value))
 
 
 def _tidy(difference: float) -> float:
@@ -549,7 +582,10 @@ class _Undecided(Exception):
 
 @dataclass(frozen=True)
 class PartVerdict:
-    """Outcome of one part of a statement, its numbers in the units that readers see."""
+    """Outcome of one part of a statement, its numbers in the units that readers see.
+
+    An end of ``interval`` is None where an arm never reached its target, so that nothing bounds the ratio there.
+    """
 
     rule: str
     outcome: str
@@ -557,7 +593,7 @@ class PartVerdict:
     text: str = ""
     arms: Mapping[str, float] = field(default_factory=dict)
     estimate: float | None = None
-    interval: tuple[float, float] | None = None
+    interval: tuple[float | None, float | None] | None = None
     unit: str | None = None
     n: int = 0
     runs: tuple[str, ...] = ()
@@ -569,9 +605,9 @@ class PartVerdict:
             "outcome": self.outcome,
             "reason": self.reason,
             "ours": self.text or None,
-            "arms": {arm: _six_digits(number) for arm, number in self.arms.items()},
-            "estimate": None if self.estimate is None else _tidy(_six_digits(self.estimate)),
-            "interval": None if self.interval is None else [_tidy(_six_digits(end)) for end in self.interval],
+            "arms": {arm: _six_digits(mean) for arm, mean in self.arms.items()},
+            "estimate": _shown(self.estimate),
+            "interval": None if self.interval is None else [_shown(end) for end in self.interval],
             "unit": self.unit,
             "n": self.n,
         }
@@ -627,38 +663,40 @@ class Verdict:
 
 
 class _Evidence:
-    """The records of one source at one profile, by run and seed; stale ones are known but never used."""
+    """What is known of one source at one profile: its valid records by run and seed, and planned runs that lack one."""
 
-    def __init__(self, records: Iterable[Record], profile: str, is_current: Callable[[Record], bool]):
-        self.profile = profile
-        self.known: dict[str, dict[int, Record]] = {}
+    def __init__(self, source: str, profile: str, records: Iterable[Record], absent: Mapping[tuple[str, int], str]):
+        self.source, self.profile = source, profile
         self.current: dict[str, dict[int, Record]] = {}
         for record in records:
-            self.known.setdefault(record.run, {})[record.seed] = record
-            if is_current(record):
-                self.current.setdefault(record.run, {})[record.seed] = record
+            self.current.setdefault(record.run, {})[record.seed] = record
+        self.absent: dict[str, dict[int, str]] = {}
+        for (run, seed), why in absent.items():
+            self.absent.setdefault(run, {})[seed] = why
 
     def seeds(self, runs: Sequence[str]) -> list[int]:
-        """Seeds of ``runs``, all of which need a current record of every seed that any of them has.
+        """Seeds of ``runs``, all of which need a valid record of every seed that is planned for or known of any.
 
-        A seed is never dropped because one arm lacks it: a deleted record could then change a verdict.
+        A seed is never dropped because one arm, or every arm, lacks it: a deleted record could then change a verdict.
         """
-        seeds = sorted({seed for run in runs for seed in self.known.get(run, {})})
-        missing = []
+        seeds = sorted({seed for run in runs for known in (self.current, self.absent) for seed in known.get(run, {})})
+        gone = []
         for run in runs:
-            if run not in self.known:
-                missing.append(run)
-                continue
-            for seed in seeds:
-                if seed not in self.current.get(run, {}):
-                    missing.append(f"{run}.s{seed}" + (" (stale)" if seed in self.known[run] else ""))
-        if missing:
-            raise _Undecided(NOT_RUN, "missing: " + ", ".join(missing))
+            why = self.absent.get(run, {})
+            lost = [seed for seed in seeds if seed not in self.current.get(run, {})]
+            words = {seed: f" ({why[seed]})" if why.get(seed, MISSING) != MISSING else "" for seed in lost}
+            if run not in self.current and len(set(words.values())) < 2:
+                gone.append(run + next(iter(words.values()), ""))
+            else:
+                gone += [f"{run}.s{seed}{words[seed]}" for seed in lost]
+        if gone:
+            raise _Undecided(NOT_RUN, "missing: " + ", ".join(gone))
         return seeds
 
     def grid(self, arm: str) -> dict[float, str]:
-        """Learning rate -> run of ``arm``, ascending; every rate that any arm of the source was run with."""
-        rates = {found["rate"] for run in self.known if (found := _GRID_RUN.match(run))}
+        """Learning rate -> run of ``arm``, ascending; every rate that is planned or known for any arm of the source."""
+        known = [run for run in (*self.current, *self.absent) if run.startswith(f"{self.source}-grid-")]
+        rates = {found["rate"] for run in known if (found := _GRID_RUN.match(run))}
         return dict(sorted((float(rate.replace("_", ".")), f"{arm}-lr{rate}") for rate in rates))
 
     def scores(self, arm: str, seed: int) -> dict[float, float]:
@@ -681,6 +719,12 @@ class _Evidence:
 
 def _arms(part: Mapping[str, Any]) -> list[str]:
     return list(part["contrast"] if "contrast" in part else part["runs"])
+
+
+def runs_named(statement: Statement) -> list[str]:
+    """Ids of the runs, and of the arms of a learning-rate grid, that the rule of ``statement`` names."""
+    parts = statement.judge["parts"] if statement.judge else []
+    return [run for part in parts for run in ([part["run"]] if part["rule"] == "law" else _arms(part))]
 
 
 def _runs(part: Mapping[str, Any], evidence: _Evidence) -> list[str]:
@@ -706,7 +750,10 @@ def _measure(part: Mapping[str, Any], evidence: _Evidence, seeds: Sequence[int])
         if not epochs:
             raise _Undecided(INCONCLUSIVE, "there is no epoch at which all runs were evaluated")
     elif metric in _TO_TARGET:
-        target = target_accuracy(evidence.current.get(TARGET_RUN, {}).values(), evidence.profile)
+        try:
+            target = target_accuracy(evidence.current.get(TARGET_RUN, {}).values(), evidence.profile)
+        except ReproError as error:
+            raise _Undecided(INCONCLUSIVE, str(error)) from error
 
     def read(record: Record) -> _Reading:
         if metric == "final_top1":
@@ -761,41 +808,73 @@ def _log_ratio_interval(contrast: Mapping[str, float], table: _Table, seeds: Seq
             INCONCLUSIVE,
             f"seed {', '.join(open_seeds)}: the arm that would be first stopped without reaching the target",
         )
+    if _stopped(table[slow]) and _stopped(table[fast]):
+        raise _Undecided(INCONCLUSIVE, "each arm stopped without reaching the target in some seed")
     interval = paired_interval(logs, float(np.mean(resolutions)))
     against = {HOLDS: fast, FAILS: slow}.get(order(interval))
-    if against and not all(reading.reached for reading in table[against].values()):
-        raise _Undecided(INCONCLUSIVE, f"{against} leads over the seeds but never reached the target in one of them")
+    if against and _stopped(table[against]):
+        raise _Undecided(
+            INCONCLUSIVE, f"{label(against)} leads over the seeds but never reached the target in one of them"
+        )
     return interval
+
+
+def _stopped(by_seed: Mapping[int, _Reading]) -> bool:
+    """Whether any seed of an arm ended without reaching the target, so that its number is a lower bound."""
+    return not all(reading.reached for reading in by_seed.values())
+
+
+def _open_ends(part: Mapping[str, Any], table: _Table) -> tuple[bool, bool]:
+    """Whether nothing bounds a ratio below (its fast arm was stopped too early) and above (its slow arm was)."""
+    if part["rule"] != "ratio":
+        return False, False
+    fast, slow = sorted(part["contrast"], key=lambda arm: part["contrast"][arm])
+    return _stopped(table[fast]), _stopped(table[slow])
 
 
 def _reservation(part: Mapping[str, Any], evidence: _Evidence, runs: Sequence[str], seeds: Sequence[int]) -> str | None:
     """Why a part stays inconclusive whatever its interval says, or None."""
+
+    def mean_of(metric: Callable[[Record], float], run: str) -> float:
+        return float(np.mean([metric(evidence.current[run][seed]) for seed in seeds]))
+
     if part["metric"] == "best_lr":
         for arm in part["contrast"]:
             for seed in seeds:
                 scores = evidence.scores(arm, seed)
                 for edge in (min(scores), max(scores)):
                     if scores[edge] == max(scores.values()):
-                        return f"the best learning rate of {arm} (seed {seed}) is {edge:g}, an edge of the grid"
+                        return f"the best learning rate of {label(arm)} (seed {seed}) is {edge:g}, an edge of the grid"
     if part["rule"] in _NEEDS_TRAINED_ARM:
-        best = max(float(np.mean([final_top1(evidence.current[run][seed]) for seed in seeds])) for run in runs)
+        finals = {run: mean_of(final_top1, run) for run in runs}
         floor = accuracy_floor(evidence.current[runs[0]][seeds[0]].chance)
-        if best < floor:
-            return f"the best arm ends at {100 * best:.1f} %, too close to chance ({100 * floor:.1f} % needed)"
+        needed = f"too close to chance ({number(100 * floor, 1)} % needed)"
+        if max(finals.values()) < floor:
+            return f"the best arm ends at {number(100 * max(finals.values()), 1)} %, {needed}"
+        if low := [run for run in part.get("above_floor", []) if finals[run] < floor]:
+            ends = ", ".join(f"{label(run)} ends at {number(100 * finals[run], 1)} %" for run in low)
+            return f"{ends}, {needed}, so what was lost cannot be told"
+    if part["rule"] == "equivalence" and part["metric"] == "final_top1":
+        gains = {run: mean_of(last_quarter_gain, run) for run in part["contrast"]}
+        if rising := [run for run, gain in gains.items() if gain > part["margin"]]:
+            points = ", ".join(f"{label(run)} {number(100 * gains[run], 1, sign=True)}" for run in rising)
+            return f"still rising, points gained in the last quarter of training: {points}"
     if len(seeds) < MINIMUM_SEEDS:
         return f"{len(seeds)} of at least {MINIMUM_SEEDS} seeds"
     return None
 
 
-def _reason(part: Mapping[str, Any], outcome: str) -> str:
+def _reason(part: Mapping[str, Any], outcome: str, bounds: bool) -> str:
+    """Where the interval lies; ``bounds``: it rests on lower bounds of seeds that never reached the target."""
     if part["rule"] in ("order", "ratio", "trend"):
         equal = "1 (no difference)" if part["rule"] == "ratio" or part["metric"] == "best_lr" else "0"
         side = {HOLDS: "excludes {} on the side stated", FAILS: "excludes {} on the other side"}
-        return "the 95 % interval " + side.get(outcome, "includes {}").format(equal)
+        counted = ", a seed that never reached the target counted at its next evaluation," if bounds else ""
+        return f"the 95 % interval{counted} " + side.get(outcome, "includes {}").format(equal)
     if part["rule"] == "equivalence":
-        limits = f"+-{100 * part['margin']:g} points"
+        limits = f"±{100 * part['margin']:g} points"
     elif part["rule"] == "value":
-        limits = f"{100 * part['published']:g} +- {100 * part['tolerance']:g} %"
+        limits = f"{100 * part['published']:g} ± {100 * part['tolerance']:g} %"
     else:
         limits = f"at most {100 * part['at_most']:g} points"
     where = {HOLDS: "within", FAILS: "entirely outside", INCONCLUSIVE: "partly outside"}[outcome]
@@ -806,31 +885,43 @@ def _arm_texts(metric: str, table: _Table) -> tuple[dict[str, float], list[str]]
     """Mean of each arm over seeds, as a number and as text: "> N" where a seed never reached the target."""
     numbers, texts = {}, []
     for arm, by_seed in table.items():
-        mean = float(np.mean([reading.value for reading in by_seed.values()]))
         if metric in _ACCURACIES:
-            numbers[arm] = 100 * mean
-            texts.append(f"{arm} {100 * mean:.1f} %")
-        elif metric == "best_lr":
+            numbers[arm] = float(np.mean([100 * reading.value for reading in by_seed.values()]))  # as in figures
+            texts.append(f"{label(arm)} {number(numbers[arm], 1)} %")
+            continue
+        mean = float(np.mean([reading.value for reading in by_seed.values()]))
+        if metric == "best_lr":
             numbers[arm] = 2**mean
-            texts.append(f"{arm} {2**mean:.3g}")
+            texts.append(f"{label(arm)} {2**mean:.3g}")
         else:
             numbers[arm] = mean
-            more = "" if all(reading.reached for reading in by_seed.values()) else "> "
-            texts.append(f"{arm} {more}{mean:.1f} {metric.split('_')[0]}")
+            more = "> " if _stopped(by_seed) else ""
+            texts.append(f"{label(arm)} {more}{number(mean, 1)} {metric.split('_')[0]}")
     return numbers, texts
 
 
-def _in_units(part: Mapping[str, Any], interval: Interval) -> tuple[list[float], str, str]:
-    """Estimate, low and high in readers' units; the unit; a number format."""
+def _in_units(part: Mapping[str, Any], interval: Interval) -> tuple[list[float], str]:
+    """Estimate, low and high in readers' units, and the unit."""
     ends = [interval.estimate, interval.low, interval.high]
     if part["rule"] == "ratio":
-        return [math.exp(end) for end in ends], "times", ".2f"
+        return [math.exp(end) for end in ends], "times"
     if part["metric"] == "best_lr":
-        return [2.0**end for end in ends], "times", ".2f"
+        return [2.0**end for end in ends], "times"
     percent = [100 * end for end in ends]
     if part["rule"] == "value":
-        return percent, "%", ".1f"
-    return percent, "points per doubling" if part["rule"] == "trend" else "points", "+.1f"
+        return percent, "%"
+    return percent, "points per doubling" if part["rule"] == "trend" else "points"
+
+
+def _in_words(estimate: float, low: float, high: float, unit: str, open_ends: tuple[bool, bool], n: int) -> str:
+    """``+2.1 points [+1.2, +3.0]``; a ratio of which only a bound is known is said as one."""
+
+    def say(value: float) -> str:
+        return number(value, 2 if unit == "times" else 1, sign=unit.startswith("points"))
+
+    bound = {(False, True): "> ", (True, False): "< "}.get(open_ends, "")
+    ends = [say(low) if not open_ends[0] else "no lower end", say(high) if not open_ends[1] else "no upper end"]
+    return f"{bound}{say(estimate)} {unit} [{', '.join(ends) if n > 1 else 'no interval from one seed'}]"
 
 
 def _judge_law(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
@@ -842,7 +933,7 @@ def _judge_law(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
         rule="law",
         outcome=FAILS if unmet else HOLDS,
         reason="; ".join(unmet) or "every check of the law is met",
-        text=", ".join(f"{name} {number:.3g}" for name, number in numbers.items()),
+        text="; ".join(f"{check['called']} {numbers[check['number']]:.2g}" for check in part["checks"]),
         arms=numbers,
         n=len(records),
         runs=(run,),
@@ -861,14 +952,13 @@ def _judge_trained(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
         interval = _interval(part, table, evidence, seeds)
     except _Undecided as undecided:
         return replace(seen, outcome=undecided.outcome, reason=str(undecided))
-    (estimate, low, high), unit, form = _in_units(part, interval)
-    bounded = math.isfinite(interval.low)
-    span = f"[{low:{form}}, {high:{form}}]" if bounded else "[no interval from one seed]"
+    (estimate, low, high), unit = _in_units(part, interval)
+    open_ends = _open_ends(part, table)
     seen = replace(
         seen,
-        text=f"{seen.text}: {estimate:{form}} {unit} {span}",
+        text=f"{seen.text}: {_in_words(estimate, low, high, unit, open_ends, interval.n)}",
         estimate=estimate,
-        interval=(low, high) if bounded else None,
+        interval=(None if open_ends[0] else low, None if open_ends[1] else high) if interval.n > 1 else None,
         unit=unit,
     )
     if part["rule"] == "value":
@@ -880,7 +970,7 @@ def _judge_trained(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
     if reservation := _reservation(part, evidence, runs, seeds):
         return replace(seen, reason=reservation)
     outcome = _RULES[part["rule"]](interval, part)
-    return replace(seen, outcome=outcome, reason=_reason(part, outcome))
+    return replace(seen, outcome=outcome, reason=_reason(part, outcome, any(open_ends)))
 
 
 def _judge_part(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
@@ -896,27 +986,31 @@ def judge_all(
     records: Iterable[Record],
     *,
     profile: str,
-    is_current: Callable[[Record], bool],
+    missing: Iterable[tuple[str, int]] = (),
+    stale: Iterable[tuple[str, int]] = (),
 ) -> list[dict[str, Any]]:
     """The verdict on every statement, in the order given, from the records of one profile.
 
     Args:
         statements: as :func:`load_published` returns them.
-        records: artefact and control records together, of runs and seeds that are still planned, as a stale
-            record is waited for. Those of other profiles are ignored.
+        records: valid records of planned runs, of all groups together (``store.current``). Those of other profiles
+            are ignored.
         profile: ``smoke``, ``laptop`` or ``paper``; decides the words and whether published values compare.
-        is_current: whether a record's fingerprint still holds; where it is False the record is missing.
+        missing: (run, seed) that are planned and have no record; what needs them is "not run" and names them.
+        stale: (run, seed) that are planned and whose record was made by another spec, other data or older numerics.
 
     Returns:
         One mapping per statement with the keys id, source, kind, says, place, published, ours (text),
-        interval (``[low, high]`` or None), unit, n, verdict, reason, runs, artefact, profile, why and parts.
+        interval (``[low, high]``, an end None where nothing bounds it, or None), unit, n, verdict, reason, runs,
+        artefact, profile, why and parts.
 
     Raises:
         ReproError: a record contradicts its kind (no rows, a law without numbers, a grid run on test data).
     """
     statements, here = list(statements), [record for record in records if record.profile == profile]
+    absent = dict.fromkeys(missing, MISSING) | dict.fromkeys(stale, STALE)
     evidence = {
-        source: _Evidence((record for record in here if record.source == source), profile, is_current)
+        source: _Evidence(source, profile, (record for record in here if record.source == source), absent)
         for source in {statement.source for statement in statements}
     }
     verdicts = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from repro import specs
+from repro import specs, store
 from repro.errors import ReproError
 
 ROOT = Path()
@@ -78,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
     made = add("sweep", _sweep, "all runs that have no valid record, one process per core")
     source(made)
-    made.add_argument("--controls", action="store_true", help="the learning-rate grids instead of the artefacts' runs")
+    made.add_argument("--group", choices=specs.GROUPS, default="artefact", help="which runs (default: the artefacts')")
     made.add_argument("--jobs", type=_whole(1), help="processes (default: one per core)")
     made.add_argument("--time-budget", type=float, metavar="SECONDS", help="start no further run after this time")
 
@@ -93,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
     made = add("audit", _audit, "rerun N records drawn at random, of all profiles, and compare", profile=False)
     made.add_argument("-n", type=_whole(1), default=3, metavar="N", help="how many (default 3)")
-    made.add_argument("--draw", type=int, default=0, metavar="SEED", help="seed of the draw (default 0)")
+    made.add_argument("--draw", type=int, metavar="SEED", help="seed of the draw, to repeat it (default: a new one)")
     as_json(made)
 
     made = add("plan", _plan, "what the runs will cost, from recorded runs")
@@ -101,8 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     as_json(made)
 
     made = add("render", _render, "draw figures and tables from records")
-    made.add_argument("ids", nargs="*", metavar="ID", help="artefact ids (default: all of the source)")
+    made.add_argument("ids", nargs="*", metavar="ID", help="artefact ids (default: all of the source and group)")
     source(made)
+    made.add_argument("--group", choices=("artefact", "control"), default="artefact", help="drawn from which runs")
 
     made = add("notebook", _notebook, "execute a notebook and write it with its HTML view")
     made.add_argument("name", metavar="NAME", help="file name in notebooks/, without .ipynb")
@@ -114,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add("book", _book, "write the page that a reviewer opens")
 
-    made = add("check", _check, "prove that every id has a run or computation, a notebook, a file and a verdict")
+    made = add("check", _check, "does all that the published statements name exist: runs, figures, notebook, verdicts")
     made.add_argument("--complete", action="store_true", help="refuse statements and artefacts that are not run yet")
     return parser
 
@@ -144,22 +146,23 @@ def _print_table(rows: Sequence[Sequence[object]]) -> None:
 
 
 def _seed(options: Any, spec: specs.Spec) -> int:
-    planned = [seed for s, seed in specs.runs(spec.source, options.profile, spec.group, ROOT) if s.run == spec.run]
-    return planned[0] if options.seed is None else int(options.seed)
+    if options.seed is not None:
+        return int(options.seed)
+    # Grids first: they are planned before there are the learning rates that the other groups need.
+    groups = sorted(specs.GROUPS, key=lambda group: group != "grid")
+    plans = (specs.runs(spec.source, options.profile, group, ROOT) for group in groups)
+    return next(seed for plan in plans for s, seed in plan if s.run == spec.run)
 
 
 def _state(spec: specs.Spec, seed: int) -> str:
-    from repro import runner
-
-    path = runner.record_path(spec, seed, ROOT)
-    if not path.exists():
+    if not store.record_path(spec, seed, ROOT).exists():
         return "not run"
-    record = runner.stored(spec, seed, ROOT)
+    record = store.stored(spec, seed, ROOT)
     return "stale" if record is None else record.status
 
 
 def _planned(source: str, profile: str) -> list[tuple[specs.Spec, int]]:
-    return [task for group in ("artefact", "control") for task in specs.runs(source, profile, group, ROOT)]
+    return [task for group in specs.GROUPS for task in specs.runs(source, profile, group, ROOT)]
 
 
 def _bar(text: str) -> tuple[Any, Callable[[float], None]]:
@@ -247,8 +250,8 @@ def _run(options: Any) -> int:
 
     spec = specs.find(options.run, options.profile, ROOT)
     seed = _seed(options, spec)
-    if runner.stored(spec, seed, ROOT) is not None:
-        path = runner.record_path(spec, seed, ROOT)
+    if store.stored(spec, seed, ROOT) is not None:
+        path = store.record_path(spec, seed, ROOT)
         print(f"{path} is valid; nothing to do (`repro rerun {spec.run}` repeats it and compares)")
         return 0
     bar, report = _bar(f"{spec.run} seed {seed}")
@@ -260,10 +263,16 @@ def _run(options: Any) -> int:
 
 
 def _sweep(options: Any) -> int:
-    from repro import sweep
+    from repro import sweep, tuning
 
-    group = "control" if options.controls else "artefact"
-    tasks = [task for source in _sources(options) for task in specs.runs(source, options.profile, group, ROOT)]
+    tasks = [task for source in _sources(options) for task in specs.runs(source, options.profile, options.group, ROOT)]
+    for source in _sources(options) if options.group != "grid" else ():
+        for grid in tuning.stale(source, options.profile, ROOT):
+            print(
+                f"repro: the learning rate of {source} {grid} was chosen with other code, data or settings; "
+                f"`make controls PROFILE={options.profile}` chooses again",
+                file=sys.stderr,
+            )
     done = sweep.sweep(tasks, ROOT, jobs=options.jobs, time_budget=options.time_budget)
     print(f"{done.valid} of {len(tasks)} runs are valid; {done.computed} computed now, {done.left} left for later")
     for problem in done.problems:
@@ -295,8 +304,10 @@ def _rerun(options: Any) -> int:
 def _audit(options: Any) -> int:
     from repro import verify
 
-    found = []
-    for spec, seed in verify.sample(options.n, options.draw, ROOT):
+    draw = secrets.randbelow(10**6) if options.draw is None else options.draw
+    drawn, found = verify.sample(options.n, draw, ROOT), []
+    print(f"audit: draw {draw}", file=sys.stderr)
+    for spec, seed in drawn:
         bar, report = _bar(f"{spec.profile} {spec.run} seed {seed}")
         with bar:
             found.append(verify.rerun(spec, seed, ROOT, report=report))
@@ -315,22 +326,22 @@ def _show_comparisons(found: Sequence[Any], as_json: bool) -> int:
 
 
 def _plan(options: Any) -> int:
-    from repro import records, runner
+    from repro import records
 
     groups: list[dict[str, Any]] = []
     for source in _sources(options):
-        for group in ("control", "artefact"):
+        for group in specs.GROUPS:
             tasks = specs.runs(source, options.profile, group, ROOT)
             seconds, todo, unknown, machines = 0.0, 0.0, 0, set[str]()
             for spec, seed in tasks:
-                path = records.provenance_path(runner.record_path(spec, seed, ROOT))
+                path = records.provenance_path(store.record_path(spec, seed, ROOT))
                 if not path.exists():
                     unknown += 1
                     continue
                 known = records.read_json(path)
                 seconds += known["seconds"]
                 machines.add(known["machine"]["device"])
-                todo += known["seconds"] if runner.stored(spec, seed, ROOT) is None else 0.0
+                todo += known["seconds"] if store.stored(spec, seed, ROOT) is None else 0.0
             groups.append(
                 {"source": source, "group": group, "runs": len(tasks), "core_hours": seconds / 3600,
                  "core_hours_to_do": todo / 3600, "runs_without_a_time": unknown, "measured_on": sorted(machines)}
@@ -349,24 +360,18 @@ def _plan(options: Any) -> int:
     return 0
 
 
-def _load(source: str, profile: str) -> list[Any]:
-    """Valid records of all planned runs of a source; those that are missing or stale are left out."""
-    from repro import runner
-
-    found = [runner.stored(*task, ROOT) for task in _planned(source, profile)]
-    return [record for record in found if record is not None]
-
-
 def _render(options: Any) -> int:
     from repro import report
 
     unknown = [i for i in options.ids if i not in report.ARTEFACTS]
     if unknown:
         raise ReproError(f"unknown artefact {unknown[0]!r}; one of {', '.join(report.ARTEFACTS)} was expected")
-    ids = options.ids or [i for i, a in report.ARTEFACTS.items() if a.source in _sources(options)]
-    loaded = {source: _load(source, options.profile) for source in {report.ARTEFACTS[i].source for i in ids}}
+    ids = options.ids or [
+        i for i, a in report.ARTEFACTS.items() if a.source in _sources(options) and a.group == options.group
+    ]
+    loaded = {s: store.current(s, options.profile, ROOT) for s in {report.ARTEFACTS[i].source for i in ids}}
     for artefact in ids:
-        made = loaded[report.ARTEFACTS[artefact].source]
+        made = loaded[report.ARTEFACTS[artefact].source].records
         for path in report.render(artefact, made, ROOT / "figures" / options.profile, profile=options.profile):
             print(path)
     return 0
@@ -392,9 +397,14 @@ def _verdicts_path(profile: str) -> Path:
 def _verdicts(options: Any) -> int:
     from repro import claims, records
 
-    loaded = [record for source in specs.SOURCES for record in _load(source, options.profile)]
-    published = claims.load_published(ROOT)
-    found = claims.judge_all(published.statements, loaded, profile=options.profile, is_current=lambda record: True)
+    loaded = [store.current(source, options.profile, ROOT) for source in specs.SOURCES]
+    found = claims.judge_all(
+        claims.load_published(ROOT).statements,
+        [record for source in loaded for record in source.records],
+        profile=options.profile,
+        missing=[task for source in loaded for task in source.missing],
+        stale=[task for source in loaded for task in source.stale],
+    )
     if options.write:
         records.write_atomic(_verdicts_path(options.profile), records.canonical_json(found))
     found = [v for v in found if options.source in (None, v["source"])]
@@ -415,7 +425,7 @@ def _book(options: Any) -> int:
         path = _verdicts_path(profile)
         return list(records.read_json(path)) if path.exists() else []
 
-    loaded = {source: _load(source, options.profile) for source in specs.SOURCES}
+    loaded = {source: store.current(source, options.profile, ROOT).records for source in specs.SOURCES}
     html, markdown = page.render_verdicts(
         verdicts(options.profile),
         claims.load_published(ROOT),
@@ -424,6 +434,7 @@ def _book(options: Any) -> int:
         other_profiles={p: verdicts(p) for p in specs.PROFILES if p != options.profile and verdicts(p)},
         records=[record for made in loaded.values() for record in made],
         tables={i: report.table(i, loaded[a.source]) for i, a in report.ARTEFACTS.items() if a.kind == "table"},
+        present=report.present(options.profile, ROOT),
     )
     for name, text in (("index.html", html), ("index.md", markdown)):
         records.write_atomic(ROOT / "book" / name, text)

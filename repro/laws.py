@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from repro.batches import Batches, Images
 from repro.codecs import build as build_codec
@@ -20,11 +21,15 @@ def union_batch(*, workers: int, local_batch: int, image_size: int, width: int, 
     """Post 1: averaging the workers' gradients equals one step on the union of their batches, unless BatchNorm is used.
 
     Takes one large-batch round with really separate workers, and one centralised step on the same images, in float64
-    on random images, and compares the weights after the step.
+    on random images, and compares the weights after the step. GroupNorm's scales all start at one, so that every
+    weight takes part. At 16 px the last stage still has 2 x 2 pixels, and with ``width`` 4 a group one channel.
 
     Returns:
-        The largest absolute difference between the two over all weights, for GroupNorm and for BatchNorm; the largest
-        absolute change that the step itself made; the sizes used; and the tolerance for "equal".
+        For each norm (``groupnorm``, ``batchnorm``): ``_max_abs_difference``, the largest difference between the two
+        over all weights; ``_update_max_abs``, the largest change that the step itself made; and
+        ``_least_update_max_abs``, the same of the tensor that changed least, which shows that all of them took part.
+        ``groupnorm_logit_spread``, the standard deviation of the logits over images, shows that the network sees its
+        input. Also the sizes used, and the tolerance for "equal".
     """
     classes, n = 10, workers * local_batch
     random = generator(seed, "law", "images")
@@ -33,38 +38,42 @@ def union_batch(*, workers: int, local_batch: int, image_size: int, width: int, 
     images = Images(pixels, labels, (0.5,) * 3, (0.25,) * 3, dtype=torch.float64)
     shards = np.array_split(np.arange(n), workers)
 
+    def start(norm: str) -> nn.Module:
+        model = build_model(
+            "resnet18", classes=classes, width=width, norm=norm, seed=derive(seed, "law"), dtype=torch.float64
+        )
+        for layer in model.modules():
+            if isinstance(layer, nn.GroupNorm):
+                nn.init.ones_(layer.weight)
+        return model
+
+    def step(norm: str, separate: bool) -> list[Tensor]:
+        """All weights after the step."""
+        model = start(norm)
+        optimiser = torch.optim.SGD(model.parameters(), lr=lr)
+        batches = Batches(images, shards if separate else [np.arange(n)], local_batch if separate else n, seed, False)
+        if separate:
+            rounds = plain.large_batch(model, optimiser, batches, build_codec("dense"), lambda _: lr, range(1))
+        else:
+            rounds = plain.centralised(model, optimiser, batches, lambda _: lr, range(1))
+        list(rounds)
+        return [p.detach() for p in model.parameters()]
+
+    def largest(a: list[Tensor], b: list[Tensor]) -> list[float]:
+        return [float((x - y).abs().max()) for x, y in zip(a, b, strict=True)]
+
     found: dict[str, Any] = {}
     for norm in ("group", "batch"):
-        weights = {}
-        for method in ("separate", "union"):
-            model = build_model(
-                "resnet18",
-                classes=classes,
-                width=width,
-                norm=norm,
-                seed=derive(seed, "law"),
-                dtype=torch.float64,
-            )
-            before = [p.detach().clone() for p in model.parameters()]
-            optimiser = torch.optim.SGD(model.parameters(), lr=lr)
-            if method == "separate":
-                batches = Batches(images, shards, local_batch, seed, augment=False)
-                rounds = plain.large_batch(model, optimiser, batches, build_codec("dense"), lambda _: lr, range(1))
-            else:
-                whole = Batches(images, [np.arange(n)], n, seed, augment=False)
-                rounds = plain.centralised(model, optimiser, whole, lambda _: lr, range(1))
-            list(rounds)
-            weights[method] = dict(model.named_parameters())
-            change = max(
-                float((p.detach() - old).abs().max()) for p, old in zip(model.parameters(), before, strict=True)
-            )
-        difference = max(
-            float((weights["separate"][name] - weights["union"][name]).detach().abs().max())
-            for name in weights["union"]
-        )
-        found[f"{norm}norm_max_abs_difference"] = difference
-        found[f"{norm}norm_update_max_abs"] = change
+        union = step(norm, separate=False)
+        updates = largest(union, [p.detach() for p in start(norm).parameters()])
+        found |= {
+            f"{norm}norm_max_abs_difference": max(largest(step(norm, separate=True), union)),
+            f"{norm}norm_update_max_abs": max(updates),
+            f"{norm}norm_least_update_max_abs": min(updates),
+        }
+    with torch.no_grad():
+        logits = start("group")(images.centre(0, n)[0])
     return found | {
-        "workers": workers, "local_batch": local_batch, "image_size": image_size, "width": width,
-        "tolerance": TOLERANCE, "dtype": "float64",
+        "groupnorm_logit_spread": float(logits.std(dim=0).mean()), "workers": workers, "local_batch": local_batch,
+        "image_size": image_size, "width": width, "tolerance": TOLERANCE, "dtype": "float64",
     }  # fmt: skip

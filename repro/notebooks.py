@@ -30,7 +30,7 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from pygments.formatters import HtmlFormatter
 
-from repro import claims, numerics, records, specs
+from repro import claims, store, words
 from repro.errors import ReproError
 from repro.page import THEMES
 from repro.records import Record, write_atomic
@@ -288,10 +288,11 @@ thead th{background:var(--card);border-bottom:2px solid var(--line)}
 
 
 class Loaded(NamedTuple):
-    """What a notebook reads: current records, the number of stale ones, and verdicts by id of their statement."""
+    """What a notebook reads: valid records, planned (run, seed) without one, and verdicts by id of their statement."""
 
     records: list[Record]
-    stale: int
+    missing: list[tuple[str, int]]
+    stale: list[tuple[str, int]]
     verdicts: dict[str, dict[str, Any]]
 
     def seeds(self, run: str) -> list[Record]:
@@ -300,31 +301,24 @@ class Loaded(NamedTuple):
 
 
 def load(source: str, profile: str, root: Path = Path()) -> Loaded:
-    """Records of a source and of its controls, and the verdict on each of its statements.
+    """Valid records of all planned runs of a source, and the verdict on each of its statements.
 
-    A record is current as long as its fingerprint fits today's code; stale ones are counted and left aside. Controls
-    may be missing.
+    Grids and controls may be missing.
 
     Raises:
-        ReproError: an unknown profile, or a run of an artefact without a current record.
+        ReproError: an unknown source or profile, a damaged record, or an artefact's run without any valid record.
     """
-    specs.params_path(profile)
-    known = records.load_all(profile, source, root) + records.load_all(profile, f"{source}_controls", root)
-
-    def is_current(record: Record) -> bool:
-        return record.fingerprint == numerics.fingerprint(record.spec, record.seed, record.data["sha256"])
-
-    current = [record for record in known if is_current(record)]
+    found = store.current(source, profile, root)
     artefacts = [item for item in ARTEFACTS.values() if (item.source, item.group) == (source, "artefact")]
     needed = {run for artefact in artefacts for run in artefact.runs}
-    if missing := sorted(needed - {record.run for record in current}):
+    if missing := sorted(needed - {record.run for record in found.records}):
         raise ReproError(
             f"no current record of {', '.join(missing)} at profile {profile}; at least one seed of each was expected; "
             f"run `python -m repro sweep --source {source} --profile {profile}`"
         )
     statements = [item for item in claims.load_published(root).statements if item.source == source]
-    verdicts = claims.judge_all(statements, known, profile=profile, is_current=is_current)
-    return Loaded(current, len(known) - len(current), {verdict["id"]: verdict for verdict in verdicts})
+    verdicts = claims.judge_all(statements, found.records, profile=profile, missing=found.missing, stale=found.stale)
+    return Loaded(found.records, found.missing, found.stale, {verdict["id"]: verdict for verdict in verdicts})
 
 
 def show(figure: Figure, alt: str) -> Image:
@@ -336,7 +330,7 @@ def percent(fractions: Sequence[float]) -> str:
     """Mean over seeds with its 95 % interval, in percent: ``61.2 [60.1, 62.3]``."""
     if not fractions:
         return "–"
-    mean, low, high = (select.number(100 * value, 1) for value in select.interval(fractions))
+    mean, low, high = (words.number(100 * value, 1) for value in select.interval(fractions))
     return f"{mean} [{low}, {high}]" if len(fractions) > 1 else f"{mean} (one seed)"
 
 

@@ -17,7 +17,8 @@ VERSIONS = {
     "codec_dense": 1,
     "engines": 1,  # the three methods, aggregation, what is sent
     "evaluation": 1,
-    "laws": 1,
+    "group_norm": 1,  # groups, first scales
+    "laws": 2,
     "models": 1,  # layers, initialisation, normalisation
     "partition": 1,
     "randomness": 1,
@@ -28,11 +29,13 @@ VERSIONS = {
 def used_by(spec: dict[str, Any]) -> dict[str, int]:
     """Versions of the parts that a run of ``spec`` (a resolved spec as a mapping) depends on."""
     if spec["kind"] == "law":
-        parts = ["codec_dense", "engines", "laws", "models", "randomness"]
+        parts = ["batches", "codec_dense", "engines", "group_norm", "laws", "models", "randomness"]
     else:
         parts = ["batches", "engines", "evaluation", "models", "partition", "randomness", "schedules"]
         if spec["method"] != "central":
             parts.append(f"codec_{spec['codec']}")
+        if spec["norm"] == "group":
+            parts.append("group_norm")
     return {part: VERSIONS[part] for part in parts}
 
 

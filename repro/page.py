@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -137,6 +137,7 @@ def render_verdicts(
     other_profiles: Mapping[str, Sequence[Mapping[str, Any]]],
     records: Iterable[Record],
     tables: Mapping[str, Table],
+    present: Collection[str],
 ) -> tuple[str, str]:
     """The verdicts page as (HTML, Markdown); the same input gives the same bytes.
 
@@ -148,8 +149,9 @@ def render_verdicts(
         other_profiles: profile -> its verdicts, shown beside.
         records: records of ``profile``, controls included; verdicts link to those of the runs they name.
         tables: artefact id -> table of ``profile``, shown on the page.
+        present: ids of the figures and tables whose files exist (``report.present``); the others are "not run".
     """
-    page = _Page(verdicts, published, ledger, profile, other_profiles, list(records), tables)
+    page = _Page(verdicts, published, ledger, profile, other_profiles, list(records), tables, present)
     return _html(page), _markdown(page)
 
 
@@ -165,8 +167,9 @@ class _Page:
         others: Mapping[str, Sequence[Mapping[str, Any]]],
         records: list[Record],
         tables: Mapping[str, Table],
+        present: Collection[str],
     ):
-        self.profile, self.published, self.tables = profile, published, tables
+        self.profile, self.published, self.tables, self.present = profile, published, tables, present
         self.sources = list(dict.fromkeys(artefact.source for artefact in ARTEFACTS.values()))
         self.verdicts = {str(v["id"]): v for v in verdicts if v["source"] in self.sources}
         self.others = {name: {v["id"]: v for v in items} for name, items in others.items() if name != profile}
@@ -203,11 +206,11 @@ class _Page:
         return f"../figures/{self.profile}/{name}"
 
     def made(self) -> list[tuple[str, str]]:
-        """(id, description) of every artefact that this package draws: the source's figures, ours, tables."""
+        """(id, description) of every artefact that this package can draw: the source's figures, ours, tables."""
         says = {artefact.id: artefact.says for artefact in self.published.artefacts}
         own = sorted(ARTEFACTS, key=lambda name: (ARTEFACTS[name].kind == "table", not ARTEFACTS[name].published))
         return [
-            (name, says.get(name, ARTEFACTS[name].title) + ("" if ARTEFACTS[name].published else " (ours)"))
+            (name, says.get(name, ARTEFACTS[name].title).rstrip(".") + ("" if ARTEFACTS[name].published else " (ours)"))
             for name in own
         ]
 
@@ -315,6 +318,10 @@ def _statements_html(page: _Page) -> str:
 def _artefacts_html(page: _Page) -> str:
     cards = []
     for name, says in page.made():
+        if name not in page.present:
+            title = f"<h3>{html.escape(name)}</h3><p>{html.escape(says)}</p><p>{_badge('not run')}</p>"
+            cards.append(f'<article class="card" id="{name}">{title}</article>')
+            continue
         files = " · ".join(_a(Link(file.rpartition(".")[2], page.file(file))) for file in outputs(name))
         title = f"<h3>{html.escape(name)}</h3><p>{html.escape(says)}</p><p>{files}</p>"
         if ARTEFACTS[name].kind == "figure":
@@ -484,6 +491,9 @@ def _markdown(page: _Page) -> str:
     lines += ["", "## Statements", "", *_md_table(header, rows)]
     lines += ["", "## Figures and tables", ""]
     for name, says in page.made():
+        if name not in page.present:
+            lines += [f'### <a id="{name}"></a>{_md(name)}', "", f"{_md(says)}. {SIGNS['not run']} not run", ""]
+            continue
         files = " · ".join(_md_link(Link(file.rpartition(".")[2], page.file(file))) for file in outputs(name))
         lines += [f'### <a id="{name}"></a>{_md(name)}', "", f"{_md(says)}. {files}", ""]
         if ARTEFACTS[name].kind == "figure":

@@ -15,12 +15,18 @@ from numpy.typing import NDArray
 
 from repro.errors import ReproError
 
-# Part of a run's fingerprint: raise it when the same arguments give another partition.
-NUMERICS_VERSION = 1
-
 Indices = NDArray[np.int64]
 
 KINDS = ("iid", "labels", "dirichlet")
+
+
+def local_steps(images: int, batch: int) -> int:
+    """Local batches in one epoch over a shard: a rest of half a batch or more counts, a smaller one joins the last.
+
+    >>> local_steps(500, 32), local_steps(521, 32), local_steps(3, 32)
+    (16, 16, 1)
+    """
+    return max(1, (images + batch // 2) // batch)
 
 
 def make(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import io
 import math
 import os
 import pickle
@@ -20,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from repro import codecs, datasets, laws, models, numerics, partition, records, schedules
+from repro import codecs, datasets, laws, models, partition, records, schedules, store
 from repro.batches import Batches, Images, shrink
 from repro.engines import Round, evaluate, fast
 from repro.errors import NotFinite, ReproError
@@ -31,30 +34,6 @@ from repro.specs import HELD_OUT_IMAGES, Spec
 CHECKPOINT_SECONDS = 20.0
 EVALUATION_BATCH = 500
 _DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.float32}
-
-
-def fingerprint(spec: Spec, seed: int, root: Path = Path()) -> str:
-    """The fingerprint that a valid record of this run carries; reads the data set's manifest, not its images."""
-    data = datasets.manifest_sha256(spec.dataset, root / "data") if spec.kind == "train" else None
-    return numerics.fingerprint(spec.as_dict(), seed, data)
-
-
-def record_path(spec: Spec, seed: int, root: Path = Path()) -> Path:
-    """Where the record of this run belongs."""
-    return root / records.folder(spec.profile, spec.source, spec.group) / f"{spec.run}.s{seed}.json"
-
-
-def stored(spec: Spec, seed: int, root: Path = Path()) -> Record | None:
-    """The stored record of this run if it is valid: complete, unedited, and with the current fingerprint.
-
-    Raises:
-        ReproError: the stored record is truncated or was edited.
-    """
-    path = record_path(spec, seed, root)
-    if not path.exists():
-        return None
-    record = records.read(path)
-    return record if record.fingerprint == fingerprint(spec, seed, root) else None
 
 
 def device() -> torch.device:
@@ -92,18 +71,29 @@ def _has_bf16() -> bool:
     return "avx512_bf16" in _cpuinfo()
 
 
-def commit(root: Path = Path()) -> str:
-    """The checked-out commit, with ``+changes`` where tracked files differ from it; ``unknown`` outside git."""
+def _code() -> dict[str, str]:
+    """The commit that was checked out, and a hash of the package's code as it was when this process started.
+
+    The hash identifies the code also where files differ from the commit, or where there is no git.
+    """
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
 
     def git(*arguments: str) -> str:
-        return subprocess.run(("git", *arguments), cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+        command = ("git", *arguments)
+        return subprocess.run(command, cwd=package.parent, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + (
-            "+changes" if git("status", "--porcelain", "-uno", "repro", "pipelines") else ""
-        )
+        head = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "--", "repro", "pipelines", "requirements")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        head, changed = "unknown", ""
+    return {"commit": head + ("+changes" if changed else ""), "code": digest.hexdigest()}
+
+
+CODE = _code()
 
 
 @dataclass(frozen=True)
@@ -130,11 +120,10 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
     loaded = datasets.load(spec.dataset, root / "data")
     order = generator(0, "subset", spec.dataset).permutation(len(loaded.train_labels))
     available = len(order) - (HELD_OUT_IMAGES if spec.evaluate_on == "held_out" else 0)
-    chosen = order[: min(spec.train_images, available)]
-    if spec.train_images > len(order):
-        raise ReproError(
-            f"{spec.run}: {spec.train_images} training images; {spec.dataset} has {len(order)}; lower train_images"
-        )
+    if spec.train_images > available:
+        kept = f" of which {HELD_OUT_IMAGES} are held out" if spec.evaluate_on == "held_out" else ""
+        raise ReproError(f"{spec.run}: {spec.train_images} training images; {spec.dataset} has {len(order)}{kept}")
+    chosen = order[: spec.train_images]
     if spec.evaluate_on == "held_out":
         other, pixels, labels = order[available:], loaded.train_images, loaded.train_labels
     else:
@@ -216,7 +205,12 @@ def run(
         ReproError: bad data or settings. A diverged training is no error but a record with status ``diverged``.
     """
     torch.set_num_threads(1)
-    started, print_ = time.time(), fingerprint(spec, seed, root)
+    if device().type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may sum in another order
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    started, print_ = time.time(), store.fingerprint(spec, seed, root)
     identity: dict[str, Any] = {
         "run": spec.run, "source": spec.source, "group": spec.group, "kind": spec.kind, "profile": spec.profile,
         "seed": seed, "spec": spec.as_dict(), "fingerprint": print_,
@@ -233,7 +227,7 @@ def run(
         pause = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
         record, resumed = _train(spec, seed, root, identity, processes, pause, report)
     provenance = {
-        "run": spec.run, "seed": seed, "fingerprint": print_, "machine": machine(), "commit": commit(root),
+        "run": spec.run, "seed": seed, "fingerprint": print_, "machine": machine(), **CODE,
         "precision": spec.precision, "processes": processes, "threads_per_process": 1, "cores": os.cpu_count(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.time() - started + resumed, 1),
@@ -289,7 +283,7 @@ def _train(
                     checkpoint.save(model, optimiser, progress, seconds_before + time.time() - started)
                     saved = time.time()
     except NotFinite as error:
-        reason = f"round {progress.rounds + 1} of {total}: {error}"
+        reason = f"after {progress.rounds} of {total} rounds: {error}"
     record = Record(
         **identity, data=setting.data, status="completed" if reason is None else "diverged", reason=reason,
         rows=progress.rows, series={"train_loss": progress.losses},
@@ -338,6 +332,11 @@ def _row(spec: Spec, setting: Setting, done: Round, progress: _Progress, epoch: 
     }
 
 
+_UNUSABLE = (
+    OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile,
+)  # fmt: skip
+
+
 class _Checkpoint:
     """State of an unfinished run, written atomically under ``data/checkpoints`` and removed when its record exists."""
 
@@ -348,8 +347,6 @@ class _Checkpoint:
     def save(
         self, model: torch.nn.Module, optimiser: torch.optim.Optimizer, progress: _Progress, seconds: float
     ) -> None:
-        import io
-
         buffer = io.BytesIO()
         content = {
             "fingerprint": self.fingerprint,
@@ -367,17 +364,22 @@ class _Checkpoint:
             return _Progress(), 0.0
         try:
             content = torch.load(self.path, map_location=device(), weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-            print(
-                f"{self.path}: damaged checkpoint ({error}); the run starts from the beginning",
-                file=sys.stderr,
-            )
+            if content["fingerprint"] != self.fingerprint:
+                return _Progress(), 0.0
+            progress, seconds = _Progress(**content["progress"]), float(content["seconds"])
+            kept = copy.deepcopy((model.state_dict(), optimiser.state_dict()))
+            try:
+                model.load_state_dict(content["model"])
+                optimiser.load_state_dict(content["optimiser"])
+            except (RuntimeError, ValueError, KeyError):
+                model.load_state_dict(kept[0])
+                optimiser.load_state_dict(kept[1])
+                raise
+        except _UNUSABLE as error:
+            told = str(error).splitlines()[0] if str(error) else type(error).__name__
+            print(f"{self.path}: damaged checkpoint ({told}); the run starts from the beginning", file=sys.stderr)
             return _Progress(), 0.0
-        if content["fingerprint"] != self.fingerprint:
-            return _Progress(), 0.0
-        model.load_state_dict(content["model"])
-        optimiser.load_state_dict(content["optimiser"])
-        return _Progress(**content["progress"]), content["seconds"]
+        return progress, seconds
 
 
 def save(record: Record, provenance: dict[str, Any], root: Path = Path()) -> Path:

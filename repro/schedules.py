@@ -20,9 +20,6 @@ from typing import Any, Self
 
 from repro.errors import ReproError
 
-# Part of a run's fingerprint: raise it when the same spec gives other learning rates.
-NUMERICS_VERSION = 1
-
 # torch.optim.lr_scheduler.ReduceLROnPlateau's ``eps``: a smaller cut is not made.
 SMALLEST_CUT = 1e-8
 

@@ -272,8 +272,9 @@ def _read(source: str, profile: str, root: Path) -> _Files:
     params = _expect(read_yaml(params_file).get(source), dict, f"{params_file}, key {source}")
     _expect_keys(params, ("seeds", "sizes", "grid"), f"{params_file}, key {source}")
     content = read_yaml(spec_file)
-    _expect_keys(content, ("source", "defaults", "runs", "grid"), str(spec_file))
-    _expect(content.get("runs"), dict, f"{spec_file}, key runs")
+    _expect_keys(content, ("source", "defaults", "runs", "controls", "grid"), str(spec_file))
+    for section in ("runs", "controls"):
+        _expect(content.get(section), dict, f"{spec_file}, key {section}")
     return _Files(source, profile, root, spec_file, content, params_file, params)
 
 
@@ -282,7 +283,8 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
     spec_file, params_file, source = files.spec_file, files.params_file, files.source
     where = f"{spec_file}, run {name}"
     values = dict(_expect(files.content.get("defaults"), dict, f"{spec_file}, key defaults"))
-    values |= _expect(files.content["runs"][base], dict, f"{spec_file}, key runs.{base}")
+    section = "runs" if base in files.content["runs"] else "controls"
+    values |= _expect(files.content[section][base], dict, f"{spec_file}, key {section}.{base}")
     published_images = _expect(values.get("train_images"), int, f"{where}, key train_images")
     published_workers = _expect(values.get("workers"), int, f"{where}, key workers")
     if values.get("kind") != "law":
@@ -308,15 +310,17 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
     return _make(values, where)
 
 
-def _artefacts(files: _Files) -> list[Spec]:
-    return [_resolve(files, name, name, group="artefact") for name in files.content["runs"]]
+def _written(files: _Files, section: str) -> list[Spec]:
+    """The specs of the section ``runs`` or ``controls`` of the spec file."""
+    group = "artefact" if section == "runs" else "control"
+    return [_resolve(files, name, name, group=group) for name in files.content[section]]
 
 
 def _grids(files: _Files) -> dict[str, list[Spec]]:
     spec_file, params_file = files.spec_file, files.params_file
     place = f"{params_file}, key {files.source}.grid"
     sizes = _expect(files.params.get("grid"), dict, place)
-    _expect_keys(sizes, ("seeds", "epochs", "held_out_images"), place)
+    _expect_keys(sizes, ("seeds", "epochs", "train_images", "held_out_images"), place)
     epochs = _setting("epochs", sizes.get("epochs"), f"{place}.epochs")
     held_out = _setting("test_images", sizes.get("held_out_images"), f"{place}.held_out_images")
     grid = _expect(files.content.get("grid"), dict, f"{spec_file}, key grid")
@@ -340,6 +344,8 @@ def _grids(files: _Files) -> dict[str, list[Spec]]:
             "test_images": held_out,
             "expects_divergence": True,
         }
+        if "train_images" in sizes:  # where the profile's runs train on images that a grid must hold out
+            extra["train_images"] = _setting("train_images", sizes["train_images"], f"{place}.train_images")
         made[arm] = [_resolve(files, grid_run(files.source, arm, lr), base, lr=lr, **extra) for lr in rates]
     return made
 
@@ -370,8 +376,18 @@ def grid_run(source: str, arm: str, lr: float) -> str:
     return f"{source}-grid-{arm}-lr{lr:g}".replace(".", "_")
 
 
+GROUPS = ("artefact", "grid", "control")
+
+
 def runs(source: str, profile: str, group: str = "artefact", root: Path = Path()) -> list[tuple[Spec, int]]:
     """Every (spec, seed) of one group of a source; a law is executed once.
+
+    Args:
+        source: id of the post or paper.
+        profile: ``smoke``, ``laptop`` or ``paper``.
+        group: ``artefact``: what the source's own tables, figures and statements rest on. ``grid``: the learning-rate
+            grids, with seeds of their own. ``control``: further runs that a reader asks for, with the artefacts' seeds.
+        root: root of the repository.
 
     Raises:
         ReproError: unknown source or profile, malformed YAML or a bad value (file, key, expected type), or a
@@ -379,9 +395,10 @@ def runs(source: str, profile: str, group: str = "artefact", root: Path = Path()
     """
     files = _read(source, profile, root)
     seeds, own = _seeds(files)
-    if group == "control":
+    if group == "grid":
         return [(spec, seed) for specs in _grids(files).values() for spec in specs for seed in own]
-    return [(s, seed) for s in _artefacts(files) for seed in (seeds if s.kind == "train" else seeds[:1])]
+    listed = _written(files, "runs" if group == "artefact" else "controls")
+    return [(spec, seed) for spec in listed for seed in (seeds if spec.kind == "train" else seeds[:1])]
 
 
 def grids(source: str, profile: str, root: Path = Path()) -> dict[str, list[Spec]]:
@@ -400,7 +417,7 @@ def find(run: str, profile: str, root: Path = Path()) -> Spec:
         files = _read(source, profile, root)
         known |= {spec.run: spec for specs in _grids(files).values() for spec in specs}
         if run not in known:
-            known |= {spec.run: spec for spec in _artefacts(files)}
+            known |= {spec.run: spec for section in ("runs", "controls") for spec in _written(files, section)}
     if run not in known:
         near = difflib.get_close_matches(run, known, n=3, cutoff=0.3)
         hint = f"did you mean {', '.join(near)}? " if near else ""

@@ -37,6 +37,13 @@ def cost(task: Task) -> float:
     return float(spec.train_images * spec.epochs) if spec.kind == "train" else 0.0
 
 
+def default_jobs() -> int:
+    """One process per core; one in all where there is a GPU, which runs share badly."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
+
+
 def sweep(
     tasks: Sequence[Task], root: Path = Path(), *, jobs: int | None = None, time_budget: float | None = None
 ) -> Outcome:
@@ -45,7 +52,7 @@ def sweep(
     Args:
         tasks: runs and seeds.
         root: root of the repository.
-        jobs: processes; as many as cores when None.
+        jobs: processes; ``default_jobs`` when None.
         time_budget: seconds after which no further run is started; the runs in flight still finish.
 
     Returns:
@@ -55,9 +62,9 @@ def sweep(
     Raises:
         ReproError: a stored record is truncated or was edited; nothing is computed then.
     """
-    from repro import datasets, runner  # torch is imported only when something is run
+    from repro import datasets, store
 
-    todo = sorted((task for task in tasks if runner.stored(*task, root) is None), key=cost, reverse=True)
+    todo = sorted((task for task in tasks if store.stored(*task, root) is None), key=cost, reverse=True)
     problems: list[str] = []
     for name in sorted({spec.dataset for spec, _ in todo if spec.kind == "train"}):
         try:
@@ -68,12 +75,12 @@ def sweep(
             todo = [task for task in todo if task not in waiting]
     computed, left = 0, 0
     if todo:
-        computed, left = _compute(todo, root, jobs or os.cpu_count() or 1, time_budget, problems)
+        computed, left = _compute(todo, root, jobs or default_jobs(), time_budget, problems)
     for spec, seed in tasks:
-        record = runner.stored(spec, seed, root)
+        record = store.stored(spec, seed, root)
         if record is not None and record.status == "diverged" and not spec.expects_divergence:
             problems.append(f"{spec.run} seed {seed} diverged: {record.reason}")
-    valid = sum(runner.stored(*task, root) is not None for task in tasks)
+    valid = sum(store.stored(*task, root) is not None for task in tasks)
     return Outcome(valid, computed, left, tuple(problems))
 
 
@@ -108,14 +115,15 @@ def _compute(
                         sys.stderr,
                     )
                     computed += 1
-                except ReproError as error:
-                    problems.append(f"{spec.run} seed {seed} failed: {error}")
                 except BrokenProcessPool:
                     problems.append(
                         f"{spec.run} seed {seed}: its process was killed (out of memory?); run the sweep again"
                     )
                     problems.extend(f"{s.run} seed {k} was not started" for s, k in waiting)
                     return computed, len(waiting)
+                except Exception as error:  # whatever a run met, the others go on
+                    kind = "" if isinstance(error, ReproError) else f"{type(error).__name__}: "
+                    problems.append(f"{spec.run} seed {seed} failed: {kind}{error}")
                 bar.update(round(cost((spec, seed)) + 1))
     return computed, len(waiting)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from repro import records, runner, specs
+from repro import records, specs, store
 from repro.errors import ReproError
+from repro.specs import Spec
 
 
 def choose(source: str, profile: str, root: Path = Path()) -> dict[str, Any]:
@@ -18,41 +20,72 @@ def choose(source: str, profile: str, root: Path = Path()) -> dict[str, Any]:
     as chance, and of equal rates the smaller one wins.
 
     Returns:
-        Grid -> ``lr``, ``mean_top1`` (learning rate -> fraction), ``seeds``, and ``at_edge``: whether the best rate
-        is the first or the last of the grid, so that a better one may lie outside.
+        Grid -> ``lr``, ``mean_top1`` (learning rate -> fraction), ``seeds``; ``at_edge``: whether the best rate is the
+        first or the last of the grid, so that a better one may lie outside; and ``grid``, a hash of the fingerprints
+        of the grid's runs.
 
     Raises:
         ReproError: a run of the grid has no valid record.
     """
     chosen = {}
-    seeds = [seed for _, seed in specs.runs(source, profile, "control", root)]
     for grid, made in specs.grids(source, profile, root).items():
+        seeds = _seeds(source, profile, made, root)
         means: dict[float, float] = {}
         for spec in made:
-            found = [(seed, runner.stored(spec, seed, root)) for seed in sorted(set(seeds))]
-            missing = [seed for seed, record in found if record is None]
+            found = {seed: store.stored(spec, seed, root) for seed in seeds}
+            missing = [seed for seed, record in found.items() if record is None]
             if missing:
                 raise ReproError(
                     f"{spec.run} seed {missing[0]} has no valid record; run `make controls PROFILE={profile}` first"
                 )
             means[spec.schedule["lr"]] = fmean(
                 record.rows[-1]["test_top1"] if record.status == "completed" else record.chance
-                for _, record in found
+                for record in found.values()
                 if record is not None
             )
         best = max(means, key=lambda lr: (means[lr], -lr))
         chosen[grid] = {
             "lr": best,
             "mean_top1": {f"{lr:g}": mean for lr, mean in means.items()},
-            "seeds": sorted(set(seeds)),
+            "seeds": seeds,
             "at_edge": best in (min(means), max(means)),
+            "grid": _identity(made, seeds, root),
         }
     return chosen
+
+
+def stale(source: str, profile: str, root: Path = Path()) -> list[str]:
+    """Grids whose stored choice was made with other settings, data or numerics than today's; needs no record.
+
+    Raises:
+        ReproError: no choice is stored for this profile, or the file is damaged.
+    """
+    path = specs.learning_rates_path(profile, root)
+    try:
+        stored = json.loads(path.read_text())[source]
+        return [
+            grid
+            for grid, made in specs.grids(source, profile, root).items()
+            if stored[grid]["grid"] != _identity(made, _seeds(source, profile, made, root), root)
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ReproError(
+            f"{path}: missing or damaged; the learning rates that the grids of {source} chose were expected; "
+            f"run `make controls PROFILE={profile}`"
+        ) from error
 
 
 def write(source: str, profile: str, root: Path = Path()) -> Path:
     """Choose and store the learning rates of ``source``; those of other sources in the file stay as they are."""
     path = specs.learning_rates_path(profile, root)
-    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept = records.read_json(path) if path.exists() else {}
     records.write_atomic(path, records.canonical_json(kept | {source: choose(source, profile, root)}))
     return path
+
+
+def _seeds(source: str, profile: str, made: Sequence[Spec], root: Path) -> list[int]:
+    return [seed for spec, seed in specs.runs(source, profile, "grid", root) if spec.run == made[0].run]
+
+
+def _identity(made: Sequence[Spec], seeds: Sequence[int], root: Path) -> str:
+    return records.sha256([store.fingerprint(spec, seed, root) for spec in made for seed in seeds])

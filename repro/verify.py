@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro import claims, records, runner, specs
+from repro import claims, records, runner, specs, store
 from repro.errors import ReproError
 from repro.records import Record
 
@@ -51,9 +50,9 @@ def rerun(
     Raises:
         ReproError: there is no record to compare with, or it is stale.
     """
-    path = runner.record_path(spec, seed, root)
+    path = store.record_path(spec, seed, root)
     stored = records.read(path)
-    current = runner.fingerprint(spec, seed, root)
+    current = store.fingerprint(spec, seed, root)
     if stored.fingerprint != current:
         raise ReproError(
             f"{path}: stale, its fingerprint is not that of the current code and spec; run the sweep first"
@@ -63,7 +62,9 @@ def rerun(
     if not differing:
         return Comparison(spec.run, seed, IDENTICAL, "the record bodies are bit-identical")
     before = records.provenance_path(path)
-    machine = json.loads(before.read_text())["machine"] if before.exists() else None
+    machine = records.read_json(before)["machine"] if before.exists() else None
+    if machine is None:
+        return Comparison(spec.run, seed, DIFFERS, f"{', '.join(differing)} differ, and no provenance names a machine")
     if machine == provenance["machine"]:
         return Comparison(spec.run, seed, DIFFERS, f"same machine type and versions, but {', '.join(differing)} differ")
     return _elsewhere(stored, again, root)
@@ -75,16 +76,18 @@ def _elsewhere(stored: Record, again: Record, root: Path) -> Comparison:
     if [[row[k] for k in counted] for row in stored.rows] != [[row[k] for k in counted] for row in again.rows]:
         wrong.append("rows")
     if stored.law is not None and again.law is not None:
+        # Round-off differs between processors, and a law's differences are round-off.
         same = stored.law.keys() == again.law.keys() and all(
-            type(stored.law[k]) is type(again.law[k])
-            and (isinstance(stored.law[k], float) or stored.law[k] == again.law[k])
-            for k in stored.law
+            math.isclose(value, again.law[key], rel_tol=1e-6, abs_tol=stored.law["tolerance"])
+            if isinstance(value, float)
+            else value == again.law[key]
+            for key, value in stored.law.items()
         )
         wrong += [] if same else ["law"]
     if wrong:
         return Comparison(stored.run, stored.seed, DIFFERS, f"another machine type, and {', '.join(wrong)} differ")
     if not stored.rows:
-        return Comparison(stored.run, stored.seed, AGREES, "another machine type; the law's sizes are equal")
+        return Comparison(stored.run, stored.seed, AGREES, "another machine type; the law's numbers agree")
     folder = records.folder(stored.profile, stored.source, stored.group).name
     seeds = [r for r in records.load_all(stored.profile, folder, root) if r.run == stored.run and r.rows]
     values = [r.rows[-1]["test_top1"] for r in seeds]
@@ -103,14 +106,17 @@ def _elsewhere(stored: Record, again: Record, root: Path) -> Comparison:
 
 
 def sample(n: int, seed: int, root: Path = Path()) -> list[tuple[specs.Spec, int]]:
-    """``n`` committed records drawn at random whose runs are still planned and current, over all profiles."""
+    """``n`` committed records, drawn at random over all profiles, whose runs are still planned and current.
+
+    Raises:
+        ReproError: there is none.
+    """
     known = []
     for profile in specs.PROFILES:
         for source in specs.SOURCES:
-            for group in ("control", "artefact"):
-                if not (root / records.folder(profile, source, group)).exists():
-                    continue
-                known += [t for t in specs.runs(source, profile, group, root) if runner.stored(*t, root) is not None]
+            if (root / "data/records" / profile / source).exists():
+                planned = [task for group in specs.GROUPS for task in specs.runs(source, profile, group, root)]
+                known += [task for task in planned if store.stored(*task, root) is not None]
     if not known:
         raise ReproError("no valid records to audit; run `python -m repro sweep` first")
     return random.Random(seed).sample(known, min(n, len(known)))

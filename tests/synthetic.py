@@ -1,4 +1,4 @@
-"""Synthetic records of post e1 for tests of tables and figures: smooth curves, no training."""
+"""Synthetic records of post e1 for tests of what reads records: smooth curves, no training."""
 
 from __future__ import annotations
 
@@ -22,17 +22,24 @@ ARMS: dict[str, tuple[str, int, int, int | None, float, float]] = {
     "e1-federated-2epochs": ("federated", 8, 2, None, 0.58, 9.0),
     "e1-federated-4epochs": ("federated", 8, 4, None, 0.52, 12.0),
 }
+#: The same for the runs with GroupNorm.
+CONTROL_ARMS: dict[str, tuple[str, int, int, int | None, float, float]] = {
+    "e1-large-batch-gn": ("large_batch", 8, 1, None, 0.60, 4.0),
+    "e1-large-batch-2labels-gn": ("large_batch", 8, 1, 2, 0.57, 5.0),
+    "e1-federated-gn": ("federated", 8, 1, None, 0.58, 7.0),
+    "e1-federated-2labels-gn": ("federated", 8, 1, 2, 0.40, 9.0),
+}
 GRID = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 BEST = {"central": 0.1, "large-batch": 0.4, "large-batch-x4": 0.8, "federated": 0.2}
 PAYLOAD = 702_000 * 4
 
 
 def _spec(base: str, profile: str, **changes: Any) -> dict[str, Any]:
-    method, workers, local_epochs, labels, _, _ = ARMS[base]
+    method, workers, local_epochs, labels, _, _ = (ARMS | CONTROL_ARMS)[base]
     spec = {
         "run": base,
         "source": "e1",
-        "group": "artefact",
+        "group": "control" if base in CONTROL_ARMS else "artefact",
         "kind": "train",
         "profile": profile,
         "method": method,
@@ -44,7 +51,7 @@ def _spec(base: str, profile: str, **changes: Any) -> dict[str, Any]:
         "evaluate_every": 1,
         "model": "resnet18",
         "width": 16,
-        "norm": "batch",
+        "norm": "group" if base in CONTROL_ARMS else "batch",
         "workers": workers,
         "partition": "labels" if labels else "iid",
         "labels_per_client": labels,
@@ -116,8 +123,24 @@ def e1_records(
     missing: Collection[tuple[str, int]] = (),
 ) -> list[Record]:
     """One record per arm and seed; ``diverged`` ones stop after 3 evaluations."""
+    return _records(ARMS, seeds, profile, diverged, missing)
+
+
+def e1_control_records(seeds: Collection[int] = (1, 2, 3), profile: str = "laptop") -> list[Record]:
+    """One record per arm with GroupNorm and seed."""
+    return _records(CONTROL_ARMS, seeds, profile, (), ())
+
+
+def _records(
+    arms: Collection[str],
+    seeds: Collection[int],
+    profile: str,
+    diverged: Collection[tuple[str, int]],
+    missing: Collection[tuple[str, int]],
+) -> list[Record]:
     records = []
-    for run, (*_, final, pace) in ARMS.items():
+    for run in arms:
+        *_, final, pace = (ARMS | CONTROL_ARMS)[run]
         for seed in seeds:
             if (run, seed) in missing:
                 continue

@@ -13,7 +13,7 @@ import pytest
 import tree
 import yaml
 
-from repro import claims, cli, records, report, runner, specs
+from repro import claims, cli, records, report, runner, specs, store, tuning
 from repro.errors import ReproError
 
 COMMANDS = next(
@@ -29,6 +29,11 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the small files as the working folder; no run is ever executed."""
     tree.plant(tmp_path)
     (tmp_path / "params.yaml").write_text("profile: smoke\n")
+    chosen = {
+        arm: {"lr": 0.1, "grid": tuning._identity(made, [101], tmp_path)}
+        for arm, made in specs.grids("e1", "smoke", tmp_path).items()
+    }
+    (tmp_path / "data/learning_rates/smoke.json").write_text(json.dumps({"e1": chosen}))
     monkeypatch.chdir(tmp_path)
 
     def never(*_: object, **__: object) -> None:
@@ -72,7 +77,7 @@ def done(capsys, *arguments: str, code: int = 0) -> str:
 def stored(root: Path, run: str = "e1-central", seed: int = 1, **changes) -> Path:
     spec = specs.find(run, "smoke", root)
     tree.record(spec, seed, root, **changes)
-    return runner.record_path(spec, seed, root)
+    return store.record_path(spec, seed, root)
 
 
 # Help ---------------------------------------------------------------------------------------------------------
@@ -305,6 +310,21 @@ def test_a_sweep_without_data_says_once_what_could_not_start(wrong_data: None, r
 # Answers ------------------------------------------------------------------------------------------------------
 
 
+def test_a_sweep_with_learning_rates_that_other_code_chose_goes_on_and_says_so(root: Path, capsys) -> None:
+    for spec, seed in specs.runs("e1", "smoke", root=root):
+        tree.record(spec, seed, root)
+    assert cli.main(["sweep"]) == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("17 of 17 runs are valid; 0 computed now, 0 left for later\n", "")
+    tree.edit(root / "pipelines/e1.yaml", "lrs: [0.025, 0.05", "lrs: [0.03, 0.05")
+    assert cli.main(["sweep"]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 4
+    assert all(
+        f"the learning rate of e1 {arm} was chosen with other code, data or settings" in said.err for arm in tree.ARMS
+    )
+
+
 def test_list_shows_every_id_and_its_state(root: Path, capsys) -> None:
     stored(root)
     stored(root, seed=2, status="diverged", reason="the loss is nan", rows=[])
@@ -323,7 +343,7 @@ def test_list_as_json_holds_the_same(root: Path, capsys) -> None:
     stored(root)
     found = json.loads(done(capsys, "list", "--source", "e1", "--json"))
     runs = {run["run"]: run for run in found["runs"]}
-    assert set(runs) == {s.run for group in ("artefact", "control") for s, _ in specs.runs("e1", "smoke", group, root)}
+    assert set(runs) == {s.run for group in specs.GROUPS for s, _ in specs.runs("e1", "smoke", group, root)}
     assert runs["e1-central"]["seeds"] == {"1": "completed", "2": "not run"}
     assert {a["id"] for a in found["artefacts"]} == {"e1.table1", "e1.fig1", "e1.table2"}
     assert all(entry["id"].startswith("e1.") for entry in found["statements"])
@@ -344,13 +364,15 @@ def test_a_run_is_stored_and_fails_only_if_it_diverged_unexpectedly(run, status,
     spec = specs.find(run, "smoke", root)
     seed = 1 if run == "e1-central" else 101
     made = tree.record(spec, seed, root, status=status, reason=None if status == "completed" else "the loss is nan")
-    runner.record_path(spec, seed, root).unlink()
+    if "grid" in run:  # which is there to choose them
+        (root / "data/learning_rates/smoke.json").unlink()
+    store.record_path(spec, seed, root).unlink()
     seen = []
     monkeypatch.setattr(runner, "run", lambda *task, **_: (seen.append(task[:2]), (made, {"seconds": 1.5}))[1])
     text = done(capsys, "run", run, code=code)
     assert seen == [(spec, seed)], "the first seed of the profile"
     assert f"{run}.s{seed}.json: {status} in 1.5 s" in text
-    assert records.read(runner.record_path(spec, seed, root)) == made
+    assert records.read(store.record_path(spec, seed, root)) == made
 
 
 @pytest.mark.parametrize(("top1", "says", "code"), [(0.5, "identical", 0), (0.25, "differs", 1)])
@@ -384,10 +406,10 @@ def test_plan_adds_up_recorded_times_and_counts_what_was_never_timed(root: Path,
         path = stored(root, run, **({} if fingerprint is None else {"fingerprint": fingerprint}))
         provenance = {"seconds": 1800.0, "machine": {"device": "abacus"}}
         records.write_atomic(records.provenance_path(path), records.canonical_json(provenance))
-    control, artefact = json.loads(done(capsys, "plan", "--json"))
+    artefact, grid, control = json.loads(done(capsys, "plan", "--json"))
     assert (artefact["core_hours"], artefact["core_hours_to_do"]) == (1.0, 0.5)
     assert (artefact["runs"], artefact["runs_without_a_time"], artefact["measured_on"]) == (17, 15, ["abacus"])
-    assert (control["core_hours"], control["runs_without_a_time"]) == (0.0, 28)
+    assert (grid["core_hours"], grid["runs_without_a_time"], control["runs"]) == (0.0, 28, 8)
     assert "abacus" in done(capsys, "plan")
 
 
@@ -401,9 +423,9 @@ def test_verdicts_without_runs_judge_nothing_and_are_stored_only_when_asked(root
 
 
 def test_a_stale_record_is_not_judged(root: Path, capsys) -> None:
-    law = {"groupnorm_max_abs_difference": 1e-17, "batchnorm_max_abs_difference": 1e-3, "tolerance": 1e-12}
-    law |= {"groupnorm_update_max_abs": 1e-2, "batchnorm_update_max_abs": 1e-2, "update_max_abs": 1e-2}
-    numbers = law | {"workers": 4, "local_batch": 8, "image_size": 8, "width": 4, "dtype": "float64"}
+    (statement,) = (s for s in claims.load_published(root).statements if s.id == "e1.c4")
+    checks = [check for part in statement.judge["parts"] for check in part.get("checks", [])]
+    numbers = {name: 1.0 for check in checks for name in (check["number"], check["limit"])}
 
     def verdict() -> str:
         found = {v["id"]: v for v in json.loads(done(capsys, "verdicts", "--json"))}

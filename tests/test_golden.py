@@ -27,8 +27,10 @@ CASES = {
         "federated", workers=5, train_images=200, partition="labels", labels_per_client=2, local_epochs=2,
         schedule={"kind": "cosine", "lr": 0.05, "epochs": 2, "warmup_epochs": 1, "warmup_from": 0.01},
     ),
-    "group norm, held out": toy.spec("large_batch", norm="group", evaluate_on="held_out", augment=False),
-    "law": toy.spec("large_batch", kind="law", train_images=24),
+    "group norm, held out": toy.spec(
+        "large_batch", norm="group", evaluate_on="held_out", augment=False, image_size=16, epochs=4
+    ),
+    "law": toy.spec("large_batch", kind="law", train_images=24, image_size=16),
 }  # fmt: skip
 EXACT = {"epoch", "round", "lr", "bytes_up", "bytes_down"}
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import tree
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from synthetic import e1_records
 
-from repro import claims, laws, numerics, records, report
+from repro import claims, laws, records, report, specs, store
 from repro.errors import ReproError
 from repro.notebooks import execute, html_page, load, percent, show, table
 
@@ -144,36 +145,49 @@ def test_table_escapes_what_would_split_a_cell() -> None:
 # Committed notebooks ----------------------------------------------------------------------------------------
 
 
-def store(root: Path, *, without: str = "", stale: str = "") -> None:
-    """Synthetic records of post e1 in ``root``, of which one run may be left out or made stale."""
-    law = replace(
-        e1_records([1])[0],
-        run="e1-union-law",
-        kind="law",
-        spec=e1_records([1])[0].spec | {"kind": "law"},
-        rows=[],
-        law=laws.union_batch(workers=2, local_batch=2, image_size=8, width=2, lr=0.1, seed=1),
-    )
-    for record in [*e1_records(), law]:
-        if record.run != without:
-            print_ = numerics.fingerprint(record.spec, record.seed, record.data["sha256"])
-            records.write(replace(record, fingerprint="0" * 64 if record.run == stale else print_), root)
-    (root / "data/published.yaml").write_bytes((ROOT / "data/published.yaml").read_bytes())
+SHAPES = {(record.run, record.seed): record for record in e1_records()}
 
 
-def test_load_gives_current_records_and_all_verdicts(tmp_path: Path) -> None:
-    store(tmp_path, stale="e1-union-law")
+def fill(root: Path, *, without: str = "", stale: str = "") -> None:
+    """A repository in ``root`` with a record of every planned run of post e1, of which one may lack or be stale."""
+    tree.plant(root)
+    for spec, seed in specs.runs("e1", "laptop", root=root):
+        if spec.run == without:
+            continue
+        made = replace(
+            SHAPES.get((spec.run, seed), SHAPES["e1-central", 1]),
+            run=spec.run,
+            kind=spec.kind,
+            spec=spec.as_dict(),
+            fingerprint="0" * 64 if spec.run == stale else store.fingerprint(spec, seed, root),
+        )
+        if spec.kind == "law":
+            law = laws.union_batch(workers=2, local_batch=2, image_size=8, width=2, lr=0.1, seed=1)
+            made = replace(made, rows=[], law=law)
+        records.write(made, root)
+
+
+def test_load_gives_valid_records_and_all_verdicts(tmp_path: Path) -> None:
+    fill(tmp_path, stale="e1-union-law")
     loaded = load("e1", "laptop", tmp_path)
     assert [record.seed for record in loaded.seeds("e1-central")] == [1, 2, 3]
-    assert loaded.stale == 1
+    assert loaded.stale == [("e1-union-law", 1)]
+    assert {run for run, _ in loaded.missing} >= {"e1-federated-gn", "e1-grid-central-lr0_1"}
     assert loaded.seeds("e1-union-law") == []
-    assert loaded.verdicts["e1.c4"]["verdict"] == "not run"
+    assert loaded.verdicts["e1.c4"]["reason"] == "missing: e1-union-law (stale)"
     assert loaded.verdicts["e1.c2"]["verdict"] == "holds at laptop scale"
+
+
+def test_load_misses_a_seed_that_all_runs_lack(tmp_path: Path) -> None:
+    fill(tmp_path)
+    for path in (tmp_path / "data/records/laptop/e1").glob("*.s3.json"):
+        path.unlink()
+    assert load("e1", "laptop", tmp_path).verdicts["e1.c2"]["verdict"] == "not run"
 
 
 @pytest.mark.parametrize("how", ["without", "stale"])
 def test_load_names_the_run_that_is_missing(tmp_path: Path, how: str) -> None:
-    store(tmp_path, **{how: "e1-federated-2epochs"})
+    fill(tmp_path, **{how: "e1-federated-2epochs"})
     with pytest.raises(ReproError, match=r"no current record of e1-federated-2epochs at profile laptop; .* sweep"):
         load("e1", "laptop", tmp_path)
 
@@ -209,13 +223,14 @@ def test_e1_notebook_shows_every_artefact_and_every_statement() -> None:
 
 
 def test_e1_notebook_runs_and_says_that_controls_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store(tmp_path)
+    fill(tmp_path)
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for cell in nbformat.read(ROOT / "notebooks/e1.ipynb", 4).cells:
         if cell.cell_type == "code":
             exec(cell.source, names)
     assert "no record of run e1-grid-central-lr" in names["grid"].data  # type: ignore[attr-defined]
+    assert "no record of run e1-large-batch-gn" in names["skew_gn"].data  # type: ignore[attr-defined]
 
 
 def test_e1_page_has_mathml_for_all_equations() -> None:

@@ -43,7 +43,7 @@ def verdict(name: str, **changes: Any) -> dict[str, Any]:
 
 PARTS = [
     {"ours": "+2.1 points [+1.2, +3.5]", "outcome": "holds"},
-    {"ours": "+0.1 points [-1.2, +1.5]", "outcome": "inconclusive"},
+    {"ours": "+0.1 points [−1.2, +1.5]", "outcome": "inconclusive"},
 ]
 VERDICTS = [
     verdict("e1.c1", kind="equivalence", verdict="inconclusive", parts=PARTS),
@@ -58,7 +58,7 @@ VERDICTS = [
     verdict("e1.c7", verdict="not run", ours=None, interval=None, n=0, artefact=None, runs=["e1-absent"]),
 ]
 PUBLISHED = Published(
-    [Artefact("e1.fig1", "e1", "figure", "figure 1", "test accuracy <against> epochs", None)],
+    [Artefact("e1.fig1", "e1", "figure", "figure 1", "test accuracy <against> epochs.", None)],
     [
         *(Statement(v["id"], "e1", v["kind"], v["place"], v["says"], None, None) for v in VERDICTS),
         Statement("e2.c1", "e2", "value", "text", "F2I sends 4x less", "4x", None),
@@ -76,7 +76,7 @@ def rendered() -> tuple[str, str]:
     return render()
 
 
-def render() -> tuple[str, str]:
+def render(absent: frozenset[str] = frozenset()) -> tuple[str, str]:
     records = e1_records()
     return page.render_verdicts(
         VERDICTS,
@@ -86,6 +86,7 @@ def render() -> tuple[str, str]:
         other_profiles={"laptop": VERDICTS, "paper": [verdict("e1.c2", verdict="reproduced")], "smoke": []},
         records=[*records, *e1_grid_records()],
         tables={name: report.table(name, records) for name in ("e1.table1", "e1.table2")},
+        present=set(report.ARTEFACTS) - absent,
     )
 
 
@@ -169,6 +170,21 @@ def test_statements_without_a_verdict_are_listed_as_not_run(reader: Reader, rend
     assert "lb.c1" in rendered[1]
 
 
+def test_what_was_not_drawn_is_called_not_run_and_nothing_links_to_its_files() -> None:
+    absent = frozenset({"e1.extra-grid", "e1.extra-skew-gn", "e1.table2"})
+    for text, whole in zip(render(absent), render(), strict=True):
+        for name in absent:
+            assert f'id="{name}"' in text, "a verdict still finds the place"
+            assert f"figures/laptop/{name}." not in text
+            assert f"figures/laptop/{name}." in whole
+        assert len(re.findall(r"○(?:</span>)? not run", text)) == len(re.findall(r"○(?:</span>)? not run", whole)) + 3
+    Reader(render(absent)[0])
+
+
+def test_a_description_ends_with_one_full_stop(rendered: tuple[str, str]) -> None:
+    assert ".. [" not in rendered[1]
+
+
 def test_laws_are_counted_apart_and_words_accompany_colour(reader: Reader, rendered: tuple[str, str]) -> None:
     text = " ".join(" ".join(reader.text).split())
     results = "✗ 1 fails at laptop scale{} ✓ 2 holds at laptop scale{} ? 1 inconclusive{} ○ 1 not run"
@@ -179,7 +195,7 @@ def test_laws_are_counted_apart_and_words_accompany_colour(reader: Reader, rende
 
 def test_parts_of_a_compound_statement_each_show_their_outcome(reader: Reader) -> None:
     assert "+2.1 points [+1.2, +3.5] (holds)" in "".join(reader.text)
-    assert "+0.1 points [-1.2, +1.5] (inconclusive)" in "".join(reader.text)
+    assert "+0.1 points [−1.2, +1.5] (inconclusive)" in "".join(reader.text)
 
 
 def test_other_profiles_stand_beside(reader: Reader) -> None:

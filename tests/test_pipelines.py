@@ -82,12 +82,13 @@ def test_a_profiles_file_names_its_own_profile_and_a_sources_file_its_own_source
 
 @pytest.mark.parametrize("profile", specs.PROFILES)
 def test_every_file_that_render_writes_is_declared_and_nothing_else(profile: str) -> None:
+    """Figures of controls are made by `make controls` and are, like its records, outputs of no stage."""
     for source in specs.SOURCES:
         stage = stages(Path(f"pipelines/{profile}/dvc.yaml"))[f"figures-{source}"]
         made = {
             f"figures/{profile}/{name}"
             for i, a in report.ARTEFACTS.items()
-            if a.source == source
+            if a.source == source and a.group == "artefact"
             for name in report.outputs(i)
         }
         assert set(outs(stage)) == made
@@ -96,7 +97,7 @@ def test_every_file_that_render_writes_is_declared_and_nothing_else(profile: str
 def test_the_page_depends_on_every_artefact() -> None:
     profile = specs.default_profile(ROOT)
     deps = stages(Path("dvc.yaml"))["book"]["deps"]
-    for artefact in report.ARTEFACTS:
+    for artefact in (name for name, item in report.ARTEFACTS.items() if item.group == "artefact"):
         assert {f"figures/{profile}/{name}" for name in report.outputs(artefact)} & set(deps), artefact
 
 
@@ -158,7 +159,7 @@ def test_runs_and_controls_depend_on_all_code_that_a_fingerprint_counts() -> Non
                 commands = json.dumps(stage["cmd"])
                 if " sweep " in commands:
                     assert {f"repro/{part}" for part in parts} <= set(stage["deps"])
-                    assert ("repro/laws.py" in stage["deps"]) is ("--controls" not in commands)
+                    assert ("repro/laws.py" in stage["deps"]) is ("--group" not in commands)
 
 
 def test_every_path_that_the_makefile_names_exists() -> None:
@@ -207,7 +208,7 @@ def test_folders_are_hashed_as_dvc_hashes_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", LOCKED, ids=lambda folder: str(folder))
 def test_a_lock_belongs_to_the_files_as_they_are(folder: Path) -> None:
-    """So `dvc repro` in a fresh clone has nothing to do, and no committed number is older than the code it came from."""
+    """So `dvc repro` in a fresh clone has nothing to do, and no committed number is older than its code."""
     path = ROOT / folder / "dvc.lock"
     assert path.exists(), f"no {folder / 'dvc.lock'}; run `dvc repro` and commit it"
     locked, declared = yaml.safe_load(path.read_text())["stages"], stages(folder / "dvc.yaml")

@@ -19,20 +19,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from synthetic import e1_grid_records, e1_records
+from synthetic import e1_control_records, e1_grid_records, e1_records
 
 from repro import report
 from repro.claims import epochs_to_target, target_accuracy
 from repro.errors import ReproError
 from repro.records import Record
 from repro.report import select, style, tables
+from repro.words import label
 
 FIGURES = [name for name, item in report.ARTEFACTS.items() if item.kind == "figure"]
 TABLES = [name for name, item in report.ARTEFACTS.items() if item.kind == "table"]
 
 
 def records_for(artefact_id: str) -> list[Record]:
-    return e1_grid_records() if report.ARTEFACTS[artefact_id].group == "control" else e1_records()
+    return e1_records() if report.ARTEFACTS[artefact_id].group == "artefact" else e1_controls()
+
+
+def e1_controls() -> list[Record]:
+    return [*e1_grid_records(), *e1_control_records()]
 
 
 def texts(figure: Figure) -> str:
@@ -54,6 +59,24 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_render_writes_the_named_files_and_no_other(rendered: Path) -> None:
     expected = {name for artefact in report.ARTEFACTS for name in report.outputs(artefact)}
     assert {path.name for path in rendered.iterdir()} == expected
+
+
+def test_an_artefact_is_present_when_all_its_files_are(rendered: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "figures/laptop"
+    folder.mkdir(parents=True)
+    for path in rendered.iterdir():
+        (folder / path.name).write_bytes(b"")
+    (folder / "e1.extra-grid.svg").unlink()
+    assert report.present("laptop", tmp_path) == set(report.ARTEFACTS) - {"e1.extra-grid"}
+    assert report.present("paper", tmp_path) == set()
+
+
+def test_every_artefact_is_drawn_with_exactly_one_group_of_runs() -> None:
+    drawn = [*report.ids("e1", "artefact"), *report.ids("e1", "control")]
+    assert sorted(drawn) == sorted(report.ARTEFACTS)
+    runs = {r.run for r in e1_records()}
+    for name in report.ids("e1", "artefact"):
+        assert set(report.ARTEFACTS[name].runs) <= runs
 
 
 @pytest.mark.parametrize("name", report.ARTEFACTS)
@@ -90,6 +113,16 @@ def test_images_hold_no_date_version_or_path(rendered: Path) -> None:
 def test_a_reduced_profile_says_so_on_the_face(name: str) -> None:
     stamp = "laptop profile: 4\u202f000 images at 16 × 16 px, width 16, n = 3 seeds – not the published scale"
     assert stamp in texts(report.figure(name, records_for(name)))
+
+
+def test_the_figure_with_groupnorm_shows_its_own_runs_in_the_same_look(rendered: Path) -> None:
+    rows = read_csv((rendered / "e1.extra-skew-gn.csv").read_text())
+    assert {(row["run"], row["norm"]) for row in rows} == {(r.run, "group") for r in e1_control_records()}
+    with_batchnorm, with_groupnorm = (
+        [(line.get_color(), line.get_marker()) for axes in figure.axes for line in axes.lines]
+        for figure in (report.figure("e1.extra-skew", e1_records()), report.figure("e1.extra-skew-gn", e1_controls()))
+    )
+    assert with_batchnorm == with_groupnorm
 
 
 def test_full_scale_is_not_called_reduced_but_reduced_data_is() -> None:
@@ -254,7 +287,9 @@ def test_table1_sets_the_post_beside_the_specs() -> None:
     assert rows["epochs"] == ["not stated", "20"] * 3
     basis = {(row["parameter"], row["method"]): row["basis"] for row in read_csv(table.csv())}
     assert basis["momentum", "central"] == "stated"
-    assert basis["local batch (images)", "large_batch"] == "derived"
+    assert basis["workers", "central"] == "stated"
+    assert {basis["workers", "large_batch"], basis["workers", "federated"]} == {"implied"}
+    assert basis["local batch (images)", "large_batch"] == "implied"
     assert basis["epochs", "federated"] == "not stated"
     assert basis["synchronised", "central"] == "does not apply"
 
@@ -295,6 +330,24 @@ def test_a_diverged_run_is_charged_its_whole_budget() -> None:
     assert not reached
     assert epochs_to_target(record, 0.05) == (20.0, False)
     assert up == down == pytest.approx(record.rows[-1]["bytes_up"] / 48 * 320)
+
+
+def test_the_note_on_the_target_says_that_its_reference_has_another_recipe() -> None:
+    note = next(n for n in report.table("e1.table2", e1_records()).notes if n.startswith("Target: "))
+    assert "momentum, weight decay and a falling learning rate" in note
+
+
+def test_a_diverged_central_seed_leaves_no_target_to_count_to() -> None:
+    with pytest.raises(ReproError, match="the target accuracy is undecided"):
+        report.table("e1.table2", e1_records(diverged={("e1-central", 2)}))
+
+
+def test_methods_are_called_alike_in_figures_tables_and_verdicts() -> None:
+    names = [label(run) for run in report.ARTEFACTS["e1.table2"].runs]
+    assert [row[0] for row in report.table("e1.table2", e1_records()).rows] == names
+    legend = report.figure("e1.fig1", e1_records()).axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == names
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -368,9 +421,3 @@ def test_the_interval_is_centred_and_the_mean_lies_among_the_values(values: list
     mean, low, high = select.interval(values)
     assert min(values) - 1e-9 <= mean <= max(values) + 1e-9
     assert math.isclose(high - mean, mean - low, abs_tol=1e-6)
-
-
-@given(st.floats(-1e9, 1e9), st.integers(0, 3))
-def test_numbers_for_readers_parse_back(value: float, digits: int) -> None:
-    text = select.number(value, digits).replace("\u202f", "").replace("\u2212", "-")
-    assert float(text) == float(f"{value:.{digits}f}")

@@ -7,7 +7,7 @@ import math
 import pytest
 import toy
 
-from repro import records, runner
+from repro import numerics, records, runner, store
 from repro.errors import ReproError
 
 pytestmark = pytest.mark.data
@@ -117,12 +117,12 @@ def test_a_diverging_run_stops_and_its_record_says_so(root):
 
 def test_a_stored_record_is_valid_only_while_its_fingerprint_holds(root, monkeypatch):
     spec = toy.spec("central")
-    assert runner.stored(spec, 3, root) is None
+    assert store.stored(spec, 3, root) is None
     path = runner.save(*runner.run(spec, 3, root), root)
-    assert runner.stored(spec, 3, root) == records.read(path)
-    assert runner.stored(dataclasses.replace(spec, epochs=4), 3, root) is None
-    monkeypatch.setitem(runner.numerics.VERSIONS, "engines", 99)
-    assert runner.stored(spec, 3, root) is None
+    assert store.stored(spec, 3, root) == records.read(path)
+    assert store.stored(dataclasses.replace(spec, epochs=4), 3, root) is None
+    monkeypatch.setitem(numerics.VERSIONS, "engines", 99)
+    assert store.stored(spec, 3, root) is None
 
 
 def test_a_saved_run_leaves_a_record_its_provenance_and_no_checkpoint(root):

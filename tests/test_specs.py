@@ -29,19 +29,19 @@ def resolved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, sp
     """Profile -> run id -> spec, controls included."""
     place = tree.plant(tmp_path_factory.mktemp("tree"))
     return {
-        profile: {s.run: s for group in ("artefact", "control") for s, _ in specs.runs("e1", profile, group, place)}
+        profile: {s.run: s for group in specs.GROUPS for s, _ in specs.runs("e1", profile, group, place)}
         for profile in specs.PROFILES
     }
 
 
 def refused(root: Path) -> str:
-    """The one line that the planned runs are refused with; controls and a search have a line to say, too."""
+    """The one line that the planned runs are refused with; the grids and a search have a line to say, too."""
     with pytest.raises(ReproError) as caught:
-        [specs.runs("e1", "smoke", group, root) for group in ("artefact", "control")]
+        [specs.runs("e1", "smoke", group, root) for group in specs.GROUPS]
     with pytest.raises(ReproError):
         specs.find("e1-no-such-run", "smoke", root)
     with contextlib.suppress(ReproError):
-        specs.runs("e1", "smoke", "control", root)
+        specs.runs("e1", "smoke", "grid", root)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -85,7 +85,7 @@ def refused(root: Path) -> str:
         # unknown key or name
         (SPEC, "  momentum: 0.0", "  momentun: 0.0\n  momentum: 0.0", ["run e1-central", "unknown key 'momentun'"]),
         (SPEC, "partition: labels,", "partitions: labels,", ["run e1-large-batch-2labels", "unknown key 'partitions'"]),
-        (SPEC, "runs:\n", "notes: none\nruns:\n", [SPEC, "unknown key 'notes'", "source, defaults, runs, grid"]),
+        (SPEC, "runs:\n", "notes: none\nruns:\n", [SPEC, "unknown key 'notes'", "source, defaults, runs, "]),
         (SPEC, "  lrs:", "  seeds: [4]\n  lrs:", [f"{SPEC}, key grid", "unknown key 'seeds'", "lrs, arms"]),
         (PARAMS, "  seeds: [1, 2]", "  seeds: [1, 2]\n  epochs: 4", [f"{PARAMS}, key e1", "unknown key 'epochs'"]),
         (PARAMS, "    seeds: [101]", "    seeds: [101]\n    lrs: [1]", [f"{PARAMS}, key e1.grid", "unknown key 'lrs'"]),
@@ -103,6 +103,7 @@ def refused(root: Path) -> str:
         # out of range
         (SPEC, "local_batch: 32", "local_batch: -32", ["key local_batch", "-32", "a value from 1 to inf was expected"]),
         (SPEC, "momentum: 0.0", "momentum: -0.5", ["key momentum", "-0.5", "a value from 0 to 0.9999 was expected"]),
+        (SPEC, "momentum: 0.0", "momentum: 1.0", ["key momentum", "1.0; a value from 0 to 0.9999 was expected"]),
         (SPEC, "momentum: 0.0", "momentum: .nan", ["key momentum", "nan", "a value from 0 to 0.9999 was expected"]),
         (SPEC, "labels_per_client: 2}", "labels_per_client: 0}", ["e1-large-batch-2labels, key labels_per_client"]),
         (SPEC, "evaluate_every: 1", "evaluate_every: 0", ["key evaluate_every", "0", "a value from 1"]),
@@ -176,7 +177,7 @@ def test_missing_learning_rates_name_the_command_that_chooses_them(root: Path) -
     path.unlink()
     with pytest.raises(ReproError, match="no learning rates chosen for profile smoke; run `make controls PROFILE=smo"):
         specs.runs("e1", "smoke", root=root)
-    assert specs.runs("e1", "smoke", "control", root), "the grids choose the rates, so they cannot wait for them"
+    assert specs.runs("e1", "smoke", "grid", root), "the grids choose the rates, so they cannot wait for them"
     assert specs.find("e1-grid-central-lr0_1", "smoke", root).lr_grid == "central"
 
 
@@ -203,7 +204,7 @@ def test_every_arm_gets_the_same_grid_budget_and_seeds(root: Path) -> None:
     assert all(budget == budgets["central"] for budget in budgets.values())
     assert [lr for lr, *_ in budgets["central"]] == yaml.safe_load((root / SPEC).read_text())["grid"]["lrs"]
     assert {on for _, _, on, _ in budgets["central"]} == {"held_out"}, "test images must not choose a learning rate"
-    planned = specs.runs("e1", "smoke", "control", root)
+    planned = specs.runs("e1", "smoke", "grid", root)
     assert {s.run: [seed for t, seed in planned if t.run == s.run] for s, _ in planned} == {
         s.run: [101] for made in grids.values() for s in made
     }
@@ -217,6 +218,21 @@ def test_a_grid_run_is_its_arm_but_for_what_a_grid_changes(resolved) -> None:
         assert {key for key in base if ours[key] != base[key]} <= changed
 
 
+def test_a_control_is_its_run_but_for_what_it_is_named_after(resolved) -> None:
+    for by_run in resolved.values():
+        for run in [run for run in by_run if run.endswith("-gn")]:
+            ours, base = by_run[run].as_dict(), by_run[run.removesuffix("-gn")].as_dict()
+            assert {key for key in base if ours[key] != base[key]} == {"run", "group", "norm"}
+            assert (ours["group"], ours["norm"]) == ("control", "group")
+
+
+def test_a_grid_that_holds_images_out_keeps_the_workers_and_so_the_batch_of_its_arm(resolved) -> None:
+    for by_run in resolved.values():
+        for arm in tree.ARMS:
+            assert by_run[f"e1-grid-{arm}-lr0_1"].workers == by_run[f"e1-{arm}"].workers
+            assert by_run[f"e1-grid-{arm}-lr0_1"].train_images <= 50_000 - specs.HELD_OUT_IMAGES
+
+
 def test_a_law_is_executed_once_and_a_training_once_per_seed(root: Path) -> None:
     planned = specs.runs("e1", "laptop", root=root)
     assert [seed for spec, seed in planned if spec.run == "e1-union-law"] == [1]
@@ -225,14 +241,14 @@ def test_a_law_is_executed_once_and_a_training_once_per_seed(root: Path) -> None
 
 def test_run_ids_are_unique_and_fit_file_names(resolved) -> None:
     for profile, by_run in resolved.items():
-        assert len(by_run) == 9 + 4 * 7, profile
+        assert len(by_run) == 9 + 4 + 4 * 7, profile
         for run, spec in by_run.items():
             assert run.replace("-", "").replace("_", "").isalnum()
             assert (spec.run, spec.profile, spec.source) == (run, profile, "e1")
 
 
-def test_a_run_is_found_by_its_id_in_both_groups(root: Path) -> None:
-    for group in ("artefact", "control"):
+def test_a_run_is_found_by_its_id_in_every_group(root: Path) -> None:
+    for group in specs.GROUPS:
         for spec, _ in specs.runs("e1", "smoke", group, root):
             assert specs.find(spec.run, "smoke", root) == spec
 
@@ -252,7 +268,7 @@ def test_rounds_per_epoch_stay_near_the_published_ones(images: int) -> None:
 
 def test_rounds_per_epoch_of_every_profile_are_within_one_of_the_published_ones(resolved) -> None:
     for profile, by_run in resolved.items():
-        for run in ("e1-large-batch", "e1-federated", "e1-federated-2labels", "e1-grid-large-batch-lr0_1"):
+        for run in ("e1-large-batch", "e1-federated", "e1-federated-2labels", "e1-federated-2labels-gn"):
             spec = by_run[run]
             assert abs(spec.train_images / (spec.workers * spec.local_batch) - PUBLISHED) <= 1, (profile, run)
 
@@ -276,7 +292,7 @@ def test_a_profile_changes_sizes_and_nothing_else(resolved) -> None:
             ours = dataclasses.asdict(resolved[profile][run])
             differing = {key for key, value in dataclasses.asdict(paper).items() if ours[key] != value}
             assert differing <= sizes | {"profile"}, (profile, run)
-            assert paper.evaluate_every == ours["evaluate_every"] or paper.group == "control"
+            assert paper.evaluate_every == ours["evaluate_every"] or "-grid-" in run
 
 
 def test_central_training_and_laws_keep_their_workers(resolved) -> None:
@@ -332,7 +348,7 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
         monkeypatch.undo()
     every, law = set(resolved["laptop"]), {"e1-union-law"}
     central = {run for run, spec in resolved["laptop"].items() if spec.method == "central"}
-    assert changed["models"] == changed["engines"] == every
-    assert changed["batches"] == changed["partition"] == changed["schedules"] == every - law
+    assert changed["models"] == changed["engines"] == changed["batches"] == changed["randomness"] == every
+    assert changed["evaluation"] == changed["partition"] == changed["schedules"] == every - law
     assert changed["laws"] == law
     assert changed["codec_dense"] == every - central

@@ -10,7 +10,7 @@ import time
 import pytest
 import toy
 
-from repro import records, runner, sweep
+from repro import records, runner, store, sweep
 from repro.errors import ReproError
 
 pytestmark = pytest.mark.data
@@ -77,7 +77,7 @@ def test_a_sweep_killed_in_mid_run_goes_on_where_it_was(root, tmp_path):
     assert checkpoint.stat().st_mtime_ns == at, "a worker outlived the sweep"
 
     tasks = [(toy.spec("central", epochs=2), 1), (toy.spec("federated", train_images=192, epochs=30), 1)]
-    resumed_from = runner._Checkpoint(tasks[1][0], 1, root, runner.fingerprint(tasks[1][0], 1, root))
+    resumed_from = runner._Checkpoint(tasks[1][0], 1, root, store.fingerprint(tasks[1][0], 1, root))
     assert resumed_from.path == checkpoint
     shares = []
     resumed, _ = runner.run(*tasks[1], root, report=shares.append)
@@ -126,7 +126,7 @@ def test_no_further_run_is_started_after_the_time_budget(root):
 def test_a_tampered_record_stops_the_sweep_before_anything_is_computed(root):
     task = (toy.spec("central"), 1)
     sweep.sweep([task], root, jobs=1)
-    path = runner.record_path(*task, root)
+    path = store.record_path(*task, root)
     body = json.loads(path.read_text())
     body["rows"][-1]["test_top1"] = 0.99
     path.write_text(json.dumps(body))

@@ -10,7 +10,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def spec(method: str = "large_batch", **changes) -> Spec:
     """96 images at 8 px, three workers, two epochs, float64 unless ``changes`` say otherwise."""
     values = {
-        "run": f"toy-{method.replace('_', '-')}", "source": "e1", "group": "artefact", "kind": "train", "profile": "smoke",
+        "run": f"toy-{method.replace('_', '-')}", "source": "e1", "group": "artefact", "kind": "train",
+        "profile": "smoke",
         "method": method, "dataset": "cifar10", "train_images": 96, "test_images": 32, "image_size": 8,
         "evaluate_on": "test", "evaluate_every": 1, "model": "resnet18", "width": 4, "norm": "batch",
         "workers": 1 if method == "central" else 3, "partition": "iid", "labels_per_client": None,

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from repro.codecs import sparse
-from repro.codecs.message import Buffer, Item, Reader, Rule, TensorCodec, convolutions, flatten, parameters
+from repro.codecs.message import Buffer, Item, Reader, Rule, TensorCodec, blank, convolutions, flatten, parameters
 from repro.codecs.state import State
-from repro.errors import NotFinite, ReproError
+from repro.errors import ReproError
 
 WARM_UP = (0.75, 0.9375, 0.984375, 0.996, 0.999)
 """Sparsity in epochs 0, 1, 2, 3 and from epoch 4 on: the paper's list (the authors' code follows another)."""
@@ -29,15 +29,15 @@ class DGC(TensorCodec):
     With the gradient g of a step, momentum m, and 0 at the start:
 
     1. local gradient clipping: g is scaled down if its norm exceeds this worker's share of the global threshold;
-    2. momentum correction: u = m u + g;
-    3. accumulation: v = v + u;
+    2. momentum correction: u = m u + g (Nesterov's: u = m (u + g));
+    3. accumulation: v = v + u (Nesterov's: v = v + u + g);
     4. the k = ceil((1 - sparsity) n) largest values of |v| are sent, and v becomes 0 there;
     5. momentum factor masking: u becomes 0 there, too.
 
-    The server steps by the average without momentum of its own. Tensors that are not sparsified send u, whose average
-    is the momentum of the average, so that the server need not tell them apart. Whatever is no gradient (running
-    statistics) is sent as it is. Weight decay is not part of g; give it a momentum of its own on the server, as the
-    authors' code does.
+    The server steps by the average without momentum of its own. Gradients that are not sparsified are sent after step
+    2, and the average of the momentum is the momentum of the average, so that the server need not tell them apart.
+    Whatever is no gradient (running statistics) is sent as it is. Weight decay is not part of g; give it a momentum of
+    its own on the server, as the authors' code does.
 
     For step 4 a threshold is estimated from a sample of 1 %: the sampled value at rank (1 - sparsity) x sample size.
     If more than k values pass, the k largest are found among those that passed ("hierarchical" selection); if less
@@ -46,6 +46,7 @@ class DGC(TensorCodec):
     Args:
         momentum: m.
         masking: step 5.
+        nesterov: Nesterov's momentum instead of the usual one.
         clip: threshold for the norm of the global gradient (None: step 1 is left out). In the paper a worker's
             gradient contains the factor 1 / workers, and is clipped at ``local_threshold(clip, workers)``; here
             workers send means of their own batch, which the server averages, so g / workers is clipped there.
@@ -61,20 +62,21 @@ class DGC(TensorCodec):
     number, name = 6, "dgc"
 
     def __init__(
-        self, momentum: float = 0.9, masking: bool = True, clip: float | None = None, workers: int = 1,
-        sparsity: Sequence[float] = WARM_UP, chosen: Rule = convolutions, gradients: Rule = parameters,
+        self, momentum: float = 0.9, masking: bool = True, nesterov: bool = False, clip: float | None = None,
+        workers: int = 1, sparsity: Sequence[float] = WARM_UP, chosen: Rule = convolutions,
+        gradients: Rule = parameters,
     ) -> None:  # fmt: skip
         super().__init__(chosen)
         if not 0 <= momentum < 1:
             raise ReproError(f"momentum {momentum}; at least 0 and less than 1 was expected")
         if (clip is not None and not clip > 0) or workers < 1 or not sparsity:
             raise ReproError(f"clip {clip}, {workers} workers, sparsity {sparsity}; positive numbers were expected")
-        self.momentum, self.masking, self.clip, self.workers = momentum, masking, clip, workers
+        self.momentum, self.masking, self.nesterov, self.clip, self.workers = momentum, masking, nesterov, clip, workers
         self.densities = [sparse.density(epoch) for epoch in sparsity]
         self.gradients = gradients
 
     def prepare(self, state: State, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Steps 1 to 3: v for the chosen tensors, u for the other gradients."""
+        """Steps 1 to 3: v for the chosen tensors, what v would have grown by for the other gradients."""
         velocity = state["memory"].setdefault("velocity", {})
         is_gradient = {name: self.gradients(name, tensor) for name, tensor in tensors.items()}
         scale = self._clipping([tensor for name, tensor in tensors.items() if is_gradient[name]])
@@ -82,8 +84,12 @@ class DGC(TensorCodec):
         for name, tensor in tensors.items():
             if is_gradient[name]:
                 if name not in velocity:
-                    velocity[name] = torch.zeros_like(tensor)
-                corrected[name] = velocity[name].mul_(self.momentum).add_(tensor, alpha=scale)
+                    velocity[name] = blank(tensor)
+                u = velocity[name]
+                if self.nesterov:
+                    corrected[name] = u.add_(tensor, alpha=scale).mul_(self.momentum).add(tensor, alpha=scale)
+                else:
+                    corrected[name] = u.mul_(self.momentum).add_(tensor, alpha=scale)
         return sparse.add_residual(state, corrected, self.chosen)
 
     def _clipping(self, gradients: Sequence[Tensor]) -> float:
@@ -96,10 +102,6 @@ class DGC(TensorCodec):
         """Steps 4 and 5."""
         epoch = min(int(state["progress"]), len(self.densities) - 1)
         places = select(item.values.abs(), self.densities[epoch], random)
-        if not bool(torch.isfinite(item.values[places]).all()):
-            raise NotFinite(
-                f"tensor {item.name} has accumulated to infinity; finite values were expected; lower the learning rate"
-            )
         coded = sparse.compress(item.values, places)
         item.values[places] = 0
         if self.masking:

@@ -33,7 +33,7 @@ MAX_ELEMENTS = 2**28
 RAW = 0
 _DOUBLE, _CHANNELS_LAST = 1, 2
 _HEAD = struct.Struct("<BBB")
-_TYPES = {torch.float32: np.dtype("<f4"), torch.float64: np.dtype("<f8")}
+_TYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype("<f4"), torch.float64: np.dtype("<f8")}
 
 Rule = Callable[[str, Tensor], bool]
 """Name and tensor -> whether the codec compresses it; what it leaves is sent as it is."""
@@ -57,7 +57,7 @@ class Item(NamedTuple):
     Attributes:
         name, shape: of the tensor.
         values: its values as one vector, in the order of the wire; a view of what ``prepare`` returned.
-        low, high: least and greatest value of the tensor that the caller gave; 0 if it is empty.
+        low, high: least and greatest value; 0 if there is none.
     """
 
     name: str
@@ -115,6 +115,12 @@ def flatten(tensor: Tensor) -> tuple[Tensor, bool]:
     ):  # fmt: skip
         return tensor.permute(0, 2, 3, 1).view(-1), True
     return tensor.contiguous().view(-1), False
+
+
+def blank(tensor: Tensor) -> Tensor:
+    """Zeros in the shape of ``tensor``, whose ``flatten`` is a view."""
+    channels_last = flatten(tensor)[1]
+    return torch.zeros_like(tensor, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def _unflatten(values: Tensor, shape: tuple[int, ...], channels_last: bool) -> Tensor:
@@ -179,7 +185,8 @@ class TensorCodec(ABC):
 
         Raises:
             ReproError: a tensor is neither float32 nor float64; the message names it, and ``state`` is unchanged.
-            NotFinite: a tensor holds NaN or infinity; the message names it, and ``state`` is unchanged.
+            NotFinite: a tensor holds NaN or infinity; the message names it, and ``state`` is unchanged. Or what has
+                accumulated in ``state`` does, after which it is of no use.
         """
         tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         ranges = {name: _range(name, tensor) for name, tensor in tensors.items()}
@@ -187,10 +194,12 @@ class TensorCodec(ABC):
         heads: list[Buffer] = [struct.pack("<I", len(tensors))]
         bodies: list[Buffer] = []
         for name, tensor in self.prepare(state, tensors).items():
+            low, high = ranges[name] if tensor is tensors[name] else _range(name, tensor)
             values, channels_last = flatten(tensor)
-            coding, parts = RAW, [little_endian(values)]
+            coding: int = RAW
+            parts: list[Buffer] = [little_endian(values)]
             if self.chosen(name, tensor):
-                coding, parts = self.compress(state, Item(name, tensor.shape, values, *ranges[name]), random)
+                coding, parts = self.compress(state, Item(name, tensor.shape, values, low, high), random)
             form = _DOUBLE * (tensor.dtype == torch.float64) + _CHANNELS_LAST * channels_last
             heads.append(_HEAD.pack(coding, form, tensor.dim()) + struct.pack(f"<{tensor.dim()}I", *tensor.shape))
             bodies += parts
@@ -210,11 +219,13 @@ class TensorCodec(ABC):
             if form > _DOUBLE + _CHANNELS_LAST or (form & _CHANNELS_LAST and dimensions != 4) or dimensions > 32:
                 raise reader.error(f"form {form} with {dimensions} dimensions")
             heads.append((coding, form, reader.numbers(struct.Struct(f"<{dimensions}I"))))
-        counts = [math.prod(shape) for _, _, shape in heads]
-        if sum(counts) > MAX_ELEMENTS:
-            raise reader.error(f"{sum(counts)} values; at most {MAX_ELEMENTS} are accepted")
+        # A dimension of 0 must not hide others of which torch cannot take the product.
+        claimed = sum(math.prod(max(1, size) for size in shape) for _, _, shape in heads)
+        if claimed > MAX_ELEMENTS:
+            raise reader.error(f"{claimed} values; at most {MAX_ELEMENTS} are accepted")
         tensors = []
-        for (coding, form, shape), count in zip(heads, counts, strict=True):
+        for coding, form, shape in heads:
+            count = math.prod(shape)
             kind = _TYPES[torch.float64 if form & _DOUBLE else torch.float32]
             values = reader.values(kind, count) if coding == RAW else self.expand(coding, reader, count, kind)
             own = torch.from_numpy(values.astype(kind.newbyteorder("="), copy=coding == RAW))
@@ -225,7 +236,7 @@ class TensorCodec(ABC):
 
 def little_endian(values: Tensor) -> memoryview:
     """The values of a vector of floats as they are sent."""
-    return memoryview(values.cpu().numpy().astype(_TYPES[values.dtype], copy=False))
+    return values.cpu().numpy().astype(_TYPES[values.dtype], copy=False).data
 
 
 def scalar_type(values: Tensor) -> np.dtype[Any]:

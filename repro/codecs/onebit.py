@@ -50,7 +50,7 @@ class OneBit(TensorCodec):
         means = torch.stack([_means(matrix, ~positive), _means(matrix, positive)])
         matrix -= torch.where(positive, means[1][:, None], means[0][:, None])
         bits = np.packbits(positive.cpu().numpy())
-        return _CODED, [_COLUMNS.pack(columns), little_endian(means.view(-1)), memoryview(bits)]
+        return _CODED, [_COLUMNS.pack(columns), little_endian(means.view(-1)), bits.data]
 
     def expand(self, coding: int, reader: Reader, count: int, kind: np.dtype[Any]) -> np.ndarray:
         """See the class."""

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.codecs.message import Buffer, Item, Reader, Rule, TensorCodec, convolutions, little_endian
+from repro.codecs.message import Buffer, Item, Reader, Rule, TensorCodec, blank, convolutions, little_endian
 from repro.codecs.state import State
 from repro.errors import ReproError
 
@@ -75,7 +75,7 @@ def compress(values: Tensor, places: Tensor) -> tuple[int, list[Buffer]]:
         return GAPS, [*head, _COUNT.pack(len(gaps)), gaps]
     bits = np.zeros(len(values), np.bool_)
     bits[index] = True
-    return BITMAP, [*head, memoryview(np.packbits(bits))]
+    return BITMAP, [*head, np.packbits(bits).data]
 
 
 def expand(coding: int, reader: Reader, count: int, kind: np.dtype[Any]) -> np.ndarray:
@@ -218,6 +218,6 @@ def add_residual(state: State, tensors: Mapping[str, Tensor], chosen: Rule) -> d
     for name, tensor in tensors.items():
         if chosen(name, tensor):
             if name not in residual:
-                residual[name] = torch.zeros_like(tensor)
+                residual[name] = blank(tensor)
             sums[name] = residual[name].add_(tensor)
     return sums

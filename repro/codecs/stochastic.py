@@ -133,7 +133,7 @@ def pack(codes: np.ndarray, bits: int) -> memoryview:
     out = np.zeros(len(padded) // each, np.uint8)
     for k in range(each):
         out |= padded[k::each] << np.uint8(bits * k)
-    return memoryview(out)
+    return out.data
 
 
 def unpack(reader: Reader, count: int, bits: int, most: int) -> np.ndarray:

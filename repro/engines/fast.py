@@ -213,7 +213,7 @@ def federated_averaging(
         mean = weighted_mean([codec.decode(local.payload) for local in done], weights)
         with torch.no_grad():
             for tensor, change in zip(shared_state(model).values(), mean, strict=True):
-                tensor.add_(change)
+                tensor.add_(change.to(tensor.device))
         images = sum(local.images for local in done)
         yield Round(
             number + 1,

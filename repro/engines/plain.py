@@ -61,7 +61,7 @@ def large_batch(
         mean = weighted_mean([codec.decode(payload) for payload in sent], images)  # 6. decompress, average
         parameters = list(model.parameters())
         for parameter, gradient in zip(parameters, mean, strict=False):
-            parameter.grad = gradient
+            parameter.grad = gradient.to(parameter.device)
         for buffer, average in zip(float_buffers(model).values(), mean[len(parameters) :], strict=True):
             buffer.copy_(average)
         optimiser.step()  # 7. one step of SGD on the shared model
@@ -99,6 +99,6 @@ def federated_averaging(
         mean = weighted_mean([codec.decode(payload) for payload in sent], weights)  # 6., 7. decompress, average
         with torch.no_grad():
             for tensor, change_of in zip(shared_state(model).values(), mean, strict=True):
-                tensor.add_(change_of)  # 8. update the shared model
+                tensor.add_(change_of.to(tensor.device))  # 8. update the shared model
         rate = lr(number * local_epochs)
         yield Round(number + 1, rate, losses / images, correct, images, sum(map(len, sent)), down)

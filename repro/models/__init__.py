@@ -35,7 +35,8 @@ def build(
     """
     if model != "resnet18":
         raise ReproError(f"unknown model {model!r}; resnet18 was expected")
-    net = ResNet18(classes=classes, width=width, norm=norm)
+    with torch.random.fork_rng(devices=[]):  # torch's own initialisation, overwritten below, draws globally
+        net = ResNet18(classes=classes, width=width, norm=norm)
     net.initialise(torch.Generator().manual_seed(seed))
     net.to(dtype)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -14,7 +14,6 @@ from repro.errors import ReproError
 
 EPSILON = 1e-5
 MOMENTUM = 0.1  # weight of the newest batch in the running statistics, PyTorch's default
-GROUPS = 32  # Wu & He 2018; halved until it divides the channels
 
 
 class WorkerBatchNorm2d(nn.Module):
@@ -110,8 +109,13 @@ def worker_batches(model: nn.Module, sizes: Sequence[int]) -> Iterator[None]:
             layer.sizes = None
 
 
-def norm_layer(kind: str, channels: int) -> nn.Module:
-    """A normalisation layer for ``channels`` channels: ``batch`` or ``group``.
+def norm_layer(kind: str, channels: int, groups: int = 32) -> nn.Module:
+    """A normalisation layer for ``channels`` channels.
+
+    Args:
+        kind: ``batch`` or ``group``.
+        channels: C of the (B, C, H, W) input.
+        groups: groups of GroupNorm, 32 in Wu & He 2018; halved until it divides the channels.
 
     Raises:
         ReproError: an unknown kind.
@@ -119,7 +123,6 @@ def norm_layer(kind: str, channels: int) -> nn.Module:
     if kind == "batch":
         return WorkerBatchNorm2d(channels)
     if kind == "group":
-        groups = GROUPS
         while channels % groups:
             groups //= 2
         return nn.GroupNorm(groups, channels, eps=EPSILON)

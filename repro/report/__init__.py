@@ -4,7 +4,7 @@ No artefact is drawn from anything but records, and nothing here trains or impor
 ``figure`` and ``table`` give objects for a notebook; ``render`` writes the files that the page and print use.
 
 >>> sorted(ARTEFACTS)
-['e1.extra-convergence', 'e1.extra-grid', 'e1.extra-skew', 'e1.fig1', 'e1.table1', 'e1.table2']
+['e1.extra-convergence', 'e1.extra-grid', 'e1.extra-skew', 'e1.extra-skew-gn', 'e1.fig1', 'e1.table1', 'e1.table2']
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from repro.records import Record, write_atomic
 from repro.report import e1, select, style, tables
 from repro.report.tables import Table
 
-__all__ = ["ARTEFACTS", "Artefact", "Table", "figure", "outputs", "render", "table"]
+__all__ = ["ARTEFACTS", "Artefact", "Table", "figure", "ids", "outputs", "present", "render", "table"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Artefact:
     Attributes:
         source: post or paper it belongs to.
         kind: ``figure`` (png, svg, csv) or ``table`` (csv, md, tex).
-        group: ``artefact`` or ``control``: which records of the source it reads.
+        group: ``artefact`` where it needs the source's own runs only; ``control`` where it needs grids or control
+            runs, so that it is drawn with these and absent until then.
         runs: run ids it needs, in which ``*`` stands for anything.
         draw: (records by run, profile) -> Figure or Table.
         title: one line for lists and for the metadata of the files.
@@ -67,6 +68,15 @@ ARTEFACTS: dict[str, Artefact] = {
         e1.SKEW_RUNS,
         e1.skew,
         "IID shards against two labels per client",
+        published=False,
+    ),
+    "e1.extra-skew-gn": Artefact(
+        "e1",
+        "figure",
+        "control",
+        e1.SKEW_GN_RUNS,
+        e1.skew_gn,
+        "IID shards against two labels per client, with GroupNorm",
         published=False,
     ),
     "e1.extra-convergence": Artefact(
@@ -137,6 +147,21 @@ def outputs(artefact_id: str) -> tuple[str, ...]:
     """
     endings = {"figure": ("png", "svg", "csv"), "table": ("csv", "md", "tex")}[_artefact(artefact_id).kind]
     return tuple(f"{artefact_id}.{ending}" for ending in endings)
+
+
+def ids(source: str, group: str) -> list[str]:
+    """Ids of the figures and tables of ``source`` that are drawn together with one group of its runs.
+
+    >>> ids("e1", "control")
+    ['e1.extra-skew-gn', 'e1.extra-grid']
+    """
+    return [name for name, item in ARTEFACTS.items() if (item.source, item.group) == (source, group)]
+
+
+def present(profile: str, root: Path = Path()) -> set[str]:
+    """Ids whose files all lie under ``figures/<profile>``."""
+    folder = root / "figures" / profile
+    return {name for name in ARTEFACTS if all((folder / file).exists() for file in outputs(name))}
 
 
 def render(artefact_id: str, records: Iterable[Record], out_dir: Path, *, profile: str) -> list[Path]:

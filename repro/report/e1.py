@@ -13,9 +13,11 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from repro.claims import target_accuracy
 from repro.records import Record
 from repro.report import select, style
+from repro.words import label, number
 
 FIG1_RUNS = ("e1-central", "e1-large-batch", "e1-federated")
 SKEW_RUNS = ("e1-large-batch", "e1-large-batch-2labels", "e1-federated", "e1-federated-2labels")
+SKEW_GN_RUNS = tuple(f"{run}-gn" for run in SKEW_RUNS)
 BATCH_RUNS = ("e1-central", "e1-large-batch", "e1-large-batch-x4")
 SYNC_RUNS = ("e1-federated", "e1-federated-2epochs", "e1-federated-4epochs")
 GRID_ARMS = ("central", "large-batch", "large-batch-x4", "federated")
@@ -30,13 +32,13 @@ def global_batch(group: Sequence[Record]) -> int:
     return int(select.setting(group, "workers")) * int(select.setting(group, "local_batch"))
 
 
-def _draw_curve(axes: Axes, group: Sequence[Record], label: str, shift: int = 0) -> Line2D:
+def _draw_curve(axes: Axes, group: Sequence[Record], text: str, shift: int = 0) -> Line2D:
     """Draw mean and band of one run; ``shift`` staggers the markers of neighbouring curves."""
     data = select.curve(group)
     look = style.of(group[0].run, group[0].spec["method"])
     step = max(1, round(len(data.epochs) / 8))
     (line,) = axes.plot(
-        data.epochs, data.mean, **look.kwargs(), label=label, markevery=(min(shift, step - 1), step), zorder=3
+        data.epochs, data.mean, **look.kwargs(), label=text, markevery=(min(shift, step - 1), step), zorder=3
     )
     axes.fill_between(data.epochs, data.low, data.high, color=look.colour, alpha=0.16, linewidth=0)
     return line
@@ -52,17 +54,12 @@ def _scale(panels: Sequence[Axes], groups: select.Groups) -> None:
     panels[0].set_ylim(0, min(100.0, panels[0].get_ylim()[1]))
 
 
-def _method_name(group: Sequence[Record]) -> str:
-    return style.METHOD_NAMES[group[0].spec["method"]]
-
-
 def fig1(groups: select.Groups, profile: str) -> Figure:
     """Test accuracy against epochs of the three methods, with the target of e1.table2 as a line."""
-    names = {run: _method_name(group) for run, group in groups.items()}
     target = 100 * target_accuracy([r for group in groups.values() for r in group], profile)
-    notes = [BAND, *select.gaps(groups, names)]
+    notes = [BAND, *select.gaps(groups)]
     figure, (axes,) = style.new("e1.fig1  Test accuracy of the three methods", select.stamp(groups), notes, right=0.72)
-    lines = [_draw_curve(axes, groups[run], names[run], i) for i, run in enumerate(FIG1_RUNS)]
+    lines = [_draw_curve(axes, groups[run], label(run), i) for i, run in enumerate(FIG1_RUNS)]
     axes.axhline(target, color="#555555", linewidth=1.0, linestyle=(0, (1, 2)), zorder=2)
     style.margin_label(axes, target, f"target\n{target:.1f} %")
     _scale([axes], groups)
@@ -72,20 +69,28 @@ def fig1(groups: select.Groups, profile: str) -> Figure:
 
 def skew(groups: select.Groups, profile: str) -> Figure:
     """IID shards against two labels per client, for large batch and federated averaging (statement e1.c5)."""
+    return _skew(groups, SKEW_RUNS, "e1.extra-skew  What label skew costs")
+
+
+def skew_gn(groups: select.Groups, profile: str) -> Figure:
+    """As ``skew``, with GroupNorm, which has no statistics of the local batch (statement e1.c5)."""
+    return _skew(groups, SKEW_GN_RUNS, "e1.extra-skew-gn  What label skew costs with GroupNorm")
+
+
+def _skew(groups: select.Groups, runs: Sequence[str], title: str) -> Figure:
     labels = {
         run: "IID shards"
         if select.setting(group, "partition") == "iid"
         else f"{select.setting(group, 'labels_per_client')} labels per client"
         for run, group in groups.items()
     }
-    names = {run: f"{_method_name(group)}, {labels[run]}" for run, group in groups.items()}
-    pairs = (SKEW_RUNS[:2], SKEW_RUNS[2:])
+    pairs = (runs[:2], runs[2:])
     change = "Above the panels: last epoch, skewed minus IID shards, paired by seed, with its 95 % interval."
     figure, panels = style.new(
-        "e1.extra-skew  What label skew costs",
+        title,
         select.stamp(groups),
-        [f"{BAND} {OURS}", change, *select.gaps(groups, names)],
-        panels=[f"{_method_name(groups[iid])}: {_change(groups[iid], groups[skewed])}" for iid, skewed in pairs],
+        [f"{BAND} {OURS}", change, *select.gaps(groups)],
+        panels=[f"{label(iid.removesuffix('-gn'))}: {_change(groups[iid], groups[skewed])}" for iid, skewed in pairs],
     )
     for axes, pair in zip(panels, pairs, strict=True):
         style.legend(axes, [_draw_curve(axes, groups[run], labels[run]) for run in pair], 2)
@@ -100,22 +105,21 @@ def _change(before: Sequence[Record], after: Sequence[Record]) -> str:
     if not paired:
         return "no paired seeds"
     changes = [b.values[b.seeds.index(s), -1] - a.values[a.seeds.index(s), -1] for s in paired]
-    mean, *bounds = (select.number(value, 1) for value in select.interval(changes))
+    mean, *bounds = (number(value, 1) for value in select.interval(changes))
     return f"{mean} points" + (f" [{', '.join(bounds)}]" if len(paired) > 1 else "")
 
 
 def convergence(groups: select.Groups, profile: str) -> Figure:
     """Accuracy per epoch for larger global batches and for rarer synchronisation (statement e1.c7)."""
-    labels = {run: select.number(global_batch(groups[run])) for run in BATCH_RUNS}
+    labels = {run: number(global_batch(groups[run])) for run in BATCH_RUNS}
     labels[BATCH_RUNS[0]] += " (centralised)"
     for run in SYNC_RUNS:
         every = int(select.setting(groups[run], "local_epochs"))
         labels[run] = f"{every} epoch{'s' if every > 1 else ''}"
-    names = {run: f"{_method_name(group)}, {labels[run]}" for run, group in groups.items()}
     figure, panels = style.new(
         "e1.extra-convergence  Larger batches, rarer synchronisation",
         select.stamp(groups),
-        [f"{BAND} {OURS}", *select.gaps(groups, names)],
+        [f"{BAND} {OURS}", *select.gaps(groups)],
         panels=["large batch: images per step", "federated averaging: synchronised every"],
     )
     for axes, runs in zip(panels, (BATCH_RUNS, SYNC_RUNS), strict=True):
@@ -135,9 +139,6 @@ def _final(group: Sequence[Record]) -> tuple[float, float, float]:
 
 def grid(groups: select.Groups, profile: str) -> Figure:
     """Held-out accuracy against the learning rate, the best rate of each arm ringed (statement e1.c6)."""
-    names = {
-        run: f"{_method_name(group)} at learning rate {select.setting(group, 'lr'):g}" for run, group in groups.items()
-    }
     budget = " and ".join(sorted({f"{select.setting(group, 'epochs')}" for group in groups.values()}))
     figure, (axes,) = style.new(
         "e1.extra-grid  Learning rate of each method",
@@ -145,7 +146,7 @@ def grid(groups: select.Groups, profile: str) -> Figure:
         [
             f"Accuracy after {budget} epochs on held-out training images; no test image is used. {OURS}",
             "Bars: 95 % Student-t interval over seeds. Ring: best of its arm. Cross: every seed diverged.",
-            *select.gaps(groups, names),
+            *select.gaps(groups),
         ],
         legend_rows=2,
     )
@@ -158,11 +159,11 @@ def grid(groups: select.Groups, profile: str) -> Figure:
         )
         sample = next(group for run, group in groups.items() if _arm(run) == arm)
         look = style.of(f"e1-{arm}", sample[0].spec["method"])
-        label = _method_name(sample)
+        text = label(f"e1-grid-{arm}")
         if sample[0].spec["method"] != "federated":
-            label += f", {select.number(global_batch(sample))} images per step"
+            text += f", {number(global_batch(sample))} images per step"
         lr, mean, low, high, lost = (np.array(column) for column in zip(*points, strict=True))
-        (line,) = axes.plot(lr, mean, **look.kwargs(), label=label, zorder=3)
+        (line,) = axes.plot(lr, mean, **look.kwargs(), label=text, zorder=3)
         axes.errorbar(lr, mean, yerr=[mean - low, high - mean], fmt="none", ecolor=look.colour, capsize=2)
         axes.plot(lr[lost], mean[lost], "x", color="#555555", markersize=10, zorder=4)
         best = int(np.argmax(mean))

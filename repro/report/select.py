@@ -14,6 +14,7 @@ import numpy as np
 from repro.claims import paired_interval
 from repro.errors import ReproError
 from repro.records import Record
+from repro.words import label, number
 
 #: Scale of the sources' CIFAR-10 experiments: training images, pixels, base width of ResNet18.
 PUBLISHED_SCALE = {"train_images": 50_000, "image_size": 32, "width": 64}
@@ -126,11 +127,6 @@ def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]
     return mean, low, high
 
 
-def number(value: float, digits: int = 0) -> str:
-    """A number for readers: narrow no-break spaces between thousands, true minus, ``digits`` decimals."""
-    return f"{value:,.{digits}f}".replace(",", "\u202f").replace("-", "\u2212")
-
-
 def _span(values: Iterable[int]) -> str:
     low, high = min(values := list(values)), max(values)
     return number(low) if low == high else f"{number(low)} to {number(high)}"
@@ -152,7 +148,7 @@ def stamp(groups: Groups) -> str:
     return text + "".join(f"; reduced data ({item})" for item in reduced)
 
 
-def gaps(groups: Groups, labels: Mapping[str, str]) -> list[str]:
+def gaps(groups: Groups) -> list[str]:
     """Sentences on seeds that diverged, and on seeds that a run lacks while others have them."""
     every_seed = sorted({r.seed for group in groups.values() for r in group})
     notes = []
@@ -161,10 +157,10 @@ def gaps(groups: Groups, labels: Mapping[str, str]) -> list[str]:
         missing = [seed for seed in every_seed if seed not in {r.seed for r in group}]
         if diverged:
             chance = number(100.0 * group[0].chance)
-            notes.append(f"Diverged, counted at chance ({chance} %): {labels[run]}, {_seeds(diverged)}.")
+            notes.append(f"Diverged, counted at chance ({chance} %): {label(run)}, {_seeds(diverged)}.")
         if missing:
-            notes.append(f"Missing: {labels[run]}, {_seeds(missing)}.")
-    single = [labels[run] for run, group in groups.items() if len(group) < 2]
+            notes.append(f"Missing: {label(run)}, {_seeds(missing)}.")
+    single = [label(run) for run, group in groups.items() if len(group) < 2]
     if len(single) == len(groups):
         notes.append("One seed, so no interval.")
     elif single:

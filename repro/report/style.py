@@ -63,7 +63,6 @@ METHODS = {
     "large_batch": Style("#00539C", "s", (0, (5.0, 1.5))),
     "federated": Style("#DB7600", "^", (0, (5.0, 1.2, 1.2, 1.2))),
 }
-METHOD_NAMES = {"central": "centralised", "large_batch": "large batch", "federated": "federated averaging"}
 
 #: Arms that change one thing of their method, keyed by run.
 _VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -77,8 +76,11 @@ ARMS = {run: replace(METHODS[method], **change) for run, (method, change) in _VA
 
 
 def of(run: str, method: str) -> Style:
-    """The style of ``run``: its own where it varies its method, else that of its ``method``."""
-    return ARMS.get(run, METHODS[method])
+    """The style of ``run``: its own where it varies its method, else that of its ``method``.
+
+    Runs with GroupNorm look like those with BatchNorm, with which they never share a figure.
+    """
+    return ARMS.get(run.removesuffix("-gn"), METHODS[method])
 
 
 def context() -> Any:

@@ -1,0 +1,73 @@
+"""Which stored records count: those of planned runs whose fingerprint is that of today's spec, data and numerics.
+
+Everything that reads results (figures, notebooks, verdicts, the page) reads them through ``current``, so that all of
+them rest on the same evidence. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro import datasets, numerics, records, specs
+from repro.records import Record
+from repro.specs import Spec
+
+
+def fingerprint(spec: Spec, seed: int, root: Path = Path()) -> str:
+    """The fingerprint that a valid record of this run carries; reads the data set's manifest, not its images."""
+    data = datasets.manifest_sha256(spec.dataset, root / "data") if spec.kind == "train" else None
+    return numerics.fingerprint(spec.as_dict(), seed, data)
+
+
+def record_path(spec: Spec, seed: int, root: Path = Path()) -> Path:
+    """Where the record of this run belongs."""
+    return root / records.folder(spec.profile, spec.source, spec.group) / f"{spec.run}.s{seed}.json"
+
+
+def stored(spec: Spec, seed: int, root: Path = Path()) -> Record | None:
+    """The stored record of this run if it is valid: complete, unedited, and with the current fingerprint.
+
+    Raises:
+        ReproError: the stored record is truncated or was edited.
+    """
+    path = record_path(spec, seed, root)
+    if not path.exists():
+        return None
+    record = records.read(path)
+    return record if record.fingerprint == fingerprint(spec, seed, root) else None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The planned runs of a source: their valid records, and (run, seed) of those that have none.
+
+    Attributes:
+        records: valid records, in order of the plan.
+        missing: planned, and no record exists.
+        stale: planned, and the record was made by another spec, other data or older numerics.
+    """
+
+    records: list[Record]
+    missing: list[tuple[str, int]]
+    stale: list[tuple[str, int]]
+
+
+def current(source: str, profile: str, root: Path = Path(), groups: Sequence[str] = specs.GROUPS) -> Found:
+    """What counts for ``source`` at ``profile``. Files of runs or seeds that are not planned are left aside.
+
+    Raises:
+        ReproError: unknown source or profile, malformed spec, or a record that is truncated or edited.
+    """
+    found = Found([], [], [])
+    for group in groups:
+        for spec, seed in specs.runs(source, profile, group, root):
+            record = stored(spec, seed, root)
+            if record is not None:
+                found.records.append(record)
+            elif record_path(spec, seed, root).exists():
+                found.stale.append((spec.run, seed))
+            else:
+                found.missing.append((spec.run, seed))
+    return found

@@ -1,0 +1,121 @@
+"""The check finds every way in which the published statements, the specs and the files can come apart."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tree
+
+from repro import report, specs, tuning
+from repro.check import check
+from repro.claims import load_published
+from repro.errors import ReproError
+
+PUBLISHED, SPECS, NOTEBOOK = "data/published.yaml", "pipelines/e1.yaml", "notebooks/e1.ipynb"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository in which nothing is missing at the smoke profile: grids recorded, rates chosen, files there."""
+    root = tree.plant(tmp_path_factory.mktemp("whole"))
+    (root / "notebooks").mkdir()
+    shutil.copy(tree.REPOSITORY / NOTEBOOK, root / NOTEBOOK)
+    for spec, seed in specs.runs("e1", "smoke", "grid", root):
+        tree.record(spec, seed, root)
+    tuning.write("e1", "smoke", root)
+    folder = root / "figures/smoke"
+    folder.mkdir(parents=True)
+    for artefact in report.ARTEFACTS:
+        for name in report.outputs(artefact):
+            (folder / name).touch()
+    statements = load_published(root).statements
+    verdicts = [{"id": s.id, "verdict": "holds at smoke scale", "reason": "so"} for s in statements]
+    (folder / "verdicts.json").write_text(json.dumps(verdicts))
+    return root
+
+
+@pytest.fixture
+def root(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "root"))
+
+
+def problems(root: Path) -> list[str]:
+    return check("smoke", root)[0]
+
+
+def test_nothing_is_wrong_where_everything_is_there(whole: Path) -> None:
+    found, waiting = check("smoke", whole)
+    assert found == []
+    assert waiting
+    assert not [line for line in waiting if line.startswith("e1.")]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"),
+    [
+        (PUBLISHED, "contrast: {e1-large-batch: 1, e1-central", "contrast: {e1-lrge-batch: 1, e1-central",
+         "e1.c1: judged by e1-lrge-batch, which pipelines/e1.yaml does not define"),
+        (PUBLISHED, "{e1-grid-large-batch: 1,", "{e1-grid-large: 1,", "e1.c6: judged by e1-grid-large, which"),
+        (PUBLISHED, "run: e1-union-law", "run: e1-law", "e1.c4: judged by e1-law, which"),
+        (PUBLISHED, "runs: [e1-central, e1-large-batch,", "runs: [e1-centre, e1-large-batch,", "e1.c7: judged by e1-c"),
+        (PUBLISHED, "artefact: e1.extra-skew", "artefact: e1.extra-skw", "e1.c5: shown by e1.extra-skw, which nothing"),
+        (SPECS, "  e1-federated-2labels-gn:", "  e1-federated-2lab-gn:", "e1.c5: judged by e1-federated-2labels-gn,"),
+    ],
+)  # fmt: skip
+def test_a_name_that_does_not_exist_is_said(file: str, old: str, new: str, says: str, root: Path) -> None:
+    tree.edit(root / file, old, new)
+    assert any(line.startswith(says) for line in problems(root))
+
+
+@pytest.mark.parametrize("longer", ["e1.c10", "lb.e1.c1", "e1.c1-2", "e1.c1x"])
+def test_an_id_within_a_longer_one_is_no_mention(longer: str, root: Path) -> None:
+    (root / NOTEBOOK).write_text((root / NOTEBOOK).read_text().replace("e1.c1", longer))
+    assert problems(root) == ["e1.c1: not in notebooks/e1.ipynb; a section that names it was expected"]
+
+
+def test_a_statement_of_a_built_source_needs_a_rule(root: Path) -> None:
+    text = (root / PUBLISHED).read_text()
+    start = text.index("    judge:", text.index("- id: e1.c3"))
+    (root / PUBLISHED).write_text(text[:start] + text[text.index("  - id: e1.c4") :])
+    assert problems(root) == ["e1.c3: no rule; a key `judge` was expected in data/published.yaml"]
+
+
+def test_learning_rates_that_the_grids_do_not_choose_are_stale(root: Path) -> None:
+    path = specs.learning_rates_path("smoke", root)
+    stored = json.loads(path.read_text())
+    stored["e1"]["federated"]["lr"] *= 2
+    path.write_text(json.dumps(stored))
+    assert problems(root) == ["data/learning_rates/smoke.json: federated is stale; run `make controls PROFILE=smoke`"]
+
+
+def test_learning_rates_without_their_grid_cannot_be_checked(root: Path) -> None:
+    next((root / "data/records/smoke/e1_controls").glob("e1-grid-central-*")).unlink()
+    (line,) = problems(root)
+    assert line.startswith("data/learning_rates/smoke.json: cannot be compared with the grids (e1-grid-central-lr")
+
+
+def test_a_missing_figure_is_a_problem_and_one_of_the_controls_waits(root: Path) -> None:
+    for name in ("e1.fig1.svg", "e1.extra-skew-gn.svg"):
+        (root / "figures/smoke" / name).unlink()
+    found, waiting = check("smoke", root)
+    assert found == ["figures/smoke/e1.fig1.svg: missing; run `dvc repro`"]
+    assert "figures/smoke/e1.extra-skew-gn.svg: missing; run `make controls PROFILE=smoke`" in waiting
+
+
+def test_a_missing_verdict_is_a_problem_and_not_run_waits(root: Path) -> None:
+    path = root / "figures/smoke/verdicts.json"
+    verdicts = [v for v in json.loads(path.read_text()) if v["id"] != "e1.c2"]
+    next(v for v in verdicts if v["id"] == "e1.c5").update(verdict="not run", reason="missing: e1-federated-gn")
+    path.write_text(json.dumps(verdicts))
+    found, waiting = check("smoke", root)
+    assert found == ["e1.c2: no verdict in figures/smoke/verdicts.json; run `dvc repro`"]
+    assert "e1.c5: not run (missing: e1-federated-gn)" in waiting
+
+
+def test_damaged_verdicts_are_one_line(root: Path) -> None:
+    (root / "figures/smoke/verdicts.json").write_text("<<<<<<< HEAD\n")
+    with pytest.raises(ReproError, match="truncated or not JSON"):
+        check("smoke", root)
