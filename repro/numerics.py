@@ -15,12 +15,15 @@ from repro import records
 VERSIONS = {
     "batches": 1,  # subset, scaling, order of images, augmentation, normalisation
     "codec_dense": 1,
+    "codec_dgc": 1,
+    "codec_int8": 1,
     "engines": 1,  # the three methods, aggregation, what is sent
     "evaluation": 1,
     "group_norm": 1,  # groups, first scales
     "laws": 2,
     "models": 1,  # layers, initialisation, normalisation
     "partition": 1,
+    "payloads": 1,  # which codecs, what they encode
     "randomness": 1,
     "schedules": 1,
 }
@@ -28,12 +31,16 @@ VERSIONS = {
 
 def used_by(spec: dict[str, Any]) -> dict[str, int]:
     """Versions of the parts that a run of ``spec`` (a resolved spec as a mapping) depends on."""
-    if spec["kind"] == "law":
+    if spec["kind"] == "payloads":
+        parts = ["batches", "engines", "models", "payloads", "randomness"]
+    elif spec["kind"] == "law":
         parts = ["batches", "codec_dense", "engines", "group_norm", "laws", "models", "randomness"]
     else:
         parts = ["batches", "engines", "evaluation", "models", "partition", "randomness", "schedules"]
         if spec["method"] != "central":
             parts.append(f"codec_{spec['codec']}")
+        if spec.get("quantised_weights"):
+            parts.append("codec_int8")
         if spec["norm"] == "group":
             parts.append("group_norm")
     return {part: VERSIONS[part] for part in parts}

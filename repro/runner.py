@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from repro import codecs, datasets, laws, models, partition, records, schedules, store
+from repro import codecs, datasets, laws, models, partition, payloads, records, schedules, store
 from repro.batches import Batches, Images, shrink
 from repro.engines import Round, evaluate, fast
 from repro.errors import NotFinite, ReproError
@@ -146,7 +146,7 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
     return Setting(
         model=models.build(
             spec.model,
-            classes=loaded.n_classes,
+            classes=spec.classes or loaded.n_classes,
             width=spec.width,
             norm=spec.norm,
             seed=derive(seed, "weights"),
@@ -179,6 +179,7 @@ class _Progress:
     epoch_correct: int = 0
     epoch_images: int = 0
     schedule: dict[str, Any] = field(default_factory=dict)
+    states: list[codecs.State] = field(default_factory=list)
 
 
 def run(
@@ -223,6 +224,12 @@ def run(
         )  # fmt: skip
         data = {"name": None, "sha256": None, "reduced": None, "classes": 10}
         record = Record(**identity, data=data, status="completed", law=numbers)
+    elif spec.kind == "payloads":
+        setting = prepare(spec, seed, root)
+        rows = payloads.measure(
+            setting.model, setting.batches, spec.schedule["lr"], spec.measured_steps or [1], seed, spec.precision
+        )
+        record = Record(**identity, data=setting.data, status="completed", rows=rows)
     else:
         pause = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
         record, resumed = _train(spec, seed, root, identity, processes, pause, report)
@@ -241,8 +248,9 @@ def _train(
 ) -> tuple[Record, float]:  # fmt: skip
     setting = prepare(spec, seed, root)
     model, batches = setting.model, setting.batches
+    on_server = 0.0 if spec.codec == "dgc" else spec.momentum  # DGC corrects the momentum on the workers
     optimiser = torch.optim.SGD(
-        model.parameters(), lr=1.0, momentum=spec.momentum, weight_decay=spec.weight_decay, foreach=True
+        model.parameters(), lr=1.0, momentum=on_server, weight_decay=spec.weight_decay, foreach=True
     )
     schedule = schedules.build(spec.schedule)
     checkpoint = _Checkpoint(spec, seed, root, identity["fingerprint"])
@@ -250,6 +258,9 @@ def _train(
     progress, seconds_before = (_Progress(), 0.0) if fresh else checkpoint.load(model, optimiser)
     if progress.schedule:
         schedule = schedule.with_state(progress.schedule)
+    if not progress.states:
+        codec, stream = _codec(spec), derive(seed, "codec")
+        progress.states = [codec.new_state(stream, client) for client in range(batches.clients)]
 
     def epoch_after(rounds: int) -> float:
         federated = spec.method == "federated"
@@ -265,7 +276,10 @@ def _train(
     try:
         with ExitStack() as stack:
             lr = lambda epoch: schedule.lr(epoch)  # noqa: E731  (reads the schedule as it stands then)
-            for done in _rounds(spec, setting, optimiser, lr, progress.rounds, total, processes, stack):
+            rounds = _rounds(
+                spec, setting, optimiser, lr, progress.rounds, total, processes, progress.states, stack
+            )  # fmt: skip
+            for done in rounds:
                 progress.rounds = done.number
                 progress.losses.append(done.loss)
                 progress.bytes_up += done.bytes_up
@@ -293,23 +307,39 @@ def _train(
 
 def _rounds(
     spec: Spec, setting: Setting, optimiser: torch.optim.Optimizer, lr: Callable[[float], float], first: int,
-    total: int, processes: int, stack: ExitStack,
+    total: int, processes: int, states: list[codecs.State], stack: ExitStack,
 ) -> Iterator[Round]:  # fmt: skip
-    """The rounds ``first`` to ``total`` of the spec's method."""
+    """The rounds ``first`` to ``total`` of the spec's method; ``states`` are the codec's memories of the workers."""
     model, batches, todo = setting.model, setting.batches, range(first, total)
     if spec.method == "central":
         return fast.centralised(model, optimiser, batches, lr, todo, spec.precision)
-    codec = codecs.build(spec.codec)
+    codec, download = _codec(spec), codecs.build("int8" if spec.quantised_weights else "dense")
+    # DGC counts its warm-up in steps of sparsity, of which its last begins when the warm-up ends.
+    levels = len(codecs.WARM_UP) - 1
+    scale = levels / (spec.sparsity_warmup * spec.epochs) if spec.sparsity_warmup else 1.0
+
+    def progress(epoch: float) -> float:
+        return scale * epoch
+
     if spec.method == "large_batch":
-        return fast.large_batch(model, optimiser, batches, codec, lr, todo, spec.precision)
+        return fast.large_batch(
+            model, optimiser, batches, codec, lr, todo, spec.precision, states=states, download=download,
+            progress=progress,
+        )  # fmt: skip
     # A schedule with a state changes in this process only, so its clients must run here too.
     alone = device().type != "cpu" or bool(schedules.build(spec.schedule).state())
     pool = fast.client_pool(
         model, batches, codec, lr, local_epochs=spec.local_epochs, momentum=spec.momentum,
-        weight_decay=spec.weight_decay, precision=spec.precision,
+        weight_decay=spec.weight_decay, precision=spec.precision, download=download, progress=progress,
         processes=1 if alone else processes,
     )  # fmt: skip
-    return fast.federated_averaging(model, stack.enter_context(pool), batches, codec, lr, todo, spec.local_epochs)
+    return fast.federated_averaging(
+        model, stack.enter_context(pool), batches, codec, lr, todo, spec.local_epochs, states=states, download=download
+    )
+
+
+def _codec(spec: Spec) -> codecs.Codec:
+    return codecs.build(spec.codec, **({"momentum": spec.momentum} if spec.codec == "dgc" else {}))
 
 
 def _row(spec: Spec, setting: Setting, done: Round, progress: _Progress, epoch: float) -> dict[str, Any]:

@@ -48,13 +48,20 @@ class Spec:
         schedule: learning-rate schedule in the terms of ``repro.schedules.build``, its ``lr`` included.
         lr_grid: the grid that chose the learning rate, or None where the spec gives it.
         precision: ``fp64``, ``fp32`` or ``bf16`` (float32 weights, bfloat16 convolutions).
+        codec: what workers send is compressed by this codec (``repro.codecs``). ``dgc`` takes ``momentum`` from the
+            server: it corrects the momentum on the workers.
         expects_divergence: a non-finite loss is a possible result here and does not fail a sweep.
+        quantised_weights: the shared model itself is kept in int8 during training.
+        sparsity_warmup: share of the epochs in which DGC's sparsity rises (post 2: 4 of 100 epochs).
+        classes: outputs of the classifier, or None for as many as the data set has.
+        measured_steps: steps of training at which a run of kind ``payloads`` encodes its gradients.
+        once: executed with the profile's first seed only.
     """
 
     run: str
     source: str
     group: Literal["artefact", "control"]
-    kind: Literal["train", "law"]
+    kind: Literal["train", "law", "payloads"]
     profile: Profile
     method: Literal["central", "large_batch", "federated"]
     dataset: str
@@ -63,7 +70,7 @@ class Spec:
     image_size: int
     evaluate_on: Literal["test", "held_out"]
     evaluate_every: int
-    model: Literal["resnet18"]
+    model: Literal["resnet18", "resnet50"]
     width: int
     norm: Literal["batch", "group"]
     workers: int
@@ -80,8 +87,13 @@ class Spec:
     augment: bool
     precision: Literal["fp64", "fp32", "bf16"]
     buffers: Literal["average"]
-    codec: Literal["dense"]
+    codec: Literal["dense", "int8", "dgc"]
     expects_divergence: bool
+    quantised_weights: bool = False
+    sparsity_warmup: float = 0.0
+    classes: int | None = None
+    measured_steps: list[int] | None = None
+    once: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The spec as a plain mapping, as it stands in a record; ``lr`` is repeated at the top for readers.
@@ -111,6 +123,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, math.inf),
     "momentum": (0, 0.9999),
     "weight_decay": (0, math.inf),
+    "sparsity_warmup": (0, 1),
+    "classes": (2, math.inf),
 }
 
 
@@ -287,7 +301,8 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
     values |= _expect(files.content[section][base], dict, f"{spec_file}, key {section}.{base}")
     published_images = _expect(values.get("train_images"), int, f"{where}, key train_images")
     published_workers = _expect(values.get("workers"), int, f"{where}, key workers")
-    if values.get("kind") != "law":
+    own_epochs = values.get("epochs")
+    if values.get("kind") == "train":
         shrink = _expect(files.params.get("sizes"), dict, f"{params_file}, key {source}.sizes")
         allowed = {"train_images", "test_images", "image_size", "width", "epochs", "precision"}
         if set(shrink) - allowed:
@@ -295,12 +310,21 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
                 f"{params_file}, key {source}.sizes.{sorted(set(shrink) - allowed)[0]}: a profile may set only "
                 f"{', '.join(sorted(allowed))}; anything else belongs into {spec_file}"
             )
+        usual_epochs = files.content["defaults"].get("epochs")
         values |= {key: _setting(key, shrink[key], f"{params_file}, key {source}.sizes.{key}") for key in shrink}
+        if "epochs" in shrink and own_epochs != usual_epochs:  # a run that is longer than the others stays so
+            values["epochs"] = round(shrink["epochs"] * own_epochs / usual_epochs)
         if values.get("method") != "central":
             values["workers"] = scaled_workers(published_workers, values["train_images"], published_images)
     values |= extra
     grid = values.get("lr_grid")
     schedule = dict(_expect(values.get("schedule"), dict, f"{where}, key schedule"))
+    epochs = _setting("epochs", values.get("epochs"), f"{where}, key epochs")
+    if schedule.get("kind") == "cosine":
+        schedule.setdefault("epochs", epochs)
+    if "patience" in schedule:  # written for the run's published length; a shorter run waits in proportion
+        patience = _expect(schedule["patience"], int, f"{where}, key schedule.patience")
+        schedule["patience"] = max(1, round(patience * epochs / own_epochs))
     if lr is not None:
         schedule["lr"] = lr
     elif grid is not None:
@@ -398,7 +422,7 @@ def runs(source: str, profile: str, group: str = "artefact", root: Path = Path()
     if group == "grid":
         return [(spec, seed) for specs in _grids(files).values() for spec in specs for seed in own]
     listed = _written(files, "runs" if group == "artefact" else "controls")
-    return [(spec, seed) for spec in listed for seed in (seeds if spec.kind == "train" else seeds[:1])]
+    return [(spec, seed) for spec in listed for seed in (seeds[:1] if spec.once or spec.kind == "law" else seeds)]
 
 
 def grids(source: str, profile: str, root: Path = Path()) -> dict[str, list[Spec]]:

@@ -28,26 +28,42 @@ def toy_model(norm="batch"):
     return models.build("resnet18", classes=4, width=4, norm=norm, seed=3, dtype=torch.float64)
 
 
-def after(method, engine, norm, rounds=7, processes=1, momentum=0.5):
-    model, batches, codec = toy_model(norm), toy_batches(), codecs.build("dense")
+def after(method, engine, norm, rounds=7, processes=1, momentum=0.5, codec="dense", download="dense"):
+    model, batches, codec = toy_model(norm), toy_batches(), codecs.build(codec)
+    download = codecs.build(download)
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0, momentum=momentum, weight_decay=1e-3)
     lr = lambda epoch: 0.05 / (1 + epoch)  # noqa: E731
     if method == "large_batch":
-        made = engine.large_batch(model, optimiser, batches, codec, lr, range(rounds))
+        made = engine.large_batch(model, optimiser, batches, codec, lr, range(rounds), download=download)
         return list(made), shared_state(model)
-    options = {"local_epochs": 2, "momentum": momentum, "weight_decay": 1e-3}
+    options = {"local_epochs": 2, "momentum": momentum, "weight_decay": 1e-3, "download": download}
     if engine is plain:
         return list(plain.federated_averaging(model, batches, codec, lr, range(rounds), **options)), shared_state(model)
     with fast.client_pool(model, batches, codec, lr, processes=processes, **options) as pool:
-        made = list(fast.federated_averaging(model, pool, batches, codec, lr, range(rounds), local_epochs=2))
+        made = list(
+            fast.federated_averaging(model, pool, batches, codec, lr, range(rounds), local_epochs=2, download=download)
+        )
     return made, shared_state(model)
 
 
-@pytest.mark.parametrize("norm", ["batch", "group"])
-@pytest.mark.parametrize(("method", "rounds"), [("large_batch", 7), ("federated", 2)])
-def test_fast_equals_plain_to_round_off(method, norm, rounds):
-    slow_rounds, slow = after(method, plain, norm, rounds)
-    fast_rounds, quick = after(method, fast, norm, rounds)
+@pytest.mark.parametrize(
+    ("method", "rounds", "norm", "codec", "download"),
+    [
+        ("large_batch", 7, "batch", "dense", "dense"),
+        ("large_batch", 7, "group", "dense", "dense"),
+        ("large_batch", 4, "batch", "int8", "dense"),
+        ("large_batch", 4, "batch", "dgc", "dense"),
+        ("large_batch", 4, "batch", "qsgd", "dense"),
+        ("large_batch", 4, "batch", "dense", "int8"),
+        ("federated", 2, "batch", "dense", "dense"),
+        ("federated", 2, "group", "dense", "dense"),
+        ("federated", 2, "batch", "int8", "dense"),
+        ("federated", 2, "batch", "top-k-residual", "int8"),
+    ],
+)
+def test_fast_equals_plain_to_round_off(method, rounds, norm, codec, download):
+    slow_rounds, slow = after(method, plain, norm, rounds, codec=codec, download=download)
+    fast_rounds, quick = after(method, fast, norm, rounds, codec=codec, download=download)
     for name in slow:
         assert torch.allclose(slow[name], quick[name], rtol=0, atol=ROUND_OFF), name
     for a, b in zip(slow_rounds, fast_rounds, strict=True):
@@ -56,9 +72,10 @@ def test_fast_equals_plain_to_round_off(method, norm, rounds):
         assert a.loss == pytest.approx(b.loss, abs=ROUND_OFF)
 
 
-def test_federated_averaging_does_not_depend_on_the_number_of_processes():
-    alone_rounds, alone = after("federated", fast, "batch", 2, processes=1)
-    many_rounds, many = after("federated", fast, "batch", 2, processes=2)
+@pytest.mark.parametrize("codec", ["dense", "1-bit", "qsgd"])
+def test_federated_averaging_does_not_depend_on_the_number_of_processes(codec):
+    alone_rounds, alone = after("federated", fast, "batch", 3, processes=1, codec=codec)
+    many_rounds, many = after("federated", fast, "batch", 3, processes=2, codec=codec)
     assert alone_rounds == many_rounds
     assert all(torch.equal(alone[name], many[name]) for name in alone)
 
@@ -175,3 +192,33 @@ def test_evaluation_counts_by_hand():
     found = evaluate(Fixed(), [(logits[:2], labels[:2]), (logits[2:], labels[2:])])
     assert (found["top1"], found["top5"]) == (1 / 3, 1 / 3)
     assert found["loss"] == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-6)
+
+
+def test_a_lossy_download_is_what_everybody_goes_on_from():
+    model, batches, int8 = toy_model(), toy_batches(), codecs.build("int8")
+    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+    list(plain.large_batch(model, optimiser, batches, codecs.build("dense"), lambda _: 0.0, range(1), download=int8))
+    initial = dict(toy_model().named_parameters())
+    for name, weight in model.named_parameters():
+        step = float(initial[name].detach().abs().max()) / 127
+        assert len(weight.unique()) <= 255
+        assert float((weight - initial[name]).detach().abs().max()) <= step / 2 + 1e-12, name
+
+
+def test_codecs_are_told_how_far_training_is():
+    batches, dgc, seen = toy_batches(), codecs.build("dgc"), []
+    states = [dgc.new_state(client=client) for client in range(3)]
+
+    def progress(epoch):
+        seen.append(epoch)
+        return 10 * epoch
+
+    optimiser = torch.optim.SGD(toy_model().parameters(), lr=1.0)
+    list(
+        fast.large_batch(
+            toy_model(), optimiser, batches, dgc, lambda _: 0.1, range(4), states=states, progress=progress
+        )
+    )
+    assert seen == [0, 1 / 3, 2 / 3, 1]
+    assert [state["progress"] for state in states] == [10, 10, 10]
+    assert all(state["messages"] > 0 for state in states)

@@ -43,10 +43,18 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("method", ["central", "large_batch", "federated"])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_a_run_killed_after_a_checkpoint_goes_on_to_the_same_record(method, momentum, root):
-    spec = toy.spec(method, epochs=3, momentum=momentum, precision="bf16")
+@pytest.mark.parametrize(
+    ("method", "momentum", "codec"),
+    [
+        ("central", 0.9, "dense"),
+        ("large_batch", 0.0, "dense"),
+        ("large_batch", 0.9, "dense"),
+        ("large_batch", 0.9, "dgc"),
+        ("federated", 0.9, "int8"),
+    ],
+)
+def test_a_run_killed_after_a_checkpoint_goes_on_to_the_same_record(method, momentum, codec, root):
+    spec = toy.spec(method, epochs=3, momentum=momentum, codec=codec, precision="bf16", sparsity_warmup=0.5)
     undisturbed, _ = runner.run(spec, 3, root, checkpoint_seconds=math.inf)
     seen = []
 
@@ -148,7 +156,7 @@ def test_rows_count_rounds_images_and_bytes(root):
 
 
 def test_grid_runs_never_train_on_what_they_are_evaluated_on(root):
-    everything = toy.spec("central", evaluate_on="held_out", train_images=50_000, test_images=5_000)
+    everything = toy.spec("central", evaluate_on="held_out", train_images=45_000, test_images=5_000)
     setting = runner.prepare(everything, 1, root)
     assert (len(setting.batches.images), len(setting.evaluation)) == (45_000, 5_000)
     flat = [images.centre(0, len(images))[0].flatten(1) for images in (setting.batches.images, setting.evaluation)]
@@ -162,6 +170,7 @@ def test_grid_runs_never_train_on_what_they_are_evaluated_on(root):
     [
         ({"train_images": 60_000}, "60000 training images; cifar10 has 50000"),
         ({"test_images": 20_000}, "20000 evaluation images; 10000 exist"),
+        ({"train_images": 45_001, "evaluate_on": "held_out"}, "50000 of which 5000 are held out"),
         ({"image_size": 7}, "a divisor of the data set's 32 px"),
         ({"workers": 97}, "client"),
         ({"partition": "labels", "labels_per_client": 11}, "label"),

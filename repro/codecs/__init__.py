@@ -12,10 +12,11 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from repro.codecs.dense import Dense
-from repro.codecs.dgc import DGC
+from repro.codecs.dgc import DGC, WARM_UP
 from repro.codecs.int8 import Int8
 from repro.codecs.onebit import OneBit
 from repro.codecs.sparse import Threshold, TopK
+from repro.codecs.state import State
 from repro.codecs.stochastic import QSGD, TernGrad
 from repro.codecs.zipped import Zipped
 from repro.errors import ReproError
@@ -24,10 +25,12 @@ __all__ = [
     "DGC",
     "NAMES",
     "QSGD",
+    "WARM_UP",
     "Codec",
     "Dense",
     "Int8",
     "OneBit",
+    "State",
     "TernGrad",
     "Threshold",
     "TopK",

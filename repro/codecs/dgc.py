@@ -101,7 +101,7 @@ class DGC(TensorCodec):
     def compress(self, state: State, item: Item, random: np.random.Generator) -> tuple[int, list[Buffer]]:
         """Steps 4 and 5."""
         epoch = min(int(state["progress"]), len(self.densities) - 1)
-        places = select(item.values.abs(), self.densities[epoch], random)
+        places = select(item.values, self.densities[epoch], random)
         coded = sparse.compress(item.values, places)
         item.values[places] = 0
         if self.masking:
@@ -133,27 +133,27 @@ def sampling(count: int, share: Fraction) -> tuple[int, int]:
     return stride, count // stride
 
 
-def select(magnitude: Tensor, share: Fraction, random: np.random.Generator) -> Tensor:
-    """Places, ascending, of about the ``share`` largest of a vector of non-negative values; never of a zero.
+def select(values: Tensor, share: Fraction, random: np.random.Generator) -> Tensor:
+    """Places, ascending, of about the ``share`` largest by magnitude; never of a zero.
 
     Args:
-        magnitude: (n,), not negative.
+        values: (n,).
         share: of the values to select; at most ``kept(n, share)`` are.
         random: where the sample starts.
     """
-    most = sparse.kept(len(magnitude), share)
-    least = torch.finfo(magnitude.dtype).smallest_normal * torch.finfo(magnitude.dtype).eps  # smallest positive number
-    if most == len(magnitude):
-        return sparse.where(magnitude >= least)
-    stride, size = sampling(len(magnitude), share)
-    sample = magnitude[int(random.integers(stride)) :: stride]
+    most = sparse.kept(len(values), share)
+    least = torch.finfo(values.dtype).smallest_normal * torch.finfo(values.dtype).eps  # the smallest positive number
+    if most == len(values):
+        return sparse.above(values, least)
+    stride, size = sampling(len(values), share)
+    sample = values[int(random.integers(stride)) :: stride].abs()
     threshold = max(least, float(sample.topk(sparse.kept(size, share), sorted=False).values.min()))
-    places = sparse.where(magnitude >= threshold)
+    places = sparse.above(values, threshold)
     for _ in range(_ROUNDS):
         if len(places) >= _FEWEST * most or threshold == least:
             break
         threshold = max(least, _FEWEST * threshold)
-        places = sparse.where(magnitude >= threshold)
+        places = sparse.above(values, threshold)
     if len(places) > most:
-        places = places[magnitude[places].topk(most, sorted=False).indices].sort().values
+        places = places[values[places].abs().topk(most, sorted=False).indices].sort().values
     return places

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.codecs.message import Buffer, Item, Reader, Rule, TensorCodec, parameters, scalar_type
+from repro.codecs.message import BLOCK, Buffer, Item, Reader, Rule, TensorCodec, parameters, scalar_type
 from repro.codecs.state import State
 
 _SYMMETRIC, _AFFINE = 1, 2
 _INT8 = np.dtype("i1")
 _ZERO = struct.Struct("<b")
-_BLOCK = 1 << 17  # values quantised at a time, so that they stay in the second-level cache between the passes
 
 
 class Int8(TensorCodec):
@@ -87,13 +86,13 @@ def _quantise(values: Tensor, scale: float, zero: int) -> memoryview:
     if values.device.type != "cpu":
         return (values.div(scale).round_() + zero).clamp_(-128, 127).to(torch.int8).cpu().numpy().data
     given, out = values.numpy(), np.empty(len(values), np.int8)
-    buffer, step = np.empty(min(_BLOCK, len(given)), given.dtype), given.dtype.type(scale)
-    for at in range(0, len(given), _BLOCK):
-        block = given[at : at + _BLOCK]
+    buffer, step = np.empty(min(BLOCK, len(given)), given.dtype), given.dtype.type(scale)
+    for at in range(0, len(given), BLOCK):
+        block = given[at : at + BLOCK]
         levels = np.divide(block, step, out=buffer[: len(block)])
         np.rint(levels, out=levels)
         if zero:
             levels += zero
             np.clip(levels, -128, 127, out=levels)  # half a step beyond the last level can round to the next one
-        out[at : at + _BLOCK] = levels
+        out[at : at + BLOCK] = levels
     return out.data

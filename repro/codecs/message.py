@@ -30,6 +30,9 @@ from repro.randomness import generator
 MAX_ELEMENTS = 2**28
 """Values in a message: 1 GiB of float32, twice VGG11. A few bytes can claim a huge sparse tensor; more is refused."""
 
+BLOCK = 1 << 17
+"""Values treated at a time on a processor, so that they stay in the second-level cache between two passes."""
+
 RAW = 0
 _DOUBLE, _CHANNELS_LAST = 1, 2
 _HEAD = struct.Struct("<BBB")

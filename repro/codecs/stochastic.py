@@ -66,7 +66,7 @@ class QSGD(TensorCodec):
         if coding != _CODED:
             raise reader.error(f"coding {coding}")
         bucket, levels = reader.numbers(_BUCKETS)
-        if not bucket or levels not in range(1, 128):
+        if bucket not in range(1, max(1, count) + 1) or levels not in range(1, 128):
             raise reader.error(f"{levels} levels, buckets of {bucket}")
         length = reader.values(kind, -(-count // bucket))
         level = unpack(reader, count, _bits(levels), 2 * levels).astype(np.int16) - levels

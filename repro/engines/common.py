@@ -11,9 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repro.codecs import Codec
 from repro.errors import NotFinite
 
 Schedule = Callable[[float], float]  # epochs of data seen so far -> learning rate
+Progress = Callable[[float], float]  # epochs of data seen so far -> what codecs are told (``state["progress"]``)
+
+
+def epochs_seen(epoch: float) -> float:
+    """The usual progress: codecs are told the epochs of data seen so far."""
+    return epoch
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,17 @@ def weighted_mean(parts: Sequence[Sequence[Tensor]], images: Sequence[int]) -> l
         for mean, tensor in zip(means, part, strict=True):
             mean.add_(tensor, alpha=n / total)
     return means
+
+
+def broadcast(model: nn.Module, download: Codec) -> bytes:
+    """The payload by which workers get the shared model; the server goes on from the model that they received.
+
+    With an exact codec nothing changes. With a lossy one the weights themselves live in its precision during training.
+    """
+    payload = download.encode(download.new_state(), shared_state(model))
+    if not download.fixed_size:
+        load_state(model, download.decode(payload))
+    return payload
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:

@@ -18,11 +18,15 @@ import torch
 from torch import nn
 
 from repro.batches import Batches
-from repro.codecs import Codec
+from repro.codecs import Codec, Dense
+from repro.codecs.state import State
 from repro.engines.common import (
+    Progress,
     Round,
     Schedule,
     backward,
+    broadcast,
+    epochs_seen,
     float_buffers,
     gradients,
     load_state,
@@ -39,32 +43,64 @@ __all__ = ["Clients", "Local", "centralised", "client_pool", "federated_averagin
 
 def large_batch(
     model: nn.Module, optimiser: torch.optim.Optimizer, batches: Batches, codec: Codec, lr: Schedule,
-    rounds: Iterable[int], precision: str = "fp32",
+    rounds: Iterable[int], precision: str = "fp32", *, states: Sequence[State] | None = None,
+    download: Codec | None = None, progress: Progress = epochs_seen,
 ) -> Iterator[Round]:  # fmt: skip
-    """``plain.large_batch`` in one pass a round.
+    """``plain.large_batch``: in one pass a round where the codec allows it, else worker by worker on one model.
 
-    Every worker's payload has the length of the payload of the averaged gradient, because the codec's length depends
-    on shapes only; that payload is really made, and decoded, in the first round.
-
-    Raises:
-        ReproError: the codec's payloads differ by content, so that workers must be encoded one by one.
+    One pass needs a codec of fixed size: every worker's payload then has the length of the payload of the averaged
+    gradient, which is really made, and decoded, in the first round.
     """
-    if not codec.fixed_size:
-        raise ReproError("one pass over the union batch needs a codec of fixed size; use engines.plain.large_batch")
     model.train()
+    states = states or [codec.new_state(client=client) for client in range(batches.clients)]
+    download = download or Dense()
     up = down = 0
     for step in rounds:
-        rate = lr(step / batches.rounds_per_epoch)
-        set_lr(optimiser, rate)
-        if not down:
-            down = _measured(codec, shared_state(model))
-        x, y, sizes = batches.union(step)
-        with worker_batches(model, sizes):
-            loss, correct = backward(model, x, y, precision)
-        if not up:
-            up = _measured(codec, gradients(model) | float_buffers(model))
+        epoch = step / batches.rounds_per_epoch
+        set_lr(optimiser, lr(epoch))
+        if not (down and download.fixed_size):
+            down = len(broadcast(model, download))
+        if codec.fixed_size:
+            x, y, sizes = batches.union(step)
+            with worker_batches(model, sizes):
+                loss, correct = backward(model, x, y, precision)
+            if not up:
+                up = _measured(codec, gradients(model) | float_buffers(model))
+            sent = len(sizes) * up
+        else:
+            sizes, loss, correct, sent = _one_by_one(model, batches, codec, states, step, progress(epoch), precision)
         optimiser.step()
-        yield Round(step + 1, rate, loss, correct, len(y), len(sizes) * up, len(sizes) * down)
+        yield Round(step + 1, lr(epoch), loss, correct, sum(sizes), sent, len(sizes) * down)
+
+
+def _one_by_one(
+    model: nn.Module, batches: Batches, codec: Codec, states: Sequence[State], step: int, progress: float,
+    precision: str,
+) -> tuple[list[int], float, int, int]:  # fmt: skip
+    """Set gradients and buffers to the average of what the workers send in ``step``.
+
+    Returns:
+        Images of each worker, mean loss over all images, images classified correctly, bytes sent.
+    """
+    buffers = float_buffers(model)
+    before = [buffer.clone() for buffer in buffers.values()]
+    sent, sizes, losses, correct = [], [], 0.0, 0
+    for client in batches.round(step):
+        for buffer, old in zip(buffers.values(), before, strict=True):
+            buffer.copy_(old)
+        x, y = batches.get(client, batches.local_step(client, step))
+        loss, right = backward(model, x, y, precision)
+        states[client]["progress"] = progress
+        sent.append(codec.encode(states[client], gradients(model) | buffers))
+        sizes.append(len(y))
+        losses, correct = losses + loss * len(y), correct + right
+    mean = weighted_mean([codec.decode(payload) for payload in sent], sizes)
+    parameters = list(model.parameters())
+    for parameter, gradient in zip(parameters, mean, strict=False):
+        parameter.grad = gradient.to(parameter.device)
+    for buffer, average in zip(buffers.values(), mean[len(parameters) :], strict=True):
+        buffer.copy_(average)
+    return sizes, losses / sum(sizes), correct, sum(map(len, sent))
 
 
 def _measured(codec: Codec, tensors: dict[str, torch.Tensor]) -> int:
@@ -74,19 +110,27 @@ def _measured(codec: Codec, tensors: dict[str, torch.Tensor]) -> int:
 
 
 class Local(NamedTuple):
-    """What a client returns: its payload, the sum of its losses over images, images classified correctly, and seen."""
+    """What a client did in a round.
+
+    Attributes:
+        payload: what it sends.
+        state: the codec's memory of it afterwards.
+        loss: sum of its losses over images.
+        correct, images: images classified correctly, and seen.
+    """
 
     payload: bytes
+    state: State
     loss: float
     correct: int
     images: int
 
 
 class Clients(Protocol):
-    """Runs the local part of a round for all clients, in order."""
+    """Runs the local part of a round for all clients."""
 
-    def run(self, number: int, shared: bytes) -> list[Local]:
-        """Every client's result of round ``number`` (from 0), started from the shared model ``shared``."""
+    def run(self, number: int, shared: bytes, states: Sequence[State]) -> list[Local]:
+        """Every client's result of round ``number`` (from 0), started from the shared model ``shared``, in order."""
 
 
 class _Serial:
@@ -94,23 +138,19 @@ class _Serial:
 
     def __init__(
         self, model: nn.Module, batches: Batches, codec: Codec, lr: Schedule, local_epochs: int, momentum: float,
-        weight_decay: float, precision: str,
+        weight_decay: float, precision: str, download: Codec, progress: Progress,
     ) -> None:  # fmt: skip
         self.worker = copy.deepcopy(model).train()
         self.batches, self.codec, self.lr, self.local_epochs = batches, codec, lr, local_epochs
         self.momentum, self.weight_decay, self.precision = momentum, weight_decay, precision
-        self.states = [codec.new_state() for _ in range(batches.clients)]
+        self.download, self.progress = download, progress
 
-    def client(self, number: int, client: int, shared: bytes) -> Local:
+    def client(self, number: int, client: int, shared: bytes, state: State) -> Local:
         """Local SGD of one client."""
-        load_state(self.worker, self.codec.decode(shared))
+        load_state(self.worker, self.download.decode(shared))
         before = [tensor.clone() for tensor in shared_state(self.worker).values()]
         optimiser = torch.optim.SGD(
-            self.worker.parameters(),
-            lr=1.0,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            foreach=True,
+            self.worker.parameters(), lr=1.0, momentum=self.momentum, weight_decay=self.weight_decay, foreach=True
         )
         per_epoch = self.batches.steps_per_epoch(client)
         losses, correct, images = 0.0, 0, 0
@@ -122,45 +162,47 @@ class _Serial:
             losses, correct, images = losses + loss * len(y), correct + right, images + len(y)
         after = shared_state(self.worker)
         change = {name: after[name] - old for name, old in zip(after, before, strict=True)}
-        return Local(self.codec.encode(self.states[client], change), losses, correct, images)
+        state["progress"] = self.progress(number * self.local_epochs)
+        return Local(self.codec.encode(state, change), state, losses, correct, images)
 
-    def run(self, number: int, shared: bytes) -> list[Local]:
-        return [self.client(number, client, shared) for client in range(self.batches.clients)]
+    def run(self, number: int, shared: bytes, states: Sequence[State]) -> list[Local]:
+        return [self.client(number, client, shared, state) for client, state in enumerate(states)]
 
 
 class _Forked:
-    """Clients spread over forked processes; each keeps its clients for the whole run, and so their codec states."""
+    """Clients spread over forked processes."""
 
     def __init__(self, serial: _Serial, processes: int) -> None:
         context = multiprocessing.get_context("fork")
         self._clients = [list(range(serial.batches.clients))[k::processes] for k in range(processes)]
         self._ends: list[Connection] = []
         self._processes = []
-        for clients in self._clients:
+        for _ in self._clients:
             ours, theirs = context.Pipe()
-            process = context.Process(target=self._serve, args=(serial, clients, theirs, ours), daemon=True)
+            process = context.Process(target=self._serve, args=(serial, theirs, [*self._ends, ours]), daemon=True)
             process.start()
             theirs.close()
             self._ends.append(ours)
             self._processes.append(process)
 
     @staticmethod
-    def _serve(serial: _Serial, clients: Sequence[int], end: Connection, parents_end: Connection) -> None:
+    def _serve(serial: _Serial, end: Connection, parents_ends: Sequence[Connection]) -> None:
         torch.set_num_threads(1)  # a forked process that starts OpenMP threads of its own can hang
-        parents_end.close()  # so that the parent's death ends the pipe, and with it this process
+        for inherited in parents_ends:
+            inherited.close()  # so that the parent's death ends the pipe, and with it this process
         try:
             while True:
-                number, shared = end.recv()
+                number, shared, states = end.recv()
                 try:
-                    end.send([serial.client(number, client, shared) for client in clients])
+                    end.send([serial.client(number, client, shared, state) for client, state in states])
                 except ReproError as error:
                     end.send(error)
         except (EOFError, BrokenPipeError):
             return
 
-    def run(self, number: int, shared: bytes) -> list[Local]:
-        for end in self._ends:
-            end.send((number, shared))
+    def run(self, number: int, shared: bytes, states: Sequence[State]) -> list[Local]:
+        for end, clients in zip(self._ends, self._clients, strict=True):
+            end.send((number, shared, [(client, states[client]) for client in clients]))
         answers = [end.recv() for end in self._ends]
         for answer in answers:
             if isinstance(answer, ReproError):
@@ -184,13 +226,16 @@ class _Forked:
 @contextmanager
 def client_pool(
     model: nn.Module, batches: Batches, codec: Codec, lr: Schedule, *, local_epochs: int = 1, momentum: float = 0.0,
-    weight_decay: float = 0.0, precision: str = "fp32", processes: int = 1,
+    weight_decay: float = 0.0, precision: str = "fp32", download: Codec | None = None,
+    progress: Progress = epochs_seen, processes: int = 1,
 ) -> Iterator[Clients]:  # fmt: skip
     """Clients of federated averaging, on ``processes`` processes. The result does not depend on how many.
 
     The schedule is evaluated in the processes, so with more than one it must be a closed form.
     """
-    serial = _Serial(model, batches, codec, lr, local_epochs, momentum, weight_decay, precision)
+    serial = _Serial(
+        model, batches, codec, lr, local_epochs, momentum, weight_decay, precision, download or Dense(), progress
+    )
     if min(processes, batches.clients) < 2:
         yield serial
         return
@@ -203,13 +248,16 @@ def client_pool(
 
 def federated_averaging(
     model: nn.Module, clients: Clients, batches: Batches, codec: Codec, lr: Schedule, rounds: Iterable[int],
-    local_epochs: int = 1,
+    local_epochs: int = 1, *, states: list[State] | None = None, download: Codec | None = None,
 ) -> Iterator[Round]:  # fmt: skip
-    """``plain.federated_averaging`` with the clients of a ``client_pool``."""
+    """``plain.federated_averaging`` with the clients of a ``client_pool``, made with the same codecs."""
+    states = [codec.new_state(client=client) for client in range(batches.clients)] if states is None else states
+    download = download or Dense()
     weights = [len(shard) for shard in batches.shards]
     for number in rounds:
-        shared = codec.encode(codec.new_state(), shared_state(model))
-        done = clients.run(number, shared)
+        shared = broadcast(model, download)
+        done = clients.run(number, shared, states)
+        states[:] = [local.state for local in done]
         mean = weighted_mean([codec.decode(local.payload) for local in done], weights)
         with torch.no_grad():
             for tensor, change in zip(shared_state(model).values(), mean, strict=True):

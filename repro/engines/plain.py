@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
 
 from repro.batches import Batches
-from repro.codecs import Codec
+from repro.codecs import Codec, Dense
+from repro.codecs.state import State
 from repro.engines.common import (
+    Progress,
     Round,
     Schedule,
     backward,
+    broadcast,
+    epochs_seen,
     float_buffers,
     gradients,
     load_state,
@@ -40,21 +44,27 @@ def centralised(
 
 def large_batch(
     model: nn.Module, optimiser: torch.optim.Optimizer, batches: Batches, codec: Codec, lr: Schedule,
-    rounds: Iterable[int], precision: str = "fp32",
+    rounds: Iterable[int], precision: str = "fp32", *, states: Sequence[State] | None = None,
+    download: Codec | None = None, progress: Progress = epochs_seen,
 ) -> Iterator[Round]:  # fmt: skip
-    """Large-batch training (bulk-synchronous SGD): gradients are averaged every step (post 1, steps 1 to 8)."""
-    states = [codec.new_state() for _ in range(batches.clients)]
+    """Large-batch training (bulk-synchronous SGD): gradients are averaged every step (post 1, steps 1 to 8).
+
+    ``codec`` compresses what workers send, with its memory of each in ``states``; ``download`` what they receive.
+    """
+    states = states or [codec.new_state(client=client) for client in range(batches.clients)]
+    download = download or Dense()
     for step in rounds:
-        rate = lr(step / batches.rounds_per_epoch)
-        set_lr(optimiser, rate)
+        epoch = step / batches.rounds_per_epoch
+        set_lr(optimiser, lr(epoch))
         sent, images, losses, correct, down = [], [], 0.0, 0, 0
-        shared = codec.encode(codec.new_state(), shared_state(model))
+        shared = broadcast(model, download)
         for client in batches.round(step):
             worker = copy.deepcopy(model).train()
-            load_state(worker, codec.decode(shared))  # 2. download the current shared model
+            load_state(worker, download.decode(shared))  # 2. download the current shared model
             down += len(shared)
             x, y = batches.get(client, batches.local_step(client, step))
             loss, right = backward(worker, x, y, precision)  # 3. one forward and backward pass
+            states[client]["progress"] = progress(epoch)
             sent.append(codec.encode(states[client], gradients(worker) | float_buffers(worker)))  # 4., 5. upload
             images.append(len(y))
             losses, correct = losses + loss * len(y), correct + right
@@ -65,24 +75,27 @@ def large_batch(
         for buffer, average in zip(float_buffers(model).values(), mean[len(parameters) :], strict=True):
             buffer.copy_(average)
         optimiser.step()  # 7. one step of SGD on the shared model
-        yield Round(step + 1, rate, losses / sum(images), correct, sum(images), sum(map(len, sent)), down)
+        yield Round(step + 1, lr(epoch), losses / sum(images), correct, sum(images), sum(map(len, sent)), down)
 
 
 def federated_averaging(
     model: nn.Module, batches: Batches, codec: Codec, lr: Schedule, rounds: Iterable[int],
-    local_epochs: int = 1, momentum: float = 0.0, weight_decay: float = 0.0, precision: str = "fp32",
+    local_epochs: int = 1, momentum: float = 0.0, weight_decay: float = 0.0, precision: str = "fp32", *,
+    states: Sequence[State] | None = None, download: Codec | None = None, progress: Progress = epochs_seen,
 ) -> Iterator[Round]:  # fmt: skip
     """Federated averaging (McMahan et al. 2017): local SGD, then the average of the models, weighted by images.
 
-    What is sent is the change of the local model. Local momentum starts at zero in every round.
+    What is sent is the change of the local model. Local momentum starts at zero in every round. ``codec``, ``states``,
+    ``download`` and ``progress`` are those of ``large_batch``.
     """
-    states = [codec.new_state() for _ in range(batches.clients)]
+    states = states or [codec.new_state(client=client) for client in range(batches.clients)]
+    download = download or Dense()
     for number in rounds:
         sent, weights, losses, correct, images, down = [], [], 0.0, 0, 0, 0
-        shared = codec.encode(codec.new_state(), shared_state(model))
+        shared = broadcast(model, download)
         for client in range(batches.clients):
             worker = copy.deepcopy(model).train()
-            load_state(worker, codec.decode(shared))  # 2. download the current shared model
+            load_state(worker, download.decode(shared))  # 2. download the current shared model
             down += len(shared)
             before = {name: tensor.clone() for name, tensor in shared_state(worker).items()}
             optimiser = torch.optim.SGD(worker.parameters(), lr=1.0, momentum=momentum, weight_decay=weight_decay)
@@ -94,6 +107,7 @@ def federated_averaging(
                 optimiser.step()
                 losses, correct, images = losses + loss * len(y), correct + right, images + len(y)
             change = {name: tensor - before[name] for name, tensor in shared_state(worker).items()}
+            states[client]["progress"] = progress(number * local_epochs)
             sent.append(codec.encode(states[client], change))  # 4., 5. upload
             weights.append(len(batches.shards[client]))
         mean = weighted_mean([codec.decode(payload) for payload in sent], weights)  # 6., 7. decompress, average

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from repro.errors import ReproError
-from repro.models.resnet import ResNet18
+from repro.models.resnet import ResNet18, ResNet50
 
 __all__ = ["build"]
 
@@ -23,7 +23,7 @@ def build(
     """Build and initialise a network; the same arguments always give the same weights.
 
     Args:
-        model: ``resnet18``.
+        model: ``resnet18`` or ``resnet50``.
         classes: outputs of the classifier.
         width: channels of the first stage (64 in the original).
         norm: ``batch`` or ``group``.
@@ -33,10 +33,11 @@ def build(
     Raises:
         ReproError: an unknown network.
     """
-    if model != "resnet18":
-        raise ReproError(f"unknown model {model!r}; resnet18 was expected")
+    networks = {"resnet18": ResNet18, "resnet50": ResNet50}
+    if model not in networks:
+        raise ReproError(f"unknown model {model!r}; one of {', '.join(networks)} was expected")
     with torch.random.fork_rng(devices=[]):  # torch's own initialisation, overwritten below, draws globally
-        net = ResNet18(classes=classes, width=width, norm=norm)
+        net = networks[model](classes=classes, width=width, norm=norm)
     net.initialise(torch.Generator().manual_seed(seed))
     net.to(dtype)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
