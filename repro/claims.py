@@ -1,16 +1,16 @@
-"""Published statements as data, and the rule that turns records into a verdict on each of them.
+"""The rule that turns records into a verdict on each published statement.
 
 A trained statement is judged on a *contrast*: one number per seed, computed from runs that share that seed
 (they are paired). The contrast gets a Student-t 95 % interval over seeds; the rule asks where all of it lies:
 
-    order, ratio, trend     above zero holds, below zero fails
+    order, ratio, trend     above zero (or a least difference) holds, below it fails
     equivalence             within the margin holds, entirely outside fails
-    value, bound            within the tolerance (below the limit) holds, entirely outside fails
+    value, factor, bound    within the tolerance (below the limit) holds, entirely outside fails
 
 Everything else is inconclusive. Fewer than three seeds, arms near chance, targets that no arm reached, learning
 rates at the edge of their grid and "equal in the end" of a run that is still rising are inconclusive whatever the
-interval says. Laws are executed, not sampled. Margins live in ``data/published.yaml`` and were committed before the
-first run of what they judge; rules that changed later are disclosed in ``data/ledger.yaml``.
+interval says. Laws and definitions are executed, not sampled. Margins live in ``data/published.yaml`` and were
+committed before the first run of what they judge; rules that changed later are disclosed in ``data/ledger.yaml``.
 """
 
 from __future__ import annotations
@@ -20,405 +20,94 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from scipy.special import stdtrit
 
+from repro import traffic
 from repro.errors import ReproError
-from repro.partition import local_steps
+from repro.metrics import (
+    SCALES,
+    TARGETS,
+    Measured,
+    common_epochs,
+    epochs_to_first_cut,
+    epochs_to_target,
+    final_top1,
+    last_quarter_gain,
+    mean_top1,
+    rounds_to_target,
+    target_accuracy,
+    tidy,
+    to_first_cut,
+    to_target,
+)
+from repro.published import (
+    ACCURACIES,
+    OF_PAYLOADS,
+    TO_TARGET,
+    Artefact,
+    Choice,
+    Published,
+    Statement,
+    is_number,
+    load_ledger,
+    load_published,
+    runs_named,
+    runs_of,
+)
 from repro.records import Record
 from repro.words import label, number
 
+__all__ = [
+    "FAILS",
+    "HOLDS",
+    "INCONCLUSIVE",
+    "NOT_COMPARABLE",
+    "NOT_RUN",
+    "Artefact",
+    "Choice",
+    "Interval",
+    "Published",
+    "Statement",
+    "accuracy_floor",
+    "bound",
+    "common_epochs",
+    "compound",
+    "epochs_to_first_cut",
+    "epochs_to_target",
+    "equivalence",
+    "factor",
+    "final_top1",
+    "headline",
+    "judge_all",
+    "last_quarter_gain",
+    "law",
+    "load_ledger",
+    "load_published",
+    "mean_top1",
+    "order",
+    "paired_interval",
+    "ratio",
+    "rounds_to_target",
+    "runs_named",
+    "slope",
+    "target_accuracy",
+    "trend",
+    "unmet_checks",
+    "value",
+]
+
 LEVEL = 0.95
 MINIMUM_SEEDS = 3
-TARGET_AT_FULL_SCALE = 0.80
-"""Target accuracy of post e1, table 2."""
-CENTRAL_AT_FULL_SCALE = 0.9302
-"""What ResNet18 reaches centrally on CIFAR-10: README of github.com/kuangliu/pytorch-cifar."""
-TARGET_RUN = "e1-central"
 
 HOLDS, FAILS, INCONCLUSIVE = "holds", "fails", "inconclusive"
 NOT_COMPARABLE, NOT_RUN = "not comparable", "not run"
 MISSING, STALE = "missing", "stale"
 
-_TO_TARGET = ("epochs_to_target", "rounds_to_target")
-_ACCURACIES = ("final_top1", "mean_top1")
 _GRID_RUN = re.compile(r"^(?P<arm>.+)-lr(?P<rate>[0-9_]+)$")
-_SCALES: dict[str, Callable[[Mapping[str, Any]], float]] = {
-    "log2_global_batch": lambda spec: math.log2(spec["workers"] * spec["local_batch"]),
-    "log2_local_epochs": lambda spec: math.log2(spec["local_epochs"]),
-}
-
-
-# ------------------------------------------------------------------------------------------------------------
-# Published data
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """A table, figure, equation or method that the package regenerates; ``published`` None: it is lost."""
-
-    id: str
-    source: str
-    kind: str
-    place: str
-    says: str
-    published: Any
-
-
-@dataclass(frozen=True)
-class Statement:
-    """A checkable statement of a source.
-
-    Attributes:
-        place: section, paragraph, table or figure of the source.
-        says: the statement in our words.
-        published: the relation in words, or the published numbers as data.
-        artefact: id of the artefact, or of our companion figure (``e1.extra-...``), that shows it, or None.
-        judge: ``{"why": text, "parts": [...]}`` as :func:`load_published` validated it; None: not judged yet.
-    """
-
-    id: str
-    source: str
-    kind: str
-    place: str
-    says: str
-    published: Any
-    artefact: str | None
-    judge: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A place where a source is unclear: what we chose, why, and what the other choice gives."""
-
-    id: str
-    source: str
-    unclear: str
-    chosen: str
-    why: str
-    other_choice: str
-
-
-class Published(NamedTuple):
-    """Contents of ``data/published.yaml``."""
-
-    artefacts: list[Artefact]
-    statements: list[Statement]
-
-
-class _Field(NamedTuple):
-    expected: str
-    accepts: Callable[[Any], bool]
-
-
-def _one_of(*words: str) -> _Field:
-    return _Field("one of " + ", ".join(words), lambda v: isinstance(v, str) and v in words)
-
-
-def _is_number(v: Any) -> bool:
-    return isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
-
-
-def _is_contrast(v: Any) -> bool:
-    return isinstance(v, dict) and bool(v) and all(isinstance(k, str) and _is_number(w) for k, w in v.items())
-
-
-_TEXT = _Field("a non-empty text", lambda v: isinstance(v, str) and bool(v.strip()))
-_TEXT_OR_NULL = _Field("a text or null", lambda v: v is None or (isinstance(v, str) and bool(v.strip())))
-_DATA = _Field(
-    "a text, a number, a mapping, a list or null",
-    lambda v: v is None or isinstance(v, str | dict | list) or _is_number(v),
-)
-_NUMBER = _Field("a number", _is_number)
-_POSITIVE = _Field("a positive number", lambda v: _is_number(v) and v > 0)
-_ITEMS = _Field(
-    "a non-empty list of mappings",
-    lambda v: isinstance(v, list) and bool(v) and all(isinstance(i, dict) for i in v),
-)
-_CONTRAST = _Field("a mapping from run ids to weights", _is_contrast)
-_PAIR = _Field(
-    "a mapping with one run of weight 1 and one of weight -1",
-    lambda v: _is_contrast(v) and sorted(v.values()) == [-1, 1],
-)
-_RUNS = _Field(
-    "a list of at least two run ids",
-    lambda v: isinstance(v, list) and len(v) > 1 and all(isinstance(i, str) for i in v),
-)
-_JUDGE_OR_NONE = _Field("a mapping with why and parts", lambda v: isinstance(v, dict))
-_SOURCE = _one_of("e1", "e2", "e3", "lb")
-
-_ARTEFACT = {
-    "id": _TEXT,
-    "source": _SOURCE,
-    "kind": _one_of("table", "figure", "equation", "method"),
-    "place": _TEXT,
-    "says": _TEXT,
-    "published": _DATA,
-}
-_STATEMENT = _ARTEFACT | {
-    "kind": _one_of("value", "order", "equivalence", "ratio", "trend", "bound", "law", "definition"),
-    "artefact": _TEXT_OR_NULL,
-}
-_CHOICE = {
-    "id": _TEXT,
-    "source": _SOURCE,
-    "unclear": _TEXT,
-    "chosen": _TEXT,
-    "why": _TEXT,
-    "other_choice": _TEXT,
-}
-_JUDGE = {"why": _TEXT, "parts": _ITEMS}
-_ACCURACY = {"metric": _one_of(*_ACCURACIES), "contrast": _CONTRAST}
-_PARTS = {
-    "order": {"metric": _one_of(*_ACCURACIES, "best_lr"), "contrast": _CONTRAST},
-    "ratio": {"metric": _one_of(*_TO_TARGET), "contrast": _PAIR},
-    "equivalence": _ACCURACY | {"margin": _POSITIVE},
-    "value": _ACCURACY | {"published": _NUMBER, "tolerance": _POSITIVE},
-    "bound": _ACCURACY | {"at_most": _NUMBER},
-    "trend": {
-        "metric": _one_of(*_ACCURACIES),
-        "runs": _RUNS,
-        "against": _one_of(*_SCALES),
-        "direction": _one_of("rising", "falling"),
-    },
-    "law": {"run": _TEXT, "checks": _ITEMS},
-}
-#: Arms that must end above the accuracy floor, each of them, for a part to be decided.
-_OPTIONAL = {"order": {"above_floor": _RUNS}}
-_CHECK = {"number": _TEXT, "called": _TEXT, "is": _one_of("at most", "above"), "limit": _TEXT, "times": _POSITIVE}
-_NONE: dict[str, _Field] = {}
-
-
-def _check(
-    where: str, item: Mapping[str, Any], fields: Mapping[str, _Field], optional: Mapping[str, _Field] = _NONE
-) -> None:
-    for key in fields:
-        if key not in item:
-            raise ReproError(f"{where}: key '{key}' is missing; {fields[key].expected} was expected; add it")
-    for key, wanted in {**fields, **optional}.items():
-        if key in item and not wanted.accepts(item[key]):
-            raise ReproError(f"{where}: key '{key}' is {item[key]!r}; {wanted.expected} was expected; correct it")
-    for key in item:
-        if key not in fields and key not in optional:
-            known = ", ".join([*fields, *optional])
-            raise ReproError(f"{where}: key '{key}' is not known; one of {known} was expected; correct or remove it")
-
-
-def _sections(path: Path, *names: str) -> list[list[dict[str, Any]]]:
-    """The named top-level lists of a YAML file; the ``id`` of their items is unique in the file."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ReproError(
-            f"{path}: no such file; it is part of the repository; restore it with `git checkout -- {path}`"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" near line {mark.line + 1}" if mark else ""
-        raise ReproError(f"{path}: not readable as YAML{line}; a mapping was expected; correct the file") from error
-    if not isinstance(content, dict):
-        raise ReproError(
-            f"{path}: holds {type(content).__name__}; a mapping with {', '.join(names)} was expected; mend it"
-        )
-    _check(str(path), content, {name: _ITEMS for name in names})
-    ids = Counter(str(item.get("id")) for name in names for item in content[name])
-    if twice := [key for key, count in ids.items() if count > 1]:
-        raise ReproError(f"{path}: key 'id' is {twice[0]!r} more than once; unique ids were expected; rename one")
-    return [content[name] for name in names]
-
-
-def load_published(root: Path = Path()) -> Published:
-    """Read and validate ``data/published.yaml``.
-
-    Raises:
-        ReproError: the file is missing or malformed; the line names file, entry, key and what was expected.
-    """
-    path = root / "data/published.yaml"
-    artefacts, statements = _sections(path, "artefacts", "statements")
-    for item in artefacts:
-        _check(f"{path}: {item.get('id')}", item, _ARTEFACT)
-    known = _Field(
-        "the id of an artefact, a companion of ours (<source>.extra-...) or null",
-        lambda v: v is None or any(v == a["id"] for a in artefacts) or (isinstance(v, str) and ".extra-" in v),
-    )
-    for item in statements:
-        where = f"{path}: {item.get('id')}"
-        _check(where, item, _STATEMENT | {"artefact": known}, {"judge": _JUDGE_OR_NONE})
-        if "judge" in item:
-            _check_judge(where, item["judge"])
-    for item in [*artefacts, *statements]:
-        if not item["id"].startswith(item["source"] + "."):
-            raise ReproError(
-                f"{path}: {item['id']}: key 'source' is {item['source']!r}; what the id starts "
-                "with was expected; correct one of them"
-            )
-    return Published([Artefact(**item) for item in artefacts], [Statement(**item) for item in statements])
-
-
-def _check_judge(where: str, judge: Mapping[str, Any]) -> None:
-    _check(f"{where}: judge", judge, _JUDGE)
-    for i, part in enumerate(judge["parts"], start=1):
-        here = f"{where}: judge part {i}"
-        rule = str(part.get("rule"))
-        _check(here, part, {"rule": _one_of(*_PARTS)} | _PARTS.get(rule, {}), _OPTIONAL.get(rule, {}))
-        for check in part.get("checks", []):
-            _check(f"{here}: check", check, _CHECK)
-
-
-def load_ledger(root: Path = Path()) -> list[Choice]:
-    """Read and validate ``data/ledger.yaml``: what the sources leave open, and what was chosen.
-
-    Raises:
-        ReproError: the file is missing or malformed; the line names file, entry, key and what was expected.
-    """
-    path = root / "data/ledger.yaml"
-    (choices,) = _sections(path, "choices")
-    for item in choices:
-        _check(f"{path}: {item.get('id')}", item, _CHOICE)
-    return [Choice(**item) for item in choices]
-
-
-# ------------------------------------------------------------------------------------------------------------
-# Metrics of one run
-
-
-def _rows(record: Record) -> list[dict[str, Any]]:
-    if not record.rows and record.status == "completed":
-        raise ReproError(
-            f"record {record.run}.s{record.seed}: completed without an evaluation; at least one row was "
-            f"expected; run `python -m repro rerun {record.run}`"
-        )
-    return record.rows
-
-
-def final_top1(record: Record) -> float:
-    """Top-1 accuracy at the last (not the best) evaluation, a fraction; a diverged run counts as chance.
-
-    Raises:
-        ReproError: a completed record holds no evaluation.
-    """
-    rows = _rows(record)
-    return record.chance if record.status == "diverged" else float(rows[-1]["test_top1"])
-
-
-def last_quarter_gain(record: Record) -> float:
-    """Top-1 gained (a fraction) since the last evaluation in the first three quarters of training, chance if none.
-
-    0 for a diverged run: it is not on its way anywhere.
-
-    Raises:
-        ReproError: a completed record holds no evaluation.
-    """
-    if record.status == "diverged":
-        return 0.0
-    rows = _rows(record)
-    early = [float(row["test_top1"]) for row in rows if row["epoch"] <= 0.75 * rows[-1]["epoch"]]
-    return _tidy(final_top1(record) - (early[-1] if early else record.chance))
-
-
-def common_epochs(records: Iterable[Record]) -> list[float]:
-    """Epochs at which every completed run was evaluated, ascending; empty if there is none."""
-    grids = [{_epoch(row) for row in record.rows} for record in records if record.status == "completed"]
-    return sorted(set.intersection(*grids)) if grids else []
-
-
-def mean_top1(record: Record, epochs: Sequence[float]) -> float:
-    """Mean of the top-1 accuracy over ``epochs`` (trapezoid rule), a fraction: high if a run converges early.
-
-    Evaluations that a diverged run did not reach count as chance.
-    """
-    curve = {_epoch(row): float(row["test_top1"]) for row in _rows(record)}
-    if record.status == "diverged":
-        curve = dict.fromkeys(epochs, record.chance) | curve
-    heights = [curve[epoch] for epoch in epochs]
-    if len(epochs) == 1:
-        return heights[0]
-    return float(np.trapezoid(heights, epochs) / (epochs[-1] - epochs[0]))
-
-
-def _epoch(row: Mapping[str, Any]) -> float:
-    return round(float(row["epoch"]), 6)
-
-
-def target_accuracy(records: Iterable[Record], profile: str) -> float:
-    """The accuracy of e1.table2 that all arms and seeds of a profile are timed against, as a fraction.
-
-    0.80 at full scale. At smaller scales the same share of what centralised training reaches there:
-    0.80 / 0.9302 of the mean last-epoch accuracy of ``e1-central`` over its seeds. Pass current records only.
-
-    Raises:
-        ReproError: the profile is not ``paper``, and ``records`` holds none of ``e1-central`` at it or a diverged one.
-    """
-    if profile == "paper":
-        return TARGET_AT_FULL_SCALE
-    central = [r for r in records if r.run == TARGET_RUN and r.profile == profile]
-    if lost := [str(r.seed) for r in central if r.status == "diverged"]:
-        raise ReproError(
-            f"the target accuracy is undecided: {TARGET_RUN} diverged (seed {', '.join(lost)}); a completed run of "
-            "every seed was expected; choose its learning rate again"
-        )
-    if not central:
-        raise ReproError(
-            f"no record of {TARGET_RUN} at profile {profile}; the target is a share of what it reaches; "
-            f"run `python -m repro run {TARGET_RUN} --profile {profile}`"
-        )
-    return TARGET_AT_FULL_SCALE / CENTRAL_AT_FULL_SCALE * float(np.mean([final_top1(r) for r in central]))
-
-
-def epochs_to_target(record: Record, target: float) -> tuple[float, bool]:
-    """Epochs until the first evaluation with top-1 >= ``target`` (a fraction), and whether it was reached.
-
-    Where it was not, the number is the last evaluation, to be read as "> N". A diverged run never reaches it:
-    its number is the whole budget of the run.
-    """
-    reading = _to_target(record, target, "epoch")
-    return reading.value, reading.reached
-
-
-def rounds_to_target(record: Record, target: float) -> tuple[float, bool]:
-    """As :func:`epochs_to_target`, in communication rounds."""
-    reading = _to_target(record, target, "round")
-    return reading.value, reading.reached
-
-
-class _Reading(NamedTuple):
-    """Metric of one run and seed; ``step`` is the distance between neighbouring values that it can take."""
-
-    value: float
-    reached: bool = True
-    step: float = 0.0
-
-    @property
-    def earliest(self) -> float:
-        """The value; for a target that was not reached the next evaluation after the last, a lower bound."""
-        return self.value if self.reached else self.value + self.step
-
-
-def _to_target(record: Record, target: float, axis: str) -> _Reading:
-    rows = [row for row in _rows(record) if row[axis] > 0]
-    places = [round(float(row[axis]), 6) for row in rows]
-    step = float(max(np.diff([0.0, *places]), default=0.0))
-    if record.status == "diverged":
-        # Training is over: the budget is spent and the target not reached, whatever the run showed before.
-        return _Reading(_budget(record)[axis], False, step)
-    for place, row in zip(places, rows, strict=True):
-        if row["test_top1"] >= target:
-            return _Reading(place, True, step)
-    return _Reading(places[-1], False, step)
-
-
-def _budget(record: Record) -> dict[str, float]:
-    """Epochs and rounds that a run was given, from its spec: a diverged run has too few rows to tell."""
-    spec = record.spec
-    largest_shard = math.ceil(spec["train_images"] / spec["workers"])
-    rounds_per_epoch: float = local_steps(largest_shard, spec["local_batch"])
-    if spec["method"] == "federated":
-        rounds_per_epoch = 1 / spec["local_epochs"]
-    return {"epoch": float(spec["epochs"]), "round": float(round(spec["epochs"] * rounds_per_epoch))}
+_PAYLOADS_RUN = re.compile(r"^e2-payloads-resnet(?P<layers>\d+)-(?P<classes>\d+) (?P<codec>.+)$")
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -456,16 +145,16 @@ def paired_interval(values: Sequence[float], resolution: float = 0.0) -> Interva
     return Interval(mean, mean - half, mean + half, n)
 
 
-def order(interval: Interval) -> str:
-    """A beats B: the interval of the paired difference A - B lies above zero; below zero it fails."""
-    if interval.low > 0:
+def order(interval: Interval, by_more_than: float = 0.0) -> str:
+    """A beats B: the interval of the paired difference A - B lies above ``by_more_than``; below it fails."""
+    if interval.low > by_more_than:
         return HOLDS
-    return FAILS if interval.high < 0 else INCONCLUSIVE
+    return FAILS if interval.high < by_more_than else INCONCLUSIVE
 
 
-def ratio(interval: Interval) -> str:
-    """A is larger than B by some factor: the interval of the paired log ratio log(A / B) lies above zero."""
-    return order(interval)
+def ratio(interval: Interval, at_least: float = 1.0) -> str:
+    """A is larger than B by some factor: the interval of the paired log ratio log(A / B) lies above it."""
+    return order(interval, math.log(at_least))
 
 
 def trend(interval: Interval, direction: str) -> str:
@@ -481,6 +170,11 @@ def equivalence(interval: Interval, margin: float) -> str:
 def value(interval: Interval, published: float, tolerance: float) -> str:
     """The published number is met: the whole interval lies within ``published`` +- ``tolerance``."""
     return _inside(interval, published - tolerance, published + tolerance)
+
+
+def factor(interval: Interval, published: float, tolerance: float) -> str:
+    """The published ratio is met: the interval of the log ratio lies within ``published`` x (1 +- ``tolerance``)."""
+    return _inside(interval, math.log(published * (1 - tolerance)), math.log(published * (1 + tolerance)))
 
 
 def bound(interval: Interval, at_most: float) -> str:
@@ -501,7 +195,7 @@ def unmet_checks(numbers: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]
         ReproError: a number that a check names was not recorded.
     """
     for name in (check[key] for check in checks for key in ("number", "limit")):
-        if not _is_number(numbers.get(name)):
+        if not is_number(numbers.get(name)):
             raise ReproError(f"law record: '{name}' is {numbers.get(name)!r}; a number was expected; run the law again")
     unmet = []
     for check in checks:
@@ -547,16 +241,20 @@ def compound(outcomes: Sequence[str]) -> str:
 # From records to verdicts
 
 _RULES: dict[str, Callable[[Interval, Mapping[str, Any]], str]] = {
-    "order": lambda interval, _: order(interval),
-    "ratio": lambda interval, _: ratio(interval),
+    "order": lambda interval, part: order(interval, part.get("by_more_than", 0.0)),
+    "ratio": lambda interval, part: ratio(interval, part.get("at_least", 1.0)),
     "trend": lambda interval, part: trend(interval, part["direction"]),
     "equivalence": lambda interval, part: equivalence(interval, part["margin"]),
     "value": lambda interval, part: value(interval, part["published"], part["tolerance"]),
+    "factor": lambda interval, part: factor(interval, part["published"], part["tolerance"]),
     "bound": lambda interval, part: bound(interval, part["at_most"]),
 }
 _NEEDS_TRAINED_ARM = ("order", "ratio", "trend", "equivalence")
+_FROM_PAYLOADS = (*OF_PAYLOADS, "total_sent")
+_METHODS = {"large_batch": "large batch", "federated": "federated averaging"}
+_GIGABYTE = 1e9
 
-_Table = dict[str, dict[int, _Reading]]
+_Table = dict[str, dict[int, Measured]]
 
 
 def _six_digits(value: float) -> float:
@@ -564,12 +262,7 @@ def _six_digits(value: float) -> float:
 
 
 def _shown(value: float | None) -> float | None:
-    return None if value is None else _tidy(_six_digits(value))
-
-
-def _tidy(difference: float) -> float:
-    """Without round-off: 0.8 - 0.5 - 0.8 + 0.5 is 0 here, so that equal arms cannot beat each other."""
-    return round(difference, 12) + 0.0
+    return None if value is None else tidy(_six_digits(value))
 
 
 class _Undecided(Exception):
@@ -717,23 +410,16 @@ class _Evidence:
         return scores
 
 
-def _arms(part: Mapping[str, Any]) -> list[str]:
-    return list(part["contrast"] if "contrast" in part else part["runs"])
-
-
-def runs_named(statement: Statement) -> list[str]:
-    """Ids of the runs, and of the arms of a learning-rate grid, that the rule of ``statement`` names."""
-    parts = statement.judge["parts"] if statement.judge else []
-    return [run for part in parts for run in ([part["run"]] if part["rule"] == "law" else _arms(part))]
-
-
 def _runs(part: Mapping[str, Any], evidence: _Evidence) -> list[str]:
     """Every run that a part reads, the one that sets the target included."""
-    arms = _arms(part)
-    if part["metric"] == "best_lr":
+    arms = runs_of(part)
+    metric = part.get("metric")
+    if metric == "best_lr":
         return [run for arm in arms for run in evidence.grid(arm).values() or [f"{arm}-lr*"]]
-    if part["metric"] in _TO_TARGET and evidence.profile != "paper" and TARGET_RUN not in arms:
-        return [*arms, TARGET_RUN]
+    if metric in TO_TARGET and evidence.source in TARGETS:
+        run, at_full_scale = TARGETS[evidence.source]
+        if run not in arms and (evidence.profile != "paper" or at_full_scale is None):
+            return [*arms, run]
     return arms
 
 
@@ -741,59 +427,78 @@ def _measure(part: Mapping[str, Any], evidence: _Evidence, seeds: Sequence[int])
     """The part's metric for each of its arms and seeds."""
     metric = part["metric"]
     if metric == "best_lr":
-        return {arm: {seed: _best_rate(evidence.scores(arm, seed)) for seed in seeds} for arm in _arms(part)}
-    used = {arm: {seed: evidence.current[arm][seed] for seed in seeds} for arm in _arms(part)}
+        return {arm: {seed: _best_rate(evidence.scores(arm, seed)) for seed in seeds} for arm in runs_of(part)}
+    if metric in _FROM_PAYLOADS:
+        return {arm: {seed: _of_payloads(part, arm, evidence, seed) for seed in seeds} for arm in part["contrast"]}
+    used = {arm: {seed: evidence.current[arm][seed] for seed in seeds} for arm in runs_of(part)}
+    every = [record for by_seed in used.values() for record in by_seed.values()]
     epochs: list[float] = []
     target = 0.0
     if metric == "mean_top1":
-        epochs = common_epochs(record for by_seed in used.values() for record in by_seed.values())
+        epochs = common_epochs(every)
         if not epochs:
             raise _Undecided(INCONCLUSIVE, "there is no epoch at which all runs were evaluated")
-    elif metric in _TO_TARGET:
+    elif metric == "epochs_to_first_cut":
+        if lost := [f"{label(record.run)} (seed {record.seed})" for record in every if record.status == "diverged"]:
+            raise _Undecided(INCONCLUSIVE, f"{', '.join(lost)} diverged, so when its rate would be cut is unknown")
+    elif metric in TO_TARGET:
+        known = [record for by_seed in evidence.current.values() for record in by_seed.values()]
         try:
-            target = target_accuracy(evidence.current.get(TARGET_RUN, {}).values(), evidence.profile)
+            target = target_accuracy(known, evidence.profile, evidence.source)
         except ReproError as error:
             raise _Undecided(INCONCLUSIVE, str(error)) from error
 
-    def read(record: Record) -> _Reading:
+    def read(record: Record) -> Measured:
         if metric == "final_top1":
-            return _Reading(final_top1(record))
+            return Measured(final_top1(record))
         if metric == "mean_top1":
-            return _Reading(mean_top1(record, epochs))
-        return _to_target(record, target, "epoch" if metric == "epochs_to_target" else "round")
+            return Measured(mean_top1(record, epochs))
+        if metric == "epochs_to_first_cut":
+            return to_first_cut(record)
+        return to_target(record, target, "epoch" if metric == "epochs_to_target" else "round")
 
     return {arm: {seed: read(record) for seed, record in by_seed.items()} for arm, by_seed in used.items()}
 
 
-def _best_rate(scores: Mapping[float, float]) -> _Reading:
+def _of_payloads(part: Mapping[str, Any], arm: str, evidence: _Evidence, seed: int) -> Measured:
+    """A metric of ``arm`` (``run codec``, or a method for ``total_sent``) from the payloads of one seed."""
+    if part["metric"] == "total_sent":
+        return Measured(traffic.total_sent(evidence.current[part["payloads"]][seed], arm))
+    run, codec = arm.split()
+    metric = {"compression_rate": traffic.compression_rate, "saved_by_zip": traffic.saved_by_zip}[part["metric"]]
+    return Measured(metric(evidence.current[run][seed], codec))
+
+
+def _best_rate(scores: Mapping[float, float]) -> Measured:
     """log2 of the best learning rate (mean of the logs where several tie), with the grid's widest step."""
     best = [rate for rate, score in scores.items() if score == max(scores.values())]
     step = max(np.diff(np.log2(sorted(scores))), default=0.0)
-    return _Reading(float(np.mean(np.log2(best))), step=float(step))
+    return Measured(float(np.mean(np.log2(best))), step=float(step))
 
 
 def _interval(part: Mapping[str, Any], table: _Table, evidence: _Evidence, seeds: Sequence[int]) -> Interval:
     """The paired interval that the part's rule looks at."""
-    if part["rule"] == "ratio":
-        return _log_ratio_interval(part["contrast"], table, seeds)
+    if part["rule"] in ("ratio", "factor"):
+        return _log_ratio_interval(part, table, seeds)
     if part["rule"] == "trend":
-        x = [_SCALES[part["against"]](evidence.current[run][seeds[0]].spec) for run in part["runs"]]
+        x = [SCALES[part["against"]](evidence.current[run][seeds[0]].spec) for run in part["runs"]]
         slopes = [slope(x, [table[run][seed].value for run in part["runs"]]) for seed in seeds]
-        return paired_interval([_tidy(each) for each in slopes])
+        return paired_interval([tidy(each) for each in slopes])
     differences = [
-        _tidy(sum(weight * table[arm][seed].value for arm, weight in part["contrast"].items())) for seed in seeds
+        tidy(sum(weight * table[arm][seed].value for arm, weight in part["contrast"].items())) for seed in seeds
     ]
     # Half a step of the learning-rate grid; the step of an accuracy is 0.
     half_step = max(reading.step for by_seed in table.values() for reading in by_seed.values()) / 2
     return paired_interval(differences, half_step)
 
 
-def _log_ratio_interval(contrast: Mapping[str, float], table: _Table, seeds: Sequence[int]) -> Interval:
-    """Interval of log(slow / fast); ``contrast`` gives the arm said to be slow 1 and the fast one -1.
+def _log_ratio_interval(part: Mapping[str, Any], table: _Table, seeds: Sequence[int]) -> Interval:
+    """Interval of log(slow / fast); the contrast gives the arm said to be slow (larger) 1 and the fast one -1.
 
     An arm that never reached the target enters with its lower bound, where that still decides who was first.
     """
-    fast, slow = sorted(contrast, key=lambda arm: contrast[arm])
+    fast, slow = sorted(part["contrast"], key=lambda arm: part["contrast"][arm])
+    never, without = _missed(part)
     logs, resolutions, open_seeds = [], [], []
     for seed in seeds:
         first, last = sorted((table[slow][seed], table[fast][seed]), key=lambda reading: reading.earliest)
@@ -806,20 +511,25 @@ def _log_ratio_interval(contrast: Mapping[str, float], table: _Table, seeds: Seq
     if open_seeds:
         raise _Undecided(
             INCONCLUSIVE,
-            f"seed {', '.join(open_seeds)}: the arm that would be first stopped without reaching the target",
+            f"seed {', '.join(open_seeds)}: the arm that would be first stopped {without}",
         )
     if _stopped(table[slow]) and _stopped(table[fast]):
-        raise _Undecided(INCONCLUSIVE, "each arm stopped without reaching the target in some seed")
+        raise _Undecided(INCONCLUSIVE, f"each arm stopped {without} in some seed")
     interval = paired_interval(logs, float(np.mean(resolutions)))
     against = {HOLDS: fast, FAILS: slow}.get(order(interval))
     if against and _stopped(table[against]):
-        raise _Undecided(
-            INCONCLUSIVE, f"{label(against)} leads over the seeds but never reached the target in one of them"
-        )
+        raise _Undecided(INCONCLUSIVE, f"{label(against)} leads over the seeds but {never} in one of them")
     return interval
 
 
-def _stopped(by_seed: Mapping[int, _Reading]) -> bool:
+def _missed(part: Mapping[str, Any]) -> tuple[str, str]:
+    """That a run ended before what the metric waits for, as a verb and as an adverb."""
+    if part["metric"] == "epochs_to_first_cut":
+        return "never cut its learning rate", "without a cut of its learning rate"
+    return "never reached the target", "without reaching the target"
+
+
+def _stopped(by_seed: Mapping[int, Measured]) -> bool:
     """Whether any seed of an arm ended without reaching the target, so that its number is a lower bound."""
     return not all(reading.reached for reading in by_seed.values())
 
@@ -845,7 +555,7 @@ def _reservation(part: Mapping[str, Any], evidence: _Evidence, runs: Sequence[st
                 for edge in (min(scores), max(scores)):
                     if scores[edge] == max(scores.values()):
                         return f"the best learning rate of {label(arm)} (seed {seed}) is {edge:g}, an edge of the grid"
-    if part["rule"] in _NEEDS_TRAINED_ARM:
+    if part["rule"] in _NEEDS_TRAINED_ARM and part["metric"] not in _FROM_PAYLOADS:
         finals = {run: mean_of(final_top1, run) for run in runs}
         floor = accuracy_floor(evidence.current[runs[0]][seeds[0]].chance)
         needed = f"too close to chance ({number(100 * floor, 1)} % needed)"
@@ -865,16 +575,25 @@ def _reservation(part: Mapping[str, Any], evidence: _Evidence, runs: Sequence[st
 
 
 def _reason(part: Mapping[str, Any], outcome: str, bounds: bool) -> str:
-    """Where the interval lies; ``bounds``: it rests on lower bounds of seeds that never reached the target."""
-    if part["rule"] in ("order", "ratio", "trend"):
-        equal = "1 (no difference)" if part["rule"] == "ratio" or part["metric"] == "best_lr" else "0"
+    """Where the interval lies; ``bounds``: it rests on lower bounds of seeds that never got there."""
+    rule = part["rule"]
+    if rule in ("order", "ratio", "trend"):
+        equal = "1 (no difference)" if rule == "ratio" or part["metric"] == "best_lr" else "0"
+        if "by_more_than" in part:
+            equal = f"{100 * part['by_more_than']:g} points"
+        if "at_least" in part:
+            equal = f"{part['at_least']:g} times"
         side = {HOLDS: "excludes {} on the side stated", FAILS: "excludes {} on the other side"}
-        counted = ", a seed that never reached the target counted at its next evaluation," if bounds else ""
+        counted = f", a seed that {_missed(part)[0]} counted at its next evaluation," if bounds else ""
         return f"the 95 % interval{counted} " + side.get(outcome, "includes {}").format(equal)
-    if part["rule"] == "equivalence":
+    if rule == "equivalence":
         limits = f"±{100 * part['margin']:g} points"
-    elif part["rule"] == "value":
+    elif rule == "value" and part["metric"] == "compression_rate":
+        limits = f"{part['published']:g} ± {part['tolerance']:g} times"
+    elif rule == "value":
         limits = f"{100 * part['published']:g} ± {100 * part['tolerance']:g} %"
+    elif rule == "factor":
+        limits = f"{part['published']:g} times ± {100 * part['tolerance']:g} %"
     else:
         limits = f"at most {100 * part['at_most']:g} points"
     where = {HOLDS: "within", FAILS: "entirely outside", INCONCLUSIVE: "partly outside"}[outcome]
@@ -882,10 +601,10 @@ def _reason(part: Mapping[str, Any], outcome: str, bounds: bool) -> str:
 
 
 def _arm_texts(metric: str, table: _Table) -> tuple[dict[str, float], list[str]]:
-    """Mean of each arm over seeds, as a number and as text: "> N" where a seed never reached the target."""
+    """Mean of each arm over seeds, as a number and as text: "> N" where a seed never got there."""
     numbers, texts = {}, []
     for arm, by_seed in table.items():
-        if metric in _ACCURACIES:
+        if metric in ACCURACIES:
             numbers[arm] = float(np.mean([100 * reading.value for reading in by_seed.values()]))  # as in figures
             texts.append(f"{label(arm)} {number(numbers[arm], 1)} %")
             continue
@@ -893,6 +612,15 @@ def _arm_texts(metric: str, table: _Table) -> tuple[dict[str, float], list[str]]
         if metric == "best_lr":
             numbers[arm] = 2**mean
             texts.append(f"{label(arm)} {2**mean:.3g}")
+        elif metric == "saved_by_zip":
+            numbers[arm] = 100 * mean
+            texts.append(f"zip saves {number(100 * mean, 1)} % of {_arm_label(arm)}")
+        elif metric == "compression_rate":
+            numbers[arm] = mean
+            texts.append(f"{_arm_label(arm)} {number(mean, 1)} times smaller")
+        elif metric == "total_sent":
+            numbers[arm] = mean / _GIGABYTE
+            texts.append(f"{_METHODS[arm]} {number(mean / _GIGABYTE, 1)} GB")
         else:
             numbers[arm] = mean
             more = "> " if _stopped(by_seed) else ""
@@ -900,13 +628,24 @@ def _arm_texts(metric: str, table: _Table) -> tuple[dict[str, float], list[str]]
     return numbers, texts
 
 
+def _arm_label(arm: str) -> str:
+    """``e2-payloads-resnet18-10 int8`` in words."""
+    found = _PAYLOADS_RUN.match(arm)
+    if not found:
+        return arm
+    head = ", of which ten occur" if found["classes"] != "10" else ""
+    return f"{found['codec']} (ResNet{found['layers']}, {found['classes']} classes{head})"
+
+
 def _in_units(part: Mapping[str, Any], interval: Interval) -> tuple[list[float], str]:
     """Estimate, low and high in readers' units, and the unit."""
     ends = [interval.estimate, interval.low, interval.high]
-    if part["rule"] == "ratio":
+    if part["rule"] in ("ratio", "factor"):
         return [math.exp(end) for end in ends], "times"
     if part["metric"] == "best_lr":
         return [2.0**end for end in ends], "times"
+    if part["metric"] == "compression_rate":
+        return ends, "times"
     percent = [100 * end for end in ends]
     if part["rule"] == "value":
         return percent, "%"
@@ -940,6 +679,28 @@ def _judge_law(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
     )
 
 
+def _judge_definition(part: Mapping[str, Any], evidence: _Evidence, published: Any) -> PartVerdict:
+    from repro import definitions  # runs the codec, and needs torch for it
+
+    run = part["run"]
+    records = [evidence.current[run][seed] for seed in evidence.seeds([run])]
+    if not isinstance(published, Mapping):
+        raise ReproError(
+            f"data/published.yaml: {run} is judged by rule definition, and published is {published!r}; a mapping of "
+            "settings was expected; correct it"
+        )
+    ours = definitions.of_codec(records[0].spec)
+    unmet = [f"{name} is {ours.get(name)}, not {said}" for name, said in published.items() if ours.get(name) != said]
+    return PartVerdict(
+        rule="definition",
+        outcome=FAILS if unmet else HOLDS,
+        reason="; ".join(unmet) or "the codec, executed, has every setting that the source names",
+        text="; ".join(f"{name.replace('_', ' ')}: {ours[name]}" for name in published if name in ours),
+        n=len(records),
+        runs=(run,),
+    )
+
+
 def _judge_trained(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
     runs = _runs(part, evidence)
     seeds = evidence.seeds(runs)
@@ -954,31 +715,55 @@ def _judge_trained(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
         return replace(seen, outcome=undecided.outcome, reason=str(undecided))
     (estimate, low, high), unit = _in_units(part, interval)
     open_ends = _open_ends(part, table)
+    aside = _of_all_readings(part, evidence, seeds) if part["metric"] == "total_sent" else ""
     seen = replace(
         seen,
-        text=f"{seen.text}: {_in_words(estimate, low, high, unit, open_ends, interval.n)}",
+        text=f"{seen.text}: {_in_words(estimate, low, high, unit, open_ends, interval.n)}{aside}",
         estimate=estimate,
         interval=(None if open_ends[0] else low, None if open_ends[1] else high) if interval.n > 1 else None,
         unit=unit,
     )
-    if part["rule"] == "value":
-        used = (evidence.current[run][seed] for run in runs for seed in seeds)
-        if reduced := sorted({record.data["reduced"] for record in used if record.data["reduced"]}):
-            return replace(seen, outcome=NOT_COMPARABLE, reason=f"reduced data: {', '.join(reduced)}")
-        if evidence.profile != "paper":
-            return replace(seen, outcome=NOT_COMPARABLE, reason="the value was published at full scale")
+    if part["rule"] in ("value", "factor"):
+        used = [evidence.current[run][seed] for run in runs for seed in seeds]
+        if obstacle := _not_comparable(part, evidence, used):
+            return replace(seen, outcome=NOT_COMPARABLE, reason=obstacle)
     if reservation := _reservation(part, evidence, runs, seeds):
         return replace(seen, reason=reservation)
     outcome = _RULES[part["rule"]](interval, part)
     return replace(seen, outcome=outcome, reason=_reason(part, outcome, any(open_ends)))
 
 
-def _judge_part(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
+def _of_all_readings(part: Mapping[str, Any], evidence: _Evidence, seeds: Sequence[int]) -> str:
+    """What the readings of "total data sent" that are not judged would give."""
+    more, less = sorted(part["contrast"], key=lambda method: -part["contrast"][method])
+    records = [evidence.current[part["payloads"]][seed] for seed in seeds]
+    factors = [traffic.times_as_much(records, more, less, reading) for reading in traffic.readings()]
+    met = sum(abs(each / part["published"] - 1) <= part["tolerance"] for each in factors)
+    span = f"{number(min(factors), 2)} to {number(max(factors), 2)} times"
+    classes = records[0].spec["classes"]
+    head = "" if classes == records[0].data["classes"] else f" (the head of {classes} classes sees ten labels)"
+    return f"; {len(factors)} readings give {span}, {met} of them within the tolerance{head}"
+
+
+def _not_comparable(part: Mapping[str, Any], evidence: _Evidence, used: Iterable[Record]) -> str | None:
+    """Why a published number says nothing about what was run here, or None; payloads have full size at any profile."""
+    used = list(used)
+    if reduced := sorted({record.data["reduced"] for record in used if record.data["reduced"]}):
+        return f"reduced data: {', '.join(reduced)}"
+    if part["metric"] in _FROM_PAYLOADS:
+        return None if all(map(traffic.is_full_size, used)) else "the payloads are those of a smaller network"
+    return None if evidence.profile == "paper" else "the value was published at full scale"
+
+
+def _judge_part(part: Mapping[str, Any], evidence: _Evidence, published: Any) -> PartVerdict:
     try:
-        return _judge_law(part, evidence) if part["rule"] == "law" else _judge_trained(part, evidence)
+        if part["rule"] == "law":
+            return _judge_law(part, evidence)
+        if part["rule"] == "definition":
+            return _judge_definition(part, evidence, published)
+        return _judge_trained(part, evidence)
     except _Undecided as undecided:
-        runs = (part["run"],) if part["rule"] == "law" else tuple(_runs(part, evidence))
-        return PartVerdict(part["rule"], undecided.outcome, str(undecided), runs=runs)
+        return PartVerdict(part["rule"], undecided.outcome, str(undecided), runs=tuple(_runs(part, evidence)))
 
 
 def judge_all(
@@ -1016,7 +801,7 @@ def judge_all(
     verdicts = []
     for statement in statements:
         parts = statement.judge["parts"] if statement.judge else []
-        judged = tuple(_judge_part(part, evidence[statement.source]) for part in parts)
+        judged = tuple(_judge_part(part, evidence[statement.source], statement.published) for part in parts)
         verdicts.append(Verdict(statement, profile, judged).as_json())
     return verdicts
 

@@ -8,6 +8,7 @@ zipped, whether DGC's warm-up and the download count, and how many images a roun
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -145,6 +146,12 @@ def total_sent(record: Record, method: str, reading: Reading = DEFAULT) -> float
     if reading.download:
         sent += rounds(method, reading) * dense_bytes(record)
     return WORKERS * sent
+
+
+def times_as_much(records: Sequence[Record], more: str, less: str, reading: Reading = DEFAULT) -> float:
+    """How many times as much the method ``more`` sends in total as ``less``: geometric mean over seeds."""
+    logs = [math.log(total_sent(r, more, reading) / total_sent(r, less, reading)) for r in records]
+    return math.exp(float(np.mean(logs)))
 
 
 def warm_up_bytes(record: Record, codec: str, sparsity: float) -> float:

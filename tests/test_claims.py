@@ -851,8 +851,9 @@ def test_every_artefact_and_statement_of_the_four_sources_is_listed(published):
     assert {s.id: s.kind for s in published.statements} == kinds
 
 
-def test_exactly_the_statements_of_e1_are_judged(published):
-    assert {s.id for s in published.statements if s.judge} == {f"e1.c{n}" for n in range(1, 8)}
+def test_exactly_the_statements_of_e1_and_e2_are_judged(published):
+    judged = {f"e1.c{n}" for n in range(1, 8)} | {f"e2.c{n}" for n in range(1, 13)}
+    assert {s.id for s in published.statements if s.judge} == judged
 
 
 def test_every_choice_that_e1_leaves_open_is_in_the_ledger():

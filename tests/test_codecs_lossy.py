@@ -376,6 +376,21 @@ def test_the_error_is_at_most_half_a_step_and_zero_stays_zero(affine: bool, dtyp
     law()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_ends_of_an_affine_range_do_not_wrap_around(dtype: torch.dtype) -> None:
+    """Half a step beyond the last level can round to the next one, which int8 would show as the first."""
+    codec, beyond = Int8(affine=True, chosen=everything), 0
+    for low in range(-40, 0):
+        tensors = {str(high): torch.tensor([low / 8, high / 8], dtype=dtype) for high in range(1, 41)}
+        for given_, received in zip(
+            tensors.values(), codec.decode(codec.encode(codec.new_state(), tensors)), strict=True
+        ):
+            scale = (float(given_[1]) - float(given_[0])) / 255
+            assert float((received - given_).abs().max()) <= scale / 2 * (1 + 1e-4)
+            beyond += round(float(given_[1]) / scale) + round(-128 - float(given_[0]) / scale) > 127
+    assert beyond > 3, "the case does not occur among these"
+
+
 @pytest.mark.parametrize("affine", [False, True])
 def test_quantising_block_by_block_is_the_textbook_formula(affine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("repro.codecs.int8.BLOCK", 7)
@@ -1026,11 +1041,13 @@ def bombs() -> dict[str, tuple]:
         "qsgd-bucket": (QSGD(), one + head(1, 1) + struct.pack("<IBfB", most, 7, 1.0, 7)),
         "qsgd-no-levels": (QSGD(), one + head(1, 4) + struct.pack("<IB", 4, 0)),
         "qsgd-code": (QSGD(), one + head(1, 1) + struct.pack("<IBfB", 1, 7, 1.0, 15)),
+        "1-bit-padding": (OneBit(), one + head(1, 1) + struct.pack("<IffB", 1, 0.0, 1.0, 1)),
         "1-bit-columns": (OneBit(), one + head(1, 4) + struct.pack("<I", 3)),
         "1-bit-no-columns": (OneBit(), one + head(1, 4) + struct.pack("<IB", 0, 0)),
         "1-bit-columns-of-nothing": (OneBit(), one + head(1, 0) + struct.pack("<I", most)),
         "zip-claims": (Zipped(Int8()), struct.pack("<Q", 2**62) + zlib.compress(inner)),
         "zip-expands": (Zipped(Int8()), struct.pack("<Q", len(inner)) + long),
+        "zip-claims-nothing": (Zipped(Int8()), struct.pack("<Q", 0) + long),
         "zip-claims-too-little": (Zipped(Int8()), struct.pack("<Q", len(inner) - 1) + zlib.compress(inner)),
         "zip-has-a-tail": (Zipped(Int8()), struct.pack("<Q", len(inner)) + zlib.compress(inner) + b"\0"),
         "zip-is-cut": (Zipped(Int8()), struct.pack("<Q", len(inner)) + zlib.compress(inner)[:-1]),

@@ -69,7 +69,7 @@ def refused(root: Path) -> str:
         (SPEC, "dataset: cifar10", "dataset: [cifar10]", ["key dataset", "a list (['cifar10'])", "text was expected"]),
         (SPEC, "schedule: {kind: constant}", "schedule: 0.1", ["key schedule", "a number (0.1)", "a mapping was"]),
         (SPEC, "norm: batch", "norm: layer", ["key norm", "text ('layer')", "one of batch, group was expected"]),
-        (SPEC, "codec: dense", "codec: 3", ["key codec", "a number (3)", "one of dense was expected"]),
+        (SPEC, "codec: dense", "codec: 3", ["key codec", "a number (3)", "one of dense, int8, dgc was expected"]),
         (SPEC, "{method: federated, lr_grid: federated}", "fedavg", ["key runs.e1-federated", "a mapping was"]),
         (SPEC, "defaults:\n", "defaults: 3\nruns: {}\n#", ["not valid YAML"]),
         (PARAMS, "seeds: [1, 2]", "seeds: 3", [f"{PARAMS}, key e1.seeds", "a number (3)", "a list was expected"]),

@@ -46,7 +46,7 @@ class Int8(TensorCodec):
         kind = scalar_type(item.values)
         if not self.affine:
             scale = _scale(max(-item.low, item.high), 127, kind)
-            return _SYMMETRIC, [scale.tobytes(), _quantise(item.values, float(scale), 0)]
+            return _SYMMETRIC, [scale.tobytes(), _quantise(item.values, float(scale), None)]
         low, high = min(item.low, 0.0), max(item.high, 0.0)
         halved = high / 2 - low / 2  # high - low can overflow
         scale = _scale(halved, 127.5, kind)
@@ -81,17 +81,17 @@ def _scale(peak: float, levels: float, kind: np.dtype[Any]) -> np.ndarray:
     return np.nextafter(scale, np.array(math.inf, kind)) if scale < np.finfo(kind).tiny else scale
 
 
-def _quantise(values: Tensor, scale: float, zero: int) -> memoryview:
+def _quantise(values: Tensor, scale: float, zero: int | None) -> memoryview:
     """``round(values / scale) + zero``: on a processor the same, block by block and without new memory."""
     if values.device.type != "cpu":
-        return (values.div(scale).round_() + zero).clamp_(-128, 127).to(torch.int8).cpu().numpy().data
+        return (values.div(scale).round_() + (zero or 0)).clamp_(-128, 127).to(torch.int8).cpu().numpy().data
     given, out = values.numpy(), np.empty(len(values), np.int8)
     buffer, step = np.empty(min(BLOCK, len(given)), given.dtype), given.dtype.type(scale)
     for at in range(0, len(given), BLOCK):
         block = given[at : at + BLOCK]
         levels = np.divide(block, step, out=buffer[: len(block)])
         np.rint(levels, out=levels)
-        if zero:
+        if zero is not None:
             levels += zero
             np.clip(levels, -128, 127, out=levels)  # half a step beyond the last level can round to the next one
         out[at : at + BLOCK] = levels

@@ -1,9 +1,10 @@
-"""Figures and tables from records: every artefact of post e1, by id.
+"""Figures and tables from records: every artefact of the sources that are built, by id.
 
-No artefact is drawn from anything but records, and nothing here trains or imports torch.
+No artefact is drawn from anything but records, and nothing here trains. Importing this package does not import torch;
+drawing e2.table4 and e2.table6 does, for they count the parameters of networks.
 ``figure`` and ``table`` give objects for a notebook; ``render`` writes the files that the page and print use.
 
->>> sorted(ARTEFACTS)
+>>> sorted(name for name, item in ARTEFACTS.items() if item.source == "e1")
 ['e1.extra-convergence', 'e1.extra-grid', 'e1.extra-skew', 'e1.extra-skew-gn', 'e1.fig1', 'e1.table1', 'e1.table2']
 """
 
@@ -16,9 +17,10 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 
+from repro import specs
 from repro.errors import ReproError
 from repro.records import Record, write_atomic
-from repro.report import e1, select, style, tables
+from repro.report import e1, e2, e2_tables, select, style, tables
 from repro.report.tables import Table
 
 __all__ = ["ARTEFACTS", "Artefact", "Table", "figure", "ids", "outputs", "present", "render", "table"]
@@ -37,6 +39,7 @@ class Artefact:
         draw: (records by run, profile) -> Figure or Table.
         title: one line for lists and for the metadata of the files.
         published: False for companions of ours that the source does not have.
+        columns: fields of a spec that the CSV of a figure has besides the usual ones.
     """
 
     source: str
@@ -46,9 +49,10 @@ class Artefact:
     draw: Callable[[select.Groups, str], Figure | Table]
     title: str
     published: bool = True
+    columns: tuple[str, ...] = ()
 
 
-ARTEFACTS: dict[str, Artefact] = {
+_DEFINED: dict[str, Artefact] = {
     "e1.table1": Artefact(
         "e1", "table", "artefact", tables.TABLE_RUNS, tables.table1, "Parameters of the three methods"
     ),
@@ -97,7 +101,69 @@ ARTEFACTS: dict[str, Artefact] = {
         "Held-out accuracy against the learning rate",
         published=False,
     ),
+    "e2.table1": Artefact(
+        "e2",
+        "table",
+        "artefact",
+        e2_tables.METHOD_RUNS + e2_tables.RESNET18_RUNS[:1],
+        e2_tables.table1,
+        "Links, and seconds that a round costs over them",
+    ),
+    "e2.table2": Artefact(
+        "e2", "table", "artefact", e2_tables.METHOD_RUNS, e2_tables.table2, "Parameters of the experiments"
+    ),
+    "e2.fig1": Artefact(
+        "e2",
+        "figure",
+        "artefact",
+        e2.FIG1_RUNS,
+        e2.fig1,
+        "Large batch with compressed gradients: accuracy and learning rate against epochs",
+        columns=e2.COLUMNS,
+    ),
+    "e2.table3": Artefact(
+        "e2", "table", "artefact", e2_tables.TABLE3_RUNS, e2_tables.table3, "Large-batch accuracy after the last epoch"
+    ),
+    "e2.fig2": Artefact(
+        "e2",
+        "figure",
+        "artefact",
+        e2.FIG2_RUNS,
+        e2.fig2,
+        "Federated averaging with quantised deltas: accuracy against epochs",
+        columns=e2.COLUMNS,
+    ),
+    "e2.table4": Artefact(
+        "e2", "table", "artefact", e2_tables.PAYLOAD_RUNS, e2_tables.table4, "Parameters of convolutions and others"
+    ),
+    "e2.table5": Artefact("e2", "table", "artefact", e2_tables.PAYLOAD_RUNS, e2_tables.table5, "Compression rates"),
+    "e2.table6": Artefact(
+        "e2", "table", "artefact", e2_tables.RESNET18_RUNS, e2_tables.table6, "Total data sent to the server"
+    ),
+    "e2.extra-cosine": Artefact(
+        "e2",
+        "figure",
+        "artefact",
+        e2.COSINE_RUNS,
+        e2.cosine,
+        "Reduce on plateau against cosine annealing, with and without DGC",
+        published=False,
+        columns=e2.COLUMNS,
+    ),
+    "e2.extra-weights": Artefact(
+        "e2",
+        "figure",
+        "artefact",
+        e2.WEIGHTS_RUNS,
+        e2.weights,
+        "Quantised weights against quantised gradients",
+        published=False,
+        columns=e2.COLUMNS,
+    ),
 }
+
+#: What can be drawn, by id: the artefacts of the sources that have specs.
+ARTEFACTS = {name: item for name, item in _DEFINED.items() if item.source in specs.SOURCES}
 
 
 def _artefact(artefact_id: str, kind: str | None = None) -> Artefact:
@@ -181,7 +247,7 @@ def render(artefact_id: str, records: Iterable[Record], out_dir: Path, *, profil
     else:
         title = f"{artefact_id}: {artefact.title}"
         content = {kind: style.to_bytes(drawn, kind, title) for kind in ("png", "svg")}
-        content["csv"] = select.csv_text(select.curve_rows(artefact_id, groups))
+        content["csv"] = select.csv_text(select.curve_rows(artefact_id, groups, artefact.columns))
     paths = []
     for name in outputs(artefact_id):
         path = Path(out_dir) / name

@@ -172,8 +172,15 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
-def provenance(artefact: str, record: Record, n: int) -> dict[str, Any]:
-    """The columns with which every row of every CSV begins: where the numbers of the row come from."""
+def provenance(artefact: str, record: Record, n: int, columns: Sequence[str] = ()) -> dict[str, Any]:
+    """The columns with which every row of every CSV begins: where the numbers of the row come from.
+
+    Args:
+        artefact: id.
+        record: of the row.
+        n: seeds of its run.
+        columns: further fields of the spec; of a schedule its kind is given.
+    """
     names = (
         "method",
         "dataset",
@@ -202,10 +209,11 @@ def provenance(artefact: str, record: Record, n: int) -> dict[str, Any]:
         }
         | {name: record.spec.get(name) for name in names}
         | {"base_lr": record.spec.get("lr")}
+        | {name: record.spec["schedule"]["kind"] if name == "schedule" else record.spec.get(name) for name in columns}
     )
 
 
-def curve_rows(artefact: str, groups: Groups) -> list[dict[str, Any]]:
+def curve_rows(artefact: str, groups: Groups, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
     """One CSV row per run, seed and evaluation: its accuracy beside the mean and interval that are drawn."""
     rows = []
     for group in groups.values():
@@ -215,7 +223,7 @@ def curve_rows(artefact: str, groups: Groups) -> list[dict[str, Any]]:
             for i, epoch in enumerate(data.epochs):
                 row = logged.get(float(epoch), {})
                 rows.append(
-                    provenance(artefact, record, len(group))
+                    provenance(artefact, record, len(group), columns)
                     | {"epoch": epoch, "round": row.get("round"), "lr": row.get("lr")}
                     | {"accuracy_percent": values[i], "imputed_chance": int(imputed[i])}
                     | {"mean_percent": data.mean[i], "low_percent": data.low[i], "high_percent": data.high[i]}

@@ -3,7 +3,8 @@
 Each method has one colour, one marker and one line style everywhere. The three colours lie at CIE lightness
 9, 35 and 61, so that they differ in grey print too, stay apart under simulated protanopia, deuteranopia and
 tritanopia, and have at least 3:1 contrast on white (WCAG 2.2, 1.4.11). Arms that vary one thing of a method
-keep its line style and take a shade or a marker of their own.
+keep its line style and take a shade or a marker of their own. What compresses the messages of a method keeps its hue
+and takes shade, marker and line style of its own, because such curves lie on top of each other.
 """
 
 from __future__ import annotations
@@ -74,13 +75,23 @@ _VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 ARMS = {run: replace(METHODS[method], **change) for run, (method, change) in _VARIANTS.items()}
 
+#: Compressed arms and what is compared with them, keyed by run; open markers: cosine schedule.
+COMPRESSED = {
+    "e2-large-batch-gq": Style("#4F93CF", "o", "-"),
+    "e2-large-batch-dgc": Style("#00264D", "D", (0, (1.2, 1.2))),
+    "e2-large-batch-cosine": Style("#4F93CF", "s", (0, (5.0, 1.5)), filled=False),
+    "e2-large-batch-dgc-cosine": Style("#4F93CF", "D", (0, (1.2, 1.2)), filled=False),
+    "e2-large-batch-weights": Style("#00264D", "X", (0, (5.0, 1.2, 1.2, 1.2))),
+    "e2-federated-gq": Style("#8C4A00", "v", "-"),
+}
+
 
 def of(run: str, method: str) -> Style:
     """The style of ``run``: its own where it varies its method, else that of its ``method``.
 
     Runs with GroupNorm look like those with BatchNorm, with which they never share a figure.
     """
-    return ARMS.get(run.removesuffix("-gn"), METHODS[method])
+    return (ARMS | COMPRESSED).get(run.removesuffix("-gn"), METHODS[method])
 
 
 def context() -> Any:
@@ -96,8 +107,9 @@ def new(
     panels: Sequence[str] = ("",),
     legend_rows: int = 1,
     right: float = 0.25,
+    lower: float = 0.0,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure 7.2 inches wide: title, stamp, legends, a row of axes that share the y-axis, notes.
+    """A figure 7.2 inches wide: title, stamp, legends, axes that share the y-axis with their row, notes.
 
     Space for the text is set aside in inches, so that no text covers data.
 
@@ -106,26 +118,39 @@ def new(
         panels: one title per axes; an empty one takes no space.
         legend_rows: rows of the legends that ``legend`` will place above the axes.
         right: margin right of the axes in inches, for ``margin_label``.
+        lower: height in inches of a second row of axes, which share the x-axis with those above; 0: no such row.
+
+    Returns:
+        The figure and its axes, the upper row first.
     """
     width, left, line, plot_height = 7.2, 0.62, 0.142, 3.1
     above = textwrap.wrap(stamp, 104)
     below = [part for note in notes for part in textwrap.wrap(note, 112)]
     top = 0.46 + line * len(above) + 0.19 * legend_rows + (0.24 if any(panels) else 0.0)
     bottom = 0.56 + line * len(below)
-    height = top + plot_height + bottom
+    gap = 0.14 if lower else 0.0
+    height = top + plot_height + gap + lower + bottom
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     grey: dict[str, Any] = {"fontsize": 8, "color": "#444444"}
     figure.text(left / width, 1 - 0.12 / height, title, fontsize=11, fontweight="bold", va="top")
     figure.text(left / width, 1 - 0.36 / height, "\n".join(above), va="top", **grey)
     figure.text(left / width, 0.08 / height, "\n".join(below), va="bottom", **grey)
-    axes = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
-    figure.subplots_adjust(
-        left=left / width, right=1 - right / width, top=1 - top / height, bottom=bottom / height, wspace=0.08
+    heights = [plot_height, lower] if lower else [plot_height]
+    grid = figure.subplots(
+        len(heights), len(panels), sharex="col", sharey="row", squeeze=False, gridspec_kw={"height_ratios": heights}
     )
-    for one, panel in zip(axes, panels, strict=True):
+    figure.subplots_adjust(
+        left=left / width,
+        right=1 - right / width,
+        top=1 - top / height,
+        bottom=bottom / height,
+        wspace=0.08,
+        hspace=gap * len(heights) / sum(heights),
+    )
+    for one, panel in zip(grid[0], panels, strict=True):
         one.set_title(panel, pad=5 + 13.7 * legend_rows)
-    return figure, axes
+    return figure, list(grid.flat)
 
 
 def legend(axes: Axes, handles: Iterable[Line2D], columns: int) -> None:

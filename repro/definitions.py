@@ -1,0 +1,54 @@
+"""Definitions of the sources, read off by running what implements them, so that a changed codec shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import torch
+
+from repro import codecs
+from repro.codecs import dgc
+from repro.errors import ReproError
+from repro.models import sizes
+from repro.randomness import generator
+from repro.traffic import EPOCHS
+
+
+def of_codec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What post 2 says about deep gradient compression, as the codec of a run does it.
+
+    Args:
+        spec: of a run with the codec ``dgc``, as its record holds it.
+
+    Returns:
+        ``sparsified``: which tensors of a ResNet18 arrive with less than all their values; ``sparsity_first`` and
+        ``sparsity_last`` of the warm-up; ``warm_up_epochs`` of the post's training; ``sample_percent``: the sample that
+        the threshold of the largest tensor comes from, rounded to whole percents.
+
+    Raises:
+        ReproError: the run has another codec.
+    """
+    if spec["codec"] != "dgc":
+        raise ReproError(f"run with codec {spec['codec']}: its definition is not in the post; dgc was expected")
+    codec = codecs.DGC(momentum=spec["momentum"])
+    largest = max(torch.Size(shape).numel() for shape in sizes.shapes("resnet18", 10).values())
+    sample = dgc.sampling(largest, Fraction(codec.densities[-1]))[1]
+    return {
+        "sparsified": _sparsified(codec),
+        "sparsity_first": float(1 - codec.densities[0]),
+        "sparsity_last": float(1 - codec.densities[-1]),
+        "warm_up_epochs": round(spec["sparsity_warmup"] * EPOCHS["large_batch"], 6),
+        "sample_percent": round(100 * sample / largest),
+    }
+
+
+def _sparsified(codec: codecs.DGC) -> str:
+    random = generator(0, "definition")
+    shapes = sizes.shapes("resnet18", 10, width=4)
+    sent = {f"gradient of {name}": torch.from_numpy(random.standard_normal(shape)) for name, shape in shapes.items()}
+    received = codec.decode(codec.encode(codec.new_state(), sent))
+    sparse = {tensor.dim() == 4 for tensor, got in zip(sent.values(), received, strict=True) if not (got != 0).all()}
+    dense = {tensor.dim() == 4 for tensor, got in zip(sent.values(), received, strict=True) if torch.equal(tensor, got)}
+    return "convolution weights only" if (sparse, dense) == ({True}, {False}) else "other tensors, too"

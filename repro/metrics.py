@@ -1,0 +1,230 @@
+"""Metrics of one run, read from its record: how accurate it ends, and how long it takes to get there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from repro.errors import ReproError
+from repro.partition import local_steps
+from repro.records import Record
+
+TARGET_AT_FULL_SCALE = 0.80
+"""Target accuracy of post e1, table 2."""
+CENTRAL_AT_FULL_SCALE = 0.9302
+"""What ResNet18 reaches centrally on CIFAR-10: README of github.com/kuangliu/pytorch-cifar."""
+
+
+class Target(NamedTuple):
+    """What sets the accuracy that the runs of a source are timed against.
+
+    Attributes:
+        run: a share of its mean last-epoch accuracy is the target: that of post e1, 0.80 / 0.9302.
+        at_full_scale: the target at the profile ``paper`` where the source gives one (a fraction).
+    """
+
+    run: str
+    at_full_scale: float | None
+
+
+TARGETS = {"e1": Target("e1-central", TARGET_AT_FULL_SCALE), "e2": Target("e2-large-batch", None)}
+
+SCALES: dict[str, Callable[[Mapping[str, Any]], float]] = {
+    "log2_global_batch": lambda spec: math.log2(spec["workers"] * spec["local_batch"]),
+    "log2_local_epochs": lambda spec: math.log2(spec["local_epochs"]),
+}
+"""What a trend can run over, from the spec of a run."""
+
+
+class Measured(NamedTuple):
+    """Metric of one run and seed.
+
+    Attributes:
+        value: in the metric's unit; where the run ended before it got there, the end of the run.
+        reached: whether it got there.
+        step: distance between neighbouring values that the metric can take.
+    """
+
+    value: float
+    reached: bool = True
+    step: float = 0.0
+
+    @property
+    def earliest(self) -> float:
+        """The value; for what was not reached the next evaluation after the last, a lower bound."""
+        return self.value if self.reached else self.value + self.step
+
+
+def tidy(difference: float) -> float:
+    """Without round-off: 0.8 - 0.5 - 0.8 + 0.5 is 0 here, so that equal arms cannot beat each other."""
+    return round(difference, 12) + 0.0
+
+
+def _rows(record: Record) -> list[dict[str, Any]]:
+    if record.kind != "train":
+        raise ReproError(
+            f"record {record.run}.s{record.seed}: kind {record.kind} has no accuracies; a record of kind train was "
+            "expected; name another run"
+        )
+    if not record.rows and record.status == "completed":
+        raise ReproError(
+            f"record {record.run}.s{record.seed}: completed without an evaluation; at least one row was "
+            f"expected; run `python -m repro rerun {record.run}`"
+        )
+    return record.rows
+
+
+def _epoch(row: Mapping[str, Any]) -> float:
+    return round(float(row["epoch"]), 6)
+
+
+# Accuracy ----------------------------------------------------------------------------------------------------
+
+
+def final_top1(record: Record) -> float:
+    """Top-1 accuracy at the last (not the best) evaluation, a fraction; a diverged run counts as chance.
+
+    Raises:
+        ReproError: a completed record holds no evaluation.
+    """
+    rows = _rows(record)
+    return record.chance if record.status == "diverged" else float(rows[-1]["test_top1"])
+
+
+def last_quarter_gain(record: Record) -> float:
+    """Top-1 gained (a fraction) since the last evaluation in the first three quarters of training, chance if none.
+
+    0 for a diverged run: it is not on its way anywhere.
+
+    Raises:
+        ReproError: a completed record holds no evaluation.
+    """
+    if record.status == "diverged":
+        return 0.0
+    rows = _rows(record)
+    early = [float(row["test_top1"]) for row in rows if row["epoch"] <= 0.75 * rows[-1]["epoch"]]
+    return tidy(final_top1(record) - (early[-1] if early else record.chance))
+
+
+def common_epochs(records: Iterable[Record]) -> list[float]:
+    """Epochs at which every completed run was evaluated, ascending; empty if there is none."""
+    grids = [{_epoch(row) for row in record.rows} for record in records if record.status == "completed"]
+    return sorted(set.intersection(*grids)) if grids else []
+
+
+def mean_top1(record: Record, epochs: Sequence[float]) -> float:
+    """Mean of the top-1 accuracy over ``epochs`` (trapezoid rule), a fraction: high if a run converges early.
+
+    Evaluations that a diverged run did not reach count as chance.
+    """
+    curve = {_epoch(row): float(row["test_top1"]) for row in _rows(record)}
+    if record.status == "diverged":
+        curve = dict.fromkeys(epochs, record.chance) | curve
+    heights = [curve[epoch] for epoch in epochs]
+    if len(epochs) == 1:
+        return heights[0]
+    return float(np.trapezoid(heights, epochs) / (epochs[-1] - epochs[0]))
+
+
+# Epochs and rounds until something happens ---------------------------------------------------------------------
+
+
+def target_accuracy(records: Iterable[Record], profile: str, source: str = "e1") -> float:
+    """The accuracy that all arms and seeds of a source and profile are timed against, as a fraction.
+
+    Post e1 (table 2): 0.80 at full scale. At smaller scales the same share of what centralised training reaches
+    there: 0.80 / 0.9302 of the mean last-epoch accuracy of ``e1-central`` over its seeds. Post e2 gives no target;
+    there it is that share of ``e2-large-batch`` at every scale. Pass current records only.
+
+    Raises:
+        ReproError: the source has no target, or ``records`` holds no run, or a diverged one, that sets it.
+    """
+    if source not in TARGETS:
+        raise ReproError(f"no target accuracy is defined for {source}; one of {', '.join(TARGETS)} was expected")
+    run, at_full_scale = TARGETS[source]
+    if profile == "paper" and at_full_scale is not None:
+        return at_full_scale
+    baseline = [r for r in records if r.run == run and r.profile == profile]
+    if lost := [str(r.seed) for r in baseline if r.status == "diverged"]:
+        raise ReproError(
+            f"the target accuracy is undecided: {run} diverged (seed {', '.join(lost)}); a completed run of "
+            "every seed was expected; choose its learning rate again"
+        )
+    if not baseline:
+        raise ReproError(
+            f"no record of {run} at profile {profile}; the target is a share of what it reaches; "
+            f"run `python -m repro run {run} --profile {profile}`"
+        )
+    return TARGET_AT_FULL_SCALE / CENTRAL_AT_FULL_SCALE * float(np.mean([final_top1(r) for r in baseline]))
+
+
+def epochs_to_target(record: Record, target: float) -> tuple[float, bool]:
+    """Epochs until the first evaluation with top-1 >= ``target`` (a fraction), and whether it was reached.
+
+    Where it was not, the number is the last evaluation, to be read as "> N". A diverged run never reaches it:
+    its number is the whole budget of the run.
+    """
+    found = to_target(record, target, "epoch")
+    return found.value, found.reached
+
+
+def rounds_to_target(record: Record, target: float) -> tuple[float, bool]:
+    """As :func:`epochs_to_target`, in communication rounds."""
+    found = to_target(record, target, "round")
+    return found.value, found.reached
+
+
+def epochs_to_first_cut(record: Record) -> tuple[float, bool]:
+    """Epochs until the first evaluation at a learning rate that reduce-on-plateau has cut, and whether it was cut.
+
+    Where it was not, the number is the last evaluation, to be read as "> N". It was observed to have stalled one
+    evaluation earlier.
+
+    Raises:
+        ReproError: the run has another schedule.
+    """
+    found = to_first_cut(record)
+    return found.value, found.reached
+
+
+def to_target(record: Record, target: float, axis: str) -> Measured:
+    """Place on ``axis`` (``epoch`` or ``round``) of the first evaluation with top-1 >= ``target``."""
+    return _first(record, axis, lambda row: bool(row["test_top1"] >= target))
+
+
+def to_first_cut(record: Record) -> Measured:
+    """As :func:`epochs_to_first_cut`."""
+    schedule = record.spec["schedule"]
+    if schedule["kind"] != "plateau":
+        raise ReproError(
+            f"record {record.run}.s{record.seed}: schedule {schedule['kind']}; plateau was expected, "
+            "the only one with cuts that depend on the run; name another run"
+        )
+    uncut = schedule["lr"] * (1 - 1e-9)
+    return _first(record, "epoch", lambda row: bool(row["lr"] < uncut))
+
+
+def _first(record: Record, axis: str, happened: Callable[[Mapping[str, Any]], bool]) -> Measured:
+    rows = [row for row in _rows(record) if row[axis] > 0]
+    places = [round(float(row[axis]), 6) for row in rows]
+    step = float(max(np.diff([0.0, *places]), default=0.0))
+    if record.status == "diverged":
+        # Training is over: the budget is spent and nothing was reached, whatever the run showed before.
+        return Measured(_budget(record)[axis], False, step)
+    for place, row in zip(places, rows, strict=True):
+        if happened(row):
+            return Measured(place, True, step)
+    return Measured(places[-1], False, step)
+
+
+def _budget(record: Record) -> dict[str, float]:
+    """Epochs and rounds that a run was given, from its spec: a diverged run has too few rows to tell."""
+    spec = record.spec
+    largest_shard = math.ceil(spec["train_images"] / spec["workers"])
+    rounds_per_epoch: float = local_steps(largest_shard, spec["local_batch"])
+    if spec["method"] == "federated":
+        rounds_per_epoch = 1 / spec["local_epochs"]
+    return {"epoch": float(spec["epochs"]), "round": float(round(spec["epochs"] * rounds_per_epoch))}

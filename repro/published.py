@@ -1,0 +1,287 @@
+"""What the sources publish (``data/published.yaml``) and leave open (``data/ledger.yaml``), read and validated."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from repro.errors import ReproError
+from repro.metrics import SCALES
+from repro.traffic import CODECS
+
+TO_TARGET = ("epochs_to_target", "rounds_to_target")
+ACCURACIES = ("final_top1", "mean_top1")
+OF_PAYLOADS = ("compression_rate", "saved_by_zip")
+"""Metrics of one codec in a run of payloads; their arms are ``run codec``, as in ``e2-payloads-resnet18-10 int8``."""
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A table, figure, equation or method that the package regenerates; ``published`` None: it is lost."""
+
+    id: str
+    source: str
+    kind: str
+    place: str
+    says: str
+    published: Any
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A checkable statement of a source.
+
+    Attributes:
+        place: section, paragraph, table or figure of the source.
+        says: the statement in our words.
+        published: the relation in words, or the published numbers as data.
+        artefact: id of the artefact, or of our companion figure (``e1.extra-...``), that shows it, or None.
+        judge: ``{"why": text, "parts": [...]}`` as :func:`load_published` validated it; None: not judged yet.
+    """
+
+    id: str
+    source: str
+    kind: str
+    place: str
+    says: str
+    published: Any
+    artefact: str | None
+    judge: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A place where a source is unclear: what we chose, why, and what the other choice gives."""
+
+    id: str
+    source: str
+    unclear: str
+    chosen: str
+    why: str
+    other_choice: str
+
+
+class Published(NamedTuple):
+    """Contents of ``data/published.yaml``."""
+
+    artefacts: list[Artefact]
+    statements: list[Statement]
+
+
+class _Field(NamedTuple):
+    expected: str
+    accepts: Callable[[Any], bool]
+
+
+def _one_of(*words: str) -> _Field:
+    return _Field("one of " + ", ".join(words), lambda v: isinstance(v, str) and v in words)
+
+
+def is_number(v: Any) -> bool:
+    """Whether ``v`` is a finite number; true and false are none."""
+    return isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
+
+
+def _is_contrast(v: Any) -> bool:
+    return isinstance(v, dict) and bool(v) and all(isinstance(k, str) and is_number(w) for k, w in v.items())
+
+
+_TEXT = _Field("a non-empty text", lambda v: isinstance(v, str) and bool(v.strip()))
+_TEXT_OR_NULL = _Field("a text or null", lambda v: v is None or (isinstance(v, str) and bool(v.strip())))
+_DATA = _Field(
+    "a text, a number, a mapping, a list or null",
+    lambda v: v is None or isinstance(v, str | dict | list) or is_number(v),
+)
+_NUMBER = _Field("a number", is_number)
+_POSITIVE = _Field("a positive number", lambda v: is_number(v) and v > 0)
+_ITEMS = _Field(
+    "a non-empty list of mappings",
+    lambda v: isinstance(v, list) and bool(v) and all(isinstance(i, dict) for i in v),
+)
+_CONTRAST = _Field("a mapping from run ids to weights", _is_contrast)
+_PAIR = _Field(
+    "a mapping with one run of weight 1 and one of weight -1",
+    lambda v: _is_contrast(v) and sorted(v.values()) == [-1, 1],
+)
+_RUNS = _Field(
+    "a list of at least two run ids",
+    lambda v: isinstance(v, list) and len(v) > 1 and all(isinstance(i, str) for i in v),
+)
+_METHODS = _Field(
+    f"{' and '.join(CODECS)} with the weights 1 and -1",
+    lambda v: _PAIR.accepts(v) and set(v) == set(CODECS),
+)
+_PAYLOAD_ARMS = _Field(
+    "a mapping from a run and a codec, as in 'e2-payloads-resnet18-10 int8', to weights",
+    lambda v: _is_contrast(v) and all(len(arm.split()) == 2 for arm in v),
+)
+_JUDGE_OR_NONE = _Field("a mapping with why and parts", lambda v: isinstance(v, dict))
+_SOURCE = _one_of("e1", "e2", "e3", "lb")
+
+_ARTEFACT = {
+    "id": _TEXT,
+    "source": _SOURCE,
+    "kind": _one_of("table", "figure", "equation", "method"),
+    "place": _TEXT,
+    "says": _TEXT,
+    "published": _DATA,
+}
+_STATEMENT = _ARTEFACT | {
+    "kind": _one_of("value", "order", "equivalence", "ratio", "trend", "bound", "law", "definition"),
+    "artefact": _TEXT_OR_NULL,
+}
+_CHOICE = {
+    "id": _TEXT,
+    "source": _SOURCE,
+    "unclear": _TEXT,
+    "chosen": _TEXT,
+    "why": _TEXT,
+    "other_choice": _TEXT,
+}
+_JUDGE = {"why": _TEXT, "parts": _ITEMS}
+_ACCURACY = {"metric": _one_of(*ACCURACIES), "contrast": _CONTRAST}
+_PARTS = {
+    "order": {"metric": _one_of(*ACCURACIES, "best_lr"), "contrast": _CONTRAST},
+    "ratio": {"metric": _one_of(*TO_TARGET, "epochs_to_first_cut", "compression_rate"), "contrast": _PAIR},
+    "equivalence": _ACCURACY | {"margin": _POSITIVE},
+    "value": {
+        "metric": _one_of(*ACCURACIES, *OF_PAYLOADS),
+        "contrast": _CONTRAST,
+        "published": _NUMBER,
+        "tolerance": _POSITIVE,
+    },
+    "factor": {
+        "metric": _one_of("total_sent"),
+        "payloads": _TEXT,
+        "contrast": _METHODS,
+        "published": _POSITIVE,
+        "tolerance": _POSITIVE,
+    },
+    "bound": _ACCURACY | {"at_most": _NUMBER},
+    "trend": {
+        "metric": _one_of(*ACCURACIES),
+        "runs": _RUNS,
+        "against": _one_of(*SCALES),
+        "direction": _one_of("rising", "falling"),
+    },
+    "law": {"run": _TEXT, "checks": _ITEMS},
+    "definition": {"run": _TEXT},
+}
+_OPTIONAL = {
+    # Arms that must end above the accuracy floor, each of them, for the part to be decided; least difference.
+    "order": {"above_floor": _RUNS, "by_more_than": _POSITIVE},
+    "ratio": {"at_least": _POSITIVE},  # least ratio
+}
+_CHECK = {"number": _TEXT, "called": _TEXT, "is": _one_of("at most", "above"), "limit": _TEXT, "times": _POSITIVE}
+_NONE: dict[str, _Field] = {}
+
+
+def _check(
+    where: str, item: Mapping[str, Any], fields: Mapping[str, _Field], optional: Mapping[str, _Field] = _NONE
+) -> None:
+    for key in fields:
+        if key not in item:
+            raise ReproError(f"{where}: key '{key}' is missing; {fields[key].expected} was expected; add it")
+    for key, wanted in {**fields, **optional}.items():
+        if key in item and not wanted.accepts(item[key]):
+            raise ReproError(f"{where}: key '{key}' is {item[key]!r}; {wanted.expected} was expected; correct it")
+    for key in item:
+        if key not in fields and key not in optional:
+            known = ", ".join([*fields, *optional])
+            raise ReproError(f"{where}: key '{key}' is not known; one of {known} was expected; correct or remove it")
+
+
+def _sections(path: Path, *names: str) -> list[list[dict[str, Any]]]:
+    """The named top-level lists of a YAML file; the ``id`` of their items is unique in the file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ReproError(
+            f"{path}: no such file; it is part of the repository; restore it with `git checkout -- {path}`"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" near line {mark.line + 1}" if mark else ""
+        raise ReproError(f"{path}: not readable as YAML{line}; a mapping was expected; correct the file") from error
+    if not isinstance(content, dict):
+        raise ReproError(
+            f"{path}: holds {type(content).__name__}; a mapping with {', '.join(names)} was expected; mend it"
+        )
+    _check(str(path), content, {name: _ITEMS for name in names})
+    ids = Counter(str(item.get("id")) for name in names for item in content[name])
+    if twice := [key for key, count in ids.items() if count > 1]:
+        raise ReproError(f"{path}: key 'id' is {twice[0]!r} more than once; unique ids were expected; rename one")
+    return [content[name] for name in names]
+
+
+def load_published(root: Path = Path()) -> Published:
+    """Read and validate ``data/published.yaml``.
+
+    Raises:
+        ReproError: the file is missing or malformed; the line names file, entry, key and what was expected.
+    """
+    path = root / "data/published.yaml"
+    artefacts, statements = _sections(path, "artefacts", "statements")
+    for item in artefacts:
+        _check(f"{path}: {item.get('id')}", item, _ARTEFACT)
+    known = _Field(
+        "the id of an artefact, a companion of ours (<source>.extra-...) or null",
+        lambda v: v is None or any(v == a["id"] for a in artefacts) or (isinstance(v, str) and ".extra-" in v),
+    )
+    for item in statements:
+        where = f"{path}: {item.get('id')}"
+        _check(where, item, _STATEMENT | {"artefact": known}, {"judge": _JUDGE_OR_NONE})
+        if "judge" in item:
+            _check_judge(where, item["judge"])
+    for item in [*artefacts, *statements]:
+        if not item["id"].startswith(item["source"] + "."):
+            raise ReproError(
+                f"{path}: {item['id']}: key 'source' is {item['source']!r}; what the id starts "
+                "with was expected; correct one of them"
+            )
+    return Published([Artefact(**item) for item in artefacts], [Statement(**item) for item in statements])
+
+
+def _check_judge(where: str, judge: Mapping[str, Any]) -> None:
+    _check(f"{where}: judge", judge, _JUDGE)
+    for i, part in enumerate(judge["parts"], start=1):
+        here = f"{where}: judge part {i}"
+        rule = str(part.get("rule"))
+        fields = {"rule": _one_of(*_PARTS)} | _PARTS.get(rule, {})
+        _check(here, part, fields, _OPTIONAL.get(rule, {}))
+        if part.get("metric") in OF_PAYLOADS:
+            _check(here, part, fields | {"contrast": _PAYLOAD_ARMS}, _OPTIONAL.get(rule, {}))
+        for check in part.get("checks", []):
+            _check(f"{here}: check", check, _CHECK)
+
+
+def load_ledger(root: Path = Path()) -> list[Choice]:
+    """Read and validate ``data/ledger.yaml``: what the sources leave open, and what was chosen.
+
+    Raises:
+        ReproError: the file is missing or malformed; the line names file, entry, key and what was expected.
+    """
+    path = root / "data/ledger.yaml"
+    (choices,) = _sections(path, "choices")
+    for item in choices:
+        _check(f"{path}: {item.get('id')}", item, _CHOICE)
+    return [Choice(**item) for item in choices]
+
+
+def runs_named(statement: Statement) -> list[str]:
+    """Ids of the runs, and of the arms of a learning-rate grid, that the rule of ``statement`` names."""
+    return [run for part in (statement.judge or {}).get("parts", []) for run in runs_of(part)]
+
+
+def runs_of(part: Mapping[str, Any]) -> list[str]:
+    """The same for one part of a rule; an arm of payloads names its run."""
+    for key in ("run", "payloads"):
+        if key in part:
+            return [part[key]]
+    return list(dict.fromkeys(arm.split()[0] for arm in part.get("contrast", part.get("runs", []))))

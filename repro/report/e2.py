@@ -1,0 +1,162 @@
+"""Figures of post e2: what compressed messages cost in accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
+
+from repro.records import Record
+from repro.report import e1, select, style
+from repro.words import label
+
+BASELINE, GQ, DGC = "e2-large-batch", "e2-large-batch-gq", "e2-large-batch-dgc"
+COSINE, DGC_COSINE, WEIGHTS = "e2-large-batch-cosine", "e2-large-batch-dgc-cosine", "e2-large-batch-weights"
+FEDERATED, FEDERATED_GQ = "e2-federated", "e2-federated-gq"
+
+FIG1_RUNS = (BASELINE, GQ, DGC)
+COSINE_RUNS = (BASELINE, COSINE, DGC, DGC_COSINE)
+FIG2_RUNS = (FEDERATED, FEDERATED_GQ)
+WEIGHTS_RUNS = (BASELINE, GQ, WEIGHTS)
+
+#: Fields of a spec in which the runs of this post differ; columns of its CSV files.
+COLUMNS = ("codec", "quantised_weights", "momentum", "schedule")
+
+
+def _curves(axes: Axes, groups: select.Groups, labels: Mapping[str, str]) -> list[Line2D]:
+    """Mean and band of each run; the first one lies on top, since compressed ones hide behind it otherwise."""
+    drawn = {run: e1._draw_curve(axes, groups[run], labels[run], 2 * i) for i, run in reversed(list(enumerate(labels)))}
+    return [drawn[run] for run in labels]
+
+
+def _rates(axes: Axes, groups: select.Groups, runs: Sequence[str]) -> None:
+    """The learning rate of each seed; a logged rate is that of the epochs since the evaluation before."""
+    for run in reversed(runs):
+        for record in groups[run]:
+            epochs, rates = ([row[name] for row in record.rows] for name in ("epoch", "lr"))
+            look = style.of(run, record.spec["method"])
+            axes.plot([0, *epochs], [*rates[:1], *rates], color=look.colour, linestyle=look.line, linewidth=1.3,
+                      drawstyle="steps-pre", zorder=3)  # fmt: skip
+
+
+def _below(upper: Axes, lower: Axes) -> None:
+    """Give the lower of two axes the x-label."""
+    lower.set_xlabel(upper.get_xlabel())
+    upper.set_xlabel("")
+
+
+def _rate_axis(figure: Figure, lower: Sequence[Axes]) -> None:
+    """A log axis for learning rates; at the end of a cosine they fall below it."""
+    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for axes in lower for line in axes.lines])
+    lower[0].set_yscale("log")
+    lower[0].set_ylim(drawn[drawn > 1e-5 * drawn.max()].min() / 2, 2 * drawn.max())
+    lower[0].yaxis.set_minor_locator(NullLocator())
+    lower[0].set_ylabel("learning rate (no unit)", fontsize=8)
+    figure.align_ylabels()
+
+
+def first_cut(record: Record) -> float | None:
+    """Epochs after which the learning rate was first reduced, or None."""
+    for before, after in zip(record.rows, record.rows[1:], strict=False):
+        if after["lr"] < before["lr"]:
+            return float(before["epoch"])
+    return None
+
+
+def _cuts(groups: select.Groups, runs: Sequence[str]) -> str:
+    """Note on the first cut of each seed."""
+    parts = []
+    for run in runs:
+        cuts = [first_cut(record) for record in groups[run]]
+        parts.append(f"{label(run)} {', '.join('never' if cut is None else f'{cut:g}' for cut in cuts)}")
+    return f"First cut of the learning rate after epoch (seed by seed): {'; '.join(parts)}."
+
+
+def fig1(groups: select.Groups, profile: str) -> Figure:
+    """Test accuracy and learning rate of large-batch training: uncompressed, GQ and DGC (e2.c4, e2.c11)."""
+    figure, (upper, lower) = style.new(
+        "e2.fig1  Large batch with compressed gradients",
+        select.stamp(groups),
+        [f"{e1.BAND} Below: learning rate, a line a seed.", _cuts(groups, FIG1_RUNS), *select.gaps(groups)],
+        lower=1.3,
+    )
+    lines = _curves(upper, groups, {run: label(run) for run in FIG1_RUNS})
+    _rates(lower, groups, FIG1_RUNS)
+    e1._scale([upper], groups)
+    _below(upper, lower)
+    _rate_axis(figure, [lower])
+    style.legend(upper, lines, 3)
+    return figure
+
+
+def cosine(groups: select.Groups, profile: str) -> Figure:
+    """Reduce on plateau against cosine annealing, uncompressed and with DGC (e2.c5)."""
+    pairs = ((BASELINE, COSINE), (DGC, DGC_COSINE))
+    change = "Above the panels: last epoch, cosine minus plateau, paired by seed, with its 95 % interval."
+    figure, axes = style.new(
+        "e2.extra-cosine  Learning-rate schedules with and without DGC",
+        select.stamp(groups),
+        [f"{e1.BAND} Below: learning rate, a line a seed. {e1.OURS}", change, *select.gaps(groups)],
+        panels=[f"{label(run)}: {e1._change(groups[run], groups[other])}" for run, other in pairs],
+        lower=1.3,
+    )
+    upper, lower = axes[:2], axes[2:]
+    for above, below, pair in zip(upper, lower, pairs, strict=True):
+        lines = _curves(above, groups, {run: str(select.setting(groups[run], "schedule")["kind"]) for run in pair})
+        _rates(below, groups, pair)
+        style.legend(above, lines, 2)
+    e1._scale(upper, groups)
+    for above, below in zip(upper, lower, strict=True):
+        _below(above, below)
+    _rate_axis(figure, lower)
+    return figure
+
+
+def fig2(groups: select.Groups, profile: str) -> Figure:
+    """Federated averaging with and without quantised model deltas, and their difference (e2.c6)."""
+    notes = [f"{e1.BAND} Below: GQ minus uncompressed, paired by seed.", *select.gaps(groups)]
+    figure, (upper, lower) = style.new(
+        "e2.fig2  Federated averaging with quantised deltas",
+        select.stamp(groups),
+        notes,
+        right=0.72 if profile == "paper" else 0.25,
+        lower=1.3,
+    )
+    lines = _curves(upper, groups, {run: label(run) for run in FIG2_RUNS})
+    plain, quantised = (select.curve(groups[run]) for run in FIG2_RUNS)
+    paired = [seed for seed in plain.seeds if seed in quantised.seeds]
+    if paired:
+        first, second = ([data.seeds.index(seed) for seed in paired] for data in (plain, quantised))
+        gaps = quantised.values[second] - plain.values[first]
+        mean, low, high = np.array([select.interval(column) for column in gaps.T]).T
+        look = style.of(FEDERATED_GQ, "federated")
+        lower.plot(plain.epochs, mean, color=look.colour, linestyle=look.line, zorder=3)
+        lower.fill_between(plain.epochs, low, high, color=look.colour, alpha=0.16, linewidth=0)
+    lower.axhline(0, color="#555555", linewidth=1.0, zorder=2)
+    if profile == "paper":
+        upper.axhline(90, color="#555555", linewidth=1.0, linestyle=(0, (1, 2)), zorder=2)
+        style.margin_label(upper, 90, "post\n90 %")
+    e1._scale([upper], groups)
+    _below(upper, lower)
+    lower.set_ylabel("difference (points)", fontsize=8)
+    figure.align_ylabels()
+    style.legend(upper, lines, 2)
+    return figure
+
+
+def weights(groups: select.Groups, profile: str) -> Figure:
+    """Weights kept in int8 during training against quantised gradients (e2.c3)."""
+    figure, (axes,) = style.new(
+        "e2.extra-weights  Quantised weights against quantised gradients",
+        select.stamp(groups),
+        [f"{e1.BAND} {e1.OURS}", "Weights: after every step the model itself is rounded to int8, tensor by tensor.",
+         *select.gaps(groups)],
+    )  # fmt: skip
+    lines = _curves(axes, groups, {run: label(run) for run in WEIGHTS_RUNS})
+    e1._scale([axes], groups)
+    style.legend(axes, lines, 3)
+    return figure

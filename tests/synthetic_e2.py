@@ -1,0 +1,192 @@
+"""Synthetic records of post e2 for tests of what reads records: smooth curves and made-up messages, no training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from synthetic import hash_name
+
+from repro.records import Record
+
+#: run -> (codec, schedule, int8 weights, final accuracy, epochs to 63 % of it, epochs of the learning rate's cuts)
+ARMS: dict[str, tuple[str, str, bool, float, float, tuple[int, ...]]] = {
+    "e2-large-batch": ("dense", "plateau", False, 0.55, 3.0, (9, 15)),
+    "e2-large-batch-gq": ("int8", "plateau", False, 0.548, 3.0, (10, 15)),
+    "e2-large-batch-dgc": ("dgc", "plateau", False, 0.51, 4.5, (16,)),
+    "e2-large-batch-cosine": ("dense", "cosine", False, 0.56, 3.5, ()),
+    "e2-large-batch-dgc-cosine": ("dgc", "cosine", False, 0.55, 4.5, ()),
+    "e2-large-batch-weights": ("dense", "plateau", True, 0.3, 5.0, (12,)),
+    "e2-federated": ("dense", "plateau", False, 0.5, 8.0, (25,)),
+    "e2-federated-gq": ("int8", "plateau", False, 0.499, 8.0, (24,)),
+}
+PARAMETERS = 702_000
+BYTES = {"dense": 4 * PARAMETERS, "int8": PARAMETERS + 20_000, "dgc": 40_000}
+LR = 0.1
+
+#: (network, classes) -> parameters of convolutions, and others
+NETWORKS = {
+    ("resnet18", 10): (11_159_232, 14_730),
+    ("resnet18", 1000): (11_159_232, 522_600),
+    ("resnet50", 10): (23_447_232, 73_610),
+    ("resnet50", 1000): (23_447_232, 2_102_120),
+}
+STEPS = (1, 8, 24)
+CODECS = ("dense", "int8", "int8-affine", "int8+zip", "dgc", "dgc+zip", "top-k", "qsgd", "terngrad", "1-bit")
+
+
+def _spec(run: str, profile: str, **changes: Any) -> dict[str, Any]:
+    spec = {
+        "run": run,
+        "source": "e2",
+        "group": "artefact",
+        "kind": "train",
+        "profile": profile,
+        "dataset": "cifar10",
+        "train_images": 4000,
+        "test_images": 2000,
+        "image_size": 16,
+        "evaluate_on": "test",
+        "evaluate_every": 1,
+        "model": "resnet18",
+        "width": 16,
+        "norm": "batch",
+        "workers": 3,
+        "partition": "iid",
+        "labels_per_client": None,
+        "dirichlet_alpha": None,
+        "local_batch": 32,
+        "local_epochs": 1,
+        "lr": LR,
+        "lr_grid": None,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "augment": True,
+        "precision": "bf16",
+        "buffers": "average",
+        "codec": "dense",
+        "expects_divergence": False,
+    }
+    return spec | changes
+
+
+def _record(run: str, seed: int, spec: dict[str, Any], rows: list[dict[str, Any]]) -> Record:
+    return Record(
+        run=run,
+        source="e2",
+        group="artefact",
+        kind=spec["kind"],
+        profile=spec["profile"],
+        seed=seed,
+        spec=spec,
+        data={"name": "cifar10", "sha256": "0" * 64, "classes": 10, "reduced": None},
+        fingerprint=f"{hash_name(run) + seed:016x}",
+        status="completed",
+        rows=rows,
+    )
+
+
+def _trained(run: str, seed: int, profile: str) -> Record:
+    codec, kind, quantised, final, pace, cuts = ARMS[run]
+    rng = np.random.default_rng([seed, *run.encode()])
+    federated = "federated" in run
+    epochs, per_epoch = (30, 1) if federated else (20, 42)
+    plateau = {"kind": "plateau", "lr": LR, "factor": 0.1, "patience": 2}
+    spec = _spec(
+        run,
+        profile,
+        method="federated" if federated else "large_batch",
+        epochs=epochs,
+        momentum=0.0 if federated else 0.9,
+        codec=codec,
+        schedule={"kind": "cosine", "lr": LR, "epochs": epochs} if kind == "cosine" else plateau,
+        **({"quantised_weights": True} if quantised else {}),
+        **({"sparsity_warmup": 0.04} if codec == "dgc" else {}),
+    )
+    final += 0.006 * rng.standard_normal()
+    cuts = tuple(cut + seed % 2 for cut in cuts)
+    rows = []
+    for epoch in range(1, epochs + 1):
+        accuracy = 0.1 + (final - 0.1) * (1 - math.exp(-epoch / pace)) + 0.004 * rng.standard_normal()
+        cosine = LR * (1 + math.cos(math.pi * (epoch - 1 / per_epoch) / epochs)) / 2
+        lr = cosine if kind == "cosine" else LR * 0.1 ** sum(cut < epoch for cut in cuts)
+        rounds = epoch * per_epoch
+        rows.append(
+            {
+                "epoch": float(epoch),
+                "round": rounds,
+                "lr": lr,
+                "train_loss": 2.3 * math.exp(-epoch / 9),
+                "train_top1": accuracy,
+                "test_loss": 2.3 * math.exp(-epoch / 11),
+                "test_top1": accuracy,
+                "test_top5": min(1.0, accuracy + 0.3),
+                "bytes_up": rounds * 3 * BYTES[codec],
+                "bytes_down": rounds * 3 * BYTES["int8" if quantised else "dense"],
+            }
+        )
+    return _record(run, seed, spec, rows)
+
+
+def _payloads(model: str, classes: int, seed: int, profile: str) -> Record:
+    run = f"e2-payloads-{model}-{classes}"
+    spec = _spec(
+        run,
+        profile,
+        kind="payloads",
+        method="central",
+        model=model,
+        classes=classes,
+        workers=1,
+        train_images=1024,
+        test_images=1,
+        image_size=32,
+        width=64,
+        epochs=1,
+        schedule={"kind": "constant", "lr": 0.05},
+        lr=0.05,
+        measured_steps=list(STEPS),
+        **({"once": True} if model == "resnet50" else {}),
+    )
+    conv, other = NETWORKS[model, classes]
+    rng = np.random.default_rng([seed, *run.encode()])
+    rows = []
+    for step in STEPS:
+        zipped = 0.65 + 0.05 * rng.standard_normal()
+        sizes = {
+            "dense": 4 * (conv + other) + 1200,
+            "int8": conv + other + 1400,
+            "int8-affine": conv + other + 1500,
+            "int8+zip": int(zipped * (conv + other)),
+            "dgc": int(5.9 * 0.001 * conv + 4 * other + 1400),
+            "dgc+zip": int(5.5 * 0.001 * conv + 3.7 * other + 1500),
+            "top-k": int(5.9 * 0.001 * conv + 4 * other + 1300),
+            "qsgd": int(0.35 * (conv + other)),
+            "terngrad": (conv + other) // 4 + 1500,
+            "1-bit": (conv + other) // 8 + 2000,
+        }
+        rows += [{"step": step, "codec": c, "bytes": sizes[c], "dense_bytes": sizes["dense"]} for c in CODECS]
+    return _record(run, seed, spec, rows)
+
+
+def e2_records(
+    seeds: Collection[int] = (1, 2, 3),
+    profile: str = "laptop",
+    diverged: Collection[tuple[str, int]] = (),
+    missing: Collection[tuple[str, int]] = (),
+) -> list[Record]:
+    """One record per run and seed, payload runs of ResNet50 with the first seed only; ``diverged`` ones stop early."""
+    records = [_trained(run, seed, profile) for run in ARMS for seed in seeds]
+    for model, classes in NETWORKS:
+        once = list(seeds)[:1] if model == "resnet50" else seeds
+        records += [_payloads(model, classes, seed, profile) for seed in once]
+    records = [r for r in records if (r.run, r.seed) not in missing]
+    return [
+        replace(r, status="diverged", reason="loss is not finite", rows=r.rows[:3])
+        if (r.run, r.seed) in diverged
+        else r
+        for r in records
+    ]

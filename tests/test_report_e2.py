@@ -1,0 +1,568 @@
+"""Laws of post 2's figures and tables: every byte counted from a record, every extrapolation named."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import io
+import itertools
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from synthetic_e2 import ARMS, NETWORKS, STEPS, e2_records
+
+from repro import codecs, payloads, report, specs
+from repro.codecs import dgc
+from repro.codecs.message import convolutions
+from repro.errors import ReproError
+from repro.records import Record
+from repro.report import e2, e2_tables, select, style
+from repro.words import label
+
+ROOT = Path(__file__).parent.parent
+IDS = [name for name, item in report._DEFINED.items() if item.source == "e2"]
+FIGURES = [name for name in IDS if report._DEFINED[name].kind == "figure"]
+TABLES = [name for name in IDS if report._DEFINED[name].kind == "table"]
+LINKS = {"slow mobile": {"down": 4, "up": 2}, "DSL": {"down": 16, "up": 8}, "fibre": {"down": 1000, "up": 500}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A working folder with link classes, whether or not the post is among the sources yet."""
+    root = tmp_path_factory.mktemp("root")
+    (root / "pipelines").mkdir()
+    (root / "pipelines/e2.yaml").write_text(yaml.safe_dump({"links": LINKS}, sort_keys=False))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "ARTEFACTS", report._DEFINED)
+        patch.chdir(root)
+        yield root
+
+
+@pytest.fixture(scope="module")
+def rendered(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("figures")
+    for name in IDS:
+        report.render(name, e2_records(), out, profile="laptop")
+    return out
+
+
+def texts(figure: Figure) -> str:
+    return "\n".join(text.get_text() for text in figure.findobj(Text))
+
+
+def read_csv(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def group_of(run: str, records: list[Record] | None = None) -> list[Record]:
+    return [r for r in records or e2_records() if r.run == run]
+
+
+def with_bytes(records: list[Record], codec: str, size: Any) -> list[Record]:
+    """Payload records whose messages of ``codec`` have ``size(parameters of convolutions, others)`` bytes."""
+    changed = []
+    for record in records:
+        if record.kind == "payloads":
+            length = int(size(*NETWORKS[record.spec["model"], record.spec["classes"]]))
+            rows = [row | {"bytes": length} if row["codec"] == codec else row for row in record.rows]
+            record = replace(record, rows=rows)
+        changed.append(record)
+    return changed
+
+
+# All artefacts ----------------------------------------------------------
+
+
+def test_the_post_has_all_its_artefacts() -> None:
+    published = {f"e2.table{i}" for i in range(1, 7)} | {"e2.fig1", "e2.fig2"}
+    assert {name for name in IDS if report._DEFINED[name].published} == published
+    assert {name for name in IDS if not report._DEFINED[name].published} == {"e2.extra-cosine", "e2.extra-weights"}
+
+
+def test_what_can_be_drawn_belongs_to_a_source_with_specs() -> None:
+    drawable = {name: item for name, item in report._DEFINED.items() if item.source in specs.SOURCES}
+    code = "from repro import report; print(*report.ARTEFACTS)"
+    found = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True).stdout
+    assert found.split() == list(drawable)
+
+
+def test_synthetic_records_have_the_form_of_real_ones() -> None:
+    known = {field.name for field in fields(specs.Spec)} | {"lr"}
+    assert all(set(record.spec) <= known for record in e2_records())
+    measured = {row["codec"] for record in e2_records() for row in record.rows if record.kind == "payloads"}
+    assert measured == set(payloads.CODECS) == set(e2_tables.CODECS)
+    planned = yaml.safe_load((ROOT / "pipelines/e2.yaml").read_text())["runs"]
+    assert {record.run for record in e2_records()} == set(planned)
+
+
+def test_every_run_is_shown_somewhere() -> None:
+    shown = {run for name in IDS for run in report._DEFINED[name].runs}
+    assert shown == {record.run for record in e2_records()}
+
+
+def test_render_writes_the_named_files_and_no_other(rendered: Path) -> None:
+    assert {path.name for path in rendered.iterdir()} == {file for name in IDS for file in report.outputs(name)}
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_the_same_records_in_any_order_give_the_same_bytes(name: str, rendered: Path, tmp_path: Path) -> None:
+    for path in report.render(name, reversed(e2_records()), tmp_path, profile="laptop"):
+        assert path.read_bytes() == (rendered / path.name).read_bytes()
+
+
+def test_another_process_gives_the_same_bytes_and_torch_is_only_there_to_count_parameters(
+    built: Path, rendered: Path, tmp_path: Path
+) -> None:
+    counting = {"e2.table4", "e2.table6"}
+    code = (
+        "import sys; from pathlib import Path; from synthetic_e2 import e2_records; from repro import report\n"
+        "report.ARTEFACTS = report._DEFINED\n"
+        "for name in sys.argv[2:]: report.render(name, e2_records(), Path(sys.argv[1]), profile='laptop')\n"
+        "assert 'torch' not in sys.modules"
+    )
+    env = {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}", "PYTHONHASHSEED": "7", "HOME": str(tmp_path)}
+    names = [name for name in IDS if name not in counting]
+    subprocess.run([sys.executable, "-c", code, tmp_path / "out", *names], check=True, env=env, cwd=built)
+    for path in (tmp_path / "out").iterdir():
+        assert path.read_bytes() == (rendered / path.name).read_bytes()
+
+
+def test_images_hold_no_date_version_or_path(rendered: Path) -> None:
+    for path in rendered.glob("*.*g"):
+        content = path.read_bytes()
+        assert b"dc:date" not in content
+        assert b"Matplotlib v" not in content
+        assert not re.search(rb"/(home|root|tmp|work)/", content)
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_a_run_without_a_record_is_one_line_that_says_what_to_do(name: str) -> None:
+    run = report._DEFINED[name].runs[-1]
+    draw = report.figure if name in FIGURES else report.table
+    with pytest.raises(ReproError, match=f"no record of run {run}; at least one seed was expected") as error:
+        draw(name, [record for record in e2_records() if record.run != run])
+    assert "\n" not in str(error.value)
+
+
+# Figures ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_reduced_profile_says_so_on_the_face(name: str) -> None:
+    stamp = "laptop profile: 4\u202f000 images at 16 × 16 px, width 16, n = 3 seeds – not the published scale"
+    assert stamp in texts(report.figure(name, e2_records()))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_text_leaves_the_figure_and_no_legend_covers_data(name: str) -> None:
+    figure = report.figure(name, e2_records())
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    figure.draw(renderer)
+    for text in figure.findobj(Text):
+        if text.get_visible() and text.get_text():
+            box = text.get_window_extent(renderer)
+            inside = figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+            assert inside or text.get_text() in {label.get_text() for axes in figure.axes for label in ticks(axes)}
+            assert figure.bbox.y0 <= box.y0, text.get_text()
+            assert box.y1 <= figure.bbox.y1, text.get_text()
+    boxes = [axes.get_window_extent(renderer) for axes in figure.axes]
+    legends = [axes.get_legend() for axes in figure.axes]
+    for legend, box in itertools.product([one for one in legends if one is not None], boxes):
+        assert not legend.get_window_extent(renderer).overlaps(box)
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
+
+
+def ticks(axes: Any) -> list[Text]:
+    return [*axes.get_xticklabels(), *axes.get_yticklabels()]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_axes_are_labelled_with_units(name: str) -> None:
+    axes = report.figure(name, e2_records()).axes
+    left = [one.get_ylabel() for one in axes if one.get_ylabel()]
+    assert left[0] == "test accuracy, top-1 (%)"
+    assert all(re.search(r"\((no unit|points)\)", text) for text in left[1:])
+    assert [one.get_xlabel() for one in axes if one.get_xlabel()] == ["epochs (passes over the training data)"] * (
+        2 if name == "e2.extra-cosine" else 1
+    )
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_csv_says_codec_and_schedule_and_holds_every_rate(name: str, rendered: Path) -> None:
+    rows = read_csv((rendered / f"{name}.csv").read_text())
+    records = {(r.run, str(r.seed)): r for r in e2_records()}
+    for row in rows:
+        codec, schedule, quantised, *_ = ARMS[row["run"]]
+        assert (row["codec"], row["schedule"]) == (codec, schedule)
+        assert row["quantised_weights"] == ("True" if quantised else "")
+        logged = {f"{r['epoch']:g}": r["lr"] for r in records[row["run"], row["seed"]].rows}
+        assert float(row["lr"]) == pytest.approx(logged[row["epoch"]], rel=1e-7)
+    assert {row["run"] for row in rows} == set(report._DEFINED[name].runs)
+
+
+def test_the_lower_panel_draws_the_rate_of_every_seed() -> None:
+    records = e2_records()
+    _, lower = report.figure("e2.fig1", records).axes
+    drawn = {tuple(np.asarray(line.get_ydata(), float)[1:]) for line in lower.lines}
+    assert drawn == {tuple(row["lr"] for row in r.rows) for run in e2.FIG1_RUNS for r in group_of(run, records)}
+    assert lower.get_yscale() == "log"
+
+
+def test_the_first_cut_is_the_epoch_after_which_the_rate_falls() -> None:
+    by_seed = {r.seed: e2.first_cut(r) for r in group_of("e2-large-batch")}
+    assert by_seed == {1: 10.0, 2: 9.0, 3: 10.0}
+    assert "large batch 10, 9, 10; " in texts(report.figure("e2.fig1", e2_records()))
+    flat = [replace(r, rows=[row | {"lr": 0.1} for row in r.rows]) for r in e2_records()]
+    assert {e2.first_cut(r) for r in flat if r.kind == "train"} == {None}
+    assert "large batch never, never, never; " in texts(report.figure("e2.fig1", flat))
+
+
+def test_a_seed_that_diverged_early_still_has_its_rates_drawn() -> None:
+    figure = report.figure("e2.fig1", e2_records(diverged={("e2-large-batch-dgc", 2)}))
+    assert "Diverged, counted at chance (10 %)" in texts(figure)
+    assert 4 in {len(np.asarray(line.get_ydata())) for line in figure.axes[1].lines}
+
+
+def test_the_difference_below_fig2_is_paired_by_seed() -> None:
+    records = e2_records(missing={("e2-federated", 2)})
+    _, lower = report.figure("e2.fig2", records).axes
+    expected = np.mean(
+        [
+            [100 * (g["test_top1"] - p["test_top1"]) for p, g in zip(plain.rows, quantised.rows, strict=True)]
+            for plain, quantised in zip(
+                group_of("e2-federated", records),
+                [r for r in group_of("e2-federated-gq", records) if r.seed != 2],
+                strict=True,
+            )
+        ],
+        axis=0,
+    )
+    np.testing.assert_allclose(np.asarray(lower.lines[0].get_ydata(), float), expected)
+
+
+def test_fig2_without_a_seed_in_common_is_drawn_without_a_difference() -> None:
+    lost = {("e2-federated", 1), ("e2-federated", 2), ("e2-federated-gq", 3)}
+    _, lower = report.figure("e2.fig2", e2_records(missing=lost)).axes
+    assert len(lower.lines) == 1
+
+
+def test_the_published_accuracy_is_drawn_at_full_scale_only() -> None:
+    assert "90 %" not in texts(report.figure("e2.fig2", e2_records()))
+    assert "post\n90 %" in texts(report.figure("e2.fig2", e2_records(profile="paper")))
+
+
+def test_the_cosine_figure_gives_the_paired_gain_of_each_method() -> None:
+    words = texts(report.figure("e2.extra-cosine", e2_records()))
+    plateau, cosine = (select.curve(group_of(run)).values[:, -1] for run in (e2.DGC, e2.DGC_COSINE))
+    assert f"{label(e2.DGC)}: {np.mean(cosine - plateau):.1f} points [" in words
+
+
+def test_compressed_arms_keep_the_hue_of_their_method_and_differ_in_all_else() -> None:
+    for run, look in style.COMPRESSED.items():
+        plain = style.METHODS["federated" if "federated" in run else "large_batch"]
+        assert hue(look.colour) == pytest.approx(hue(plain.colour), abs=0.02)
+        assert 1.05 / (luminance(look.colour) + 0.05) >= 3.0, run
+    for name in FIGURES:
+        looks = [style.of(run, method(run)) for run in report._DEFINED[name].runs]
+        assert len({(look.marker, look.filled) for look in looks}) == len(looks)
+        for one, other in itertools.combinations(looks, 2):
+            same = abs(luminance(one.colour) ** (1 / 3) - luminance(other.colour) ** (1 / 3)) < 0.1
+            assert not same or one.line != other.line
+
+
+def method(run: str) -> str:
+    return "federated" if "federated" in run else "large_batch"
+
+
+def rgb(colour: str) -> np.ndarray:
+    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+
+
+def hue(colour: str) -> float:
+    import colorsys
+
+    return colorsys.rgb_to_hsv(*rgb(colour))[0]
+
+
+def luminance(colour: str) -> float:
+    encoded = rgb(colour)
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+# Tables -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_latex_is_balanced_escaped_and_uses_booktabs(name: str) -> None:
+    text = report.table(name, e2_records()).latex()
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+    assert not re.search(r"(?<!\\)[%#_]", text)
+    assert not set(re.sub(r"[ -~\n]", "", text))
+    assert len({row.count(" & ") for row in text.splitlines() if row.endswith(r"\\")}) == 1
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_rows_are_as_wide_as_the_header_and_lines_name_their_records(name: str) -> None:
+    table = report.table(name, e2_records())
+    assert {len(row) for row in table.rows} == {len(table.header)}
+    rows = read_csv(table.csv())
+    assert {row["artefact"] for row in rows} == {name}
+    assert {row["run"] for row in rows} == set(report._DEFINED[name].runs)
+    assert all(row["fingerprint"] if "fingerprint" in row else row["seeds"] for row in rows)
+
+
+@pytest.mark.parametrize("name", ["e2.table5", "e2.table6"])
+def test_tables_of_messages_say_what_the_thousand_classes_are(name: str) -> None:
+    notes = "\n".join(report.table(name, e2_records()).notes)
+    assert "sees its ten labels only" in notes
+    assert "width 64, 32 × 32 px, CIFAR stem) on 32 images at training step 1, 8, 24" in notes
+
+
+def test_table1_gives_the_seconds_of_the_measured_bytes() -> None:
+    table = report.table("e2.table1", e2_records())
+    for row in read_csv(table.csv()):
+        up, down = (8e-6 * float(row[f"bytes_{way}_per_worker_and_round"]) for way in ("up", "down"))
+        link = LINKS.get(row["link"], LINKS["slow mobile"])  # with all classes in a round the slowest sets it
+        assert float(row["round_seconds"]) == pytest.approx(down / link["down"] + up / link["up"], rel=1e-6)
+        whole = float(row["round_seconds"]) * float(row["rounds"])
+        assert float(row["training_seconds"]) == pytest.approx(whole, rel=1e-6)
+        assert row["extrapolated"] == str(int(row["scale"] == "full size"))
+    assert any("each method takes as long as over slow mobile." in note for note in table.notes)
+
+
+def test_table1_counts_bytes_a_worker_and_a_round() -> None:
+    rows = read_csv(report.table("e2.table1", e2_records()).csv())
+    for record in e2_records():
+        found = {r["bytes_up_per_worker_and_round"] for r in rows if r["run"] == record.run and r["scale"] == "laptop"}
+        if record.kind == "train" and found:
+            last = record.rows[-1]
+            (size,) = found
+            assert float(size) * 3 * last["round"] == pytest.approx(last["bytes_up"])
+    full = {row["method"]: row["rounds"] for row in rows if row["scale"] == "full size"}
+    assert full["large batch"] == full["large batch (DGC + zip)"] == "4900"
+    assert full["federated averaging (GQ)"] == "150"
+
+
+def test_table1_charges_a_diverged_seed_all_its_rounds_and_leaves_out_one_without_bytes() -> None:
+    records = e2_records(diverged={("e2-large-batch-gq", 1)})
+    rows = {row[1]: row for row in report.table("e2.table1", records).rows if "measured" in row[0]}
+    assert rows[label("e2-large-batch-gq")][2] == rows["large batch"][2] == "840"
+    lost = [
+        replace(r, status="diverged", reason="loss is not finite", rows=[]) if r.run == "e2-large-batch-gq" else r
+        for r in e2_records()
+    ]
+    table = report.table("e2.table1", lost)
+    assert ["diverged"] * 5 in [row[3:] for row in table.rows]
+    assert "e2-large-batch-gq" not in {row["run"] for row in read_csv(table.csv())}
+
+
+def test_table1_without_links_says_where_they_belong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ReproError, match=r"pipelines/e2\.yaml: no such file"):
+        report.table("e2.table1", e2_records())
+
+
+def test_table2_sets_the_post_beside_the_specs() -> None:
+    table = report.table("e2.table2", e2_records())
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["workers"] == ["32", "3", "3", "3", "32", "3", "3"]
+    assert rows["epochs"] == ["100", "20", "20", "20", "150", "30", "30"]
+    assert rows["images per round"] == ["not stated", "96", "96", "96", "50\u202f000", "4\u202f000", "4\u202f000"]
+    assert rows["DGC warm-up (epochs)"] == ["4", "–", "–", "0.8 (4 % of the epochs)", "–", "–", "–"]
+    assert rows["momentum"][1:4] == ["0.9", "0.9", "0.9, on the workers"]
+    basis = {(row["parameter"], row["run"]): row["basis"] for row in read_csv(table.csv())}
+    assert basis["DGC sparsity", "e2-large-batch-dgc"] == "stated"
+    assert basis["DGC sparsity", "e2-federated"] == "does not apply"
+    assert basis["momentum", "e2-large-batch"] == "not stated"
+    assert basis["image size (px)", "e2-federated"] == "derived"
+
+
+def test_what_table2_says_of_dgc_is_what_the_codec_does() -> None:
+    rows = {row[0]: row[4] for row in report.table("e2.table2", e2_records()).rows}
+    defaults = {name: p.default for name, p in inspect.signature(codecs.DGC).parameters.items()}
+    assert rows["DGC sparsity"] == ", ".join(map(str, defaults["sparsity"]))
+    assert defaults["chosen"] is convolutions
+    assert rows["DGC momentum factor masking"] == {True: "yes", False: "no"}[defaults["masking"]]
+    assert rows["DGC local gradient clipping"] == ("no" if defaults["clip"] is None else "yes")
+    assert rows["DGC threshold from"].startswith(f"at least {float(dgc._SAMPLE):.0%}".replace("%", " %"))
+
+
+def test_the_published_scale_is_that_of_the_specs() -> None:
+    planned = yaml.safe_load((ROOT / "pipelines/e2.yaml").read_text())
+    usual = planned["defaults"]
+    assert (usual["train_images"], usual["workers"]) == (e2_tables.IMAGES, e2_tables.WORKERS)
+    assert usual["epochs"] == e2_tables.LARGE_BATCH_EPOCHS
+    assert planned["runs"]["e2-federated"]["epochs"] == e2_tables.FEDERATED_ROUNDS
+    assert usual["local_batch"] == e2_tables.LOCAL_BATCHES[0]
+    warm_up = planned["runs"]["e2-large-batch-dgc"]["sparsity_warmup"] * usual["epochs"]
+    assert warm_up == e2_tables.WARM_UP_EPOCHS == len(codecs.WARM_UP) - 1
+
+
+def test_table3_pairs_the_distance_from_the_baseline_by_seed() -> None:
+    table = report.table("e2.table3", e2_records())
+    rows = {row[0]: row for row in table.rows}
+    plain, sparse = (select.curve(group_of(run)).values[:, -1] for run in (e2.BASELINE, e2.DGC))
+    assert rows[label(e2.DGC)][4].startswith(f"−{np.mean(plain - sparse):.1f} points [")
+    assert rows["large batch"][4] == "–"
+    assert rows[label(e2.DGC_COSINE)][1] == "cosine"
+
+
+def test_table3_counts_a_diverged_seed_at_chance_and_says_so() -> None:
+    table = report.table("e2.table3", e2_records(diverged={("e2-large-batch-weights", 1)}))
+    lost = [row for row in read_csv(table.csv()) if row["imputed_chance"] == "1"]
+    assert [(row["run"], row["seed"], row["accuracy_percent"]) for row in lost] == [
+        ("e2-large-batch-weights", "1", "10")
+    ]
+    assert any(note.startswith("Diverged, counted at chance") for note in table.notes)
+
+
+def test_table4_counts_the_known_parameters() -> None:
+    rows = read_csv(report.table("e2.table4", e2_records()).csv())
+    counts = {
+        (r["model"], r["classes"], r["stem"]): (r["convolutional_parameters"], r["other_parameters"]) for r in rows
+    }
+    assert counts["resnet18", "1000", "imagenet"] == ("11166912", "522600")
+    assert counts["resnet50", "10", "cifar"] == ("23447232", "73610")
+    assert len(counts) == 8
+    for row in rows:
+        sent = row["dense_message_bytes"]
+        assert bool(sent) == (row["stem"] == "cifar")
+        assert not sent or 0 < int(sent) - 4 * int(row["all_parameters"]) < 10_000
+
+
+def test_table5_gives_mean_and_extremes_over_steps_and_seeds() -> None:
+    table = report.table("e2.table5", e2_records())
+    group = group_of("e2-payloads-resnet18-10")
+    flat = [r["dense_bytes"] / r["bytes"] for record in group for r in record.rows if r["codec"] == "int8+zip"]
+    assert len(flat) == 3 * len(STEPS)
+    row = next(row for row in table.rows if row[0] == "GQ + zip")
+    assert row[1] == f"{np.mean(flat):.3g} ({min(flat):.3g} to {max(flat):.3g})"
+    assert next(row for row in table.rows if row[0] == "GQ")[1] == "4.00"
+    zipped = next(row for row in table.rows if row[0] == "GQ: saved by zip (%)")
+    assert zipped[1].startswith(f"{100 * np.mean([1 - 4.0 / rate for rate in flat]):.0f} (")
+    assert "n = 3 seeds (ResNet18), n = 1 seed (ResNet50)" in table.notes[0]
+
+
+def test_messages_that_were_not_measured_are_one_line() -> None:
+    cut = [
+        replace(r, rows=[row for row in r.rows if row.get("codec") != "qsgd"]) if r.kind == "payloads" else r
+        for r in e2_records()
+    ]
+    with pytest.raises(ReproError, match="no message of codec qsgd") as error:
+        report.table("e2.table5", cut)
+    assert "\n" not in str(error.value)
+    more = [
+        replace(r, rows=[*r.rows, r.rows[0] | {"codec": "morse"}]) if r.kind == "payloads" else r for r in e2_records()
+    ]
+    with pytest.raises(ReproError, match="codec morse has no name"):
+        report.table("e2.table5", more)
+
+
+def totals(records: list[Record]) -> dict[tuple[str, str, str, str], list[dict[str, str]]]:
+    rows: dict[tuple[str, str, str, str], list[dict[str, str]]] = {}
+    for row in read_csv(report.table("e2.table6", records).csv()):
+        key = (row["codec"], row["images_per_round"], row["warm_up_counted"], row["classes"])
+        rows.setdefault(key, []).append(row)
+    return rows
+
+
+def test_table6_has_every_reading() -> None:
+    table = report.table("e2.table6", e2_records())
+    assert len({tuple(row[:3]) for row in table.rows}) == len(table.rows) == 3 * 2 + 2 * 2 * 2 + 3
+    assert "extrapolated" in table.title
+    assert table.notes[0].startswith("Extrapolated: full-scale rounds x measured message size.")
+    assert {row["extrapolated"] for row in read_csv(table.csv())} == {"1"}
+
+
+def test_table6_multiplies_rounds_workers_and_measured_bytes() -> None:
+    found = totals(e2_records())
+    for record in group_of("e2-payloads-resnet18-1000"):
+        sent = np.mean([row["bytes"] for row in record.rows if row["codec"] == "dgc+zip"])
+        (row,) = (r for r in found["dgc+zip", "4096", "0", "1000"] if r["seed"] == str(record.seed))
+        assert float(row["bytes_up"]) == pytest.approx(32 * 1200 * sent, rel=1e-6)
+        assert float(row["bytes_down"]) == pytest.approx(32 * 1200 * record.rows[0]["dense_bytes"], rel=1e-6)
+
+
+def test_the_factors_of_the_post_come_out_of_the_reading_that_gives_both() -> None:
+    """6 bytes a value kept, half a byte a parameter after zip, 4096 images a round, warm-up not counted."""
+    records = with_bytes(e2_records(), "dgc", lambda conv, other: 6 * 0.001 * conv + 4 * other)
+    found = totals(with_bytes(records, "int8+zip", lambda conv, other: 0.5 * (conv + other)))
+    ten, thousand = (float(found["dgc", "4096", "0", classes][0]["factor_up"]) for classes in ("10", "1000"))
+    assert ten == pytest.approx(5.55, abs=0.02)
+    assert 1 / thousand == pytest.approx(2.95, abs=0.02)
+    both = float(found["dgc", "4096", "0", "10"][0]["factor_up_and_down"])
+    assert both < 0.2  # the download, dense in every round, turns the order round
+
+
+def test_counting_the_warm_up_never_makes_a_total_smaller() -> None:
+    found = totals(e2_records())
+    for codec, images, classes in itertools.product(("dgc", "dgc+zip"), ("1024", "4096"), ("10", "1000")):
+        without, counted = (float(found[codec, images, warm, classes][0]["bytes_up"]) for warm in "01")
+        assert without < counted < 5 * without
+
+
+@pytest.mark.parametrize("sparsity", [*codecs.WARM_UP])
+def test_the_length_of_a_sparse_tensor_is_foreseen_within_a_percent(sparsity: float) -> None:
+    values = torch.randn(256, 128, 3, 3, generator=torch.Generator().manual_seed(1))
+    codec = codecs.TopK(sparsity=sparsity)
+    payload = codec.encode(codec.new_state(), {"weight": values})
+    assert len(payload) == pytest.approx(e2_tables.sparse_bytes(values.numel(), sparsity), rel=0.01, abs=60)
+
+
+def test_a_warm_up_message_is_the_measured_one_and_what_the_format_needs_more() -> None:
+    group = group_of("e2-payloads-resnet18-10")
+    assert e2_tables.warm_up_bytes(group, 0.999) == e2_tables.message_bytes(group, "dgc")
+    lengths = [e2_tables.warm_up_bytes(group, sparsity)[0] for sparsity in codecs.WARM_UP]
+    assert lengths == sorted(lengths, reverse=True)
+    dense = e2_tables.message_bytes(group, "dense")[0]
+    assert lengths[0] == pytest.approx(0.25 * dense * 4.5 / 4, rel=0.01)  # a bitmap takes half a byte a value
+
+
+@given(st.lists(st.floats(1, 1e12), min_size=2, max_size=5), st.floats(0.01, 100))
+def test_a_common_factor_between_seeds_is_found_exactly(sizes: list[float], factor: float) -> None:
+    mean, low, high = e2_tables.factors([factor * size for size in sizes], sizes)
+    assert mean == pytest.approx(factor)
+    assert low == pytest.approx(factor, rel=1e-3)
+    assert high == pytest.approx(factor, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("factor", "text"),
+    [
+        ((4.632, 4.4, 4.9), "4.63 times less [4.40, 4.90]"),
+        ((1 / 3, 0.25, 0.5), "3.00 times more [2.00, 4.00]"),
+        ((1.0, math.nan, math.nan), "1.00 times less"),
+    ],
+)
+def test_factors_in_words(factor: tuple[float, float, float], text: str) -> None:
+    assert e2_tables._times(factor) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0674, "0.067 s"), (60, "60 s"), (600, "10 min"), (7200, "2.0 h"), (1.3e6, "15 d"), (0, "0 s")],
+)
+def test_durations_in_words(seconds: float, text: str) -> None:
+    assert e2_tables._duration(seconds) == text
+
+
+@given(st.floats(1e-6, 1e12))
+def test_significant_digits_are_within_half_a_unit(value: float) -> None:
+    shown = float(e2_tables._significant(value).replace("\u202f", ""))
+    assert shown == pytest.approx(value, rel=0.00501)
