@@ -3,8 +3,9 @@
     python benchmarks/codecs.py
 
 Input: the gradients of ResNet18 (width 64, 62 tensors, channels last in memory) on a CIFAR-10 batch of 32 images at
-32 x 32 px, after ten steps of SGD. Every repetition measures each part once, so that a machine that slows down slows
-all of them; ratios are of the same repetition.
+32 x 32 px, after ten steps of SGD. Every repetition measures each part once, right after an unmeasured time of the same
+part, so that each finds caches and memory as it left them, and a machine that slows down slows all of them; ratios are
+of the same repetition.
 
 * F2I: ``Int8().encode`` from gradients to payload, its checksum replaced by a constant and measured apart, against a
   copy of the same gradients into memory that is already there.
@@ -137,17 +138,17 @@ def slow_parts(given: Mapping[str, Tensor]) -> dict[str, Callable[[], Any]]:
 
 
 def measure(actions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every action in every repetition; an unmeasured one goes first."""
+    """Seconds of every action in every repetition, each measured right after an unmeasured time of itself."""
     seconds: dict[str, list[float]] = {name: [] for name in actions}
-    for repetition in range(repeats + 1):
+    for _ in range(repeats):
         for name, action in actions.items():
             checksum = (lambda *_: 0) if name.startswith("f2i") else zlib.crc32
             with mock.patch("zlib.crc32", checksum):
+                action()
                 started = time.perf_counter()
                 action()
                 elapsed = time.perf_counter() - started
-            if repetition:
-                seconds[name].append(round(elapsed, 6))
+            seconds[name].append(round(elapsed, 6))
     return seconds
 
 

@@ -714,11 +714,12 @@ def _judge_trained(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
     except _Undecided as undecided:
         return replace(seen, outcome=undecided.outcome, reason=str(undecided))
     (estimate, low, high), unit = _in_units(part, interval)
+    over = "mean over epochs: " if (part["rule"], part["metric"]) == ("equivalence", "mean_top1") else ""
     open_ends = _open_ends(part, table)
     aside = _of_all_readings(part, evidence, seeds) if part["metric"] == "total_sent" else ""
     seen = replace(
         seen,
-        text=f"{seen.text}: {_in_words(estimate, low, high, unit, open_ends, interval.n)}{aside}",
+        text=f"{over}{seen.text}: {_in_words(estimate, low, high, unit, open_ends, interval.n)}{aside}",
         estimate=estimate,
         interval=(None if open_ends[0] else low, None if open_ends[1] else high) if interval.n > 1 else None,
         unit=unit,

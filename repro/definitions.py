@@ -39,9 +39,15 @@ def of_codec(spec: Mapping[str, Any]) -> dict[str, Any]:
         "sparsified": _sparsified(codec),
         "sparsity_first": float(1 - codec.densities[0]),
         "sparsity_last": float(1 - codec.densities[-1]),
-        "warm_up_epochs": round(spec["sparsity_warmup"] * EPOCHS["large_batch"], 6),
+        "warm_up_epochs": _whole(spec["sparsity_warmup"] * EPOCHS["large_batch"]),
         "sample_percent": round(100 * sample / largest),
     }
+
+
+def _whole(value: float) -> float:
+    """``value`` without round-off, as an int where it is whole."""
+    rounded = round(value, 6)
+    return int(rounded) if rounded == int(rounded) else rounded
 
 
 def _sparsified(codec: codecs.DGC) -> str:

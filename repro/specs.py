@@ -286,7 +286,7 @@ def _read(source: str, profile: str, root: Path) -> _Files:
     params = _expect(read_yaml(params_file).get(source), dict, f"{params_file}, key {source}")
     _expect_keys(params, ("seeds", "sizes", "grid"), f"{params_file}, key {source}")
     content = read_yaml(spec_file)
-    _expect_keys(content, ("source", "defaults", "runs", "controls", "grid"), str(spec_file))
+    _expect_keys(content, ("source", "defaults", "runs", "controls", "grid", "links"), str(spec_file))
     for section in ("runs", "controls"):
         _expect(content.get(section), dict, f"{spec_file}, key {section}")
     return _Files(source, profile, root, spec_file, content, params_file, params)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pytest
 from synthetic_e2 import e2_records
@@ -15,11 +17,13 @@ from synthetic_e2 import e2_records
 from repro import claims, metrics, traffic
 from repro.claims import FAILS, HOLDS, INCONCLUSIVE, NOT_COMPARABLE, Interval
 from repro.errors import ReproError
+from repro.notebooks import html_page
 from repro.published import Statement, load_published
 from repro.records import Record
 from repro.traffic import Reading
 
 ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "notebooks/e2.ipynb"
 Records = dict[str, Record]
 
 #: run -> (accuracy at the end, epoch of the target, epoch of the first row with a cut rate)
@@ -317,7 +321,9 @@ def test_c5_counts_what_cosine_brings_dgc_in_excess_of_the_baseline(statements):
 def test_c6_looks_at_the_whole_curve(statements):
     records = world()
     change(records, "e2-federated-gq", reaches=22)
-    assert outcomes(judge(statements, records, "e2.c6"))[:2] == [HOLDS, FAILS]
+    verdict = judge(statements, records, "e2.c6")
+    assert outcomes(verdict)[:2] == [HOLDS, FAILS]
+    assert "; mean over epochs: federated averaging" in verdict["ours"]
 
 
 def test_c10_times_both_against_a_share_of_the_large_batch_baseline(statements):
@@ -471,7 +477,7 @@ def test_c9_executes_the_codec(statements):
     verdict = judge(statements, world(), "e2.c9")
     assert (verdict["verdict"], verdict["interval"]) == ("holds at laptop scale", None)
     assert verdict["ours"] == (
-        "sparsified: convolution weights only; sparsity first: 0.75; sparsity last: 0.999; warm up epochs: 4.0; "
+        "sparsified: convolution weights only; sparsity first: 0.75; sparsity last: 0.999; warm up epochs: 4; "
         "sample percent: 1"
     )
     assert claims.headline([verdict])["definitions"] == {"holds at laptop scale": 1}
@@ -483,7 +489,7 @@ def test_c9_fails_when_the_runs_warm_up_differently(statements):
         if name.startswith("e2-large-batch-dgc."):
             records[name] = replace(records[name], spec=records[name].spec | {"sparsity_warmup": 0.1})
     verdict = judge(statements, records, "e2.c9")
-    assert (verdict["verdict"], verdict["reason"]) == ("fails at laptop scale", "warm_up_epochs is 10.0, not 4")
+    assert (verdict["verdict"], verdict["reason"]) == ("fails at laptop scale", "warm_up_epochs is 10, not 4")
 
 
 def test_c9_fails_when_the_codec_sparsifies_more_than_convolutions(statements, monkeypatch):
@@ -550,6 +556,35 @@ def test_a_malformed_rule_names_its_key(tmp_path, part, key, expected):
     assert f"e2.c1: judge part 1: key '{key}' " in str(caught.value)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_notebook_shows_every_artefact_and_every_statement():
+    cells = nbformat.read(NOTEBOOK, 4).cells
+    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    published = load_published(ROOT)
+    shown = [a.id for a in published.artefacts if a.source == "e2"]
+    shown += [s.artefact for s in published.statements if s.source == "e2" and s.artefact]
+    judged = [s.id for s in published.statements if s.source == "e2"]
+    assert len(judged) == 12
+    assert [name for name in shown if f'("{name}", records)' not in source] == []
+    assert [name for name in judged if f'statement(verdicts["{name}"])' not in source] == []
+
+
+def test_the_notebook_has_mathml_for_all_equations():
+    page = html_page(nbformat.read(NOTEBOOK, 4), "", NOTEBOOK)
+    assert "$" not in re.sub(r"(?s)<pre>.*?</pre>|<code>.*?</code>", "", page)
+
+
+@pytest.mark.parametrize("start", ["toy", "code"])
+def test_toy_cells_of_the_notebook_run_without_records(start):
+    names: dict[str, Any] = {}
+    cells = [cell for cell in nbformat.read(NOTEBOOK, 4).cells if cell.cell_type == "code"]
+    for cell in cells:
+        if cell.id == "setup" or cell.id.startswith(start):
+            exec(cell.source, names)
+    if start == "toy":
+        assert names["corrected"][2][3] == pytest.approx(5.61)
+        assert names["naive"][2][3] == 3
 
 
 def test_targets_are_defined_for_posts_whose_statements_need_one(statements):

@@ -8,17 +8,18 @@ whichever is shorter for the tensor at hand:
   groups of 7 bits, lowest first, with the high bit set on all groups but the last (LEB128).
 
 Why not uint32 places: a gap below 2**28 takes at most four bytes, and tensors are not larger (``MAX_ELEMENTS``), so
-that they can never be shorter. Measured on the convolutions of ResNet18, bytes a value sent (``benchmarks/codecs.py``):
+that they can never be shorter. Measured on the convolutions of ResNet18, bytes a value sent (``benchmarks/codecs.py``;
+large gradients lie close together, which makes gaps short):
 
-=========  ======  ======  ======
-sparsity   bitmap  gaps    uint32
-=========  ======  ======  ======
-0.75       0.50    1.00    4
-0.9375     2.00    1.00    4
-0.984375   8.00    1.14    4
-0.996      31.2    1.60    4
-0.999      125     1.88    4
-=========  ======  ======  ======
+========  ======  ====  ======
+sparsity  bitmap  gaps  uint32
+========  ======  ====  ======
+0.75        0.50  1.00       4
+0.9375      2.04  1.02       4
+0.984375    8.36  1.07       4
+0.996      31.57  1.13       4
+0.999     130.35  1.20       4
+========  ======  ====  ======
 """
 
 from __future__ import annotations

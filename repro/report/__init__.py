@@ -1,7 +1,7 @@
 """Figures and tables from records: every artefact of the sources that are built, by id.
 
 No artefact is drawn from anything but records, and nothing here trains. Importing this package does not import torch;
-drawing e2.table4 and e2.table6 does, for they count the parameters of networks.
+drawing e2.table4 does, for it counts the parameters of networks.
 ``figure`` and ``table`` give objects for a notebook; ``render`` writes the files that the page and print use.
 
 >>> sorted(name for name, item in ARTEFACTS.items() if item.source == "e1")

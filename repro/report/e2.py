@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from repro.records import Record
+from repro.metrics import epochs_to_first_cut
 from repro.report import e1, select, style
-from repro.words import label
+from repro.words import label, number
 
 BASELINE, GQ, DGC = "e2-large-batch", "e2-large-batch-gq", "e2-large-batch-dgc"
 COSINE, DGC_COSINE, WEIGHTS = "e2-large-batch-cosine", "e2-large-batch-dgc-cosine", "e2-large-batch-weights"
@@ -36,7 +36,7 @@ def _curves(axes: Axes, groups: select.Groups, labels: Mapping[str, str]) -> lis
 def _rates(axes: Axes, groups: select.Groups, runs: Sequence[str]) -> None:
     """The learning rate of each seed; a logged rate is that of the epochs since the evaluation before."""
     for run in reversed(runs):
-        for record in groups[run]:
+        for record in (record for record in groups[run] if record.rows):
             epochs, rates = ([row[name] for row in record.rows] for name in ("epoch", "lr"))
             look = style.of(run, record.spec["method"])
             axes.plot([0, *epochs], [*rates[:1], *rates], color=look.colour, linestyle=look.line, linewidth=1.3,
@@ -51,29 +51,23 @@ def _below(upper: Axes, lower: Axes) -> None:
 
 def _rate_axis(figure: Figure, lower: Sequence[Axes]) -> None:
     """A log axis for learning rates; at the end of a cosine they fall below it."""
-    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for axes in lower for line in axes.lines])
+    drawn = [float(rate) for axes in lower for line in axes.lines for rate in np.asarray(line.get_ydata())]
     lower[0].set_yscale("log")
-    lower[0].set_ylim(drawn[drawn > 1e-5 * drawn.max()].min() / 2, 2 * drawn.max())
+    if drawn:
+        lower[0].set_ylim(min(rate for rate in drawn if rate > 1e-5 * max(drawn)) / 2, 2 * max(drawn))
     lower[0].yaxis.set_minor_locator(NullLocator())
     lower[0].set_ylabel("learning rate (no unit)", fontsize=8)
     figure.align_ylabels()
-
-
-def first_cut(record: Record) -> float | None:
-    """Epochs after which the learning rate was first reduced, or None."""
-    for before, after in zip(record.rows, record.rows[1:], strict=False):
-        if after["lr"] < before["lr"]:
-            return float(before["epoch"])
-    return None
 
 
 def _cuts(groups: select.Groups, runs: Sequence[str]) -> str:
     """Note on the first cut of each seed."""
     parts = []
     for run in runs:
-        cuts = [first_cut(record) for record in groups[run]]
-        parts.append(f"{label(run)} {', '.join('never' if cut is None else f'{cut:g}' for cut in cuts)}")
-    return f"First cut of the learning rate after epoch (seed by seed): {'; '.join(parts)}."
+        cuts = [(record.status, *epochs_to_first_cut(record)) for record in groups[run]]
+        words = ["diverged" if end == "diverged" else f"{at:g}" if reached else "never" for end, at, reached in cuts]
+        parts.append(f"{label(run)} {', '.join(words)}")
+    return f"First evaluation after a cut of the learning rate, in epochs (seed by seed): {'; '.join(parts)}."
 
 
 def fig1(groups: select.Groups, profile: str) -> Figure:
@@ -97,10 +91,11 @@ def cosine(groups: select.Groups, profile: str) -> Figure:
     """Reduce on plateau against cosine annealing, uncompressed and with DGC (e2.c5)."""
     pairs = ((BASELINE, COSINE), (DGC, DGC_COSINE))
     change = "Above the panels: last epoch, cosine minus plateau, paired by seed, with its 95 % interval."
+    excess = f"DGC's gain from cosine beyond that of the baseline: {_excess(groups, pairs)}."
     figure, axes = style.new(
         "e2.extra-cosine  Learning-rate schedules with and without DGC",
         select.stamp(groups),
-        [f"{e1.BAND} Below: learning rate, a line a seed. {e1.OURS}", change, *select.gaps(groups)],
+        [f"{e1.BAND} Below: learning rate, a line a seed. {e1.OURS}", f"{change} {excess}", *select.gaps(groups)],
         panels=[f"{label(run)}: {e1._change(groups[run], groups[other])}" for run, other in pairs],
         lower=1.3,
     )
@@ -114,6 +109,21 @@ def cosine(groups: select.Groups, profile: str) -> Figure:
         _below(above, below)
     _rate_axis(figure, lower)
     return figure
+
+
+def _excess(groups: select.Groups, pairs: Sequence[tuple[str, str]]) -> str:
+    """(cosine - plateau of the second pair) - (that of the first), at the last epoch, over seeds that all runs have."""
+    (plain, plain_cosine), (sparse, sparse_cosine) = pairs
+    ends = {}
+    for run in (plain, plain_cosine, sparse, sparse_cosine):
+        data = select.curve(groups[run])
+        ends[run] = dict(zip(data.seeds, data.values[:, -1], strict=True))
+    seeds = [seed for seed in ends[plain] if all(seed in by_seed for by_seed in ends.values())]
+    if not seeds:
+        return "no paired seeds"
+    gains = [ends[sparse_cosine][s] - ends[sparse][s] - ends[plain_cosine][s] + ends[plain][s] for s in seeds]
+    mean, *bounds = (number(value, 1) for value in select.interval(gains))
+    return f"{mean} points" + (f" [{', '.join(bounds)}]" if len(seeds) > 1 else "")
 
 
 def fig2(groups: select.Groups, profile: str) -> Figure:
@@ -131,11 +141,12 @@ def fig2(groups: select.Groups, profile: str) -> Figure:
     paired = [seed for seed in plain.seeds if seed in quantised.seeds]
     if paired:
         first, second = ([data.seeds.index(seed) for seed in paired] for data in (plain, quantised))
-        gaps = quantised.values[second] - plain.values[first]
+        epochs, *columns = np.intersect1d(plain.epochs, quantised.epochs, return_indices=True)
+        gaps = quantised.values[second][:, columns[1]] - plain.values[first][:, columns[0]]
         mean, low, high = np.array([select.interval(column) for column in gaps.T]).T
         look = style.of(FEDERATED_GQ, "federated")
-        lower.plot(plain.epochs, mean, color=look.colour, linestyle=look.line, zorder=3)
-        lower.fill_between(plain.epochs, low, high, color=look.colour, alpha=0.16, linewidth=0)
+        lower.plot(epochs, mean, color=look.colour, linestyle=look.line, zorder=3)
+        lower.fill_between(epochs, low, high, color=look.colour, alpha=0.16, linewidth=0)
     lower.axhline(0, color="#555555", linewidth=1.0, zorder=2)
     if profile == "paper":
         upper.axhline(90, color="#555555", linewidth=1.0, linestyle=(0, (1, 2)), zorder=2)

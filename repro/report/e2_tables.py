@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from repro.claims import rounds_to_target
+from repro import traffic
 from repro.errors import ReproError
+from repro.metrics import epochs_to_target, rounds_to_target, target_accuracy
 from repro.network import Link, load_links, round_seconds, slowest
-from repro.partition import local_steps
 from repro.records import Record
 from repro.report import e1, select, tables
 from repro.report.e2 import BASELINE, COLUMNS, COSINE, DGC_COSINE, FEDERATED, FIG1_RUNS, FIG2_RUNS, WEIGHTS
 from repro.report.tables import ABSENT, MEGABYTE, UNKNOWN, Table
+from repro.traffic import EPOCHS, IMAGES, WORKERS
 from repro.words import label, number
 
 METHOD_RUNS = (*FIG1_RUNS, *FIG2_RUNS)
@@ -24,11 +25,6 @@ TABLE3_RUNS = (*FIG1_RUNS, COSINE, DGC_COSINE, WEIGHTS)
 NETWORKS = tuple((model, classes) for model in ("resnet18", "resnet50") for classes in (10, 1000))
 PAYLOAD_RUNS = tuple(f"e2-payloads-{model}-{classes}" for model, classes in NETWORKS)
 RESNET18_RUNS = PAYLOAD_RUNS[:2]
-
-#: The published scale. Workers, epochs and rounds are stated; 32 images a worker, or 128, are two readings.
-IMAGES, WORKERS, LARGE_BATCH_EPOCHS, FEDERATED_ROUNDS = 50_000, 32, 100, 150
-LOCAL_BATCHES = (32, 128)
-WARM_UP_EPOCHS = 4
 
 CODECS = {
     "dense": "uncompressed",
@@ -44,6 +40,9 @@ CODECS = {
 }
 MODELS = {"resnet18": "ResNet18", "resnet50": "ResNet50"}
 
+METHODS = {"large_batch": BASELINE, "federated": FEDERATED}
+GIGABYTE = 1e9
+
 TEN_LABELS = (
     "The head with 1000 classes is trained on CIFAR-10 and sees its ten labels only: its size is right, but its "
     "gradient differs from that of a task with 1000 classes, which counts where zip is used."
@@ -52,26 +51,6 @@ LOST = "No value published: the post's own table was a picture and is lost."
 
 
 # Messages ---------------------------------------------------------------
-
-
-def messages(group: Sequence[Record], codec: str) -> list[list[int]]:
-    """Measured message lengths in bytes: a list for each seed of a payload run, with a number for each step.
-
-    Raises:
-        ReproError: the run has no such message.
-    """
-    lengths = [[int(row["bytes"]) for row in record.rows if row["codec"] == codec] for record in group]
-    if not all(lengths):
-        raise ReproError(
-            f"run {group[0].run}: no message of codec {codec}; one for each measured step was expected; "
-            "recompute stale records with `python -m repro sweep`"
-        )
-    return lengths
-
-
-def message_bytes(group: Sequence[Record], codec: str) -> list[float]:
-    """Mean length of a message over the measured steps, in bytes, for each seed."""
-    return [float(np.mean(lengths)) for lengths in messages(group, codec)]
 
 
 def _payload_stamp(groups: select.Groups) -> str:
@@ -109,38 +88,9 @@ def _network(group: Sequence[Record]) -> str:
     return f"{MODELS[select.setting(group, 'model')]}, {number(select.setting(group, 'classes'))} classes"
 
 
-def sparse_bytes(count: int, sparsity: float) -> float:
-    """Expected bytes of a tensor of ``count`` values on the wire (``repro.codecs.sparse``) with places at random.
-
-    >>> round(sparse_bytes(1_000_000, 0.999)), round(sparse_bytes(1_000_000, 0.75))
-    (5888, 1125004)
-    """
-    density = 1 - sparsity
-    kept = math.ceil(round(count * density, 6))
-    groups = 1 + sum((1 - density) ** (1 << 7 * group) for group in (1, 2, 3))  # of 7 bits, of a gap
-    return 4 + 4 * kept + min((count + 7) // 8, 4 + kept * groups)
-
-
-def warm_up_bytes(group: Sequence[Record], sparsity: float, final: float = 0.999) -> list[float]:
-    """Length of a DGC message at a sparsity that was not measured, for each seed, in bytes.
-
-    The measured length at the ``final`` sparsity, plus what the wire format says that the convolutions need more.
-    """
-    from repro.models import sizes  # imports torch
-
-    model, classes, width = (select.setting(group, name) for name in ("model", "classes", "width"))
-    counts = [math.prod(shape) for shape in sizes.shapes(model, classes, width=width).values() if len(shape) == 4]
-    more = sum(sparse_bytes(count, sparsity) - sparse_bytes(count, final) for count in counts)
-    return [length + more for length in message_bytes(group, "dgc")]
-
-
-def rounds_at_full_scale(local_batch: int) -> int:
-    """Rounds of large-batch training at the published scale.
-
-    >>> [rounds_at_full_scale(batch) for batch in LOCAL_BATCHES]
-    [4900, 1200]
-    """
-    return LARGE_BATCH_EPOCHS * local_steps(math.ceil(IMAGES / WORKERS), local_batch)
+def _mean_bytes(group: Sequence[Record], codec: str) -> list[float]:
+    """Mean length of a message over the measured steps, in bytes, for each seed."""
+    return [traffic.message_bytes(record, codec) for record in group]
 
 
 # e2.table1 --------------------------------------------------------------
@@ -152,20 +102,34 @@ class _Traffic:
 
     Attributes:
         scale: the profile, or ``full size``.
-        measured: False where rounds of the published scale were not run.
         method: for readers.
         group: the records.
         up, down: bytes of one round, for each seed.
         rounds: of the whole training.
+        to_target: bytes (up, down) until the target accuracy, for each seed; None where rounds of the published scale
+            were not run.
+        epochs: as many epochs, in words.
+        reached: whether each seed reached the target.
     """
 
     scale: str
-    measured: bool
     method: str
     group: Sequence[Record]
     up: list[float]
     down: list[float]
     rounds: float
+    to_target: list[tuple[float, float]] | None = None
+    epochs: str = ABSENT
+    reached: tuple[bool, ...] = ()
+
+    def cell(self, link: Link) -> str:
+        """Seconds of a round, network time of the training and, where it is known, to the target: means over seeds."""
+        seconds = link.seconds(float(np.mean(self.up)), float(np.mean(self.down)))
+        text = f"{_significant(seconds)} s; {_duration(seconds * self.rounds)}"
+        if self.to_target is None:
+            return text
+        bound = "" if all(self.reached) else "> "
+        return f"{text}; {bound}{_duration(float(np.mean([link.seconds(*sent) for sent in self.to_target])))}"
 
 
 def _method(run: str, codec: str) -> str:
@@ -173,26 +137,43 @@ def _method(run: str, codec: str) -> str:
     return label(run) + ("" if codec == "dense" else f" ({CODECS[codec]})")
 
 
-def _measured_traffic(group: Sequence[Record]) -> _Traffic:
+def _measured_traffic(group: Sequence[Record], target: float) -> _Traffic:
     """Traffic of a trained run, averaged over its rounds (DGC's warm-up included)."""
     seen = [record for record in group if record.rows]
+    workers = select.setting(group, "workers")
     up, down = (
-        [record.rows[-1][name] / record.rows[-1]["round"] / record.spec["workers"] for record in seen]
+        [record.rows[-1][name] / record.rows[-1]["round"] / workers for record in seen]
         for name in ("bytes_up", "bytes_down")
     )
     rounds = [rounds_to_target(record, math.inf)[0] for record in group]
-    return _Traffic(group[0].profile, True, label(group[0].run), seen, up, down, float(np.mean(rounds)))
+    epochs, reached = zip(*(epochs_to_target(record, target) for record in group), strict=True)
+    sent = [tables.bytes_to_target(record, target)[0] for record in seen]
+    return _Traffic(
+        group[0].profile,
+        label(group[0].run),
+        seen,
+        up,
+        down,
+        float(np.mean(rounds)),
+        [(one_up / workers, one_down / workers) for one_up, one_down in sent],
+        tables._summary(epochs, reached, 1),
+        reached,
+    )
 
 
 def _full_size_traffic(group: Sequence[Record]) -> list[_Traffic]:
     """Traffic of ResNet18 at the published scale: the measured message up, the uncompressed model down."""
-    codecs = {BASELINE: ("dense", "int8", "int8+zip", "dgc", "dgc+zip"), FEDERATED: ("dense", "int8", "int8+zip")}
-    down = message_bytes(group, "dense")
-    rounds = {BASELINE: rounds_at_full_scale(LOCAL_BATCHES[0]), FEDERATED: FEDERATED_ROUNDS}
+    codecs = {
+        "large_batch": ("dense", "int8", "int8+zip", "dgc", "dgc+zip"),
+        "federated": ("dense", "int8", "int8+zip"),
+    }
+    down = _mean_bytes(group, "dense")
     return [
-        _Traffic("full size", False, _method(run, codec), group, message_bytes(group, codec), down, rounds[run])
-        for run, names in codecs.items()
-        for codec in names
+        _Traffic(
+            "full size", _method(METHODS[name], codec), group, _mean_bytes(group, codec), down, traffic.rounds(name)
+        )
+        for name, sent in codecs.items()
+        for codec in sent
     ]
 
 
@@ -214,48 +195,50 @@ def _duration(seconds: float) -> str:
 
 
 def table1(groups: select.Groups, profile: str) -> Table:
-    """Link classes, and what a round and the whole training cost over them."""
+    """Link classes, and what a round, the whole training and reaching a target accuracy cost over them."""
     links = load_links()
     trained = {run: groups[run] for run in METHOD_RUNS}
     payloads = {RESNET18_RUNS[0]: groups[RESNET18_RUNS[0]]}
-    traffic = [_measured_traffic(group) for group in trained.values()]
-    traffic += _full_size_traffic(groups[RESNET18_RUNS[0]])
+    target = target_accuracy(groups[BASELINE], profile, "e2")
+    found = [_measured_traffic(group, target) for group in trained.values()]
+    found += _full_size_traffic(groups[RESNET18_RUNS[0]])
     rows, csv_rows, last = [], [], set()
-    for item in traffic:
-        cells = [f"{item.scale}, {'measured' if item.measured else 'extrapolated'}", item.method, number(item.rounds)]
+    for item in found:
+        scale = f"{item.scale}, {'measured' if item.to_target is not None else 'extrapolated'}"
+        cells = [scale, item.method, number(item.rounds), item.epochs]
         if not item.up:
             rows.append(cells + ["diverged"] * (2 + len(links)))
             continue
-        up, down = float(np.mean(item.up)), float(np.mean(item.down))
-        cells += [_significant(size / MEGABYTE) for size in (up, down)]
-        for link in links:
-            seconds = link.seconds(up, down)
-            cells.append(f"{_significant(seconds)} s; {_duration(seconds * item.rounds)}")
-        last.add(slowest(links, up, down).name)
-        rows.append(cells)
-        for sent, received, record in zip(item.up, item.down, item.group, strict=True):
+        sizes = float(np.mean(item.up)), float(np.mean(item.down))
+        last.add(slowest(links, *sizes).name)
+        rows.append([*cells, *(_significant(size / MEGABYTE) for size in sizes), *(item.cell(link) for link in links)])
+        for i in range(len(item.group)):
             for name, members in [*((link.name, [link]) for link in links), ("all of them", links)]:
-                seconds = round_seconds(members, sent, received)
-                csv_rows.append(_link_row(record, item, name, members, sent, received, seconds))
+                csv_rows.append(_link_row(item, i, name, members) | {"target_percent": 100 * target})
+    images = number(WORKERS * traffic.DEFAULT.local_batch)
     return Table(
-        "e2.table1: seconds that a round takes on the network, and the network time of the whole training",
+        "e2.table1: seconds that a round takes on the network, and the network time of a training",
         [
-            "scale", "method", "rounds", "up (MB a round)", "down (MB a round)",
+            "scale", "method", "rounds", "epochs to the target", "up (MB a round)", "down (MB a round)",
             *(f"{link.name} ({link.down:g} / {link.up:g} Mbit/s)" for link in links),
         ],
         rows,
         [
             select.stamp(trained) + ".",
-            f"Full size: {_payload_stamp(payloads)}. Extrapolated: {number(LARGE_BATCH_EPOCHS)} epochs of "
-            f"{number(rounds_at_full_scale(LOCAL_BATCHES[0]) // LARGE_BATCH_EPOCHS)} rounds (large batch, "
-            f"{number(WORKERS * LOCAL_BATCHES[0])} images a round) or {number(FEDERATED_ROUNDS)} rounds (federated "
-            "averaging) x measured message size, the uncompressed model as download. Measured rows count DGC's warm-up "
-            "and BatchNorm's running statistics, extrapolated ones neither.",
+            f"Full size: {_payload_stamp(payloads)}. Extrapolated: {number(EPOCHS['large_batch'])} epochs of "
+            f"{number(traffic.rounds('large_batch') // EPOCHS['large_batch'])} rounds (large batch, {images} images a "
+            f"round) or {number(EPOCHS['federated'])} rounds (federated averaging) x measured message size, with the "
+            "uncompressed model as download. Measured rows count DGC's warm-up and BatchNorm's running statistics, "
+            "extrapolated ones neither.",
             "Links: down / up, upload at half of download as the post says; their speeds are our choice. A cell: "
-            "seconds a round; network time of all rounds. MB = 10^6 bytes of one worker, measured on real payloads, "
-            "means over seeds. A worker downloads, then uploads; computing and latency are left out.",
+            "seconds a round; network time of all rounds; and, where it was measured, to the target (> where seeds "
+            "never reached it and count with all they had).",
+            f"Target: {100 * target:.1f} %, which is 80 / 93.02 of the mean final accuracy of {label(BASELINE)}: the "
+            "rule of post 1 with this post's baseline.",
+            "MB = 10^6 bytes of one worker, measured on real payloads; means over seeds. A worker downloads, then "
+            "uploads; computing and latency are left out.",
             "The slowest device sets the round: with devices of all classes in a round, each method takes as long as "
-            f"over {' or '.join(sorted(last))}." if last else "No method has a message.",
+            f"over {' or '.join(sorted(last))}.",
             LOST,
             *select.gaps(trained),
         ],
@@ -263,22 +246,23 @@ def table1(groups: select.Groups, profile: str) -> Table:
     )  # fmt: skip
 
 
-def _link_row(
-    record: Record, item: _Traffic, name: str, members: Sequence[Link], up: float, down: float, seconds: float
-) -> dict[str, Any]:
+def _link_row(item: _Traffic, i: int, name: str, members: Sequence[Link]) -> dict[str, Any]:
+    """CSV row of the ``i``-th record of ``item`` with devices of the links ``members`` in a round."""
     alone = members[0] if len(members) == 1 else None
-    return _origin("e2.table1", record, len(item.group)) | {
+    seconds = round_seconds(members, item.up[i], item.down[i])
+    return _origin("e2.table1", item.group[i], len(item.group)) | {
         "scale": item.scale,
         "method": item.method,
         "rounds": item.rounds,
         "link": name,
         "link_down_mbit_s": alone and alone.down,
         "link_up_mbit_s": alone and alone.up,
-        "bytes_up_per_worker_and_round": up,
-        "bytes_down_per_worker_and_round": down,
+        "bytes_up_per_worker_and_round": item.up[i],
+        "bytes_down_per_worker_and_round": item.down[i],
         "round_seconds": seconds,
         "training_seconds": seconds * item.rounds,
-        "extrapolated": int(not item.measured),
+        "seconds_to_target": None if item.to_target is None else round_seconds(members, *item.to_target[i]),
+        "extrapolated": int(item.to_target is None),
         "published": "no value published",
     }
 
@@ -360,7 +344,7 @@ PARAMETERS = (
     Parameter("weight decay", UNKNOWN, UNKNOWN, UNKNOWN, _field("weight_decay")),
     Parameter("learning rate", UNKNOWN, UNKNOWN, UNKNOWN, _field("lr")),
     Parameter("schedule", "plateau of training loss", "plateau of training loss", "stated", _schedule),
-    Parameter("epochs", number(LARGE_BATCH_EPOCHS), number(FEDERATED_ROUNDS), "stated", _field("epochs")),
+    Parameter("epochs", number(EPOCHS["large_batch"]), number(EPOCHS["federated"]), "stated", _field("epochs")),
     Parameter("workers", number(WORKERS), number(WORKERS), "stated", _field("workers")),
     Parameter("data on workers", "even, IID", "even, IID", "stated", _field("partition")),
     Parameter("local batch (images)", UNKNOWN, UNKNOWN, UNKNOWN, _field("local_batch")),
@@ -371,7 +355,7 @@ PARAMETERS = (
     Parameter("compression", "none, float32 to int8, or DGC", "none, or float32 to int8", "stated", _compression),
     Parameter("DGC sparsifies", "weights of convolutions", ABSENT, "stated", _of_dgc("weights of convolutions")),
     Parameter("DGC sparsity", "0.75 to 0.999", ABSENT, "stated", _of_dgc("0.75, 0.9375, 0.984375, 0.996, 0.999")),
-    Parameter("DGC warm-up (epochs)", number(WARM_UP_EPOCHS), ABSENT, "stated", _of_dgc(_warm_up)),
+    Parameter("DGC warm-up (epochs)", number(len(traffic.WARM_UP)), ABSENT, "stated", _of_dgc(_warm_up)),
     Parameter("DGC threshold from", "1 % of the gradient", ABSENT, "stated", _of_dgc("at least 1 % of each tensor")),
     Parameter("DGC momentum correction", "yes", ABSENT, "stated", _of_dgc("yes")),
     Parameter("DGC momentum factor masking", UNKNOWN, ABSENT, UNKNOWN, _of_dgc("yes")),
@@ -479,8 +463,8 @@ def table4(groups: select.Groups, profile: str) -> Table:
     for run, (model, classes) in zip(PAYLOAD_RUNS, NETWORKS, strict=True):
         for stem in ("cifar", "imagenet"):
             size = sizes.count(model, classes, stem)
-            full = stem == "cifar" and select.setting(groups[run], "width") == 64
-            measured = messages(groups[run], "dense")[0][0] if full else None  # the same at every step
+            first = groups[run][0]
+            measured = int(traffic.dense_bytes(first)) if stem == "cifar" and traffic.is_full_size(first) else None
             counts = {"convolutional": size.convolutional, "other": size.other, "all": size.parameters}
             rows.append([
                 MODELS[model], number(classes), {"cifar": "CIFAR", "imagenet": "ImageNet"}[stem],
@@ -489,7 +473,7 @@ def table4(groups: select.Groups, profile: str) -> Table:
                 ABSENT if measured is None else number(measured / MEGABYTE, 2),
             ])  # fmt: skip
             csv_rows.append(
-                _origin("e2.table4", groups[run][0], len(groups[run]))
+                _origin("e2.table4", first, len(groups[run]))
                 | {"width": 64, "stem": stem, "classifier": size.classifier, "tensors": size.tensors}
                 | {name: value for part, n in counts.items() for name, value in
                    ((f"{part}_parameters", n), (f"{part}_megabytes", 4 * n / MEGABYTE))}
@@ -514,22 +498,29 @@ def table4(groups: select.Groups, profile: str) -> Table:
 # e2.table5 --------------------------------------------------------------
 
 
-def rates(group: Sequence[Record], codec: str) -> list[list[float]]:
-    """Compression rates, bytes uncompressed / bytes sent: a list for each seed, with a number for each step."""
-    pairs = zip(messages(group, "dense"), messages(group, codec), strict=True)
-    return [[plain / sent for plain, sent in zip(*lengths, strict=True)] for lengths in pairs]
+def _rates(group: Sequence[Record], codec: str) -> list[float]:
+    """Bytes uncompressed / bytes sent, of every message: all steps of all seeds."""
+    return [row["dense_bytes"] / row["bytes"] for record in group for row in record.rows if row["codec"] == codec]
 
 
-def saved(group: Sequence[Record], codec: str) -> list[list[float]]:
-    """Percent of a message of ``codec`` that zip saves: a list for each seed, with a number for each step."""
-    pairs = zip(messages(group, codec), messages(group, f"{codec}+zip"), strict=True)
-    return [[100 * (1 - zipped / plain) for plain, zipped in zip(*lengths, strict=True)] for lengths in pairs]
+def _rate(group: Sequence[Record], codec: str) -> float:
+    return float(np.mean([traffic.compression_rate(record, codec) for record in group]))
 
 
-def _spread(values: Sequence[Sequence[float]], form: Callable[[float], str]) -> str:
-    flat = [value for seed in values for value in seed]
-    low, high = form(min(flat)), form(max(flat))
-    return form(float(np.mean(flat))) + (f" ({low} to {high})" if low != high else "")
+def _rate_cell(group: Sequence[Record], codec: str) -> str:
+    return _spread(_rate(group, codec), _rates(group, codec), _significant)
+
+
+def _saved_cell(group: Sequence[Record], codec: str) -> str:
+    """Percent of a message of ``codec`` that zip saves."""
+    mean = float(np.mean([traffic.saved_by_zip(record, codec) for record in group]))
+    pairs = zip(_rates(group, codec), _rates(group, f"{codec}+zip"), strict=True)
+    return _spread(100 * mean, [100 * (1 - plain / zipped) for plain, zipped in pairs], number)
+
+
+def _spread(mean: float, each: Sequence[float], form: Callable[[float], str]) -> str:
+    low, high = form(min(each)), form(max(each))
+    return form(mean) + (f" ({low} to {high})" if low != high else "")
 
 
 def table5(groups: select.Groups, profile: str) -> Table:
@@ -539,33 +530,31 @@ def table5(groups: select.Groups, profile: str) -> Table:
         raise ReproError(
             f"e2.table5: codec {unknown[0]} has no name for readers; add it to repro.report.e2_tables.CODECS"
         )
-    rows, csv_rows = [], []
-    for codec, name in CODECS.items():
-        rows.append([name, *(_spread(rates(group, codec), _significant) for group in groups.values())])
+    rows = [[name, *(_rate_cell(group, codec) for group in groups.values())] for codec, name in CODECS.items()]
     for codec in ("int8", "dgc"):
-        cells = [_spread(saved(group, codec), number) for group in groups.values()]
+        cells = [_saved_cell(group, codec) for group in groups.values()]
         rows.append([f"{CODECS[codec]}: saved by zip (%)", *cells])
+    csv_rows = []
     for group in groups.values():
         for codec in CODECS:
-            by_seed = rates(group, codec)
-            flat = [rate for seed in by_seed for rate in seed]
-            for record, seed in zip(group, by_seed, strict=True):
-                sent = [row for row in record.rows if row["codec"] == codec]
-                csv_rows += [
-                    _origin("e2.table5", record, len(group))
-                    | {"codec": codec, "step": row["step"], "bytes": row["bytes"], "dense_bytes": row["dense_bytes"]}
-                    | {"rate": rate, "mean_rate": float(np.mean(flat)), "low_rate": min(flat), "high_rate": max(flat)}
-                    | {"published": "no value published"}
-                    for row, rate in zip(sent, seed, strict=True)
-                ]
+            mean, each = _rate(group, codec), _rates(group, codec)
+            span = {"mean_rate": mean, "low_rate": min(each), "high_rate": max(each)}
+            csv_rows += [
+                _origin("e2.table5", record, len(group))
+                | {"codec": codec, "step": row["step"], "bytes": row["bytes"], "dense_bytes": row["dense_bytes"]}
+                | {"rate": row["dense_bytes"] / row["bytes"], **span, "published": "no value published"}
+                for record in group
+                for row in record.rows
+                if row["codec"] == codec
+            ]
     return Table(
         "e2.table5: compression rates of real gradients",
         ["codec", *(_network(group) for group in groups.values())],
         rows,
         [
             _payload_stamp(groups) + ".",
-            "Rate: bytes of the uncompressed message / bytes of the message sent. Mean over steps and seeds (least "
-            "to greatest). Real payloads, decoded again; upload of one worker, parameters only.",
+            "Rate: bytes of the uncompressed message / mean bytes of the messages sent; mean over seeds (least to "
+            "greatest of all steps and seeds). Real payloads, decoded again; upload of one worker, parameters only.",
             "GQ: float32 to int8, a scale a tensor. DGC and top-k: 0.1 % of the weights of convolutions, the rest "
             "dense. Codecs start without memory at each measured step.",
             TEN_LABELS,
@@ -579,138 +568,137 @@ def table5(groups: select.Groups, profile: str) -> Table:
 
 
 @dataclass(frozen=True)
-class _Total:
-    """One reading of the total traffic of one method at full scale.
+class _Row:
+    """What the two methods send by one reading of the post, and how many images a round of large batch has.
 
     Attributes:
-        run: whose method it is.
-        codec: of the upload.
-        rounds: of the whole training.
-        images: images a round, None for federated averaging.
-        warm_up: sparsity of DGC in each of the first epochs; empty: all messages are taken to have the final one.
+        large_batch, federated: codecs of the messages.
+        reading: what is counted, download aside.
     """
 
-    run: str
-    codec: str
-    rounds: int
-    images: int | None = None
-    warm_up: tuple[float, ...] = ()
+    large_batch: str
+    federated: str
+    reading: traffic.Reading
+
+    def up(self, record: Record, method: str) -> float:
+        """Bytes that all workers send over the whole training."""
+        codec = {"large_batch": self.large_batch, "federated": self.federated}[method]
+        if codec.removesuffix("+zip") == traffic.CODECS[method]:
+            return traffic.total_sent(record, method, self.reading)
+        return WORKERS * traffic.rounds(method, self.reading) * traffic.message_bytes(record, codec)
+
+    def down(self, record: Record, method: str) -> float:
+        """Bytes that all workers receive: the uncompressed model every round."""
+        return WORKERS * traffic.rounds(method, self.reading) * traffic.dense_bytes(record)
 
     @property
-    def method(self) -> str:
-        """For readers."""
-        warm = {True: ", warm-up counted", False: ", warm-up not counted"}[bool(self.warm_up)]
-        return _method(self.run, self.codec) + (warm if self.codec.startswith("dgc") else "")
+    def images(self) -> int:
+        """Images of all workers in a round of large batch."""
+        return WORKERS * self.reading.local_batch
 
-    def up(self, group: Sequence[Record]) -> list[float]:
-        """Bytes that all workers send over the whole training, for each seed of a payload run."""
-        sent = np.array(message_bytes(group, self.codec))
-        total = self.rounds * sent
-        if self.warm_up:
-            zipped = sent / message_bytes(group, "dgc")
-            each = self.rounds // LARGE_BATCH_EPOCHS  # rounds of an epoch, which has a sparsity of its own
-            total -= len(self.warm_up) * each * sent
-            for sparsity in self.warm_up:
-                total += each * zipped * warm_up_bytes(group, sparsity)
-        return [float(value) for value in WORKERS * total]
-
-    def down(self, group: Sequence[Record]) -> list[float]:
-        """Bytes that all workers receive: the uncompressed model every round."""
-        return [WORKERS * self.rounds * size for size in message_bytes(group, "dense")]
+    @property
+    def warm_up(self) -> str:
+        """Whether DGC's warm-up counts, in words."""
+        return self.reading.words()[1] if self.large_batch.startswith("dgc") else ABSENT
 
 
-REFERENCE = _Total(FEDERATED, "int8+zip", FEDERATED_ROUNDS)
+def _readings() -> list[_Row]:
+    """The rows of e2.table6, the judged one first."""
+    ours = [reading for reading in traffic.readings() if not reading.download]
+
+    def codec(method: str, reading: traffic.Reading) -> str:
+        return traffic.CODECS[method] + ("+zip" if method in reading.zipped else "")
+
+    rows = [_Row(codec("large_batch", reading), codec("federated", reading), reading) for reading in ours]
+    batches = dict.fromkeys(reading.local_batch for reading in ours)
+    for alike in ("int8+zip", "int8", "dense"):
+        zipped = traffic.DEFAULT.zipped if alike.endswith("+zip") else ()
+        rows += [_Row(alike, alike, traffic.Reading(zipped=zipped, local_batch=batch)) for batch in batches]
+    return rows
 
 
-def readings() -> list[_Total]:
-    """The rows of e2.table6."""
-    from repro.codecs import WARM_UP  # imports torch
-
-    rows = []
-    for codec in ("dense", "int8", "int8+zip", "dgc", "dgc+zip"):
-        for warm_up in ((), WARM_UP[:WARM_UP_EPOCHS]) if codec.startswith("dgc") else ((),):
-            rows += [
-                _Total(BASELINE, codec, rounds_at_full_scale(batch), WORKERS * batch, warm_up)
-                for batch in LOCAL_BATCHES
-            ]
-    return rows + [_Total(FEDERATED, codec, FEDERATED_ROUNDS) for codec in ("dense", "int8", "int8+zip")]
+def _downloads(record: Record) -> str:
+    """What the workers receive over the whole training."""
+    totals = {f"{label(BASELINE)}, {number(row.images)} images": row.down(record, "large_batch") for row in _readings()}
+    totals |= {label(FEDERATED): _readings()[0].down(record, "federated")}
+    return ", ".join(f"{number(total / GIGABYTE)} GB ({name})" for name, total in totals.items())
 
 
-def factors(reference: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
-    """How many times ``other`` the ``reference`` is: geometric mean over seeds with its 95 % interval."""
-    logs = [math.log(a / b) for a, b in zip(reference, other, strict=True)]
+def ratio(large_batch: Sequence[float], federated: Sequence[float]) -> tuple[float, float, float]:
+    """Large batch / federated averaging: geometric mean over seeds with its 95 % interval."""
+    logs = [math.log(a / b) for a, b in zip(large_batch, federated, strict=True)]
     mean, low, high = (math.exp(value) for value in select.interval(logs))
     return mean, low, high
 
 
-def _times(factor: tuple[float, float, float]) -> str:
-    """``4.6 times less [4.4, 4.8]`` than the reference; or ``more``."""
-    mean, low, high = factor
-    word = "less" if mean >= 1 else "more"
+def _times(found: tuple[float, float, float]) -> str:
+    """A ratio in words: ``3.00 more``, or ``4.63 less [4.40, 4.90]`` where seeds differ visibly."""
+    mean, low, high = found
+    word = "more" if mean >= 1 else "less"
     if mean < 1:
         mean, low, high = 1 / mean, 1 / high, 1 / low
-    bounds = "" if math.isnan(low) else f" [{_significant(low)}, {_significant(high)}]"
-    return f"{_significant(mean)} times {word}{bounds}"
+    text, *bounds = map(_significant, (mean, low, high)) if not math.isnan(low) else (_significant(mean),)
+    return f"{text} {word}" + (f" [{', '.join(bounds)}]" if set(bounds) - {text} else "")
 
 
 def table6(groups: select.Groups, profile: str) -> Table:
-    """Data sent to the server over the whole training at full scale, under every reading; and the download."""
+    """Data sent to the server over the whole training at full scale, by every reading; and with the download."""
     rows, csv_rows = [], []
-    both: dict[str, list[float]] = {run: [] for run in groups}
-    for total in readings():
-        cells: dict[str, list[str]] = {"up": [], "down": [], "factor": []}
-        for run, group in groups.items():
-            up, down = total.up(group), total.down(group)
-            against = factors(REFERENCE.up(group), up)
-            with_download = factors(
-                [a + b for a, b in zip(REFERENCE.up(group), REFERENCE.down(group), strict=True)],
-                [a + b for a, b in zip(up, down, strict=True)],
+    for row in _readings():
+        cells = [CODECS[row.large_batch], CODECS[row.federated], row.warm_up, number(row.images)]
+        for group in groups.values():
+            up, down = (
+                {method: [count(record, method) for record in group] for method in METHODS}
+                for count in (row.up, row.down)
             )
-            if total.run == BASELINE:
-                both[run].append(with_download[0])
-            cells["up"].append(_significant(float(np.mean(up)) / 1e9))
-            cells["down"].append(_significant(float(np.mean(down)) / 1e9))
-            cells["factor"].append(ABSENT if total == REFERENCE else _times(against))
-            for record, sent, received in zip(group, up, down, strict=True):
+            both = {method: [sum(pair) for pair in zip(up[method], down[method], strict=True)] for method in METHODS}
+            ratios = {name: ratio(*counted.values()) for name, counted in (("up", up), ("up_and_down", both))}
+            cells += [_significant(float(np.mean(up[method])) / GIGABYTE) for method in METHODS]
+            cells += [_times(ratios["up"]), _times(ratios["up_and_down"])]
+            for i, record in enumerate(group):
                 csv_rows.append(
                     _origin("e2.table6", record, len(group))
-                    | {"method": total.method, "codec": total.codec, "images_per_round": total.images}
-                    | {"rounds": total.rounds, "workers": WORKERS, "warm_up_counted": int(bool(total.warm_up))}
-                    | {"bytes_up": sent, "bytes_down": received}
-                    | dict(zip(("factor_up", "factor_up_low", "factor_up_high"), against, strict=True))
-                    | {"factor_up_and_down": with_download[0], "extrapolated": 1}
-                )
-        images = ABSENT if total.images is None else number(total.images)
-        rows.append([total.method, images, number(total.rounds), *cells["up"], *cells["factor"], *cells["down"]])
+                    | {"large_batch_codec": row.large_batch, "federated_codec": row.federated}
+                    | {"warm_up": row.warm_up, "images_per_round": row.images}
+                    | {"judged": int(row.reading == traffic.DEFAULT and row.large_batch == "dgc+zip")}
+                    | {f"{method}_rounds": traffic.rounds(method, row.reading) for method in METHODS}
+                    | {f"{method}_bytes_up": up[method][i] for method in METHODS}
+                    | {f"{method}_bytes_down": down[method][i] for method in METHODS}
+                    | {f"ratio_{name}{end}": value for name, found in ratios.items()
+                       for end, value in zip(("", "_low", "_high"), found, strict=True)}
+                    | {"extrapolated": 1}
+                )  # fmt: skip
+        rows.append(cells)
     classes = [f"{number(select.setting(group, 'classes'))} classes" for group in groups.values()]
-    lightest = [
-        f"{_times((max(values), math.nan, math.nan))} ({name})"
-        for values, name in zip(both.values(), classes, strict=True)
-    ]
-    reference = REFERENCE.method
     return Table(
         "e2.table6: total data sent to the server over the whole training, ResNet18 (extrapolated)",
         [
-            "method", "images a round", "rounds",
-            *(f"up, {name} (GB)" for name in classes),
-            *(f"up, against {reference}, {name}" for name in classes),
-            *(f"down, {name} (GB)" for name in classes),
+            label(BASELINE), label(FEDERATED), "warm-up of DGC", "images a round of large batch",
+            *(
+                f"{name}: {what}"
+                for name in classes
+                for what in ("large batch up (GB)", "federated up (GB)", "large batch sends, up (times)",
+                             "up and down (times)")
+            ),
         ],
         rows,
         [
-            "Extrapolated: full-scale rounds x measured message size. "
-            f"{number(WORKERS)} workers; large batch: {number(LARGE_BATCH_EPOCHS)} epochs of {number(IMAGES)} images; "
-            f"federated averaging: {number(FEDERATED_ROUNDS)} rounds. GB = 10^9 bytes.",
+            f"Extrapolated: full-scale rounds x measured message size. {number(WORKERS)} workers; large batch: "
+            f"{number(EPOCHS['large_batch'])} epochs of {number(IMAGES)} images; federated averaging: "
+            f"{number(EPOCHS['federated'])} rounds. GB = 10^9 bytes.",
             f"Messages: {_payload_stamp(groups)}.",
-            "Intervals: 95 % Student-t over seeds of the paired log ratio. Federated rows take messages of gradients "
-            "for those of model changes: alike before zip, which may save a different share of changes.",
-            "Messages of the warm-up were not measured at full size: their length is the measured one at sparsity "
-            "0.999 plus what the wire format needs for the further values; zip is taken to save the same share.",
-            "Down: the uncompressed model to every worker in every round, as in our runs. Counting both directions, "
-            f"large batch sends {' and '.join(lightest)} than {reference} in its lightest reading.",
+            "Each row is a reading of what the post leaves open; the first one is judged (e2.c7, e2.c8). The post "
+            "states: 10 classes, large batch (DGC + zip) sends 5 times less; 1000 classes, federated averaging sends 3 "
+            "times less. Its own table was a picture and is lost.",
+            "Down: the uncompressed model to every worker in every round, as in our runs; with "
+            f"{classes[0]} {_downloads(next(iter(groups.values()))[0])}.",
+            "Factors: geometric mean over seeds [95 % Student-t interval of the paired log ratio, where it is wider "
+            "than the digits shown].",
+            "Federated averaging is charged messages of gradients for those of model changes: as long before zip, "
+            "which may save another share of changes.",
+            "Messages of the warm-up were not measured: they are computed from the measured ones at sparsity "
+            f"{traffic.SPARSITY:g} by what the coding needs; zip is taken to save the same share.",
             TEN_LABELS,
-            "The post states: 1000 classes, federated averaging ahead by a factor of 3; 10 classes, large batch with "
-            "DGC + zip ahead by a factor of 5. Its own table was a picture and is lost.",
         ],
         csv_rows,
     )  # fmt: skip
