@@ -23,7 +23,7 @@ VERSIONS = {
     "laws": 2,
     "models": 1,  # layers, initialisation, normalisation
     "partition": 1,
-    "payloads": 1,  # which codecs, what they encode
+    "payloads": 1,  # which codecs, what they encode; also the codecs that have no version of their own here
     "randomness": 1,
     "schedules": 1,
 }
@@ -32,7 +32,7 @@ VERSIONS = {
 def used_by(spec: dict[str, Any]) -> dict[str, int]:
     """Versions of the parts that a run of ``spec`` (a resolved spec as a mapping) depends on."""
     if spec["kind"] == "payloads":
-        parts = ["batches", "engines", "models", "payloads", "randomness"]
+        parts = ["batches", "codec_dense", "codec_dgc", "codec_int8", "engines", "models", "payloads", "randomness"]
     elif spec["kind"] == "law":
         parts = ["batches", "codec_dense", "engines", "group_norm", "laws", "models", "randomness"]
     else:

@@ -27,7 +27,7 @@ import yaml
 from repro import schedules
 from repro.errors import ReproError
 
-SOURCES = ("e1",)
+SOURCES = ("e1", "e2")
 PROFILES = ("smoke", "laptop", "paper")
 Profile = Literal["smoke", "laptop", "paper"]
 
@@ -436,17 +436,20 @@ def find(run: str, profile: str, root: Path = Path()) -> Spec:
     Raises:
         ReproError: no source has such a run; the message names the nearest ids.
     """
-    known: dict[str, Spec] = {}
+    known: list[str] = []
     for source in SOURCES:
         files = _read(source, profile, root)
-        known |= {spec.run: spec for specs in _grids(files).values() for spec in specs}
-        if run not in known:
-            known |= {spec.run: spec for section in ("runs", "controls") for spec in _written(files, section)}
-    if run not in known:
-        near = difflib.get_close_matches(run, known, n=3, cutoff=0.3)
-        hint = f"did you mean {', '.join(near)}? " if near else ""
-        raise ReproError(f"unknown run {run!r}; {hint}`python -m repro list` shows all run ids")
-    return known[run]
+        for section in ("runs", "controls"):
+            if run in files.content[section]:  # only then: other runs may still wait for their learning rates
+                return next(spec for spec in _written(files, section) if spec.run == run)
+            known += map(str, files.content[section])
+        grid = {spec.run: spec for made in _grids(files).values() for spec in made}
+        if run in grid:
+            return grid[run]
+        known += grid
+    near = difflib.get_close_matches(run, known, n=3, cutoff=0.3)
+    hint = f"did you mean {', '.join(near)}? " if near else ""
+    raise ReproError(f"unknown run {run!r}; {hint}`python -m repro list` shows all run ids")
 
 
 def default_profile(root: Path = Path()) -> str:

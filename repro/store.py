@@ -17,7 +17,7 @@ from repro.specs import Spec
 
 def fingerprint(spec: Spec, seed: int, root: Path = Path()) -> str:
     """The fingerprint that a valid record of this run carries; reads the data set's manifest, not its images."""
-    data = datasets.manifest_sha256(spec.dataset, root / "data") if spec.kind == "train" else None
+    data = datasets.manifest_sha256(spec.dataset, root / "data") if spec.kind != "law" else None
     return numerics.fingerprint(spec.as_dict(), seed, data)
 
 

@@ -66,11 +66,11 @@ def sweep(
 
     todo = sorted((task for task in tasks if store.stored(*task, root) is None), key=cost, reverse=True)
     problems: list[str] = []
-    for name in sorted({spec.dataset for spec, _ in todo if spec.kind == "train"}):
+    for name in sorted({spec.dataset for spec, _ in todo if spec.kind != "law"}):
         try:
             datasets.load(name, root / "data")
         except ReproError as error:
-            waiting = [task for task in todo if task[0].kind == "train" and task[0].dataset == name]
+            waiting = [task for task in todo if task[0].kind != "law" and task[0].dataset == name]
             problems.append(f"{len(waiting)} runs on {name} could not start: {error}")
             todo = [task for task in todo if task not in waiting]
     computed, left = 0, 0
@@ -147,6 +147,7 @@ def _run(spec: Spec, seed: int, root: Path) -> str:
 
     record, provenance = runner.run(spec, seed, root)
     runner.save(record, provenance, root)
-    last = f"test top-1 {100 * record.rows[-1]['test_top1']:.1f} %" if record.rows else "law"
+    trained = spec.kind == "train" and record.rows
+    last = f"test top-1 {100 * record.rows[-1]['test_top1']:.1f} %" if trained else spec.kind
     state = "" if record.status == "completed" else f", diverged ({record.reason})"
     return f"{spec.run} seed {seed}: {last}{state} in {provenance['seconds']:.0f} s"

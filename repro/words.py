@@ -11,6 +11,9 @@ _CHANGES = {
     r"(\d+)labels": r"\1 labels",
     r"(\d+)epochs": r"every \1 epochs",
     r"gn": "GroupNorm",
+    r"gq": "GQ",
+    r"dgc": "DGC",
+    r"weights": "int8 weights",
     r"lr(\d+)": r"learning rate \1",
     r"lr(\d+)_(\d+)": r"learning rate \1.\2",
 }

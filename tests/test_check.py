@@ -22,10 +22,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository in which nothing is missing at the smoke profile: grids recorded, rates chosen, files there."""
     root = tree.plant(tmp_path_factory.mktemp("whole"))
     (root / "notebooks").mkdir()
-    shutil.copy(tree.REPOSITORY / NOTEBOOK, root / NOTEBOOK)
-    for spec, seed in specs.runs("e1", "smoke", "grid", root):
-        tree.record(spec, seed, root)
-    tuning.write("e1", "smoke", root)
+    for source in specs.SOURCES:
+        shutil.copy(tree.REPOSITORY / f"notebooks/{source}.ipynb", root / "notebooks")
+        for spec, seed in specs.runs(source, "smoke", "grid", root):
+            tree.record(spec, seed, root)
+        tuning.write(source, "smoke", root)
     folder = root / "figures/smoke"
     folder.mkdir(parents=True)
     for artefact in report.ARTEFACTS:
@@ -50,7 +51,7 @@ def test_nothing_is_wrong_where_everything_is_there(whole: Path) -> None:
     found, waiting = check("smoke", whole)
     assert found == []
     assert waiting
-    assert not [line for line in waiting if line.startswith("e1.")]
+    assert not [line for line in waiting if line.split(".")[0] in specs.SOURCES]
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,8 @@ def test_nothing_is_wrong_where_everything_is_there(whole: Path) -> None:
         (PUBLISHED, "run: e1-union-law", "run: e1-law", "e1.c4: judged by e1-law, which"),
         (PUBLISHED, "runs: [e1-central, e1-large-batch,", "runs: [e1-centre, e1-large-batch,", "e1.c7: judged by e1-c"),
         (PUBLISHED, "artefact: e1.extra-skew", "artefact: e1.extra-skw", "e1.c5: shown by e1.extra-skw, which nothing"),
+        (PUBLISHED, "e2-large-batch-gq: 1,", "e2-large-batch-qg: 1,", "e2.c3: judged by e2-large-batch-qg, which pipe"),
+        ("pipelines/e2.yaml", "  e2-federated-gq:", "  e2-federated-g:", "e2.c6: judged by e2-federated-gq, which"),
         (SPECS, "  e1-federated-2labels-gn:", "  e1-federated-2lab-gn:", "e1.c5: judged by e1-federated-2labels-gn,"),
     ],
 )  # fmt: skip
@@ -83,18 +86,21 @@ def test_a_statement_of_a_built_source_needs_a_rule(root: Path) -> None:
     assert problems(root) == ["e1.c3: no rule; a key `judge` was expected in data/published.yaml"]
 
 
-def test_learning_rates_that_the_grids_do_not_choose_are_stale(root: Path) -> None:
+@pytest.mark.parametrize("source", specs.SOURCES)
+def test_learning_rates_that_the_grids_do_not_choose_are_stale(source: str, root: Path) -> None:
     path = specs.learning_rates_path("smoke", root)
     stored = json.loads(path.read_text())
-    stored["e1"]["federated"]["lr"] *= 2
+    stored[source]["federated"]["lr"] *= 2
     path.write_text(json.dumps(stored))
     assert problems(root) == ["data/learning_rates/smoke.json: federated is stale; run `make controls PROFILE=smoke`"]
 
 
-def test_learning_rates_without_their_grid_cannot_be_checked(root: Path) -> None:
-    next((root / "data/records/smoke/e1_controls").glob("e1-grid-central-*")).unlink()
+@pytest.mark.parametrize("source", specs.SOURCES)
+def test_learning_rates_without_their_grid_cannot_be_checked(source: str, root: Path) -> None:
+    next((root / f"data/records/smoke/{source}_controls").glob(f"{source}-grid-federated-*")).unlink()
     (line,) = problems(root)
-    assert line.startswith("data/learning_rates/smoke.json: cannot be compared with the grids (e1-grid-central-lr")
+    says = f"data/learning_rates/smoke.json: cannot be compared with the grids ({source}-grid-federated-lr"
+    assert line.startswith(says)
 
 
 def test_a_missing_figure_is_a_problem_and_one_of_the_controls_waits(root: Path) -> None:

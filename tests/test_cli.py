@@ -13,7 +13,7 @@ import pytest
 import tree
 import yaml
 
-from repro import claims, cli, records, report, runner, specs, store, tuning
+from repro import claims, cli, records, report, runner, specs, store, sweep, tuning
 from repro.errors import ReproError
 
 COMMANDS = next(
@@ -21,6 +21,7 @@ COMMANDS = next(
 )  # name -> parser
 WITH_PROFILE = [name for name, parser in COMMANDS.items() if "--profile" in parser.format_help()]
 REQUIRED = {"run": ["e1-central"], "rerun": ["e1-central"], "notebook": ["e1"]}
+RUNS = {"e1": 17, "e2": 22}  # artefacts at the smoke profile, seeds counted; e1 has one law, and e2 6 payload runs
 READS_RECORDS = ["list", "sweep", "verdicts", "render", "plan", "audit", "run", "rerun", "book"]
 
 
@@ -30,10 +31,13 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tree.plant(tmp_path)
     (tmp_path / "params.yaml").write_text("profile: smoke\n")
     chosen = {
-        arm: {"lr": 0.1, "grid": tuning._identity(made, [101], tmp_path)}
-        for arm, made in specs.grids("e1", "smoke", tmp_path).items()
+        source: {
+            arm: {"lr": 0.1, "grid": tuning._identity(made, [101], tmp_path)}
+            for arm, made in specs.grids(source, "smoke", tmp_path).items()
+        }
+        for source in specs.SOURCES
     }
-    (tmp_path / "data/learning_rates/smoke.json").write_text(json.dumps({"e1": chosen}))
+    (tmp_path / "data/learning_rates/smoke.json").write_text(json.dumps(chosen))
     monkeypatch.chdir(tmp_path)
 
     def never(*_: object, **__: object) -> None:
@@ -295,34 +299,54 @@ def test_data_with_a_wrong_hash_are_refused(wrong_data: None, root: Path, capsys
     assert not (root / "data/records").exists()
 
 
-def test_a_sweep_without_data_says_once_what_could_not_start(wrong_data: None, root: Path, capsys) -> None:
-    for spec, seed in specs.runs("e1", "smoke", root=root):
-        if spec.kind == "law":
-            tree.record(spec, seed, root)
-    assert cli.main(["sweep"]) == 1
+@pytest.mark.parametrize("chosen", [*specs.SOURCES, None])
+def test_a_sweep_without_data_says_once_what_could_not_start(chosen, wrong_data: None, root: Path, capsys) -> None:
+    tree.record(specs.find("e1-union-law", "smoke", root), 1, root)  # the only run without images
+    runs, laws = (RUNS[chosen], int(chosen == "e1")) if chosen else (sum(RUNS.values()), 1)
+    assert cli.main(["sweep", *(["--source", chosen] if chosen else [])]) == 1
     said = capsys.readouterr()
-    assert said.out == "1 of 17 runs are valid; 0 computed now, 0 left for later\n"
+    assert said.out == f"{laws} of {runs} runs are valid; 0 computed now, 0 left for later\n"
     assert said.err.count("\n") == 1
-    assert "16 runs on cifar10 could not start" in said.err
+    assert f"{runs - laws} runs on cifar10 could not start" in said.err
     assert "train_images has SHA-256" in said.err
+
+
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        ("e1-central", "test top-1 50.0 %"), ("e1-union-law", "law"), ("e2-federated-gq", "test top-1 50.0 %"),
+        ("e2-payloads-resnet50-1000", "payloads"),
+    ],
+)  # fmt: skip
+def test_a_sweep_stores_and_says_what_every_kind_of_run_gave(run: str, says: str, root: Path, monkeypatch) -> None:
+    spec = specs.find(run, "smoke", root)
+    made = tree.record(spec, 1, root, **({"rows": []} if spec.kind == "law" else {}))
+    store.record_path(spec, 1, root).unlink()
+    monkeypatch.setattr(runner, "run", lambda *_, **__: (made, {"seconds": 2.0}))
+    assert sweep._run(spec, 1, root) == f"{run} seed 1: {says} in 2 s"
+    assert store.stored(spec, 1, root) == made
 
 
 # Answers ------------------------------------------------------------------------------------------------------
 
 
 def test_a_sweep_with_learning_rates_that_other_code_chose_goes_on_and_says_so(root: Path, capsys) -> None:
-    for spec, seed in specs.runs("e1", "smoke", root=root):
-        tree.record(spec, seed, root)
+    for source in specs.SOURCES:
+        for spec, seed in specs.runs(source, "smoke", root=root):
+            tree.record(spec, seed, root)
     assert cli.main(["sweep"]) == 0
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ("17 of 17 runs are valid; 0 computed now, 0 left for later\n", "")
-    tree.edit(root / "pipelines/e1.yaml", "lrs: [0.025, 0.05", "lrs: [0.03, 0.05")
-    assert cli.main(["sweep"]) == 0
-    said = capsys.readouterr()
-    assert said.err.count("\n") == 4
-    assert all(
-        f"the learning rate of e1 {arm} was chosen with other code, data or settings" in said.err for arm in tree.ARMS
-    )
+    said, runs = capsys.readouterr(), sum(RUNS.values())
+    assert (said.out, said.err) == (f"{runs} of {runs} runs are valid; 0 computed now, 0 left for later\n", "")
+    for source, arms in tree.ARMS.items():
+        file = root / f"pipelines/{source}.yaml"
+        text = file.read_text()
+        tree.edit(file, "0.05, 0.1,", "0.06, 0.1,")
+        assert cli.main(["sweep"]) == 0
+        said = capsys.readouterr()
+        assert said.err.count("\n") == len(arms)
+        for arm in arms:
+            assert f"the learning rate of {source} {arm} was chosen with other code, data or settings" in said.err
+        file.write_text(text)
 
 
 def test_list_shows_every_id_and_its_state(root: Path, capsys) -> None:
@@ -390,15 +414,22 @@ def test_a_repetition_fails_if_it_differs(top1: float, says: str, code: int, roo
 
 
 def test_tune_stores_the_best_rates_and_says_when_one_is_at_the_edge(root: Path, capsys) -> None:
-    best = {"central": 0.1, "large-batch": 1.6, "large-batch-x4": 0.4, "federated": 0.2}
-    for arm, made in specs.grids("e1", "smoke", root).items():
-        for spec in made:
-            tree.record(spec, 101, root, top1=0.6 if spec.schedule["lr"] == best[arm] else 0.3)
+    best = {
+        "e1": {"central": 0.1, "large-batch": 1.6, "large-batch-x4": 0.4, "federated": 0.2},
+        "e2": {"large-batch": 0.0125, "federated": 0.4},
+    }
+    for source in specs.SOURCES:
+        for arm, made in specs.grids(source, "smoke", root).items():
+            for spec in made:
+                tree.record(spec, 101, root, top1=0.6 if spec.schedule["lr"] == best[source][arm] else 0.3)
     (root / "data/learning_rates/smoke.json").unlink()
     text = done(capsys, "tune")
     assert "e1 central: learning rate 0.1\n" in text
     assert "e1 large-batch: learning rate 1.6  (at the edge of the grid" in text
+    assert "e2 large-batch: learning rate 0.0125  (at the edge of the grid" in text
+    assert "e2 federated: learning rate 0.4\n" in text
     assert specs.find("e1-large-batch", "smoke", root).schedule["lr"] == 1.6
+    assert specs.find("e2-federated-gq", "smoke", root).schedule["lr"] == 0.4
 
 
 def test_plan_adds_up_recorded_times_and_counts_what_was_never_timed(root: Path, capsys) -> None:
@@ -406,17 +437,24 @@ def test_plan_adds_up_recorded_times_and_counts_what_was_never_timed(root: Path,
         path = stored(root, run, **({} if fingerprint is None else {"fingerprint": fingerprint}))
         provenance = {"seconds": 1800.0, "machine": {"device": "abacus"}}
         records.write_atomic(records.provenance_path(path), records.canonical_json(provenance))
-    artefact, grid, control = json.loads(done(capsys, "plan", "--json"))
+    planned = json.loads(done(capsys, "plan", "--json"))
+    assert [(p["source"], p["group"]) for p in planned] == [(s, g) for s in specs.SOURCES for g in specs.GROUPS]
+    artefact, grid, control, *others = planned
     assert (artefact["core_hours"], artefact["core_hours_to_do"]) == (1.0, 0.5)
     assert (artefact["runs"], artefact["runs_without_a_time"], artefact["measured_on"]) == (17, 15, ["abacus"])
     assert (grid["core_hours"], grid["runs_without_a_time"], control["runs"]) == (0.0, 28, 8)
+    assert [(p["runs"], p["runs_without_a_time"], p["core_hours"]) for p in others] == [
+        (22, 22, 0.0), (14, 14, 0.0), (0, 0, 0.0)
+    ]  # fmt: skip
     assert "abacus" in done(capsys, "plan")
 
 
 def test_verdicts_without_runs_judge_nothing_and_are_stored_only_when_asked(root: Path, capsys) -> None:
     found = json.loads(done(capsys, "verdicts", "--json"))
     assert {v["id"] for v in found} == {s.id for s in claims.load_published(root).statements}
-    assert {v["verdict"] for v in found if v["id"].startswith("e1.")} == {claims.NOT_RUN}
+    for source in specs.SOURCES:  # a definition is checked by running the code itself
+        ours = {v["verdict"] for v in found if v["source"] == source and v["kind"] != "definition"}
+        assert ours == {claims.NOT_RUN}
     assert not (root / "figures").exists()
     done(capsys, "verdicts", "--write", "--source", "e1")
     assert records.read_json(root / "figures/smoke/verdicts.json") == found

@@ -13,6 +13,7 @@ import tree
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from synthetic import e1_records
+from synthetic_e2 import e2_records
 
 from repro import claims, laws, records, report, specs, store
 from repro.errors import ReproError
@@ -145,13 +146,14 @@ def test_table_escapes_what_would_split_a_cell() -> None:
 # Committed notebooks ----------------------------------------------------------------------------------------
 
 
-SHAPES = {(record.run, record.seed): record for record in e1_records()}
+SHAPES = {(record.run, record.seed): record for record in [*e1_records(), *e2_records()]}
+STATEMENTS = {"e1": 7, "e2": 12}
 
 
-def fill(root: Path, *, without: str = "", stale: str = "") -> None:
-    """A repository in ``root`` with a record of every planned run of post e1, of which one may lack or be stale."""
+def fill(root: Path, *, source: str = "e1", without: str = "", stale: str = "") -> None:
+    """A repository in ``root`` with a record of every planned run of a source, of which one may lack or be stale."""
     tree.plant(root)
-    for spec, seed in specs.runs("e1", "laptop", root=root):
+    for spec, seed in specs.runs(source, "laptop", root=root):
         if spec.run == without:
             continue
         made = replace(
@@ -192,6 +194,17 @@ def test_load_names_the_run_that_is_missing(tmp_path: Path, how: str) -> None:
         load("e1", "laptop", tmp_path)
 
 
+def test_load_of_a_source_takes_its_own_records_and_misses_only_its_grids(tmp_path: Path) -> None:
+    fill(tmp_path, source="e2")
+    loaded = load("e2", "laptop", tmp_path)
+    assert len(loaded.records) == 3 * 8 + 3 * 2 + 2
+    assert [record.seed for record in loaded.seeds("e2-payloads-resnet50-10")] == [1]
+    assert {run.split("-")[1] for run, _ in loaded.missing} == {"grid"}
+    assert list(loaded.verdicts) == [f"e2.c{i}" for i in range(1, 13)]
+    with pytest.raises(ReproError, match=r"no current record of e1-.* sweep --source e1 --profile laptop"):
+        load("e1", "laptop", tmp_path)
+
+
 def test_load_refuses_an_unknown_profile(tmp_path: Path) -> None:
     with pytest.raises(ReproError, match="unknown profile 'lapto'"):
         load("e1", "lapto", tmp_path)
@@ -212,30 +225,51 @@ def test_committed_notebooks_are_clean(path: Path) -> None:
     assert nbformat.writes(content).rstrip("\n") + "\n" == path.read_text()
 
 
-def test_e1_notebook_shows_every_artefact_and_every_statement() -> None:
-    cells = nbformat.read(ROOT / "notebooks/e1.ipynb", 4).cells
-    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    statements = [item.id for item in claims.load_published(ROOT).statements if item.source == "e1"]
-    artefacts = [name for name in report.ARTEFACTS if name.startswith("e1.")]
-    assert len(statements) == 7
-    assert [name for name in artefacts if f'("{name}", records)' not in source] == []
-    assert [name for name in statements if f'statement(verdicts["{name}"])' not in source] == []
+def test_every_source_has_a_notebook() -> None:
+    assert {path.stem for path in COMMITTED} >= set(specs.SOURCES)
+
+
+@pytest.mark.parametrize("source", specs.SOURCES)
+def test_notebook_shows_every_artefact_and_every_statement(source: str) -> None:
+    cells = nbformat.read(ROOT / f"notebooks/{source}.ipynb", 4).cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    statements = [item.id for item in claims.load_published(ROOT).statements if item.source == source]
+    artefacts = [name for name, item in report.ARTEFACTS.items() if item.source == source]
+    assert len(statements) == STATEMENTS[source]
+    assert artefacts
+    assert [name for name in artefacts if f'("{name}", records)' not in code] == []
+    assert [name for name in statements if f'statement(verdicts["{name}"])' not in code] == []
+
+
+def run_cells(source: str) -> dict[str, object]:
+    """The names that the cells of a committed notebook leave behind, run here and now."""
+    names: dict[str, object] = {}
+    for cell in nbformat.read(ROOT / f"notebooks/{source}.ipynb", 4).cells:
+        if cell.cell_type == "code":
+            exec(cell.source, names)
+    return names
 
 
 def test_e1_notebook_runs_and_says_that_controls_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path)
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for cell in nbformat.read(ROOT / "notebooks/e1.ipynb", 4).cells:
-        if cell.cell_type == "code":
-            exec(cell.source, names)
+    names = run_cells("e1")
     assert "no record of run e1-grid-central-lr" in names["grid"].data  # type: ignore[attr-defined]
     assert "no record of run e1-large-batch-gn" in names["skew_gn"].data  # type: ignore[attr-defined]
 
 
-def test_e1_page_has_mathml_for_all_equations() -> None:
-    content = nbformat.read(ROOT / "notebooks/e1.ipynb", 4)
-    assert "$" not in re.sub(r"(?s)<pre>.*?</pre>|<code>.*?</code>", "", html_page(content, "", Path("e1.ipynb")))
+def test_e2_notebook_runs_on_records_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, source="e2")
+    monkeypatch.chdir(tmp_path)
+    names = run_cells("e2")
+    assert names["profile"] == "laptop"
+    assert len(names["verdicts"]) == STATEMENTS["e2"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_page_has_mathml_for_all_equations(path: Path) -> None:
+    page = html_page(nbformat.read(path, 4), "", path)
+    assert "$" not in re.sub(r"(?s)<pre>.*?</pre>|<code>.*?</code>", "", page)
 
 
 def test_show_says_what_the_figure_shows() -> None:

@@ -141,8 +141,12 @@ def test_every_stage_runs_a_command_that_exists_with_its_own_profile() -> None:
                 assert options.profile == path.parts[1], f"{path}: {name}"
 
 
-def test_runs_and_controls_depend_on_all_code_that_a_fingerprint_counts() -> None:
+def test_runs_and_controls_depend_on_all_code_that_a_fingerprint_counts(tmp_path: Path) -> None:
     """What has a version in repro.numerics has its file among the dependencies, so that DVC sees a change of it."""
+    from repro import cli
+
+    root, seen = tree.plant(tmp_path), set()
+    only = {"law": "repro/laws.py", "payloads": "repro/payloads.py"}  # what only runs of one kind are computed with
     parts = [
         "batches.py",
         "codecs",
@@ -156,10 +160,15 @@ def test_runs_and_controls_depend_on_all_code_that_a_fingerprint_counts() -> Non
     for profile in specs.PROFILES:
         for name in ("dvc.yaml", "controls/dvc.yaml"):
             for stage in stages(Path(f"pipelines/{profile}/{name}")).values():
-                commands = json.dumps(stage["cmd"])
-                if " sweep " in commands:
-                    assert {f"repro/{part}" for part in parts} <= set(stage["deps"])
-                    assert ("repro/laws.py" in stage["deps"]) is ("--group" not in commands)
+                commands = stage["cmd"] if isinstance(stage["cmd"], list) else [stage["cmd"]]
+                sweeps = [cli._parser().parse_args(c.split()[3:]) for c in commands if " sweep " in c]
+                if not sweeps:
+                    continue
+                kinds = {spec.kind for s in sweeps for spec, _ in specs.runs(s.source, profile, s.group, root)}
+                assert {f"repro/{part}" for part in parts} <= set(stage["deps"])
+                assert {kind for kind, file in only.items() if file in stage["deps"]} == kinds - {"train"}
+                seen |= {(profile, s.source, s.group) for s in sweeps}
+    assert seen == {(p, s, g) for p in specs.PROFILES for s in specs.SOURCES for g in specs.GROUPS}
 
 
 def test_every_path_that_the_makefile_names_exists() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import tree
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from repro.errors import ReproError
 
 SPEC, PARAMS = "pipelines/e1.yaml", "pipelines/smoke/params.yaml"
 PROFILE = (SPEC, "at profile smoke")
+PUBLISHED_WORKERS = {"e1": 96, "e2": 32}
 PUBLISHED = 50_000 / (96 * 32)  # rounds per epoch of post 1 at full scale: 16.3
 
 
@@ -26,10 +26,15 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def resolved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, specs.Spec]]:
-    """Profile -> run id -> spec, controls included."""
+    """Profile -> run id -> spec of every source, controls included."""
     place = tree.plant(tmp_path_factory.mktemp("tree"))
     return {
-        profile: {s.run: s for group in specs.GROUPS for s, _ in specs.runs("e1", profile, group, place)}
+        profile: {
+            s.run: s
+            for source in specs.SOURCES
+            for group in specs.GROUPS
+            for s, _ in specs.runs(source, profile, group, place)
+        }
         for profile in specs.PROFILES
     }
 
@@ -157,7 +162,7 @@ def test_unknown_names_are_answered_with_the_known_ones(root: Path) -> None:
         specs.find("e1-grid-central-lr0.1", "smoke", root)
     with pytest.raises(ReproError, match="unknown profile 'lap-top'; one of smoke, laptop, paper was expected"):
         specs.runs("e1", "lap-top", root=root)
-    with pytest.raises(ReproError, match="unknown source 'e9'; one of e1"):
+    with pytest.raises(ReproError, match=f"unknown source 'e9'; one of {', '.join(specs.SOURCES)} was"):
         specs.runs("e9", "smoke", root=root)
 
 
@@ -168,17 +173,28 @@ def test_a_bad_default_profile_names_its_file_and_the_profiles(text: str, root: 
         specs.default_profile(root)
 
 
-def test_missing_learning_rates_name_the_command_that_chooses_them(root: Path) -> None:
-    path = root / "data/learning_rates/smoke.json"
-    for text in ("{}", '{"e1": {}}', '{"e1": {"central": {}}}', '{"e1": {"central": {"lr": null}}}', "{", "[]"):
-        path.write_text(text)
-        with pytest.raises(ReproError, match="no learning rate for grid central of e1; run `make controls PROFILE=sm"):
-            specs.runs("e1", "smoke", root=root)
+@pytest.mark.parametrize("source", specs.SOURCES)
+def test_missing_learning_rates_name_the_command_that_chooses_them(source: str, root: Path) -> None:
+    path, arm = root / "data/learning_rates/smoke.json", tree.ARMS[source][0]
+    for chosen in ({}, {source: {}}, {source: {arm: {}}}, {source: {arm: {"lr": None}}}, "{", []):
+        path.write_text(chosen if isinstance(chosen, str) else json.dumps(chosen))
+        says = f"no learning rate for grid {arm} of {source}; run `make controls PROFILE=smoke` again"
+        with pytest.raises(ReproError, match=says):
+            specs.runs(source, "smoke", root=root)
     path.unlink()
     with pytest.raises(ReproError, match="no learning rates chosen for profile smoke; run `make controls PROFILE=smo"):
-        specs.runs("e1", "smoke", root=root)
-    assert specs.runs("e1", "smoke", "grid", root), "the grids choose the rates, so they cannot wait for them"
-    assert specs.find("e1-grid-central-lr0_1", "smoke", root).lr_grid == "central"
+        specs.runs(source, "smoke", root=root)
+    assert specs.runs(source, "smoke", "grid", root), "the grids choose the rates, so they cannot wait for them"
+    assert specs.find(f"{source}-grid-{arm}-lr0_1", "smoke", root).lr_grid == arm
+
+
+def test_a_run_does_not_wait_for_the_learning_rates_of_another_source(root: Path) -> None:
+    path = root / "data/learning_rates/smoke.json"
+    rates = json.loads(path.read_text())
+    for source, arms in tree.ARMS.items():
+        path.write_text(json.dumps({source: rates[source]}))
+        for arm in arms:
+            assert specs.find(f"{source}-{arm}", "smoke", root).schedule["lr"] == 0.1
 
 
 # What a spec says ---------------------------------------------------------------------------------------------
@@ -195,26 +211,39 @@ def test_an_arm_trains_with_the_learning_rate_of_its_grid(root: Path) -> None:
     assert found["e1-federated"] == found["e1-federated-2labels"] == found["e1-federated-4epochs"] == 0.2
 
 
-def test_every_arm_gets_the_same_grid_budget_and_seeds(root: Path) -> None:
-    grids = specs.grids("e1", "smoke", root)
+def test_a_compressed_run_trains_with_the_learning_rate_of_its_uncompressed_one(root: Path) -> None:
+    chosen = {"e2": {"large-batch": {"lr": 0.05}, "federated": {"lr": 0.2}}}
+    (root / "data/learning_rates/smoke.json").write_text(json.dumps(chosen))
+    trained = [spec for spec, _ in specs.runs("e2", "smoke", root=root) if spec.kind == "train"]
+    assert {spec.codec for spec in trained} == {"dense", "int8", "dgc"}
+    for spec in trained:
+        assert spec.schedule["lr"] == {"large_batch": 0.05, "federated": 0.2}[spec.method], spec.run
+
+
+@pytest.mark.parametrize("source", specs.SOURCES)
+def test_every_arm_gets_the_same_grid_budget_and_seeds(source: str, root: Path) -> None:
+    grids = specs.grids(source, "smoke", root)
     budgets = {
         arm: [(s.schedule["lr"], s.epochs, s.evaluate_on, s.test_images) for s in made] for arm, made in grids.items()
     }
-    assert set(grids) == set(tree.ARMS)
-    assert all(budget == budgets["central"] for budget in budgets.values())
-    assert [lr for lr, *_ in budgets["central"]] == yaml.safe_load((root / SPEC).read_text())["grid"]["lrs"]
-    assert {on for _, _, on, _ in budgets["central"]} == {"held_out"}, "test images must not choose a learning rate"
-    planned = specs.runs("e1", "smoke", "grid", root)
+    assert set(grids) == set(tree.ARMS[source])
+    budget = budgets[tree.ARMS[source][0]]
+    assert all(other == budget for other in budgets.values())
+    assert [lr for lr, *_ in budget] == specs.read_yaml(root / f"pipelines/{source}.yaml")["grid"]["lrs"]
+    assert {on for _, _, on, _ in budget} == {"held_out"}, "test images must not choose a learning rate"
+    planned = specs.runs(source, "smoke", "grid", root)
     assert {s.run: [seed for t, seed in planned if t.run == s.run] for s, _ in planned} == {
         s.run: [101] for made in grids.values() for s in made
     }
 
 
-def test_a_grid_run_is_its_arm_but_for_what_a_grid_changes(resolved) -> None:
+@pytest.mark.parametrize("source", specs.SOURCES)
+def test_a_grid_run_is_its_arm_but_for_what_a_grid_changes(source: str, resolved) -> None:
     sizes = {"epochs", "evaluate_every", "test_images"}
     changed = sizes | {"run", "group", "evaluate_on", "expects_divergence", "schedule", "lr"}
-    for arm in tree.ARMS:
-        ours, base = resolved["laptop"][f"e1-grid-{arm}-lr0_2"].as_dict(), resolved["laptop"][f"e1-{arm}"].as_dict()
+    for arm in tree.ARMS[source]:
+        ours, base = (resolved["laptop"][f"{source}-{run}"].as_dict() for run in (f"grid-{arm}-lr0_2", arm))
+        assert ours["schedule"]["kind"] == base["schedule"]["kind"]
         assert {key for key in base if ours[key] != base[key]} <= changed
 
 
@@ -226,11 +255,12 @@ def test_a_control_is_its_run_but_for_what_it_is_named_after(resolved) -> None:
             assert (ours["group"], ours["norm"]) == ("control", "group")
 
 
-def test_a_grid_that_holds_images_out_keeps_the_workers_and_so_the_batch_of_its_arm(resolved) -> None:
+@pytest.mark.parametrize("source", specs.SOURCES)
+def test_a_grid_that_holds_images_out_keeps_the_workers_and_so_the_batch_of_its_arm(source: str, resolved) -> None:
     for by_run in resolved.values():
-        for arm in tree.ARMS:
-            assert by_run[f"e1-grid-{arm}-lr0_1"].workers == by_run[f"e1-{arm}"].workers
-            assert by_run[f"e1-grid-{arm}-lr0_1"].train_images <= 50_000 - specs.HELD_OUT_IMAGES
+        for arm in tree.ARMS[source]:
+            assert by_run[f"{source}-grid-{arm}-lr0_1"].workers == by_run[f"{source}-{arm}"].workers
+            assert by_run[f"{source}-grid-{arm}-lr0_1"].train_images <= 50_000 - specs.HELD_OUT_IMAGES
 
 
 def test_a_law_is_executed_once_and_a_training_once_per_seed(root: Path) -> None:
@@ -239,17 +269,27 @@ def test_a_law_is_executed_once_and_a_training_once_per_seed(root: Path) -> None
     assert [seed for spec, seed in planned if spec.run == "e1-central"] == [1, 2, 3]
 
 
-def test_run_ids_are_unique_and_fit_file_names(resolved) -> None:
+def test_payloads_of_the_larger_network_are_measured_once_and_of_the_smaller_one_per_seed(root: Path) -> None:
+    planned = specs.runs("e2", "laptop", root=root)
+    for classes in (10, 1000):
+        assert [seed for spec, seed in planned if spec.run == f"e2-payloads-resnet18-{classes}"] == [1, 2, 3]
+        assert [seed for spec, seed in planned if spec.run == f"e2-payloads-resnet50-{classes}"] == [1]
+
+
+@pytest.mark.parametrize(("source", "runs"), [("e1", 9 + 4 + 4 * 7), ("e2", 12 + 0 + 2 * 7)])
+def test_run_ids_are_unique_and_fit_file_names(source: str, runs: int, resolved) -> None:
     for profile, by_run in resolved.items():
-        assert len(by_run) == 9 + 4 + 4 * 7, profile
-        for run, spec in by_run.items():
+        ours = {run: spec for run, spec in by_run.items() if spec.source == source}
+        assert len(ours) == runs, profile
+        for run, spec in ours.items():
             assert run.replace("-", "").replace("_", "").isalnum()
-            assert (spec.run, spec.profile, spec.source) == (run, profile, "e1")
+            assert (spec.run, spec.profile, run.split("-")[0]) == (run, profile, source)
 
 
-def test_a_run_is_found_by_its_id_in_every_group(root: Path) -> None:
+@pytest.mark.parametrize("source", specs.SOURCES)
+def test_a_run_is_found_by_its_id_in_every_group(source: str, root: Path) -> None:
     for group in specs.GROUPS:
-        for spec, _ in specs.runs("e1", "smoke", group, root):
+        for spec, _ in specs.runs(source, "smoke", group, root):
             assert specs.find(spec.run, "smoke", root) == spec
 
 
@@ -273,6 +313,21 @@ def test_rounds_per_epoch_of_every_profile_are_within_one_of_the_published_ones(
             assert abs(spec.train_images / (spec.workers * spec.local_batch) - PUBLISHED) <= 1, (profile, run)
 
 
+@pytest.mark.parametrize("source", specs.SOURCES)
+def test_rounds_per_epoch_are_off_by_half_a_worker_unless_there_are_as_few_workers_as_can_be(
+    source: str, resolved
+) -> None:
+    """At least two workers are needed: where two are too many, an epoch has fewer rounds."""
+    published = 50_000 / (PUBLISHED_WORKERS[source] * 32)
+    for profile, by_run in resolved.items():
+        for spec in (by_run[f"{source}-large-batch"], by_run[f"{source}-federated"]):
+            share = PUBLISHED_WORKERS[source] * spec.train_images / 50_000
+            assert spec.workers == max(2, round(share)), (profile, spec.run)
+            if round(share) >= 2:
+                rounds = spec.train_images / (spec.workers * spec.local_batch)
+                assert abs(rounds - published) <= published * 0.5 / spec.workers + 1e-9, (profile, spec.run)
+
+
 def test_four_times_the_workers_are_four_times_the_batch_in_every_profile(resolved) -> None:
     for profile, by_run in resolved.items():
         share = by_run["e1-large-batch-x4"].workers / by_run["e1-large-batch"].workers
@@ -291,7 +346,15 @@ def test_a_profile_changes_sizes_and_nothing_else(resolved) -> None:
         for profile in ("smoke", "laptop"):
             ours = dataclasses.asdict(resolved[profile][run])
             differing = {key for key, value in dataclasses.asdict(paper).items() if ours[key] != value}
-            assert differing <= sizes | {"profile"}, (profile, run)
+            lengths = {"schedule"} if {"epochs", "patience"} & set(paper.schedule) else set()
+            assert differing <= sizes | {"profile"} | lengths, (profile, run)
+            for key, value in paper.schedule.items():
+                if key in ("epochs", "patience"):  # lengths, in epochs, which shrink as the run does
+                    expected = max(1, round(value * ours["epochs"] / paper.epochs))
+                    assert ours["schedule"][key] == expected or "-grid-" in run, (profile, run)
+                else:
+                    assert ours["schedule"][key] == value, (profile, run)
+            assert ours["schedule"].keys() == paper.schedule.keys(), (profile, run)
             assert paper.evaluate_every == ours["evaluate_every"] or "-grid-" in run
 
 
@@ -299,13 +362,24 @@ def test_central_training_and_laws_keep_their_workers(resolved) -> None:
     for by_run in resolved.values():
         assert by_run["e1-central"].workers == 1
         assert by_run["e1-union-law"].workers == 4
-    assert len({json.dumps(by_run["e1-union-law"].as_dict() | {"profile": ""}) for by_run in resolved.values()}) == 1
+
+
+@pytest.mark.parametrize("kind", ["law", "payloads"])
+def test_a_law_and_a_measurement_of_payloads_are_the_same_at_every_profile(kind: str, resolved) -> None:
+    runs = [run for run, spec in resolved["paper"].items() if spec.kind == kind]
+    assert runs
+    for run in runs:
+        assert len({json.dumps(by_run[run].as_dict() | {"profile": ""}) for by_run in resolved.values()}) == 1, run
 
 
 def test_the_paper_profile_is_the_published_scale(resolved) -> None:
     spec = resolved["paper"]["e1-large-batch"]
     assert (spec.train_images, spec.test_images, spec.image_size, spec.width) == (50_000, 10_000, 32, 64)
     assert (spec.workers, spec.local_batch, spec.workers * spec.local_batch) == (96, 32, 3072)
+    spec, federated = resolved["paper"]["e2-large-batch"], resolved["paper"]["e2-federated"]
+    assert (spec.train_images, spec.test_images, spec.image_size, spec.width) == (50_000, 10_000, 32, 64)
+    assert (spec.workers, spec.local_batch, spec.epochs) == (32, 32, 100)
+    assert (federated.workers, federated.local_batch, federated.epochs) == (32, 32, 150)
 
 
 # What a fingerprint depends on --------------------------------------------------------------------------------
@@ -327,11 +401,9 @@ def test_every_setting_the_seed_and_the_data_change_the_fingerprint(resolved) ->
     ours = numerics.fingerprint(spec.as_dict(), 1, "data")
     others = [numerics.fingerprint(spec.as_dict(), 2, "data"), numerics.fingerprint(spec.as_dict(), 1, "other")]
     for name, value in dataclasses.asdict(spec).items():
-        if name == "codec":
-            continue  # one codec so far, and its name picks its version
         changed = {"lr": 0.3} if name == "schedule" else f"{value}?"
-        if name in ("kind", "method"):
-            changed = {"kind": "law", "method": "large_batch"}[name]
+        if name in ("kind", "method", "codec"):  # each picks versions by its value
+            changed = {"kind": "law", "method": "large_batch", "codec": "int8"}[name]
         others.append(numerics.fingerprint(dataclasses.replace(spec, **{name: changed}).as_dict(), 1, "data"))
     assert len({ours, *others}) == 1 + len(others)
 
@@ -346,9 +418,19 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
         monkeypatch.setitem(numerics.VERSIONS, part, 99)
         changed[part] = {run for run, value in prints().items() if value != before[run]}
         monkeypatch.undo()
+
+    def runs(which) -> set[str]:
+        return {run for run, spec in resolved["laptop"].items() if which(spec)}
+
     every, law = set(resolved["laptop"]), {"e1-union-law"}
-    central = {run for run, spec in resolved["laptop"].items() if spec.method == "central"}
-    assert changed["models"] == changed["engines"] == changed["batches"] == changed["randomness"] == every
-    assert changed["evaluation"] == changed["partition"] == changed["schedules"] == every - law
-    assert changed["laws"] == law
-    assert changed["codec_dense"] == every - central
+    train, sending = runs(lambda s: s.kind == "train"), runs(lambda s: s.kind == "train" and s.method != "central")
+    assert changed.pop("models") == changed.pop("engines") == every
+    assert changed.pop("batches") == changed.pop("randomness") == every
+    assert changed.pop("evaluation") == changed.pop("partition") == changed.pop("schedules") == train
+    assert changed.pop("laws") == law
+    assert changed.pop("group_norm") == law | runs(lambda s: s.norm == "group")
+    assert changed.pop("payloads") == runs(lambda s: s.kind == "payloads")
+    assert changed.pop("codec_dense") == law | sending & runs(lambda s: s.codec == "dense")
+    assert changed.pop("codec_int8") == sending & runs(lambda s: s.codec == "int8" or s.quantised_weights)
+    assert changed.pop("codec_dgc") == sending & runs(lambda s: s.codec == "dgc")
+    assert not changed, "every part has a law above"

@@ -17,9 +17,9 @@ def root(tmp_path: Path) -> Path:
     return tree.plant(tmp_path)
 
 
-def fill(root: Path, top1, skip: tuple[str, int] | None = None) -> None:
+def fill(root: Path, top1, skip: tuple[str, int] | None = None, source: str = "e1") -> None:
     """Grids of the laptop profile; ``top1(arm, lr, seed)`` is an accuracy, or None for a run that diverged."""
-    for arm, made in specs.grids("e1", "laptop", root).items():
+    for arm, made in specs.grids(source, "laptop", root).items():
         for spec in made:
             for seed in SEEDS:
                 if (spec.run, seed) == skip:
@@ -46,10 +46,11 @@ def test_the_best_mean_over_seeds_wins_and_not_the_best_single_run(root: Path) -
     assert chosen["seeds"] == list(SEEDS)
 
 
-def test_every_arm_is_chosen_from_its_own_grid(root: Path) -> None:
-    best = {"central": 0.1, "large-batch": 0.4, "large-batch-x4": 0.8, "federated": 0.2}
-    fill(root, lambda arm, lr, seed: 0.6 if lr == best[arm] else 0.4)
-    assert {arm: choice["lr"] for arm, choice in tuning.choose("e1", "laptop", root).items()} == best
+@pytest.mark.parametrize("source", specs.SOURCES)
+def test_every_arm_is_chosen_from_its_own_grid(source: str, root: Path) -> None:
+    best = dict(zip(tree.ARMS[source], (0.1, 0.4, 0.8, 0.2), strict=False))
+    fill(root, lambda arm, lr, seed: 0.6 if lr == best[arm] else 0.4, source=source)
+    assert {arm: choice["lr"] for arm, choice in tuning.choose(source, "laptop", root).items()} == best
 
 
 def test_of_equal_rates_the_smaller_one_wins(root: Path) -> None:
@@ -117,6 +118,10 @@ def test_what_is_written_is_what_the_runs_then_use_and_other_sources_stay(root: 
     assert specs.find("e1-federated-2labels", "laptop", root).schedule["lr"] == 0.8
     before = path.read_bytes()
     assert tuning.write("e1", "laptop", root).read_bytes() == before
+    fill(root, peak(0.0125), source="e2")
+    tuning.write("e2", "laptop", root)
+    assert records.read_json(path) == content | {"e2": tuning.choose("e2", "laptop", root)}
+    assert specs.find("e2-large-batch-dgc", "laptop", root).schedule["lr"] == 0.0125
 
 
 def test_damaged_learning_rates_are_said_in_one_line(root: Path) -> None:

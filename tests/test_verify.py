@@ -188,6 +188,28 @@ def test_elsewhere_a_law_differs_if_more_than_round_off_does(changes: dict, benc
     assert (found.verdict, found.detail) == (verify.DIFFERS, "another machine type, and law differ")
 
 
+def payloads(bench: Bench, *changed: dict) -> verify.Comparison:
+    """Elsewhere, a run of payloads gives rows like those on record, the first ones with what ``changed`` says."""
+    bench.spec = specs.find("e2-payloads-resnet50-10", "laptop", bench.root)
+    bench.machine_of_record(HERE)
+    kept = tree.record(bench.spec, 1, bench.root)
+    rows = [row | change for row, change in zip(kept.rows, changed, strict=False)] + kept.rows[len(changed) :]
+    return bench.again(replace(kept, rows=rows), ELSEWHERE)
+
+
+def test_elsewhere_payloads_agree_if_their_lengths_are_close(bench: Bench) -> None:
+    assert payloads(bench).verdict == verify.IDENTICAL
+    length = tree.record(bench.spec, 1, bench.root).rows[0]["bytes"]
+    for share, verdict in ((0.9, verify.AGREES), (-0.9, verify.AGREES), (1.1, verify.DIFFERS), (-1.1, verify.DIFFERS)):
+        assert payloads(bench, {"bytes": length * (1 + share * verify.SIZE_TOLERANCE)}).verdict == verdict, share
+
+
+@pytest.mark.parametrize("change", [{"step": 2}, {"codec": "dgc"}, {"dense_bytes": 101}])
+def test_elsewhere_what_payloads_are_lengths_of_must_be_equal(change: dict, bench: Bench) -> None:
+    found = payloads(bench, change)
+    assert (found.verdict, found.detail) == (verify.DIFFERS, "another machine type, and rows differ")
+
+
 # What cannot be compared --------------------------------------------------------------------------------------
 
 
@@ -223,24 +245,25 @@ def names(drawn: list[tuple[specs.Spec, int]]) -> list[tuple[str, str, int]]:
 
 
 def test_the_same_seed_draws_the_same_records_and_another_seed_others(bench: Bench) -> None:
-    for spec, seed in specs.runs("e1", "smoke", root=bench.root):
-        tree.record(spec, seed, bench.root)
+    for source in specs.SOURCES:
+        for spec, seed in specs.runs(source, "smoke", root=bench.root):
+            tree.record(spec, seed, bench.root)
     drawn = [names(verify.sample(5, seed, bench.root)) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert all(len(set(draw)) == 5 for draw in drawn)
 
 
 def test_every_valid_record_of_all_profiles_and_groups_can_be_drawn_and_no_other(bench: Bench) -> None:
-    for group in specs.GROUPS:
-        spec, seed = specs.runs("e1", "smoke", group, bench.root)[3]
+    planned = [specs.runs(source, "smoke", group, bench.root) for source in specs.SOURCES for group in specs.GROUPS]
+    some = [tasks[3] for tasks in planned if tasks]  # post 2 has no further controls
+    for spec, seed in some:
         tree.record(spec, seed, bench.root)
     stale = specs.find("e1-central", "laptop", bench.root)
     tree.record(stale, 1, bench.root, fingerprint="0" * 64)
     tree.record(bench.spec, 77, bench.root)  # a seed that is not planned
     expected = {("laptop", "e1-federated", seed) for seed in TOP1}
-    for group in specs.GROUPS:
-        spec, seed = specs.runs("e1", "smoke", group, bench.root)[3]
-        expected.add(("smoke", spec.run, seed))
+    expected |= {("smoke", spec.run, seed) for spec, seed in some}
+    assert len(expected) == len(TOP1) + 5
     assert set(names(verify.sample(100, 0, bench.root))) == expected
     seen = Counter(name for draw in range(60) for name in names(verify.sample(1, draw, bench.root)))
     assert set(seen) == expected

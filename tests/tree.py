@@ -11,7 +11,7 @@ from repro.records import Record
 from repro.specs import Spec
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-ARMS = ("central", "large-batch", "large-batch-x4", "federated")
+ARMS = {"e1": ("central", "large-batch", "large-batch-x4", "federated"), "e2": ("large-batch", "federated")}
 
 
 def plant(root: Path) -> Path:
@@ -20,7 +20,7 @@ def plant(root: Path) -> Path:
     shutil.copytree(REPOSITORY / "data/manifests", root / "data/manifests")
     for name in ("params.yaml", "data/ledger.yaml", "data/published.yaml", "data/sources.yaml"):
         shutil.copy(REPOSITORY / name, root / name)
-    chosen = json.dumps({"e1": {arm: {"lr": 0.1} for arm in ARMS}})
+    chosen = json.dumps({source: {arm: {"lr": 0.1} for arm in arms} for source, arms in ARMS.items()})
     (root / "data/learning_rates").mkdir()
     for profile in ("smoke", "laptop", "paper"):
         (root / f"data/learning_rates/{profile}.json").write_text(chosen)
@@ -40,11 +40,14 @@ def record(spec: Spec, seed: int, root: Path, top1: float = 0.5, **changes: Any)
         "epoch": float(spec.epochs), "round": 10, "lr": spec.schedule["lr"], "train_loss": 1.5, "train_top1": 0.4,
         "test_loss": 1.25, "test_top1": top1, "test_top5": 0.9, "bytes_up": 100, "bytes_down": 100,
     }  # fmt: skip
+    rows: list[dict[str, Any]] = [row]
+    if spec.kind == "payloads":
+        rows = [{"step": step, "codec": "int8", "bytes": 25, "dense_bytes": 100} for step in spec.measured_steps or [1]]
     made = Record(
         run=spec.run, source=spec.source, group=spec.group, kind=spec.kind, profile=spec.profile, seed=seed,
         spec=spec.as_dict(), data={"name": "cifar10", "sha256": "0" * 64, "reduced": None, "classes": 10},
-        fingerprint=store.fingerprint(spec, seed, root), status="completed", rows=[row],
-        series={"train_loss": [2.25, 1.5]},
+        fingerprint=store.fingerprint(spec, seed, root), status="completed", rows=rows,
+        series={"train_loss": [2.25, 1.5]} if spec.kind == "train" else {},
     )  # fmt: skip
     made = replace(made, **changes)
     path = records.path_of(made, root)
