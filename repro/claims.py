@@ -548,6 +548,8 @@ def _reservation(part: Mapping[str, Any], evidence: _Evidence, runs: Sequence[st
     def mean_of(metric: Callable[[Record], float], run: str) -> float:
         return float(np.mean([metric(evidence.current[run][seed]) for seed in seeds]))
 
+    if "reserved" in part:
+        return str(part["reserved"])
     if part["metric"] == "best_lr":
         for arm in part["contrast"]:
             for seed in seeds:

@@ -24,6 +24,7 @@ VERSIONS = {
     "models": 1,  # layers, initialisation, normalisation
     "partition": 1,
     "payloads": 1,  # which codecs, what they encode; also the codecs that have no version of their own here
+    "quantised_weights": 1,  # when the shared model is rounded
     "randomness": 1,
     "schedules": 1,
 }
@@ -40,7 +41,7 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
         if spec["method"] != "central":
             parts.append(f"codec_{spec['codec']}")
         if spec.get("quantised_weights"):
-            parts.append("codec_int8")
+            parts += ["codec_int8", "quantised_weights"]
         if spec["norm"] == "group":
             parts.append("group_norm")
     return {part: VERSIONS[part] for part in parts}

@@ -339,7 +339,10 @@ def _rounds(
 
 
 def _codec(spec: Spec) -> codecs.Codec:
-    return codecs.build(spec.codec, **({"momentum": spec.momentum} if spec.codec == "dgc" else {}))
+    if spec.codec != "dgc":
+        return codecs.build(spec.codec)
+    # Local training has a momentum of its own; what it sends is a change of weights, whose rest only waits.
+    return codecs.build("dgc", momentum=spec.momentum if spec.method == "large_batch" else 0.0)
 
 
 def _row(spec: Spec, setting: Setting, done: Round, progress: _Progress, epoch: float) -> dict[str, Any]:

@@ -222,3 +222,12 @@ def test_codecs_are_told_how_far_training_is():
     assert seen == [0, 1 / 3, 2 / 3, 1]
     assert [state["progress"] for state in states] == [10, 10, 10]
     assert all(state["messages"] > 0 for state in states)
+
+
+@pytest.mark.parametrize("engine", [plain, fast])
+def test_with_a_lossy_download_the_model_is_rounded_when_a_round_ends(engine):
+    model, codec = toy_model(), codecs.build("dense")
+    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+    int8 = codecs.build("int8")
+    for _ in engine.large_batch(model, optimiser, toy_batches(), codec, lambda _: 0.1, range(2), download=int8):
+        assert all(len(weight.unique()) <= 255 for weight in model.parameters())

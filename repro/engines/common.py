@@ -112,6 +112,12 @@ def broadcast(model: nn.Module, download: Codec) -> bytes:
     return payload
 
 
+def settle(model: nn.Module, download: Codec) -> None:
+    """After a step of the server: a lossy ``download`` rounds the model at once, so that it is evaluated rounded."""
+    if not download.fixed_size:
+        broadcast(model, download)
+
+
 def gradients(model: nn.Module) -> dict[str, Tensor]:
     """Gradients by name of the parameter."""
     return {f"gradient of {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}

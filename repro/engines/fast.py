@@ -31,6 +31,7 @@ from repro.engines.common import (
     gradients,
     load_state,
     set_lr,
+    settle,
     shared_state,
     weighted_mean,
 )
@@ -70,6 +71,7 @@ def large_batch(
         else:
             sizes, loss, correct, sent = _one_by_one(model, batches, codec, states, step, progress(epoch), precision)
         optimiser.step()
+        settle(model, download)
         yield Round(step + 1, lr(epoch), loss, correct, sum(sizes), sent, len(sizes) * down)
 
 
@@ -262,6 +264,7 @@ def federated_averaging(
         with torch.no_grad():
             for tensor, change in zip(shared_state(model).values(), mean, strict=True):
                 tensor.add_(change.to(tensor.device))
+        settle(model, download)
         images = sum(local.images for local in done)
         yield Round(
             number + 1,

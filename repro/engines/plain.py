@@ -22,6 +22,7 @@ from repro.engines.common import (
     gradients,
     load_state,
     set_lr,
+    settle,
     shared_state,
     weighted_mean,
 )
@@ -75,6 +76,7 @@ def large_batch(
         for buffer, average in zip(float_buffers(model).values(), mean[len(parameters) :], strict=True):
             buffer.copy_(average)
         optimiser.step()  # 7. one step of SGD on the shared model
+        settle(model, download)
         yield Round(step + 1, lr(epoch), losses / sum(images), correct, sum(images), sum(map(len, sent)), down)
 
 
@@ -114,5 +116,6 @@ def federated_averaging(
         with torch.no_grad():
             for tensor, change_of in zip(shared_state(model).values(), mean, strict=True):
                 tensor.add_(change_of.to(tensor.device))  # 8. update the shared model
+        settle(model, download)
         rate = lr(number * local_epochs)
         yield Round(number + 1, rate, losses / images, correct, images, sum(map(len, sent)), down)
