@@ -370,11 +370,15 @@ _UNUSABLE = (
 )  # fmt: skip
 
 
+def _checkpoint_path(run: Spec | Record, seed: int, root: Path) -> Path:
+    return root / "data/checkpoints" / run.profile / run.source / f"{run.run}.s{seed}.pt"
+
+
 class _Checkpoint:
     """State of an unfinished run, written atomically under ``data/checkpoints`` and removed when its record exists."""
 
     def __init__(self, spec: Spec, seed: int, root: Path, print_: str) -> None:
-        self.path = root / "data/checkpoints" / spec.profile / spec.source / f"{spec.run}.s{seed}.pt"
+        self.path = _checkpoint_path(spec, seed, root)
         self.fingerprint = print_
 
     def save(
@@ -419,6 +423,5 @@ def save(record: Record, provenance: dict[str, Any], root: Path = Path()) -> Pat
     """Write a record, its provenance, and drop its checkpoint."""
     path = records.write(record, root)
     records.write_atomic(records.provenance_path(path), records.canonical_json(provenance))
-    checkpoint = root / "data/checkpoints" / record.profile / record.source / f"{record.run}.s{record.seed}.pt"
-    checkpoint.unlink(missing_ok=True)
+    _checkpoint_path(record, record.seed, root).unlink(missing_ok=True)
     return path

@@ -76,11 +76,14 @@ def sweep(
     computed, left = 0, 0
     if todo:
         computed, left = _compute(todo, root, jobs or default_jobs(), time_budget, problems)
+    valid = 0
     for spec, seed in tasks:
         record = store.stored(spec, seed, root)
-        if record is not None and record.status == "diverged" and not spec.expects_divergence:
+        if record is None:
+            continue
+        valid += 1
+        if record.status == "diverged" and not spec.expects_divergence:
             problems.append(f"{spec.run} seed {seed} diverged: {record.reason}")
-    valid = sum(store.stored(*task, root) is not None for task in tasks)
     return Outcome(valid, computed, left, tuple(problems))
 
 
