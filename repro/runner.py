@@ -13,10 +13,10 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,12 @@ class Setting:
     evaluation: Images
     classes: int
     data: dict[str, Any]
+
+    @property
+    def evaluation_parts(self) -> list[fast.Part]:
+        """The batches of an evaluation; their size is part of its numerics."""
+        images, size = self.evaluation, EVALUATION_BATCH
+        return [partial(images.centre, at, at + size) for at in range(0, len(images), size)]
 
 
 def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
@@ -276,7 +282,7 @@ def _train(
     try:
         with ExitStack() as stack:
             lr = lambda epoch: schedule.lr(epoch)  # noqa: E731  (reads the schedule as it stands then)
-            rounds = _rounds(
+            rounds, evaluation = _rounds(
                 spec, setting, optimiser, lr, progress.rounds, total, processes, progress.states, stack
             )  # fmt: skip
             for done in rounds:
@@ -288,7 +294,7 @@ def _train(
                 progress.epoch_correct += done.correct
                 progress.epoch_images += done.images
                 if done.number % per_evaluation == 0 or done.number == total:
-                    progress.rows.append(_row(spec, setting, done, progress, epoch_after(done.number)))
+                    progress.rows.append(_row(done, progress, epoch_after(done.number), evaluation()))
                     schedule = schedule.observe(progress.rows[-1]["train_loss"], progress.rows[-1]["epoch"])
                     progress.epoch_loss, progress.epoch_correct, progress.epoch_images = 0.0, 0, 0
                 report(done.number / total)
@@ -308,11 +314,18 @@ def _train(
 def _rounds(
     spec: Spec, setting: Setting, optimiser: torch.optim.Optimizer, lr: Callable[[float], float], first: int,
     total: int, processes: int, states: list[codecs.State], stack: ExitStack,
-) -> Iterator[Round]:  # fmt: skip
-    """The rounds ``first`` to ``total`` of the spec's method; ``states`` are the codec's memories of the workers."""
+) -> tuple[Iterator[Round], Callable[[], Mapping[str, float]]]:  # fmt: skip
+    """The rounds ``first`` to ``total`` of the spec's method, and the evaluation of the model between them.
+
+    ``states`` are the codec's memories of the workers.
+    """
     model, batches, todo = setting.model, setting.batches, range(first, total)
+
+    def here() -> Mapping[str, float]:
+        return evaluate(model, (part() for part in setting.evaluation_parts), spec.precision)
+
     if spec.method == "central":
-        return fast.centralised(model, optimiser, batches, lr, todo, spec.precision)
+        return fast.centralised(model, optimiser, batches, lr, todo, spec.precision), here
     codec, download = _codec(spec), codecs.build("int8" if spec.quantised_weights else "dense")
     # DGC counts its warm-up in steps of sparsity, of which its last begins when the warm-up ends.
     levels = len(codecs.WARM_UP) - 1
@@ -322,20 +335,23 @@ def _rounds(
         return scale * epoch
 
     if spec.method == "large_batch":
-        return fast.large_batch(
+        rounds = fast.large_batch(
             model, optimiser, batches, codec, lr, todo, spec.precision, states=states, download=download,
             progress=progress,
         )  # fmt: skip
+        return rounds, here
     # A schedule with a state changes in this process only, so its clients must run here too.
     alone = device().type != "cpu" or bool(schedules.build(spec.schedule).state())
     pool = fast.client_pool(
         model, batches, codec, lr, local_epochs=spec.local_epochs, momentum=spec.momentum,
         weight_decay=spec.weight_decay, precision=spec.precision, download=download, progress=progress,
-        processes=1 if alone else processes,
+        evaluation=setting.evaluation_parts, processes=1 if alone else processes,
     )  # fmt: skip
-    return fast.federated_averaging(
-        model, stack.enter_context(pool), batches, codec, lr, todo, spec.local_epochs, states=states, download=download
+    clients = stack.enter_context(pool)
+    rounds = fast.federated_averaging(
+        model, clients, batches, codec, lr, todo, spec.local_epochs, states=states, download=download
     )
+    return rounds, partial(clients.evaluate, model)
 
 
 def _codec(spec: Spec) -> codecs.Codec:
@@ -345,10 +361,7 @@ def _codec(spec: Spec) -> codecs.Codec:
     return codecs.build("dgc", momentum=spec.momentum if spec.method == "large_batch" else 0.0)
 
 
-def _row(spec: Spec, setting: Setting, done: Round, progress: _Progress, epoch: float) -> dict[str, Any]:
-    images = setting.evaluation
-    parts = (images.centre(at, at + EVALUATION_BATCH) for at in range(0, len(images), EVALUATION_BATCH))
-    found = evaluate(setting.model, parts, spec.precision)
+def _row(done: Round, progress: _Progress, epoch: float, found: Mapping[str, float]) -> dict[str, Any]:
     if not math.isfinite(found["loss"]):
         raise NotFinite(f"the evaluation loss is {found['loss']}; a finite loss was expected; lower the learning rate")
     return {

@@ -1,5 +1,7 @@
 """The fast engines compute the same rounds as the plain ones, and the plain ones are what the posts describe."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,16 @@ def test_federated_averaging_does_not_depend_on_the_number_of_processes(codec):
     many_rounds, many = after("federated", fast, "batch", 3, processes=2, codec=codec)
     assert alone_rounds == many_rounds
     assert all(torch.equal(alone[name], many[name]) for name in alone)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_the_evaluation_of_a_pool_is_bit_identical_to_one_in_a_single_process(processes):
+    model, batches = toy_model(), toy_batches()
+    parts = [partial(batches.images.centre, at, at + 7) for at in range(0, 53, 7)]
+    codec, lr = codecs.build("dense"), lambda _: 0.1
+    with fast.client_pool(model, batches, codec, lr, processes=processes, evaluation=parts) as pool:
+        for _ in fast.federated_averaging(model, pool, batches, codec, lr, range(2)):
+            assert pool.evaluate(model) == evaluate(model, (part() for part in parts))
 
 
 def test_one_client_is_centralised_sgd():

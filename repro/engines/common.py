@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -128,25 +129,40 @@ def float_buffers(model: nn.Module) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
 
 
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str = "fp32"
-) -> Mapping[str, float]:
-    """Mean cross-entropy and top-1 and top-5 accuracy (fractions) over ``batches``, in evaluation mode.
+class Score(NamedTuple):
+    """Sums over the images of an evaluation batch: cross-entropy, hits of the first and of the first five, images."""
 
-    With fewer than five classes, top-5 is 1.
-    """
+    loss: float
+    top1: int
+    top5: int
+    images: int
+
+
+@torch.inference_mode()
+def scores(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str = "fp32") -> list[Score]:
+    """The score of every batch, in evaluation mode. With fewer than five classes, all images are top-5 hits."""
     was_training = model.training
     model.eval()
-    loss, top1, top5, images = 0.0, 0, 0, 0
+    found = []
     for x, y in batches:
         with precise(precision, x.device):
             logits = model(x)
         logits = logits.float() if precision == "bf16" else logits
-        loss += float(F.cross_entropy(logits, y, reduction="sum"))
         best = logits.topk(min(5, logits.shape[1])).indices == y[:, None]
-        top1 += int(best[:, 0].sum())
-        top5 += int(best.sum())
-        images += len(y)
+        loss = float(F.cross_entropy(logits, y, reduction="sum"))
+        found.append(Score(loss, int(best[:, 0].sum()), int(best.sum()), len(y)))
     model.train(was_training)
+    return found
+
+
+def mean_score(parts: Iterable[Score]) -> Mapping[str, float]:
+    """Mean cross-entropy and top-1 and top-5 accuracy (fractions); summed in order, so that it is reproducible."""
+    loss, top1, top5, images = (sum(column) for column in zip(*parts, strict=True))
     return {"loss": loss / images, "top1": top1 / images, "top5": top5 / images}
+
+
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str = "fp32"
+) -> Mapping[str, float]:
+    """Mean cross-entropy and top-1 and top-5 accuracy (fractions) over ``batches``, in evaluation mode."""
+    return mean_score(scores(model, batches, precision))

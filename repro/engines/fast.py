@@ -2,18 +2,20 @@
 
 * Large batch: one pass over the union of the workers' batches, with BatchNorm statistics worker by worker. Averaging
   the gradients, weighted by images, is the gradient of the union's mean loss, so no worker is ever copied.
-* Federated averaging: one reused local model instead of a copy a client, and clients spread over processes.
+* Federated averaging: one reused local model instead of a copy a client; clients, and the batches of an evaluation,
+  spread over processes.
 """
 
 from __future__ import annotations
 
 import copy
 import multiprocessing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -24,12 +26,16 @@ from repro.engines.common import (
     Progress,
     Round,
     Schedule,
+    Score,
     backward,
     broadcast,
     epochs_seen,
+    evaluate,
     float_buffers,
     gradients,
     load_state,
+    mean_score,
+    scores,
     set_lr,
     settle,
     shared_state,
@@ -38,6 +44,8 @@ from repro.engines.common import (
 from repro.engines.plain import centralised
 from repro.errors import ReproError
 from repro.models.norms import worker_batches
+
+Part = Callable[[], tuple[torch.Tensor, torch.Tensor]]  # makes one evaluation batch: x (B, 3, H, W), y (B,)
 
 __all__ = ["Clients", "Local", "centralised", "client_pool", "federated_averaging", "large_batch"]
 
@@ -134,21 +142,25 @@ class Clients(Protocol):
     def run(self, number: int, shared: bytes, states: Sequence[State]) -> list[Local]:
         """Every client's result of round ``number`` (from 0), started from the shared model ``shared``, in order."""
 
+    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
+        """``common.evaluate`` of ``model`` on the evaluation batches, to the last bit."""
+
 
 class _Serial:
     """All clients one after the other on one reused model."""
 
     def __init__(
         self, model: nn.Module, batches: Batches, codec: Codec, lr: Schedule, local_epochs: int, momentum: float,
-        weight_decay: float, precision: str, download: Codec, progress: Progress,
+        weight_decay: float, precision: str, download: Codec, progress: Progress, evaluation: Sequence[Part],
     ) -> None:  # fmt: skip
         self.worker = copy.deepcopy(model).train()
         self.batches, self.codec, self.lr, self.local_epochs = batches, codec, lr, local_epochs
         self.momentum, self.weight_decay, self.precision = momentum, weight_decay, precision
-        self.download, self.progress = download, progress
+        self.download, self.progress, self.evaluation = download, progress, evaluation
 
-    def client(self, number: int, client: int, shared: bytes, state: State) -> Local:
-        """Local SGD of one client."""
+    def client(self, item: tuple[int, State], number: int, shared: bytes) -> Local:
+        """Local SGD of one client; ``item`` is its number and its codec's memory."""
+        client, state = item
         load_state(self.worker, self.download.decode(shared))
         before = [tensor.clone() for tensor in shared_state(self.worker).values()]
         optimiser = torch.optim.SGD(
@@ -168,18 +180,26 @@ class _Serial:
         return Local(self.codec.encode(state, change), state, losses, correct, images)
 
     def run(self, number: int, shared: bytes, states: Sequence[State]) -> list[Local]:
-        return [self.client(number, client, shared, state) for client, state in enumerate(states)]
+        return [self.client(item, number, shared) for item in enumerate(states)]
+
+    def score(self, part: int, state: Sequence[np.ndarray]) -> Score:
+        """Score of the model with shared state ``state`` on one evaluation batch."""
+        load_state(self.worker, map(torch.from_numpy, state))
+        return scores(self.worker, [self.evaluation[part]()], self.precision)[0]
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
+        return evaluate(model, (part() for part in self.evaluation), self.precision)
 
 
 class _Forked:
-    """Clients spread over forked processes."""
+    """Clients, and the batches of an evaluation, spread over forked processes."""
 
     def __init__(self, serial: _Serial, processes: int) -> None:
         context = multiprocessing.get_context("fork")
-        self._clients = [list(range(serial.batches.clients))[k::processes] for k in range(processes)]
+        self._evaluation_batches = len(serial.evaluation)
         self._ends: list[Connection] = []
         self._processes = []
-        for _ in self._clients:
+        for _ in range(processes):
             ours, theirs = context.Pipe()
             process = context.Process(target=self._serve, args=(serial, theirs, [*self._ends, ours]), daemon=True)
             process.start()
@@ -194,27 +214,31 @@ class _Forked:
             inherited.close()  # so that the parent's death ends the pipe, and with it this process
         try:
             while True:
-                number, shared, states = end.recv()
+                task, items, *arguments = end.recv()
                 try:
-                    end.send([serial.client(number, client, shared, state) for client, state in states])
+                    end.send([getattr(serial, task)(item, *arguments) for item in items])
                 except ReproError as error:
                     end.send(error)
         except (EOFError, BrokenPipeError):
             return
 
-    def run(self, number: int, shared: bytes, states: Sequence[State]) -> list[Local]:
-        for end, clients in zip(self._ends, self._clients, strict=True):
-            end.send((number, shared, [(client, states[client]) for client in clients]))
+    def _spread(self, task: str, items: Sequence[Any], *arguments: Any) -> list[Any]:
+        """``task`` of ``_Serial`` for every item, in order; the items are dealt to the processes in turn."""
+        processes = len(self._ends)
+        for k, end in enumerate(self._ends):
+            end.send((task, items[k::processes], *arguments))
         answers = [end.recv() for end in self._ends]
         for answer in answers:
             if isinstance(answer, ReproError):
                 raise answer
-        by_client = {
-            client: local
-            for clients, answer in zip(self._clients, answers, strict=True)
-            for client, local in zip(clients, answer, strict=True)
-        }
-        return [by_client[client] for client in sorted(by_client)]
+        return [answers[k % processes][k // processes] for k in range(len(items))]
+
+    def run(self, number: int, shared: bytes, states: Sequence[State]) -> list[Local]:
+        return self._spread("client", list(enumerate(states)), number, shared)
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
+        state = [tensor.numpy() for tensor in shared_state(model).values()]
+        return mean_score(self._spread("score", range(self._evaluation_batches), state))
 
     def close(self) -> None:
         for end in self._ends:
@@ -229,15 +253,18 @@ class _Forked:
 def client_pool(
     model: nn.Module, batches: Batches, codec: Codec, lr: Schedule, *, local_epochs: int = 1, momentum: float = 0.0,
     weight_decay: float = 0.0, precision: str = "fp32", download: Codec | None = None,
-    progress: Progress = epochs_seen, processes: int = 1,
+    progress: Progress = epochs_seen, evaluation: Sequence[Part] = (), processes: int = 1,
 ) -> Iterator[Clients]:  # fmt: skip
     """Clients of federated averaging, on ``processes`` processes. The result does not depend on how many.
+
+    They evaluate too: ``evaluation`` holds a function for each evaluation batch.
 
     The schedule is evaluated in the processes, so with more than one it must be a closed form.
     """
     serial = _Serial(
-        model, batches, codec, lr, local_epochs, momentum, weight_decay, precision, download or Dense(), progress
-    )
+        model, batches, codec, lr, local_epochs, momentum, weight_decay, precision, download or Dense(), progress,
+        evaluation,
+    )  # fmt: skip
     if min(processes, batches.clients) < 2:
         yield serial
         return
