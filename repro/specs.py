@@ -4,7 +4,8 @@
 ``pipelines/<profile>/params.yaml`` shrinks sizes and nothing else. The two rules that tie them together:
 
 * workers shrink with the training images, ``round(workers x images / published images)``, at least two, so that
-  rounds per epoch and local steps per round stay near the published ones (50 000 / (96 x 32) = 16.3 for post 1);
+  rounds per epoch and local steps per round stay near the published ones (50 000 / (96 x 32) = 16.3 for post 1),
+  unless the file says ``fixed_workers: true``, because there the number of devices is the scenario (post 3);
 * the method, the local batch and the number of local epochs per round never change.
 """
 
@@ -42,9 +43,12 @@ class Spec:
             every step) or ``federated`` (FedAvg: model deltas are averaged every ``local_epochs``).
         evaluate_on: ``test``, or ``held_out``: 5 000 training images that no grid run trains on.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
-        norm: ``batch`` or ``group`` normalisation.
+        norm: ``batch``, ``group``, ``layer`` or ``instance`` normalisation, ``none``, or ``fixup``: no normalisation,
+            but the initialisation and the scalar biases and multipliers of Fixup.
         partition, labels_per_client, dirichlet_alpha: how images are spread over workers.
-        buffers: what happens to BatchNorm's running statistics: ``average`` sends and averages them every round.
+        buffers: what happens to BatchNorm's running statistics: ``average`` sends and averages them every round;
+            ``local`` leaves them on each worker, and the shared model is evaluated with each worker's in turn (mean);
+            ``drop`` keeps none, and an evaluation batch is normalised by its own statistics.
         schedule: learning-rate schedule in the terms of ``repro.schedules.build``, its ``lr`` included.
         lr_grid: the grid that chose the learning rate, or None where the spec gives it.
         precision: ``fp64``, ``fp32`` or ``bf16`` (float32 weights, bfloat16 convolutions).
@@ -56,6 +60,14 @@ class Spec:
         classes: outputs of the classifier, or None for as many as the data set has.
         measured_steps: steps of training at which a run of kind ``payloads`` encodes its gradients.
         once: executed with the profile's first seed only.
+        law: which law a run of kind ``law`` executes.
+        local_steps: local steps in a round of federated averaging, instead of ``local_epochs``.
+        last_scale_zero: group, layer and instance normalisation start with the last scale of each block at zero.
+        diverges_above: a training loss above this counts as divergence, besides one that is not finite.
+        track: what a run records besides losses and accuracies: ``gradient_norm`` (L2 norm of the averaged gradient,
+            every round), ``per_class`` (accuracy of each class at every evaluation; in federated averaging also that
+            of each client's model before the last aggregation), ``batch_statistics`` (how far the statistics of each
+            worker's batch lie from those of all workers, at the end).
     """
 
     run: str
@@ -72,7 +84,7 @@ class Spec:
     evaluate_every: int
     model: Literal["resnet18", "resnet50"]
     width: int
-    norm: Literal["batch", "group"]
+    norm: Literal["batch", "group", "layer", "instance", "none", "fixup"]
     workers: int
     partition: Literal["iid", "labels", "dirichlet"]
     labels_per_client: int | None
@@ -86,7 +98,7 @@ class Spec:
     weight_decay: float
     augment: bool
     precision: Literal["fp64", "fp32", "bf16"]
-    buffers: Literal["average"]
+    buffers: Literal["average", "local", "drop"]
     codec: Literal["dense", "int8", "dgc"]
     expects_divergence: bool
     quantised_weights: bool = False
@@ -94,6 +106,11 @@ class Spec:
     classes: int | None = None
     measured_steps: list[int] | None = None
     once: bool = False
+    law: Literal["union_batch", "normalisation"] = "union_batch"
+    local_steps: int | None = None
+    last_scale_zero: bool = True
+    diverges_above: float | None = None
+    track: list[str] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The spec as a plain mapping, as it stands in a record; ``lr`` is repeated at the top for readers.
@@ -107,6 +124,7 @@ class Spec:
 
 
 HELD_OUT_IMAGES = 5000
+TRACKED = ("gradient_norm", "per_class", "batch_statistics")
 
 # A field's value must lie in this closed range; None is left to the partition's own check.
 _RANGES: dict[str, tuple[float, float]] = {
@@ -120,6 +138,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "dirichlet_alpha": (1e-6, math.inf),
     "local_batch": (1, math.inf),
     "local_epochs": (1, math.inf),
+    "local_steps": (1, math.inf),
+    "diverges_above": (0, math.inf),
     "epochs": (1, math.inf),
     "momentum": (0, 0.9999),
     "weight_decay": (0, math.inf),
@@ -219,6 +239,14 @@ def _make(values: dict[str, Any], where: str) -> Spec:
             f"{where}: {spec.epochs} epochs at profile {spec.profile} cannot be divided into rounds of "
             f"{spec.local_epochs} local epochs; make epochs a multiple"
         )
+    unknown = sorted(set(spec.track or []) - set(TRACKED))
+    if unknown:
+        raise ReproError(f"{where}, key track: {unknown[0]!r}; some of {', '.join(TRACKED)} were expected")
+    if spec.local_steps is not None and (spec.method != "federated" or spec.local_epochs != 1):
+        raise ReproError(
+            f"{where}: local_steps with method {spec.method} and {spec.local_epochs} local epochs; only federated "
+            "averaging has local steps, and they replace local_epochs, which stays at 1"
+        )
     if spec.workers > spec.train_images:
         raise ReproError(
             f"{where}: {spec.workers} workers for {spec.train_images} images at profile {spec.profile}; "
@@ -286,7 +314,8 @@ def _read(source: str, profile: str, root: Path) -> _Files:
     params = _expect(read_yaml(params_file).get(source), dict, f"{params_file}, key {source}")
     _expect_keys(params, ("seeds", "sizes", "grid"), f"{params_file}, key {source}")
     content = read_yaml(spec_file)
-    _expect_keys(content, ("source", "defaults", "runs", "controls", "grid", "links"), str(spec_file))
+    _expect_keys(content, ("source", "defaults", "runs", "controls", "grid", "links", "fixed_workers"), str(spec_file))
+    _expect(content.get("fixed_workers", False), bool, f"{spec_file}, key fixed_workers")
     for section in ("runs", "controls"):
         _expect(content.get(section), dict, f"{spec_file}, key {section}")
     return _Files(source, profile, root, spec_file, content, params_file, params)
@@ -314,7 +343,7 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
         values |= {key: _setting(key, shrink[key], f"{params_file}, key {source}.sizes.{key}") for key in shrink}
         if "epochs" in shrink and own_epochs != usual_epochs:  # a run that is longer than the others stays so
             values["epochs"] = round(shrink["epochs"] * own_epochs / usual_epochs)
-        if values.get("method") != "central":
+        if values.get("method") != "central" and not files.content.get("fixed_workers"):
             values["workers"] = scaled_workers(published_workers, values["train_images"], published_images)
     values |= extra
     grid = values.get("lr_grid")
@@ -322,9 +351,13 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
     epochs = _setting("epochs", values.get("epochs"), f"{where}, key epochs")
     if schedule.get("kind") == "cosine":
         schedule.setdefault("epochs", epochs)
-    if "patience" in schedule:  # written for the run's published length; a shorter run waits in proportion
+    # Written for the run's published length: a shorter run waits, and warms up, in proportion.
+    if "patience" in schedule:
         patience = _expect(schedule["patience"], int, f"{where}, key schedule.patience")
         schedule["patience"] = max(1, round(patience * epochs / own_epochs))
+    if "warmup_epochs" in schedule:
+        warm_up = _expect(schedule["warmup_epochs"], float, f"{where}, key schedule.warmup_epochs")
+        schedule["warmup_epochs"] = warm_up * epochs / own_epochs
     if lr is not None:
         schedule["lr"] = lr
     elif grid is not None:
@@ -341,6 +374,8 @@ def _written(files: _Files, section: str) -> list[Spec]:
 
 
 def _grids(files: _Files) -> dict[str, list[Spec]]:
+    if "grid" not in files.content and "grid" not in files.params:  # every learning rate is the source's own
+        return {}
     spec_file, params_file = files.spec_file, files.params_file
     place = f"{params_file}, key {files.source}.grid"
     sizes = _expect(files.params.get("grid"), dict, place)
@@ -377,8 +412,10 @@ def _grids(files: _Files) -> dict[str, list[Spec]]:
 def _seeds(files: _Files) -> tuple[list[int], list[int]]:
     """Seeds of the artefacts and of the controls."""
     place = f"{files.params_file}, key {files.source}"
-    grid = _expect(files.params.get("grid"), dict, f"{place}.grid")
-    seeds, own = _listed(files.params, f"{place}.seeds"), _listed(grid, f"{place}.grid.seeds")
+    seeds = _listed(files.params, f"{place}.seeds")
+    if "grid" not in files.content and "grid" not in files.params:
+        return seeds, []
+    own = _listed(_expect(files.params.get("grid"), dict, f"{place}.grid"), f"{place}.grid.seeds")
     if set(seeds) & set(own):
         raise ReproError(f"{place}.grid.seeds: {own} shares a seed with {seeds}; a grid needs seeds of its own")
     return seeds, own
