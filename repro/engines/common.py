@@ -97,7 +97,8 @@ class Buffers:
         policy: ``average`` sends and averages them every round. ``local`` leaves them on each worker; the shared model
             is evaluated with each worker's in turn. ``drop`` keeps none; an evaluation batch is normalised by its own
             statistics, so that an accuracy depends on which images share a batch, and on how many.
-        own: with ``local`` the running statistics of each worker by name; the caller's, who may store them.
+        own: with ``local``, and a network that has any, the running statistics of each worker by name; the caller's,
+            who may store them.
     """
 
     policy: Literal["average", "local", "drop"] = "average"
@@ -106,7 +107,8 @@ class Buffers:
     @classmethod
     def start(cls, policy: Literal["average", "local", "drop"], model: nn.Module, clients: int) -> Buffers:
         """The policy at the start of training: every worker has the running statistics of ``model``."""
-        return cls(policy, [_copies(model) for _ in range(clients if policy == "local" else 0)])
+        kept = policy == "local" and float_buffers(model)
+        return cls(policy, [_copies(model) for _ in range(clients if kept else 0)])
 
     def sent(self, model: nn.Module) -> dict[str, Tensor]:
         """The buffers of ``model`` that travel, by name."""
@@ -114,12 +116,12 @@ class Buffers:
 
     def restore(self, model: nn.Module, client: int) -> None:
         """With ``local``, give ``model`` the running statistics of worker ``client``."""
-        if self.policy == "local":
+        if self.own:
             load_buffers(model, self.own[client])
 
     def keep(self, model: nn.Module, client: int) -> None:
         """With ``local``, note the running statistics of ``model`` as those of worker ``client``."""
-        if self.policy == "local":
+        if self.own:
             self.own[client] = _copies(model)
 
     @contextmanager

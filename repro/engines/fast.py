@@ -97,7 +97,7 @@ def _all_at_once(
     model: nn.Module, batches: Batches, step: int, sizes: Sequence[int], buffers: Buffers
 ) -> Iterator[None]:
     """The batches of all workers in one pass, and what happens to the running statistics in it."""
-    own = [buffers.own[client] for client in batches.round(step)] if buffers.policy == "local" else None
+    own = [buffers.own[client] for client in batches.round(step)] if buffers.own else None
     forget: AbstractContextManager[None] = batch_statistics(model) if buffers.policy == "drop" else nullcontext()
     with worker_batches(model, sizes, own), forget:
         yield
@@ -222,7 +222,7 @@ class _Serial:
     ) -> tuple[Local, Statistics]:
         """``client`` in a process of its own, where the running statistics that it keeps come and go as arrays."""
         client, state, own = item
-        if self.buffers.policy == "local":
+        if own:
             self.buffers.own[client] = {name: torch.from_numpy(values) for name, values in own.items()}
         local = self.client(client, state, number, shared, score)
         return local, _arrays(self.buffers, client)
@@ -231,13 +231,13 @@ class _Serial:
         """Score on one evaluation batch of the model with shared state ``state`` and a worker's running statistics."""
         own, part = item
         load_state(self.worker, map(torch.from_numpy, state), self.buffers)
-        if self.buffers.policy == "local":
+        if own:
             load_buffers(self.worker, {name: torch.from_numpy(values) for name, values in own.items()})
         return self._scores([self.evaluation[part]])[0]
 
 
 def _arrays(buffers: Buffers, client: int) -> Statistics:
-    """The running statistics that worker ``client`` keeps; none unless the policy is ``local``."""
+    """The running statistics that worker ``client`` keeps, if it does."""
     return {name: values.numpy() for name, values in buffers.own[client].items()} if buffers.own else {}
 
 

@@ -132,7 +132,7 @@ def statistics_against_union(
         mixed = accuracy(np.arange(len(labels)))
         by_batch = {own: accuracy(index[own]) for own in dict(devices)}
     by_running = {}
-    for own, client in dict.fromkeys(devices):
+    for own, client in dict.fromkeys(devices) if buffers.policy != "drop" else ():
         with buffers.of_worker(model, client):
             by_running[own, client] = accuracy(index[own])
     return {
@@ -140,7 +140,7 @@ def statistics_against_union(
         "mean_shift": [mean for mean, _ in shifts.values()],
         "std_ratio": [ratio for _, ratio in shifts.values()],
         "own_classes": _mean([by_batch[own] for own, _ in devices]),
-        "own_classes_running": None if buffers.policy == "drop" else _mean([by_running[device] for device in devices]),
+        "own_classes_running": _mean([by_running[device] for device in devices]) if by_running else None,
         "mixed": mixed,
     }
 
