@@ -391,7 +391,12 @@ def _expect_meaningful(spec: Spec) -> None:
 
 
 def _at_the_end(spec: Spec, setting: Setting, done: Round, buffers: Buffers) -> dict[str, Any]:
-    """What the last row holds besides; ``done`` is the last round."""
+    """What the last row holds besides, where it is tracked; ``done`` is the last round.
+
+    ``classes_of_clients``: the labels in each client's shard. ``clients_top1_by_class``: for each client the accuracy
+    of each class that its own model had before the last aggregation (None: no evaluation image of that class).
+    ``batch_statistics``: ``probe.statistics_against_union``.
+    """
     track, found = spec.track or [], dict[str, Any]()
     if "per_class" in track and spec.method != "central":
         found["classes_of_clients"] = [list(classes) for classes in probe.own_classes(setting.batches)]

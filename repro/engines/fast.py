@@ -147,7 +147,7 @@ class Local(NamedTuple):
         state: the codec's memory of it afterwards.
         loss: sum of its losses over images.
         correct, images: images classified correctly, and seen.
-        top1_by_class: accuracies of its own model on the evaluation batches, where they were asked for.
+        top1_by_class: accuracies of its own model on the evaluation batches; empty where they were not asked for.
     """
 
     payload: bytes
@@ -155,7 +155,7 @@ class Local(NamedTuple):
     loss: float
     correct: int
     images: int
-    top1_by_class: list[float | None] | None
+    top1_by_class: list[float | None]
 
 
 class Clients(Protocol):
@@ -205,7 +205,7 @@ class _Serial:
         after = shared_state(self.worker, self.buffers)
         change = {name: after[name] - old for name, old in zip(after, before, strict=True)}
         state["progress"] = self.progress(steps.start / per_epoch)
-        by_class = mean_score(self._scores(self.evaluation))["top1_by_class"] if score else None
+        by_class = mean_score(self._scores(self.evaluation))["top1_by_class"] if score else []
         return Local(self.codec.encode(state, change), state, losses, correct, images, by_class)
 
     def _scores(self, parts: Iterable[Part]) -> list[Score]:
@@ -367,5 +367,5 @@ def federated_averaging(
             images,
             sum(len(local.payload) for local in done),
             len(shared) * batches.clients,
-            [local.top1_by_class or [] for local in done] if scored else None,
+            [local.top1_by_class for local in done] if scored else None,
         )
