@@ -9,8 +9,9 @@ A trained statement is judged on a *contrast*: one number per seed, computed fro
 
 Everything else is inconclusive. Fewer than three seeds, arms near chance, targets that no arm reached, learning
 rates at the edge of their grid and "equal in the end" of a run that is still rising are inconclusive whatever the
-interval says. Laws and definitions are executed, not sampled; that runs diverge is counted, seed by seed. Margins live in ``data/published.yaml`` and were
-committed before the first run of what they judge; rules that changed later are disclosed in ``data/ledger.yaml``.
+interval says. Laws and definitions are executed, not sampled; that runs diverge is counted, seed by seed. Margins
+live in ``data/published.yaml`` and were committed before the first run of what they judge; rules that changed later
+are disclosed in ``data/ledger.yaml``.
 """
 
 from __future__ import annotations

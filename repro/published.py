@@ -178,8 +178,8 @@ _PARTS = {
     "definition": {"run": _TEXT},
 }
 _RESERVED = {"reserved": _TEXT}  # why our runs cannot decide this part yet: it stays inconclusive, its numbers shown
-# Arms that must end above the accuracy floor, each of them, for the part to be decided; and the most that an arm may gain
-# in the last quarter of training, as an equivalence asks of its arms in any case.
+# Arms that must end above the accuracy floor, each of them, for the part to be decided; and the most that an arm may
+# gain in the last quarter of training, as an equivalence asks of its arms in any case.
 _GUARDS = {"above_floor": _RUNS, "settled_within": _POSITIVE}
 _OPTIONAL = {
     "order": _GUARDS | {"by_more_than": _POSITIVE},  # least difference
