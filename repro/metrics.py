@@ -171,8 +171,9 @@ def _of_clients(record: Record, own: bool) -> float:
         )
     means = []
     for by_class, classes in zip(accuracies, shards, strict=True):
-        chosen = [top1 for label, top1 in enumerate(by_class) if (label in classes) is own]
-        if chosen:  # a client that has every class knows no other
+        # None: no test image of that class. A client that has every class knows no other.
+        chosen = [top1 for label, top1 in enumerate(by_class) if (label in classes) is own and top1 is not None]
+        if chosen:
             means.append(float(np.mean(chosen)))
     if not means:
         raise ReproError(
@@ -183,7 +184,7 @@ def _of_clients(record: Record, own: bool) -> float:
 
 
 def divergence(record: Record) -> tuple[int, float] | None:
-    """Rounds that a run completed before it diverged, and the same in epochs; None if it did not diverge."""
+    """Rounds that a run recorded until it diverged, and the same in epochs; None if it did not diverge."""
     if record.status != "diverged":
         return None
     rounds = len(record.series.get("train_loss", []))

@@ -113,6 +113,10 @@ def _curve(axes: Axes, group: Sequence[Record], text: str, shift: int = 0, *, wh
     return line
 
 
+def _percent(fraction: float | None) -> float | None:
+    return None if fraction is None else 100 * fraction
+
+
 def _finals(group: Sequence[Record]) -> list[float]:
     return [100 * metrics.final_top1(record) for record in group]
 
@@ -404,8 +408,9 @@ def by_device(group: Sequence[Record]) -> tuple[np.ndarray, np.ndarray, list[lis
             f"run {group[0].run}: devices have different classes in different seeds; the same ones were expected, or "
             "their mean has no meaning; recompute stale records with `python -m repro sweep`"
         )
-    before = np.mean([_recorded(record, "clients_top1_by_class") for record in kept], axis=0)
-    after = np.mean([_recorded(record, "test_top1_by_class") for record in kept], axis=0)
+    # None, where there is no test image of a class, becomes NaN and is left blank.
+    before = np.mean([np.array(_recorded(record, "clients_top1_by_class"), float) for record in kept], axis=0)
+    after = np.mean([np.array(_recorded(record, "test_top1_by_class"), float) for record in kept], axis=0)
     return 100 * before, 100 * after, shards[0]
 
 
@@ -475,7 +480,7 @@ def forgetting_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]
             rows += [
                 origin
                 | {"device": device + 1, "class": each, "own_class": int(each in shards[device])}
-                | {"before_percent": 100 * top1, "after_percent": 100 * after[each]}
+                | {"before_percent": _percent(top1), "after_percent": _percent(after[each])}
                 for device, by_class in enumerate(before)
                 for each, top1 in enumerate(by_class)
             ]
