@@ -17,6 +17,8 @@ from repro.traffic import CODECS
 
 TO_TARGET = ("epochs_to_target", "rounds_to_target")
 ACCURACIES = ("final_top1", "mean_top1")
+OF_CLIENTS = ("own_classes_top1", "other_classes_top1")
+"""Metrics of the clients' own models before the last aggregation."""
 OF_PAYLOADS = ("compression_rate", "saved_by_zip")
 """Metrics of one codec in a run of payloads; their arms are ``run codec``, as in ``e2-payloads-resnet18-10 int8``."""
 
@@ -121,6 +123,7 @@ _PAYLOAD_ARMS = _Field(
     "a mapping from a run and a codec, as in 'e2-payloads-resnet18-10 int8', to weights",
     lambda v: _is_contrast(v) and all(len(arm.split()) == 2 for arm in v),
 )
+_TRUE = _Field("true", lambda v: v is True)
 _JUDGE_OR_NONE = _Field("a mapping with why and parts", lambda v: isinstance(v, dict))
 _SOURCE = _one_of("e1", "e2", "e3", "lb")
 
@@ -147,7 +150,7 @@ _CHOICE = {
 _JUDGE = {"why": _TEXT, "parts": _ITEMS}
 _ACCURACY = {"metric": _one_of(*ACCURACIES), "contrast": _CONTRAST}
 _PARTS = {
-    "order": {"metric": _one_of(*ACCURACIES, "best_lr"), "contrast": _CONTRAST},
+    "order": {"metric": _one_of(*ACCURACIES, *OF_CLIENTS, "regularisation_gap", "best_lr"), "contrast": _CONTRAST},
     "ratio": {"metric": _one_of(*TO_TARGET, "epochs_to_first_cut", "compression_rate"), "contrast": _PAIR},
     "equivalence": _ACCURACY | {"margin": _POSITIVE},
     "value": {
@@ -163,21 +166,28 @@ _PARTS = {
         "published": _POSITIVE,
         "tolerance": _POSITIVE,
     },
-    "bound": _ACCURACY | {"at_most": _NUMBER},
+    "bound": {"metric": _one_of(*ACCURACIES, *OF_CLIENTS), "contrast": _CONTRAST, "at_most": _NUMBER},
     "trend": {
         "metric": _one_of(*ACCURACIES),
         "runs": _RUNS,
         "against": _one_of(*SCALES),
         "direction": _one_of("rising", "falling"),
     },
+    "divergence": {"runs": _RUNS, "unlike": _RUNS},
     "law": {"run": _TEXT, "checks": _ITEMS},
     "definition": {"run": _TEXT},
 }
 _RESERVED = {"reserved": _TEXT}  # why our runs cannot decide this part yet: it stays inconclusive, its numbers shown
+# Arms that must end above the accuracy floor, each of them, for the part to be decided; and the most that an arm may
+# gain in the last quarter of training, as an equivalence asks of its arms in any case.
+_GUARDS = {"above_floor": _RUNS, "settled_within": _POSITIVE}
 _OPTIONAL = {
-    # Arms that must end above the accuracy floor, each of them, for the part to be decided; least difference.
-    "order": {"above_floor": _RUNS, "by_more_than": _POSITIVE},
+    "order": _GUARDS | {"by_more_than": _POSITIVE},  # least difference
     "ratio": {"at_least": _POSITIVE},  # least ratio
+    "equivalence": {"above_floor": _RUNS},
+    "value": {"full_scale_only": _TRUE},  # shown at every profile, counted where published values compare
+    "bound": _GUARDS,
+    "trend": _GUARDS,
 }
 _CHECK = {"number": _TEXT, "called": _TEXT, "is": _one_of("at most", "above"), "limit": _TEXT, "times": _POSITIVE}
 _NONE: dict[str, _Field] = {}
@@ -285,4 +295,5 @@ def runs_of(part: Mapping[str, Any]) -> list[str]:
     for key in ("run", "payloads"):
         if key in part:
             return [part[key]]
-    return list(dict.fromkeys(arm.split()[0] for arm in part.get("contrast", part.get("runs", []))))
+    arms = part.get("contrast") or [*part.get("runs", []), *part.get("unlike", [])]
+    return list(dict.fromkeys(arm.split()[0] for arm in arms))

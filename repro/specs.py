@@ -28,7 +28,7 @@ import yaml
 from repro import schedules
 from repro.errors import ReproError
 
-SOURCES = ("e1", "e2")
+SOURCES = ("e1", "e2", "e3")
 PROFILES = ("smoke", "laptop", "paper")
 Profile = Literal["smoke", "laptop", "paper"]
 
