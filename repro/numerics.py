@@ -13,6 +13,7 @@ from typing import Any
 from repro import records
 
 VERSIONS = {
+    "alexnet": 1,  # layers, initialisation, dropout
     "batches": 1,  # subset, scaling, order of images, augmentation, normalisation
     "codec_dense": 1,
     "codec_dgc": 1,
@@ -27,7 +28,12 @@ VERSIONS = {
     "quantised_weights": 1,  # when the shared model is rounded
     "randomness": 1,
     "schedules": 1,
+    "vgg": 1,  # layers, initialisation, dropout
+    "vit": 1,  # layers, initialisation
 }
+
+_NETWORKS = {"alexnet": "alexnet", "vgg11": "vgg", "vit": "vit"}
+"""Networks that have a version of their own; that of ``models`` covers the ResNets and how all are built."""
 
 
 def used_by(spec: dict[str, Any]) -> dict[str, int]:
@@ -44,6 +50,8 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
             parts += ["codec_int8", "quantised_weights"]
         if spec["norm"] == "group":
             parts.append("group_norm")
+    if spec.get("model") in _NETWORKS:
+        parts.append(_NETWORKS[spec["model"]])
     return {part: VERSIONS[part] for part in parts}
 
 
