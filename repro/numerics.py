@@ -20,7 +20,8 @@ VERSIONS = {
     "codec_int8": 1,
     "engines": 1,  # the three methods, aggregation, what is sent
     "evaluation": 1,
-    "group_norm": 1,  # groups, first scales
+    "fixup": 1,  # scalars, their learning rate, initialisation
+    "group_norm": 2,  # group, layer and instance norm: groups, first scales, kernels
     "laws": 2,
     "models": 1,  # layers, initialisation, normalisation
     "partition": 1,
@@ -48,8 +49,10 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
             parts.append(f"codec_{spec['codec']}")
         if spec.get("quantised_weights"):
             parts += ["codec_int8", "quantised_weights"]
-        if spec["norm"] == "group":
+        if spec["norm"] in ("group", "layer", "instance"):
             parts.append("group_norm")
+        if spec["norm"] == "fixup":
+            parts.append("fixup")
     if spec.get("model") in _NETWORKS:
         parts.append(_NETWORKS[spec["model"]])
     return {part: VERSIONS[part] for part in parts}

@@ -30,6 +30,7 @@ def build(
     classes: int,
     width: int = 64,
     norm: str = "batch",
+    last_scale_zero: bool = True,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     image_size: int = 32,
@@ -43,7 +44,9 @@ def build(
         model: ``resnet18``, ``resnet50``, ``vgg11``, ``alexnet`` or ``vit``.
         classes: outputs of the classifier.
         width: channels of the first stage (64 in the original).
-        norm: ``batch`` or ``group`` for a ResNet, ``layer`` for ``vit``, ``none`` for the others.
+        norm: of a ResNet ``batch``, ``group``, ``layer``, ``instance``, ``none`` or ``fixup``; ``layer`` for ``vit``,
+            ``none`` for the others.
+        last_scale_zero: a ResNet's group, layer and instance norm start with the last scale of each block at zero.
         seed: seed of the initial weights.
         dtype: floating type of the weights.
         image_size: height and width of the images in pixels; ResNets take any.
@@ -51,7 +54,7 @@ def build(
         patch, depth: of ``vit``, pixels of a patch and number of blocks; 16 and 24 when None.
 
     Raises:
-        ReproError: an unknown network, something that it does not have, or images that are too small for it.
+        ReproError: an unknown network or norm, something that it does not have, or images that are too small for it.
     """
     chosen = {"dropout": dropout, "patch": patch, "depth": depth}
     chosen = {name: value for name, value in chosen.items() if value is not None}
@@ -66,7 +69,11 @@ def build(
             net = _other(model, norm, classes=classes, width=width, image_size=image_size, **chosen)
         else:
             net = networks[model](classes=classes, width=width, norm=norm)
-    net.initialise(torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    if model in networks:
+        net.initialise(generator, last_scale_zero)
+    else:
+        net.initialise(generator)
     net.to(dtype)
     net.to(memory_format=torch.channels_last)
     return net
