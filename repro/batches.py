@@ -14,7 +14,7 @@ from torch import Tensor
 
 from repro.errors import ReproError
 from repro.partition import local_steps
-from repro.randomness import generator
+from repro.randomness import derive, generator
 
 
 def shrink(images: np.ndarray, size: int) -> np.ndarray:
@@ -162,6 +162,10 @@ class Batches:
         """Local batch number of ``client`` in step ``step`` of large-batch training (see ``round``)."""
         epoch, within = divmod(step, self.rounds_per_epoch)
         return epoch * self.steps_per_epoch(client) + within
+
+    def dropout_seed(self, client: int, step: int) -> int:
+        """Seed of what the network of ``client`` drops in step ``step``, local or of large-batch training."""
+        return derive(self.seed, "dropout", client, step)
 
     def union(self, step: int) -> tuple[Tensor, Tensor, list[int]]:
         """The batches of all clients in step ``step``, concatenated in order of clients: x, y, images per client."""

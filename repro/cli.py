@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     as_json(made)
 
     made = add("data", _data, "fetch and prepare data sets, and write their manifests", profile=False)
-    made.add_argument("names", nargs="*", metavar="NAME", help="data sets (default: all)")
+    made.add_argument("names", nargs="*", metavar="NAME", help="data sets (default: what the pipelines need)")
 
     made = add("run", _run, "one run, one record")
     made.add_argument("run", metavar="RUN", help="run id; `repro list` shows all")
@@ -236,11 +236,12 @@ def _list(options: Any) -> int:
 def _data(options: Any) -> int:
     from repro import datasets
 
-    for name in options.names or sorted(datasets.declarations(ROOT / "data")):
-        images = datasets.load(name, ROOT / "data")
+    for name in options.names or datasets.DEFAULT:
         path = datasets.write_manifest(name, ROOT / "data")
+        images = datasets.load(name, ROOT / "data")
         print(
             f"{name}: {len(images.train_labels)} + {len(images.test_labels)} images, hashes verified; manifest {path}"
+            + (f"; REDUCED: {images.reduced}" if images.reduced else "")
         )
     return 0
 

@@ -13,6 +13,7 @@ from typing import Any
 from repro import records
 
 VERSIONS = {
+    "alexnet": 1,  # layers, initialisation, dropout
     "batches": 1,  # subset, scaling, order of images, augmentation, normalisation
     "buffer_policies": 1,  # local and drop
     "codec_dense": 1,
@@ -34,7 +35,12 @@ VERSIONS = {
     "tracked_batch_statistics": 1,
     "tracked_gradient_norm": 1,
     "tracked_per_class": 1,
+    "vgg": 1,  # layers, initialisation, dropout
+    "vit": 1,  # layers, initialisation
 }
+
+_NETWORKS = {"alexnet": "alexnet", "vgg11": "vgg", "vit": "vit"}
+"""Networks that have a version of their own; that of ``models`` covers the ResNets and how all are built."""
 
 
 def used_by(spec: dict[str, Any]) -> dict[str, int]:
@@ -60,6 +66,8 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
         if spec.get("local_steps") is not None:
             parts.append("local_steps")
         parts += [f"tracked_{name}" for name in spec.get("track") or []]
+    if spec.get("model") in _NETWORKS:
+        parts.append(_NETWORKS[spec["model"]])
     return {part: VERSIONS[part] for part in parts}
 
 

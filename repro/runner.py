@@ -155,6 +155,7 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
             spec.model,
             classes=spec.classes or loaded.n_classes,
             width=spec.width,
+            image_size=spec.image_size,
             norm=spec.norm,
             last_scale_zero=spec.last_scale_zero,
             seed=derive(seed, "weights"),

@@ -13,6 +13,7 @@ from repro.batches import Batches, Images
 from repro.engines import evaluate, fast, plain, shared_state
 from repro.engines.common import gradient_norm
 from repro.errors import NotFinite
+from repro.models.dropout import SeededDropout
 from repro.models.norms import WorkerBatchNorm2d, worker_batches
 from repro.randomness import generator
 
@@ -29,6 +30,11 @@ def toy_batches(clients=3, images=59, batch=8, augment=True, seed=5):
 
 
 def toy_model(norm="batch"):
+    if norm == "dropout":
+        net = nn.Sequential(nn.Flatten(), SeededDropout(0.5), nn.Linear(3 * 16 * 16, 4)).double()
+        for parameter in net.parameters():
+            nn.init.constant_(parameter, 0.01)
+        return net
     return models.build("resnet18", classes=4, width=4, norm=norm, seed=3, dtype=torch.float64)
 
 
@@ -55,12 +61,15 @@ def after(method, engine, norm, rounds=7, processes=1, momentum=0.5, codec="dens
     [
         ("large_batch", 7, "batch", "dense", "dense"),
         ("large_batch", 7, "group", "dense", "dense"),
+        ("large_batch", 7, "dropout", "dense", "dense"),
+        ("large_batch", 4, "dropout", "qsgd", "dense"),
         ("large_batch", 4, "batch", "int8", "dense"),
         ("large_batch", 4, "batch", "dgc", "dense"),
         ("large_batch", 4, "batch", "qsgd", "dense"),
         ("large_batch", 4, "batch", "dense", "int8"),
         ("federated", 2, "batch", "dense", "dense"),
         ("federated", 2, "group", "dense", "dense"),
+        ("federated", 2, "dropout", "dense", "dense"),
         ("federated", 2, "batch", "int8", "dense"),
         ("federated", 2, "batch", "top-k-residual", "int8"),
     ],

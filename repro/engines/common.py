@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from repro.batches import Batches
 from repro.codecs import Codec
 from repro.errors import NotFinite, ReproError
+from repro.models.dropout import dropout_seeds
 from repro.models.norms import batch_statistics
 
 Schedule = Callable[[float], float]  # epochs of data seen so far -> learning rate
@@ -166,8 +167,14 @@ def precise(precision: str, device: torch.device) -> AbstractContextManager[obje
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-def backward(model: nn.Module, x: Tensor, y: Tensor, precision: str) -> tuple[float, int]:
+def backward(
+    model: nn.Module, x: Tensor, y: Tensor, precision: str, seeds: Sequence[int] = (),
+    sizes: Sequence[int] | None = None,
+) -> tuple[float, int]:  # fmt: skip
     """Set the gradient of the mean cross-entropy on x (B, 3, H, W), y (B,).
+
+    ``seeds`` are those of dropout, one for each worker whose images are in the batch, and ``sizes`` how many each has;
+    a network without dropout needs neither.
 
     Returns:
         The loss, and how many of the B images were classified correctly.
@@ -175,7 +182,8 @@ def backward(model: nn.Module, x: Tensor, y: Tensor, precision: str) -> tuple[fl
     Raises:
         NotFinite: the loss is NaN or infinite.
     """
-    with precise(precision, x.device):
+    dropout = dropout_seeds(model, seeds, sizes) if seeds else nullcontext()
+    with dropout, precise(precision, x.device):
         logits = model(x)
         loss = F.cross_entropy(logits, y)
     value = float(loss.detach())

@@ -80,7 +80,8 @@ def large_batch(
         if codec.fixed_size:
             x, y, sizes = batches.union(step)
             with _all_at_once(model, batches, step, sizes, buffers):
-                loss, correct = backward(model, x, y, precision)
+                seeds = [batches.dropout_seed(client, step) for client in batches.round(step)]
+                loss, correct = backward(model, x, y, precision, seeds, sizes)
             if not up:
                 up = _measured(codec, gradients(model) | buffers.sent(model))
             sent = len(sizes) * up
@@ -118,7 +119,7 @@ def _one_by_one(
     for client in batches.round(step):
         buffers.restore(model, client)
         x, y = batches.get(client, batches.local_step(client, step))
-        loss, right = backward(model, x, y, precision)
+        loss, right = backward(model, x, y, precision, [batches.dropout_seed(client, step)])
         buffers.keep(model, client)
         states[client]["progress"] = progress
         sent.append(codec.encode(states[client], gradients(model) | buffers.sent(model)))
@@ -197,7 +198,7 @@ class _Serial:
         for step in steps:
             set_lr(optimiser, self.lr(step / per_epoch))
             x, y = self.batches.get(client, step)
-            loss, right = backward(self.worker, x, y, self.precision)
+            loss, right = backward(self.worker, x, y, self.precision, [self.batches.dropout_seed(client, step)])
             optimiser.step()
             losses, correct, images = losses + loss * len(y), correct + right, images + len(y)
         self.buffers.keep(self.worker, client)

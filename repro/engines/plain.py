@@ -43,7 +43,7 @@ def centralised(
         rate = lr(step / batches.rounds_per_epoch)
         set_lr(optimiser, rate)
         x, y = batches.get(0, step)
-        loss, correct = backward(model, x, y, precision)
+        loss, correct = backward(model, x, y, precision, [batches.dropout_seed(0, step)])
         optimiser.step()
         yield Round(step + 1, rate, loss, correct, len(y), 0, 0)
 
@@ -71,7 +71,8 @@ def large_batch(
             buffers.restore(worker, client)
             down += len(shared)
             x, y = batches.get(client, batches.local_step(client, step))
-            loss, right = backward(worker, x, y, precision)  # 3. one forward and backward pass
+            seeds = [batches.dropout_seed(client, step)]
+            loss, right = backward(worker, x, y, precision, seeds)  # 3. one forward and backward pass
             buffers.keep(worker, client)
             states[client]["progress"] = progress(epoch)
             sent.append(codec.encode(states[client], gradients(worker) | buffers.sent(worker)))  # 4., 5. upload
@@ -117,7 +118,7 @@ def federated_averaging(
             for step in steps:  # 3. a number of SGD iterations
                 set_lr(optimiser, lr(step / per_epoch))
                 x, y = batches.get(client, step)
-                loss, right = backward(worker, x, y, precision)
+                loss, right = backward(worker, x, y, precision, [batches.dropout_seed(client, step)])
                 optimiser.step()
                 losses, correct, images = losses + loss * len(y), correct + right, images + len(y)
             buffers.keep(worker, client)
