@@ -140,7 +140,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor) -> Tensor:
-    """``F.group_norm`` of x (B, C, H, W), several times as fast on a CPU if x is channels last (``benchmarks/``).
+    """``F.group_norm`` of x (B, C, H, W), about twice as fast on a CPU if x is channels last (``benchmarks/``).
 
     PyTorch's kernel for channels last works on the channels of a group together, so that it is fast where they fill
     the processor's vectors. Where they do not, its kernel for the default memory format is faster, copies included.
