@@ -178,11 +178,12 @@ class GroupNorm(nn.GroupNorm):
 
 
 def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor) -> Tensor:
-    """``F.group_norm`` of x (B, C, H, W), several times as fast on a CPU if x is channels last (``benchmarks/``).
+    """``F.group_norm`` of x (B, C, H, W), about twice as fast on a CPU if x is channels last (``benchmarks/``).
 
     PyTorch's kernel for channels last works on the channels of a group together, so that it is fast where they fill
-    the processor's vectors. Where they do not, its kernel for the default memory format is faster, copies included. The
-    statistics are float32 in every case; the output has x's type and memory format. A GPU runs ``F.group_norm`` as is.
+    the processor's vectors. Where they do not, its kernel for the default memory format is faster, copies included.
+    Statistics are never coarser than float32; on a CPU the output has x's type and memory format. A GPU runs
+    ``F.group_norm`` as is.
     """
     in_group = x.shape[1] // groups
     if x.device.type != "cpu" or not x.is_contiguous(memory_format=torch.channels_last):
