@@ -27,7 +27,7 @@ _DETERMINISTIC = (
 )
 _COUNTED = {
     "train": ("epoch", "round", "lr", "bytes_up", "bytes_down"),
-    "payloads": ("step", "codec", "dense_bytes"),
+    "payloads": ("step", "what", "codec", "dense_bytes"),
 }  # of a row, what no round-off changes
 SIZE_TOLERANCE = 0.05  # of a payload's length: how well gradients can be zipped depends on their last digits
 
@@ -71,7 +71,7 @@ def rerun(
     machine = records.read_json(before)["machine"] if before.exists() else None
     if machine is None:
         return Comparison(spec.run, seed, DIFFERS, f"{', '.join(differing)} differ, and no provenance names a machine")
-    if machine == provenance["machine"]:
+    if all(provenance["machine"].get(name) == known for name, known in machine.items()):  # older ones name less
         return Comparison(spec.run, seed, DIFFERS, f"same machine type and versions, but {', '.join(differing)} differ")
     return _elsewhere(stored, again, root)
 
