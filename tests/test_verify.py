@@ -204,10 +204,20 @@ def test_elsewhere_payloads_agree_if_their_lengths_are_close(bench: Bench) -> No
         assert payloads(bench, {"bytes": length * (1 + share * verify.SIZE_TOLERANCE)}).verdict == verdict, share
 
 
-@pytest.mark.parametrize("change", [{"step": 2}, {"codec": "dgc"}, {"dense_bytes": 101}])
+@pytest.mark.parametrize("change", [{"step": 2}, {"what": "change"}, {"codec": "dgc"}, {"dense_bytes": 101}])
 def test_elsewhere_what_payloads_are_lengths_of_must_be_equal(change: dict, bench: Bench) -> None:
     found = payloads(bench, change)
     assert (found.verdict, found.detail) == (verify.DIFFERS, "another machine type, and rows differ")
+
+
+def test_a_provenance_that_names_less_of_a_machine_is_compared_by_what_it_names(bench: Bench) -> None:
+    """Versions that were added to what a machine is, such as zlib's, do not make the same machine another one."""
+    kept = bench.kept[1]
+    changed = replace(kept, rows=[row | {"train_loss": 9.0} for row in kept.rows])
+    found = bench.again(changed, HERE | {"zlib": "1.3"})
+    assert (found.verdict, "same machine type" in found.detail) == (verify.DIFFERS, True)
+    bench.machine_of_record(HERE | {"zlib": "1.2"})
+    assert "another machine type" in bench.again(changed, HERE | {"zlib": "1.3"}).detail
 
 
 # What cannot be compared --------------------------------------------------------------------------------------
