@@ -249,7 +249,7 @@ def _ours(verdict: Mapping[str, Any]) -> list[str]:
     parts = verdict["parts"]
     if len(parts) < 2:
         return [_text(verdict["ours"]) if verdict["ours"] else "–"]
-    return [f"{part['ours'] or '–'} ({part['outcome']})" for part in parts]
+    return [f"{'beside it: ' * part.get('beside', False)}{part['ours'] or '–'} ({part['outcome']})" for part in parts]
 
 
 # HTML ----------------------------------------------------------------

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
+        "zlib": zlib.ZLIB_RUNTIME_VERSION,
     }
 
 
@@ -289,8 +291,9 @@ def run(
     elif spec.kind == "payloads":
         setting = prepare(spec, seed, root)
         rows = payloads.measure(
-            setting.model, setting.batches, spec.schedule["lr"], spec.measured_steps or [1], seed, spec.precision
-        )
+            setting.model, setting.batches, spec.schedule["lr"], spec.measured_steps or [1], seed, spec.precision,
+            local_steps=spec.local_steps, memory_steps=spec.memory_steps,
+        )  # fmt: skip
         record = Record(**identity, data=setting.data, status="completed", rows=rows)
     else:
         pause = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
@@ -423,13 +426,7 @@ def _rounds(
     if spec.method == "central":
         return fast.centralised(model, optimiser, batches, lr, todo, spec.precision), here
     codec, download = _codec(spec), codecs.build("int8" if spec.quantised_weights else "dense")
-    # DGC counts its warm-up in steps of sparsity, of which its last begins when the warm-up ends.
-    levels = len(codecs.WARM_UP) - 1
-    scale = levels / (spec.sparsity_warmup * spec.epochs) if spec.sparsity_warmup else 1.0
-
-    def told(epoch: float) -> float:
-        return scale * epoch
-
+    told = codecs.warm_up(spec.sparsity_warmup, spec.epochs)
     if spec.method == "large_batch":
         rounds = fast.large_batch(
             model, optimiser, batches, codec, lr, todo, spec.precision, states=states, download=download,

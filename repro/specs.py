@@ -58,10 +58,12 @@ class Spec:
         quantised_weights: the shared model itself is kept in int8 during training.
         sparsity_warmup: share of the epochs in which DGC's sparsity rises (post 2: 4 of 100 epochs).
         classes: outputs of the classifier, or None for as many as the data set has.
-        measured_steps: steps of training at which a run of kind ``payloads`` encodes its gradients.
+        measured_steps: steps of training at which a run of kind ``payloads`` encodes what would be sent.
+        memory_steps: steps before each of these that codecs with a memory see; None: all.
         once: executed with the profile's first seed only.
         law: which law a run of kind ``law`` executes.
-        local_steps: local steps in a round of federated averaging, instead of ``local_epochs``.
+        local_steps: local steps in a round of federated averaging, instead of ``local_epochs``; in a run of kind
+            ``payloads``, steps over which a change of the weights is measured.
         last_scale_zero: group, layer and instance normalisation start with the last scale of each block at zero.
         diverges_above: a training loss above this counts as divergence, besides one that is not finite.
         track: what a run records besides losses and accuracies: ``gradient_norm`` (L2 norm of the averaged gradient,
@@ -111,6 +113,7 @@ class Spec:
     last_scale_zero: bool = True
     diverges_above: float | None = None
     track: list[str] | None = None
+    memory_steps: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The spec as a plain mapping, as it stands in a record; ``lr`` is repeated at the top for readers.
@@ -125,6 +128,11 @@ class Spec:
 
 HELD_OUT_IMAGES = 5000
 TRACKED = ("gradient_norm", "per_class", "batch_statistics")
+_SIZES = {
+    "train": ("train_images", "test_images", "image_size", "width", "epochs", "precision"),
+    "payloads": ("measured_steps", "local_steps", "memory_steps"),
+}
+"""What a profile may set, by kind of run; messages are those of the full-size networks at every profile."""
 
 # A field's value must lie in this closed range; None is left to the partition's own check.
 _RANGES: dict[str, tuple[float, float]] = {
@@ -140,6 +148,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "local_epochs": (1, math.inf),
     "local_steps": (1, math.inf),
     "diverges_above": (0, math.inf),
+    "memory_steps": (0, math.inf),
     "epochs": (1, math.inf),
     "momentum": (0, 0.9999),
     "weight_decay": (0, math.inf),
@@ -242,7 +251,10 @@ def _make(values: dict[str, Any], where: str) -> Spec:
     unknown = sorted(set(spec.track or []) - set(TRACKED))
     if unknown:
         raise ReproError(f"{where}, key track: {unknown[0]!r}; some of {', '.join(TRACKED)} were expected")
-    if spec.local_steps is not None and (spec.method != "federated" or spec.local_epochs != 1):
+    if spec.kind == "payloads":
+        if not spec.measured_steps or min(spec.measured_steps) < 1:
+            raise ReproError(f"{where}, key measured_steps: {spec.measured_steps}; steps from 1 up were expected")
+    elif spec.local_steps is not None and (spec.method != "federated" or spec.local_epochs != 1):
         raise ReproError(
             f"{where}: local_steps with method {spec.method} and {spec.local_epochs} local epochs; only federated "
             "averaging has local steps, and they replace local_epochs, which stays at 1"
@@ -331,16 +343,17 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
     published_images = _expect(values.get("train_images"), int, f"{where}, key train_images")
     published_workers = _expect(values.get("workers"), int, f"{where}, key workers")
     own_epochs = values.get("epochs")
+    shrink = _expect(files.params.get("sizes"), dict, f"{params_file}, key {source}.sizes")
+    allowed = {key for keys in _SIZES.values() for key in keys}
+    if set(shrink) - allowed:
+        raise ReproError(
+            f"{params_file}, key {source}.sizes.{sorted(set(shrink) - allowed)[0]}: a profile may set only "
+            f"{', '.join(sorted(allowed))}; anything else belongs into {spec_file}"
+        )
+    own = [key for key in _SIZES.get(values.get("kind", ""), ()) if key in shrink]
+    values |= {key: _setting(key, shrink[key], f"{params_file}, key {source}.sizes.{key}") for key in own}
     if values.get("kind") == "train":
-        shrink = _expect(files.params.get("sizes"), dict, f"{params_file}, key {source}.sizes")
-        allowed = {"train_images", "test_images", "image_size", "width", "epochs", "precision"}
-        if set(shrink) - allowed:
-            raise ReproError(
-                f"{params_file}, key {source}.sizes.{sorted(set(shrink) - allowed)[0]}: a profile may set only "
-                f"{', '.join(sorted(allowed))}; anything else belongs into {spec_file}"
-            )
         usual_epochs = files.content["defaults"].get("epochs")
-        values |= {key: _setting(key, shrink[key], f"{params_file}, key {source}.sizes.{key}") for key in shrink}
         if "epochs" in shrink and own_epochs != usual_epochs:  # a run that is longer than the others stays so
             values["epochs"] = round(shrink["epochs"] * own_epochs / usual_epochs)
         if values.get("method") != "central" and not files.content.get("fixed_workers"):
@@ -392,8 +405,9 @@ def _grids(files: _Files) -> dict[str, list[Spec]]:
         raise ReproError(f"{spec_file}, key grid.lrs: {rates}; one or more different learning rates were expected")
     made = {}
     for arm, base in _expect(grid.get("arms"), dict, f"{spec_file}, key grid.arms").items():
-        if _expect(base, str, f"{spec_file}, key grid.arms.{arm}") not in files.content["runs"]:
-            known = ", ".join(files.content["runs"])
+        known_runs = [*files.content["runs"], *files.content["controls"]]
+        if _expect(base, str, f"{spec_file}, key grid.arms.{arm}") not in known_runs:
+            known = ", ".join(known_runs)
             raise ReproError(f"{spec_file}, key grid.arms.{arm}: unknown run {base!r}; one of {known} was expected")
         extra = {
             "group": "control",

@@ -141,7 +141,7 @@ _DEFINED: dict[str, Artefact] = {
     ),
     "e2.table5": Artefact("e2", "table", "artefact", e2_tables.PAYLOAD_RUNS, e2_tables.table5, "Compression rates"),
     "e2.table6": Artefact(
-        "e2", "table", "artefact", e2_tables.RESNET18_RUNS, e2_tables.table6, "Total data sent to the server"
+        "e2", "table", "artefact", e2_tables.TOTAL_RUNS, e2_tables.table6, "Total data sent to the server"
     ),
     "e2.extra-cosine": Artefact(
         "e2",
