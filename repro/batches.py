@@ -76,9 +76,12 @@ class Images:
 
     def centre(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Images ``start`` to ``stop`` as they are."""
-        n = np.arange(start, min(stop, len(self)))
-        corner = np.full(len(n), self.padding)
-        return self.window(n, corner, corner, np.zeros(len(n), dtype=bool))
+        return self.whole(np.arange(start, min(stop, len(self))))
+
+    def whole(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The images ``index`` as they are."""
+        corner = np.full(len(index), self.padding)
+        return self.window(index, corner, corner, np.zeros(len(index), dtype=bool))
 
 
 class Batches:

@@ -14,19 +14,26 @@ from repro import records
 
 VERSIONS = {
     "batches": 1,  # subset, scaling, order of images, augmentation, normalisation
+    "buffer_policies": 1,  # local and drop
     "codec_dense": 1,
     "codec_dgc": 1,
     "codec_int8": 1,
     "engines": 1,  # the three methods, aggregation, what is sent
     "evaluation": 1,
-    "group_norm": 1,  # groups, first scales
+    "fixup": 1,  # scalars, their learning rate, initialisation
+    "group_norm": 2,  # group, layer and instance norm: groups, first scales, kernels
+    "law_normalisation": 1,
     "laws": 2,
+    "local_steps": 1,  # which steps a round takes, when it is evaluated
     "models": 1,  # layers, initialisation, normalisation
     "partition": 1,
     "payloads": 1,  # which codecs, what they encode; also the codecs that have no version of their own here
     "quantised_weights": 1,  # when the shared model is rounded
     "randomness": 1,
     "schedules": 1,
+    "tracked_batch_statistics": 1,
+    "tracked_gradient_norm": 1,
+    "tracked_per_class": 1,
 }
 
 
@@ -36,14 +43,23 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
         parts = ["batches", "codec_dense", "codec_dgc", "codec_int8", "engines", "models", "payloads", "randomness"]
     elif spec["kind"] == "law":
         parts = ["batches", "codec_dense", "engines", "group_norm", "laws", "models", "randomness"]
+        if spec.get("law") == "normalisation":
+            parts = ["group_norm", "law_normalisation", "models", "randomness"]
     else:
         parts = ["batches", "engines", "evaluation", "models", "partition", "randomness", "schedules"]
         if spec["method"] != "central":
             parts.append(f"codec_{spec['codec']}")
         if spec.get("quantised_weights"):
             parts += ["codec_int8", "quantised_weights"]
-        if spec["norm"] == "group":
+        if spec["norm"] in ("group", "layer", "instance"):
             parts.append("group_norm")
+        if spec["norm"] == "fixup":
+            parts.append("fixup")
+        if spec.get("buffers", "average") != "average":
+            parts.append("buffer_policies")
+        if spec.get("local_steps") is not None:
+            parts.append("local_steps")
+        parts += [f"tracked_{name}" for name in spec.get("track") or []]
     return {part: VERSIONS[part] for part in parts}
 
 

@@ -1,5 +1,6 @@
 """The fast engines compute the same rounds as the plain ones, and the plain ones are what the posts describe."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 from repro import codecs, models, partition
 from repro.batches import Batches, Images
 from repro.engines import evaluate, fast, plain, shared_state
+from repro.engines.common import gradient_norm
 from repro.errors import NotFinite
 from repro.models.norms import WorkerBatchNorm2d, worker_batches
 from repro.randomness import generator
@@ -194,6 +196,28 @@ def test_a_loss_that_is_not_finite_stops_training():
         list(fast.federated_averaging(model, pool, batches, codec, lambda _: 1e200, range(5)))
 
 
+def test_the_gradients_norm_is_that_of_the_step_whatever_the_optimiser_adds():
+    found = []
+    for settings in ({}, {"momentum": 0.9, "weight_decay": 0.1, "foreach": True}):
+        model, batches = toy_model(), toy_batches()
+        optimiser = torch.optim.SGD(model.parameters(), lr=1.0, **settings)
+        list(fast.large_batch(model, optimiser, batches, codecs.build("dense"), lambda _: 0.1, range(1)))
+        found.append(gradient_norm(model))
+        if not settings:
+            steps = [(p - q).detach() for p, q in zip(model.parameters(), toy_model().parameters(), strict=True)]
+            assert found[0] == pytest.approx(float(torch.cat([step.flatten() for step in steps]).norm()) / 0.1)
+    assert found[0] == found[1]
+    next(model.parameters()).grad[0] = math.inf
+    with pytest.raises(NotFinite, match="the gradient's norm is inf"):
+        gradient_norm(model)
+
+
+def test_large_finite_gradients_have_a_finite_norm():
+    layer = nn.Linear(2, 1, bias=False)
+    layer.weight.grad = torch.tensor([[3e30, 4e30]])
+    assert gradient_norm(layer) == pytest.approx(5e30)
+
+
 def test_evaluation_counts_by_hand():
     class Fixed(nn.Module):
         def forward(self, x):
@@ -203,6 +227,7 @@ def test_evaluation_counts_by_hand():
     labels = torch.tensor([0, 0, 5])  # right; sixth of six; sixth of six
     found = evaluate(Fixed(), [(logits[:2], labels[:2]), (logits[2:], labels[2:])])
     assert (found["top1"], found["top5"]) == (1 / 3, 1 / 3)
+    assert found["top1_by_class"] == [0.5, None, None, None, None, 0]
     assert found["loss"] == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-6)
 
 
