@@ -147,9 +147,7 @@ def test_table_escapes_what_would_split_a_cell() -> None:
 # Committed notebooks ----------------------------------------------------------------------------------------
 
 
-SHAPES = {
-    (record.run, record.seed): record for record in [*e1_records(), *e2_records(), *e3_records(), *e3_control_records()]
-}
+SHAPES = {(record.run, record.seed): record for record in [*e1_records(), *e2_records(), *e3_records()]}
 STATEMENTS = {"e1": 7, "e2": 12, "e3": 10}
 
 
