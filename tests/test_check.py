@@ -64,6 +64,8 @@ def test_nothing_is_wrong_where_everything_is_there(whole: Path) -> None:
         (PUBLISHED, "runs: [e1-central, e1-large-batch,", "runs: [e1-centre, e1-large-batch,", "e1.c7: judged by e1-c"),
         (PUBLISHED, "artefact: e1.extra-skew", "artefact: e1.extra-skw", "e1.c5: shown by e1.extra-skw, which nothing"),
         (PUBLISHED, "e2-large-batch-gq: 1,", "e2-large-batch-qg: 1,", "e2.c3: judged by e2-large-batch-qg, which pipe"),
+        ("pipelines/e3.yaml", "  e3-gn-1024-slow:", "  e3-gn-1024-slo:", "e3.c6: judged by e3-gn-1024-slow, which"),
+        (PUBLISHED, "unlike: [e3-fixup-1024,", "unlike: [e3-fixup-1023,", "e3.c5: judged by e3-fixup-1023, which pipe"),
         ("pipelines/e2.yaml", "  e2-federated-gq:", "  e2-federated-g:", "e2.c6: judged by e2-federated-gq, which"),
         (SPECS, "  e1-federated-2labels-gn:", "  e1-federated-2lab-gn:", "e1.c5: judged by e1-federated-2labels-gn,"),
     ],
@@ -86,7 +88,7 @@ def test_a_statement_of_a_built_source_needs_a_rule(root: Path) -> None:
     assert problems(root) == ["e1.c3: no rule; a key `judge` was expected in data/published.yaml"]
 
 
-@pytest.mark.parametrize("source", specs.SOURCES)
+@pytest.mark.parametrize("source", tree.ARMS)
 def test_learning_rates_that_the_grids_do_not_choose_are_stale(source: str, root: Path) -> None:
     path = specs.learning_rates_path("smoke", root)
     stored = json.loads(path.read_text())
@@ -95,7 +97,7 @@ def test_learning_rates_that_the_grids_do_not_choose_are_stale(source: str, root
     assert problems(root) == ["data/learning_rates/smoke.json: federated is stale; run `make controls PROFILE=smoke`"]
 
 
-@pytest.mark.parametrize("source", specs.SOURCES)
+@pytest.mark.parametrize("source", tree.ARMS)
 def test_learning_rates_without_their_grid_cannot_be_checked(source: str, root: Path) -> None:
     next((root / f"data/records/smoke/{source}_controls").glob(f"{source}-grid-federated-*")).unlink()
     (line,) = problems(root)

@@ -14,6 +14,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from synthetic import e1_records
 from synthetic_e2 import e2_records
+from synthetic_e3 import DIVERGE, e3_records
 
 from repro import claims, laws, records, report, specs, store
 from repro.errors import ReproError
@@ -146,8 +147,8 @@ def test_table_escapes_what_would_split_a_cell() -> None:
 # Committed notebooks ----------------------------------------------------------------------------------------
 
 
-SHAPES = {(record.run, record.seed): record for record in [*e1_records(), *e2_records()]}
-STATEMENTS = {"e1": 7, "e2": 12}
+SHAPES = {(record.run, record.seed): record for record in [*e1_records(), *e2_records(), *e3_records()]}
+STATEMENTS = {"e1": 7, "e2": 12, "e3": 10}
 
 
 def fill(root: Path, *, source: str = "e1", without: str = "", stale: str = "") -> None:
@@ -163,7 +164,7 @@ def fill(root: Path, *, source: str = "e1", without: str = "", stale: str = "") 
             spec=spec.as_dict(),
             fingerprint="0" * 64 if spec.run == stale else store.fingerprint(spec, seed, root),
         )
-        if spec.kind == "law":
+        if spec.run == "e1-union-law":
             law = laws.union_batch(workers=2, local_batch=2, image_size=8, width=2, lr=0.1, seed=1)
             made = replace(made, rows=[], law=law)
         records.write(made, root)
@@ -264,6 +265,20 @@ def test_e2_notebook_runs_on_records_alone(tmp_path: Path, monkeypatch: pytest.M
     names = run_cells("e2")
     assert names["profile"] == "laptop"
     assert len(names["verdicts"]) == STATEMENTS["e2"]  # type: ignore[arg-type]
+
+
+def test_e3_notebook_runs_with_diverged_runs_and_without_controls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, source="e3")
+    monkeypatch.chdir(tmp_path)
+    names = run_cells("e3")
+    assert len(names["verdicts"]) == STATEMENTS["e3"]  # type: ignore[arg-type]
+    assert {record.run for record in names["records"] if record.status == "diverged"} >= set(DIVERGE) - {"e3-none-128"}  # type: ignore[attr-defined]
+    for name, run in (("buffers", "e3-noniid-bn-local"), ("initialisation", "e3-gn-128-unit-scale")):
+        assert f"no record of run {run}" in names[name].data  # type: ignore[attr-defined]
+    own, other, shared = names["toy_rows"][120]  # type: ignore[index]
+    assert own > 0.9 > shared > 0.7 > 0.3 > other
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
