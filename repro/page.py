@@ -16,7 +16,7 @@ SIGNS = {"holds": "✓", "fails": "✗", "inconclusive": "?", "not comparable": 
 THEMES = {
     "light": {
         "page": "#ffffff",
-        "card": "#f6f7f8",
+        "card": "#f8f9fa",
         "line": "#c9ced3",
         "text": "#1b1d1f",
         "muted": "#555b61",

@@ -119,13 +119,12 @@ class Browser:
             self._loaded = True
 
     def open(self, path: Path, fragment: str = "") -> None:
-        """Load a file and wait until it and its pictures are there."""
-        self.send("Page.navigate", url="about:blank")
-        self._loaded = False
-        self.send("Page.navigate", url=path.resolve().as_uri() + fragment)
-        while not self._loaded:
-            self._receive()
-        self.run("new Promise(done => requestAnimationFrame(() => done(1)))")
+        """Load a file, and wait until it and its pictures that are in view are there."""
+        for url in ("about:blank", path.resolve().as_uri() + fragment):  # blank, or a fragment would only scroll
+            self._loaded = False
+            self.send("Page.navigate", url=url)
+            while not self._loaded:
+                self._receive()
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression; a promise is awaited."""

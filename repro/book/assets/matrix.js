@@ -27,9 +27,10 @@
   }
 
   function fromAddress() {
-    if (!location.hash.includes("=")) return;
-    const chosen = new URLSearchParams(location.hash.slice(1));
-    for (const name of names) form.elements[name].value = chosen.get(name) || "";
+    if (location.hash.includes("=")) {
+      const chosen = new URLSearchParams(location.hash.slice(1));
+      for (const name of names) form.elements[name].value = chosen.get(name) || "";
+    }
     apply();
   }
 
@@ -38,6 +39,5 @@
   form.addEventListener("reset", () => setTimeout(apply));
   form.addEventListener("submit", (event) => event.preventDefault());
   window.addEventListener("hashchange", fromAddress);
-  apply();
   fromAddress();
 })();
