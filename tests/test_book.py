@@ -398,6 +398,15 @@ def test_readme_holds_the_verdicts_that_are_stored_and_none_is_typed() -> None:
     assert block in (tree.REPOSITORY / "README.md").read_text(), "README.md is stale; run `python -m repro book`"
 
 
+def test_every_artefact_and_statement_of_a_built_source_has_its_section_in_the_notebook_page() -> None:
+    site = views.Site(book.load("laptop", tree.REPOSITORY))
+    published = site.inputs.published
+    ids = [artefact.id for artefact in published.artefacts if artefact.source in site.inputs.notebooks]
+    ids += [statement.id for statement in published.statements if statement.source in site.inputs.notebooks]
+    assert ids
+    assert set(ids) == set(site.sections)
+
+
 def test_the_block_of_the_readme_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "README.md"
     path.write_text(f"before\n{markdown.BEGIN}\nwritten before\n{markdown.END}\nafter\n")
