@@ -6,6 +6,7 @@ import base64
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,7 @@ def test_every_statement_is_in_the_matrix_and_has_a_page_with_its_evidence(reade
             assert f"../{path_of(r)}" in page.links
     text = "".join(page.text)
     assert "python -m repro rerun e1-central --seed 1 --profile laptop" in text
-    assert "under a minute on the machine that made it, one core of abacus" in text
+    assert "under a minute on the machine that made it, one process on abacus" in text
     assert "2 points <is> the margin" in text
 
 
@@ -227,7 +228,7 @@ def test_every_artefact_has_a_page_that_says_how_to_make_it_alone_and_how_long_t
         if item.source == "e1" and not name.endswith("-gn"):  # of which no synthetic records exist
             assert "rerun e1-" in text
             assert "from nothing took " in text
-    assert "under 5 minutes of one core (abacus)" in "".join(readers["e1.fig1.html"].text)
+    assert "under 5 minutes of one process (abacus)" in "".join(readers["e1.fig1.html"].text)
 
 
 def test_what_was_not_drawn_is_called_not_run_and_nothing_links_to_its_files() -> None:
@@ -238,6 +239,36 @@ def test_what_was_not_drawn_is_called_not_run_and_nothing_links_to_its_files() -
             assert f"figures/laptop/{name}.png" not in made[page_name]
             assert f"figures/laptop/{name}.csv" not in made[page_name]
         assert "not run" in made[f"{name}.html"]
+
+
+def test_a_new_source_appears_by_its_data_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = replace(report.ARTEFACTS["e1.fig1"], source="e3", runs=("e3-central",))
+    monkeypatch.setitem(report.ARTEFACTS, "e3.fig2", changed)
+    records = [replace(r, source="e3", run="e3-central") for r in e1_records() if r.run == "e1-central"]
+    published = Published(
+        [*PUBLISHED.artefacts, Artefact("e3.fig2", "e3", "figure", "Figure 2", "accuracy", None)],
+        [*PUBLISHED.statements, Statement("e3.c1", "e3", "value", "text", "random", 10, "e3.fig2")],
+    )
+    new = verdict("e3.c1", source="e3", artefact="e3.fig2", runs=["e3-central"], verdict="fails at laptop scale")
+    made = book.site(
+        inputs(
+            published=published, records=[*e1_records(), *records], verdicts=[*VERDICTS, new],
+            present=frozenset(report.ARTEFACTS), notebooks={"e3": '<h1>Post 3</h1><h2 id="a">e3.c1 e3.fig2</h2>'},
+        )
+    )  # fmt: skip
+    assert "runs-e3.html" in made["runs.html"]
+    assert "data/records/laptop/e3/e3-central.s1.json" in made["runs-e3.html"]
+    assert "fails at laptop scale" in made["e3.c1.html"]
+    assert "figures/laptop/e3.fig2.png" in made["figures.html"]
+    assert 'href="notebook-e3.html#a"' in made["e3.c1.html"]
+    assert 'id="e3.c1" data-source="e3" data-verdict="fails"' in made["index.html"]
+
+
+def test_a_published_table_is_shown_as_one() -> None:
+    rows = {"unit": "percent", "columns": ["model", "bsp"], "rows": [["ResNet50", 82.54]]}
+    artefact = Artefact("lb.table1", "lb", "table", "Table I", "accuracy", rows)
+    made = book.site(inputs(published=PUBLISHED._replace(artefacts=[*PUBLISHED.artefacts, artefact])))
+    assert '<tr><th scope="row">ResNet50</th><td>82.54</td></tr>' in made["lb.table1.html"]
 
 
 def test_laws_are_counted_apart_and_words_accompany_colour(pages: dict[str, str]) -> None:

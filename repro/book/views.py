@@ -257,6 +257,7 @@ class Site:
         source = name.partition(".")[0]
         runs = self._runs_of(made.runs) if made else []
         seconds = sum(run.seconds for run in runs)
+        known = item.published if item and isinstance(item.published, Mapping) and "rows" in item.published else {}
         return {
             "id": name,
             "source": source,
@@ -265,6 +266,9 @@ class Site:
             "ours": item is None,
             "place": item.place if item else "",
             "published": text_of(item.published) if item else "",
+            "columns": known.get("columns", []),
+            "cells": known.get("rows", []),
+            "unit": known.get("unit", ""),
             "kind": made.kind if made else item.kind,
             "group": made.group if made else "artefact",
             "drawn": name in self.inputs.present,
