@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from repro import claims, records, report, specs, tuning
@@ -14,10 +15,10 @@ from repro.errors import ReproError
 def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
     """Compare ``data/published.yaml`` with what exists.
 
-    For a source that has runs, every artefact needs something that draws it, its files under ``figures/<profile>`` and
-    a place in the source's notebook; every statement needs a rule whose runs are defined, a figure or table that
-    something draws, a verdict and a place in the notebook; and the stored learning rates must be those that the grids
-    choose today.
+    For a source that has runs, every artefact needs something that draws it from defined runs, its files under
+    ``figures/<profile>`` and a place in the source's notebook; every statement needs a rule whose runs are defined, a
+    figure or table that something draws (laws and definitions are shown by the code that executes them), a verdict and
+    a place in the notebook; and the stored learning rates must be those that the grids choose today.
 
     Returns:
         (problems, waiting): one line for everything that is missing or wrong, and one for everything that no run or no
@@ -80,6 +81,8 @@ def _unfit(statement: Statement) -> Iterator[str]:
     """A statement without a rule, or shown by a companion figure that nothing draws."""
     if statement.judge is None:
         yield f"{statement.id}: no rule; a key `judge` was expected in data/published.yaml"
+    if statement.artefact is None and statement.kind not in ("law", "definition"):
+        yield f"{statement.id}: no figure or table; a key `artefact` was expected in data/published.yaml"
     if statement.artefact is not None and statement.artefact not in report.ARTEFACTS:
         yield f"{statement.id}: shown by {statement.artefact}, which nothing draws; add it to repro.report.ARTEFACTS"
 
@@ -87,6 +90,10 @@ def _unfit(statement: Statement) -> Iterator[str]:
 def _undefined_runs(statements: list[Statement], source: str, profile: str, root: Path) -> Iterator[str]:
     try:
         known = {spec.run for group in specs.GROUPS for spec, _ in specs.runs(source, profile, group, root)}
+        drawn = [(name, run) for name, item in report.ARTEFACTS.items() if item.source == source for run in item.runs]
+        for name, pattern in drawn:
+            if not any(fnmatchcase(run, pattern) for run in known):
+                yield f"{name}: drawn from {pattern}, which pipelines/{source}.yaml does not define; correct one"
         known |= {f"{source}-grid-{arm}" for arm in specs.grids(source, profile, root)}
     except ReproError as error:
         yield str(error)

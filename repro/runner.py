@@ -74,6 +74,16 @@ def _has_bf16() -> bool:
     return "avx512_bf16" in _cpuinfo()
 
 
+def _peak_memory() -> int | None:
+    """Most bytes that this process held so far, or None where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(held if sys.platform == "darwin" else held * 1024)
+
+
 def _code() -> dict[str, str]:
     """The commit that was checked out, and a hash of the package's code as it was when this process started.
 
@@ -301,6 +311,7 @@ def run(
     provenance = {
         "run": spec.run, "seed": seed, "fingerprint": print_, "machine": machine(), **CODE,
         "precision": spec.precision, "processes": processes, "threads_per_process": 1, "cores": os.cpu_count(),
+        "peak_memory": _peak_memory(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.time() - started + resumed, 1),
     }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,17 @@ def test_a_statement_of_a_built_source_needs_a_rule(root: Path) -> None:
     start = text.index("    judge:", text.index("- id: e1.c3"))
     (root / PUBLISHED).write_text(text[:start] + text[text.index("  - id: e1.c4") :])
     assert problems(root) == ["e1.c3: no rule; a key `judge` was expected in data/published.yaml"]
+
+
+def test_a_statement_needs_a_figure_or_table_unless_it_is_a_law_or_definition(root: Path) -> None:
+    tree.edit(root / PUBLISHED, "    artefact: e1.fig1\n", "    artefact: null\n")
+    assert problems(root) == ["e1.c1: no figure or table; a key `artefact` was expected in data/published.yaml"]
+
+
+def test_a_figure_is_drawn_from_runs_that_are_defined(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = replace(report.ARTEFACTS["e1.fig1"], runs=("e1-central", "e1-gone*"))
+    monkeypatch.setitem(report.ARTEFACTS, "e1.fig1", changed)
+    assert problems(root) == ["e1.fig1: drawn from e1-gone*, which pipelines/e1.yaml does not define; correct one"]
 
 
 @pytest.mark.parametrize("source", tree.ARMS)

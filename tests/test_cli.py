@@ -451,6 +451,25 @@ def test_plan_adds_up_recorded_times_and_counts_what_was_never_timed(root: Path,
         (22, 22, 0.0), (14, 14, 0.0), (0, 0, 0.0), (51, 51, 0.0), (0, 0, 0.0), (8, 8, 0.0)
     ]  # fmt: skip
     assert "abacus" in done(capsys, "plan")
+    assert "not recorded" in done(capsys, "plan")
+
+
+def test_plan_of_a_figure_a_statement_and_a_run(root: Path, capsys) -> None:
+    path = stored(root, "e1-central")
+    provenance = {"seconds": 3600.0, "machine": {"device": "abacus"}, "peak_memory": 2_000_000}
+    records.write_atomic(records.provenance_path(path), records.canonical_json(provenance))
+    figure, statement, run = json.loads(done(capsys, "plan", "e1.fig1", "e1.c6", "e1-central", "--json"))
+    assert (figure["id"], figure["runs"], figure["core_hours"]) == ("e1.fig1", 6, 1.0)
+    assert (statement["runs"], statement["core_hours"]) == (14, 0.0), "the grids of both arms"
+    assert (run["runs"], run["peak_memory_bytes"], run["core_hours_to_do"]) == (2, 2_000_000, 0.0)
+    assert run["disk_bytes"] > path.stat().st_size
+    assert "'e9.fig1'" in refused(capsys, "plan", "e9.fig1")
+
+
+def test_arithmetic_is_printed_for_readers_and_programs(root: Path, capsys) -> None:
+    found = json.loads(done(capsys, "arithmetic", "--json"))
+    assert "e1.rounds-per-epoch" in {line["id"] for line in found}
+    assert "50\u202f000 / 3\u202f072" in done(capsys, "arithmetic")
 
 
 def test_verdicts_without_runs_judge_nothing_and_are_stored_only_when_asked(root: Path, capsys) -> None:
