@@ -851,8 +851,8 @@ def test_every_artefact_and_statement_of_the_four_sources_is_listed(published):
     assert {s.id: s.kind for s in published.statements} == kinds
 
 
-def test_exactly_the_statements_of_e1_and_e2_are_judged(published):
-    judged = {f"e1.c{n}" for n in range(1, 8)} | {f"e2.c{n}" for n in range(1, 13)}
+def test_exactly_the_statements_of_the_three_posts_are_judged(published):
+    judged = {f"{source}.c{n}" for source, last in (("e1", 7), ("e2", 12), ("e3", 10)) for n in range(1, last + 1)}
     assert {s.id for s in published.statements if s.judge} == judged
 
 
@@ -917,7 +917,7 @@ def test_the_minimal_file_is_valid(tmp_path):
         ({"part": "margin: -"}, "e1.c1: judge part 1", "margin", "is missing"),
         ({"part": "metric: best_lr"}, "e1.c1: judge part 1", "metric", "one of final_top1"),
         ({"part": "contrast: {a: x}"}, "e1.c1: judge part 1", "contrast", "a mapping from run ids"),
-        ({"part": "above_floor: [a, b]"}, "e1.c1: judge part 1", "above_floor", "is not known"),
+        ({"part": "by_more_than: 0.1"}, "e1.c1: judge part 1", "by_more_than", "is not known"),
         (
             {"part": "rule: order\nmargin: -\nabove_floor: b"},
             "e1.c1: judge part 1", "above_floor", "a list of at least two run ids",
