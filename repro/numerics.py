@@ -23,6 +23,7 @@ VERSIONS = {
     "laws": 2,
     "models": 1,  # layers, initialisation, normalisation
     "partition": 1,
+    "measure": 1,  # what a measurement runs, counts and times
     "payloads": 1,  # which codecs, what they encode; also the codecs that have no version of their own here
     "quantised_weights": 1,  # when the shared model is rounded
     "randomness": 1,
@@ -34,6 +35,8 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
     """Versions of the parts that a run of ``spec`` (a resolved spec as a mapping) depends on."""
     if spec["kind"] == "payloads":
         parts = ["batches", "codec_dense", "codec_dgc", "codec_int8", "engines", "models", "payloads", "randomness"]
+    elif spec["kind"] == "measure":
+        parts = ["batches", "engines", "measure", "models"]
     elif spec["kind"] == "law":
         parts = ["batches", "codec_dense", "engines", "group_norm", "laws", "models", "randomness"]
     else:

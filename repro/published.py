@@ -113,6 +113,9 @@ _RUNS = _Field(
     "a list of at least two run ids",
     lambda v: isinstance(v, list) and len(v) > 1 and all(isinstance(i, str) for i in v),
 )
+_MEASURED = _Field(
+    "a list of run ids", lambda v: isinstance(v, list) and bool(v) and all(isinstance(i, str) for i in v)
+)
 _METHODS = _Field(
     f"{' and '.join(CODECS)} with the weights 1 and -1",
     lambda v: _PAIR.accepts(v) and set(v) == set(CODECS),
@@ -172,13 +175,28 @@ _PARTS = {
     },
     "law": {"run": _TEXT, "checks": _ITEMS},
     "definition": {"run": _TEXT},
+    "measured": {
+        "measures": _one_of("rises", "sharper", "falls_then_stops", "linear", "line_error", "shorter_round"),
+        "runs": _MEASURED,
+    },
 }
 _RESERVED = {"reserved": _TEXT}  # why our runs cannot decide this part yet: it stays inconclusive, its numbers shown
 _OPTIONAL = {
     # Arms that must end above the accuracy floor, each of them, for the part to be decided; least difference.
     "order": {"above_floor": _RUNS, "by_more_than": _POSITIVE},
     "ratio": {"at_least": _POSITIVE},  # least ratio
+    # Of "sharper" the runs that are; of "linear" the limit, and of "line_error" the quantity and the published errors,
+    # as fractions.
+    "measured": {
+        "sharp": _MEASURED,
+        "at_most": _POSITIVE,
+        "quantity": _one_of("compute", "loader"),
+        "smallest": _POSITIVE,
+        "largest": _POSITIVE,
+    },
 }
+_NEEDED = {"sharper": {"sharp"}, "linear": {"at_most"}, "line_error": {"quantity", "smallest", "largest"}}
+"""Keys without which a part of the rule ``measured`` says nothing."""
 _CHECK = {"number": _TEXT, "called": _TEXT, "is": _one_of("at most", "above"), "limit": _TEXT, "times": _POSITIVE}
 _NONE: dict[str, _Field] = {}
 
@@ -258,6 +276,8 @@ def _check_judge(where: str, judge: Mapping[str, Any]) -> None:
         _check(here, part, fields, _RESERVED | _OPTIONAL.get(rule, {}))
         if part.get("metric") in OF_PAYLOADS:
             _check(here, part, fields | {"contrast": _PAYLOAD_ARMS}, _RESERVED | _OPTIONAL.get(rule, {}))
+        if rule == "measured" and (absent := sorted(_NEEDED.get(part["measures"], set()) - part.keys())):
+            raise ReproError(f"{here}: key '{absent[0]}' is missing; {part['measures']} was expected to say it; add it")
         for check in part.get("checks", []):
             _check(f"{here}: check", check, _CHECK)
 
