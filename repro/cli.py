@@ -252,11 +252,12 @@ def _list(options: Any) -> int:
 def _data(options: Any) -> int:
     from repro import datasets
 
-    for name in options.names or sorted(datasets.declarations(ROOT / "data")):
-        images = datasets.load(name, ROOT / "data")
+    for name in options.names or datasets.DEFAULT:
         path = datasets.write_manifest(name, ROOT / "data")
+        images = datasets.load(name, ROOT / "data")
         print(
             f"{name}: {len(images.train_labels)} + {len(images.test_labels)} images, hashes verified; manifest {path}"
+            + (f"; REDUCED: {images.reduced}" if images.reduced else "")
         )
     return 0
 

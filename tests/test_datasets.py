@@ -16,6 +16,7 @@ import tarfile
 import threading
 import time
 import warnings
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +26,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from repro import datasets
+from repro import datasets, specs
+from repro.datasets import layouts, sources, standin
 from repro.errors import ReproError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -296,10 +298,10 @@ def test_pickles_of_python_2_are_read_without_warnings() -> None:
         + pixels
         + b"tbU\x06labels](K\x02eu."
     ).replace(b"CNUMPY_RECONSTRUCT", b"cnumpy.core.multiarray\n_reconstruct\n")
-    layout = datasets.PickledBatches(train=["x"], test=["x"], labels="labels")
+    layout = layouts.PickledBatches(train=["x"], test=["x"], labels="labels")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        arrays = layout.decode({"x": batch}, SHAPE)
+        arrays = layout.decode([("x", batch)], SHAPE).arrays
     expected = np.frombuffer(pixels, np.uint8).reshape(3, 3, 2).transpose(1, 2, 0)
     np.testing.assert_array_equal(arrays["train_images"], expected[None])
     assert arrays["test_labels"].tolist() == [2]
@@ -326,7 +328,7 @@ def test_a_damaged_archive_in_raw_is_replaced(world: World, kind: str, name: str
 def test_a_download_interrupted_by_the_user_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.offer("official")
     with monkeypatch.context() as patch:
-        patch.setattr(datasets, "_receive", interrupt)
+        patch.setattr(sources, "_receive", interrupt)
         with pytest.raises(KeyboardInterrupt):
             datasets.prepare("tiny", world.root)
     assert list((world.root / "raw").iterdir()) == []
@@ -346,7 +348,7 @@ def silent_host() -> Iterator[str]:
 def test_a_host_that_never_answers_is_given_up_soon(
     world: World, silent_host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(sources, "STALL_SECONDS", 0.2)
     world.url = silent_host
     world.declare()
     start = time.monotonic()
@@ -527,13 +529,313 @@ def test_an_absent_or_contradictory_manifest_is_refused(world: World) -> None:
         datasets.manifest_sha256("tiny", world.root)
 
 
-def test_committed_manifests_agree_with_the_declarations() -> None:
+def test_committed_manifests_state_a_declared_variant() -> None:
     root = REPOSITORY / "data"
     for name, declared in datasets.declarations(root).items():
         stored = json.loads((root / "manifests" / f"{name}.json").read_text())
-        assert {array: facts["sha256"] for array, facts in stored["arrays"].items()} == declared.hashes
-        assert {array: tuple(facts["shape"]) for array, facts in stored["arrays"].items()} == declared.shapes
-        assert datasets.manifest_sha256(name, root) == declared.sha256
+        (variant,) = (each for each in declared.variants if each.reduced == stored["reduced"])
+        assert {array: facts["sha256"] for array, facts in stored["arrays"].items()} == variant.hashes
+        assert {array: tuple(facts["shape"]) for array, facts in stored["arrays"].items()} == variant.shapes
+        assert stored["arrays"]["train_images"]["shape"][1:] == list(declared.image_shape)
+        assert sum(stored["train_per_class"]) + sum(stored["test_per_class"]) == variant.images
+        assert len(stored["classes"]) == len(stored["train_per_class"]) == (variant.classes or 100)  # 0: a stand-in
+        assert datasets.manifest_sha256(name, root) == stored["sha256"]
+
+
+def test_without_a_name_only_what_the_pipelines_need_is_prepared() -> None:
+    used = {spec.dataset for source in specs.SOURCES for spec, _ in specs.runs(source, "smoke", root=REPOSITORY)}
+    assert set(datasets.DEFAULT) == used
+
+
+# ---- folders of images, and variants ------------------------------------------------------------------------
+
+COUNTS = {"ant": 5, "bee": 3, "Cow": 1}  # 80 %, rounded up: 4, 3 and 1
+CLASSES = ["Cow", "ant", "bee"]  # in the order of bytes, as os.listdir sorted by Python gives it
+
+
+def jpeg(size: tuple[int, int], shade: int, mode: str = "RGB") -> bytes:
+    """A picture that brightens by 40 from left to right, with ``shade`` in its middle."""
+    width, height = size
+    ramp = shade + np.rint(np.linspace(-20, 20, width)).astype(int)
+    pixels = np.broadcast_to(ramp, (height, width)).clip(0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def pictures(small: bool) -> dict[str, bytes]:
+    """Nine JPEG files of three classes and two of clutter; ``small``: all of 9 x 9 pixels."""
+    made = {}
+    for folder, count in (COUNTS | {"clutter": 2}).items():
+        for k in range(count):
+            size = (9, 9) if small else (20 + 3 * k, 14 + len(folder))
+            made[f"{folder}/image_{k + 1:04d}.jpg"] = jpeg(size, 30 + 40 * k)
+    return made
+
+
+class Folders:
+    """A data root that declares ``zoo`` in two variants, of which only the reduced one has known hashes."""
+
+    def __init__(self, base: Path) -> None:
+        self.root, self.shelf = base / "data", base / "shelf"
+        self.root.mkdir()
+        self.shelf.mkdir()
+        self.raw = self.root / "raw" / "zoo" / "objects"
+        self.archive = self.shelf / "zoo.zip"
+        self.pack(self.archive, pictures(small=False))
+        self.digest = hashlib.md5(self.archive.read_bytes()).hexdigest()
+        self.declare()
+
+    def pack(self, path: Path, files: dict[str, bytes]) -> None:
+        inner = self.shelf / "objects.tar.gz"
+        pack(inner, "objects", files | {"ant/._image_0001.jpg": b"resource fork", "ant/notes.txt": b"no image"})
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("zoo/objects.tar.gz", inner.read_bytes())
+            archive.writestr("zoo/Annotations.tar", b"")
+
+    def declare(self, archive: Path | None = None) -> None:
+        layout = {"format": "image_folders", "left_out": ["clutter"]}
+        made = layouts.ImageFolders(["clutter"]).decode(
+            [(name, content) for name, content in pictures(small=True).items() if "clutter" not in name], (8, 8, 3)
+        )
+        arrays = {
+            name: {"shape": list(array.shape), "sha256": hashlib.sha256(array.tobytes()).hexdigest()}
+            for name, array in made.arrays.items()
+        }
+        entry = {
+            "title": "Zoo",
+            "citation": "nobody",
+            "licence": "none",
+            "image_px": 8,
+            "variants": {
+                "complete": {"images": 9, "classes": 3},
+                "tiny": {"images": 9, "classes": 3, "stored_px": 9, "reduced": "at 9 px", "arrays": arrays},
+            },
+            "sources": [
+                {"kind": "raw", "folder": "zoo/objects", "layout": layout},
+                {
+                    "kind": "official",
+                    "url": (archive or self.shelf / "nowhere.zip").as_uri(),
+                    "digest": f"md5:{self.digest}",
+                    "inner": "zoo/objects.tar.gz",
+                    "folder": "objects",
+                    "layout": layout,
+                },
+            ],
+        }
+        (self.root / "sources.yaml").write_text(yaml.safe_dump({"zoo": entry}))
+
+    def put(self, files: dict[str, bytes]) -> None:
+        shutil.rmtree(self.raw, ignore_errors=True)
+        for name, content in files.items():
+            path = self.raw / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    def failure(self) -> str:
+        with pytest.raises(ReproError) as caught:
+            datasets.prepare("zoo", self.root)
+        assert "\n" not in str(caught.value)
+        assert not (self.root / "prepared" / "zoo").exists()
+        return str(caught.value)
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> Folders:
+    return Folders(tmp_path)
+
+
+def test_folders_are_split_class_by_class_and_clutter_is_left_out(zoo: Folders) -> None:
+    zoo.put(pictures(small=False))
+    images = datasets.load("zoo", zoo.root)
+    assert images.class_names == tuple(CLASSES)
+    assert images.train_labels.tolist() == [0] + [1] * 4 + [2] * 3
+    assert images.test_labels.tolist() == [1]
+    assert images.train_images.shape == (8, 8, 8, 3)
+    assert abs(images.test_images[0].mean() - (30 + 40 * 4)) < 3, "the last file of its class is the test image"
+    assert images.reduced is None
+
+
+def test_reduced_pictures_are_told_from_the_published_ones_by_their_size(zoo: Folders) -> None:
+    zoo.put(pictures(small=True))
+    images = datasets.load("zoo", zoo.root)
+    assert images.reduced == datasets.manifest("zoo", zoo.root)["reduced"] == "at 9 px"
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_the_folder_and_the_archive_give_the_same_manifest(zoo: Folders, small: bool) -> None:
+    zoo.put(pictures(small))
+    first = datasets.manifest("zoo", zoo.root)
+    shutil.rmtree(zoo.raw)
+    shutil.rmtree(zoo.root / "prepared")
+    zoo.pack(zoo.archive, pictures(small))
+    zoo.digest = hashlib.md5(zoo.archive.read_bytes()).hexdigest()
+    zoo.declare(zoo.archive)
+    assert datasets.prepare("zoo", zoo.root)["served_by"] == "official"
+    assert datasets.manifest("zoo", zoo.root) == first
+
+
+@pytest.mark.parametrize(("lost", "images", "classes"), [("ant/image_0002.jpg", 8, 3), ("Cow/image_0001.jpg", 8, 2)])
+def test_a_folder_that_was_not_unpacked_to_the_end_is_refused(
+    zoo: Folders, lost: str, images: int, classes: int
+) -> None:
+    zoo.put({name: content for name, content in pictures(small=True).items() if name != lost})
+    message = zoo.failure()
+    assert f"raw/zoo/objects does not hold Zoo: it has {images} images of 9 x 9 px in {classes} classes" in message
+    assert "complete (9 images of various sizes in 3 classes) or tiny (9 images of 9 x 9 px in 3 classes)" in message
+    assert f"download {(zoo.shelf / 'nowhere.zip').as_uri()} to {zoo.root / 'raw' / 'nowhere.zip'}" in message
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "no JPEG"])
+def test_a_damaged_picture_is_named(zoo: Folders, damage: str) -> None:
+    files = pictures(small=False)
+    whole = files["bee/image_0002.jpg"]
+    files["bee/image_0002.jpg"] = {"truncated": whole[: len(whole) - 60], "empty": b"", "no JPEG": b"x" * 900}[damage]
+    zoo.put(files)
+    assert "raw/zoo/objects cannot be decoded (ValueError: bee/image_0002.jpg:" in zoo.failure()
+
+
+def test_other_pictures_in_place_of_a_known_variant_are_refused(zoo: Folders) -> None:
+    zoo.put(pictures(small=True) | {"bee/image_0002.jpg": jpeg((9, 9), 7)})
+    assert "does not hold Zoo: train_images has SHA-256" in zoo.failure()
+
+
+def test_a_truncated_archive_of_pictures_is_never_opened(zoo: Folders) -> None:
+    zoo.declare(zoo.archive)
+    zoo.archive.write_bytes(zoo.archive.read_bytes()[:-50])
+    assert "the download is incomplete or corrupted: zoo.zip has" in zoo.failure()
+    assert list((zoo.root / "raw").iterdir()) == []
+
+
+def test_a_machine_with_another_variant_than_the_manifest_is_told_so_until_it_adopts_it(
+    zoo: Folders, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zoo.put(pictures(small=True))
+    datasets.write_manifest("zoo", zoo.root)
+    before = datasets.manifest_sha256("zoo", zoo.root)
+    shutil.rmtree(zoo.root / "prepared")
+    zoo.put(pictures(small=False))
+    with pytest.raises(ReproError) as caught:
+        datasets.load("zoo", zoo.root)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "zoo: this machine has the complete data set, but" in message
+    assert "rest on a reduced one (at 9 px)" in message
+    assert "run `python -m repro data zoo`" in message
+    assert datasets.manifest_sha256("zoo", zoo.root) == before
+    capsys.readouterr()
+    datasets.write_manifest("zoo", zoo.root)
+    assert "records made from those are stale" in capsys.readouterr().err
+    assert datasets.load("zoo", zoo.root).sha256 == datasets.manifest_sha256("zoo", zoo.root) != before
+
+
+def test_hashes_that_nobody_published_are_kept_by_the_manifest(zoo: Folders) -> None:
+    zoo.put(pictures(small=False))
+    datasets.write_manifest("zoo", zoo.root)
+    shutil.rmtree(zoo.root / "prepared")
+    zoo.put(pictures(small=False) | {"bee/image_0002.jpg": jpeg((30, 30), 7)})
+    with pytest.raises(ReproError, match=r"this machine has the complete data set, but .* rest on the complete"):
+        datasets.load("zoo", zoo.root)
+
+
+def test_a_flipped_bit_in_prepared_pictures_is_noticed_although_no_hash_is_declared(
+    zoo: Folders, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zoo.put(pictures(small=False))
+    first = datasets.load("zoo", zoo.root).sha256
+    path = zoo.root / "prepared" / "zoo" / "train_images.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert datasets.load("zoo", zoo.root).sha256 == first
+    assert "damaged or outdated: its manifest differs; preparing zoo again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("size", "scaled"), [((20, 14), (12, 9)), ((14, 20), (9, 12)), ((9, 9), (9, 9)), ((5, 6), (9, 10))]
+)
+def test_a_picture_is_scaled_by_its_shorter_side_and_cut_from_the_centre(
+    size: tuple[int, int], scaled: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(1)
+    picture = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    resized = np.asarray(picture.resize(scaled, Image.Resampling.BILINEAR) if scaled != size else picture)
+    left, top = round((scaled[0] - 8) / 2), round((scaled[1] - 8) / 2)
+    np.testing.assert_array_equal(layouts.framed(picture, 8), resized[top : top + 8, left : left + 8])
+
+
+def test_a_grey_picture_becomes_rgb() -> None:
+    with Image.open(io.BytesIO(jpeg((30, 20), 77, "L"))) as grey:
+        framed = layouts.framed(grey, 8)
+    assert framed.shape == (8, 8, 3)
+    assert np.ptp(framed, axis=2).max() == 0
+    assert abs(framed.mean() - 77) < 2
+
+
+# ---- the stand-in of 100 classes ---------------------------------------------------------------------------
+
+
+def ten_classes(n: int = 40) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(5)
+    arrays = {f"{split}_images": rng.integers(0, 256, (n, 4, 4, 3), dtype=np.uint8) for split in ("train", "test")}
+    labels = {f"{split}_labels": rng.permutation(np.arange(n) % 2) for split in ("train", "test")}
+    return {name: (arrays | labels)[name] for name in datasets.ARRAYS}
+
+
+def test_the_stand_in_uses_every_image_once_and_its_classes_evenly() -> None:
+    base = ten_classes()
+    made = standin.hundred_classes(base, ("cat", "dog"))
+    assert made.classes is not None
+    assert made.classes[11] == "dog, quarter turn"
+    assert np.bincount(made.arrays["train_labels"]).tolist() == [2] * 20
+    shown = list(standin.TRANSFORMATIONS.values())
+    for image, label, original, was in zip(
+        made.arrays["train_images"],
+        made.arrays["train_labels"],
+        base["train_images"],
+        base["train_labels"],
+        strict=True,
+    ):
+        assert label // 10 == was
+        np.testing.assert_array_equal(image, shown[label % 10](original[None])[0])
+
+
+def test_no_two_classes_of_the_stand_in_are_mirror_images_of_each_other() -> None:
+    images = ten_classes()["train_images"]
+    shown = list(standin.TRANSFORMATIONS.values())
+    for a in range(10):
+        for b in range(a):
+            assert not np.array_equal(shown[a](images), shown[b](images))
+            assert not np.array_equal(shown[a](images)[:, :, ::-1], shown[b](images[:, :, ::-1]))
+
+
+def test_a_derived_data_set_is_made_from_its_base_and_says_so(world: World) -> None:
+    rng = np.random.default_rng(3)
+    world.arrays = {
+        name: rng.integers(0, 256, (20, 4, 4, 3), dtype=np.uint8) if name.endswith("images") else np.arange(20) % 3
+        for name in datasets.ARRAYS
+    }
+    tiny = world.entry() | {"sources": [{"kind": "raw", "folder": "tiny-py", "layout": BATCHES | {"train": ["train"]}}]}
+    made = standin.hundred_classes(world.arrays, ("a", "b", "c")).arrays
+    facts = {n: {"shape": list(x.shape), "sha256": hashlib.sha256(x.tobytes()).hexdigest()} for n, x in made.items()}
+    derived = {key: tiny[key] for key in ("citation", "licence")} | {
+        "title": "Thirty", "reduced": "a stand-in", "arrays": facts, "sources": [{"kind": "derived", "base": "tiny"}],
+    }  # fmt: skip
+    (world.root / "sources.yaml").write_text(yaml.safe_dump({"tiny": tiny, "thirty": derived}))
+    with pytest.raises(ReproError, match=r"run `python -m repro data tiny` \[tiny could not be obtained"):
+        datasets.load("thirty", world.root)
+    folder = world.root / "raw" / "tiny-py"
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        planes = world.arrays[f"{split}_images"].transpose(0, 3, 1, 2).reshape(20, -1)
+        batch = {"data": planes, "labels": world.arrays[f"{split}_labels"].tolist()}
+        (folder / split).write_bytes(pickle.dumps(batch))
+    images = datasets.load("thirty", world.root)
+    assert (images.n_classes, images.reduced) == (30, "a stand-in")
+    np.testing.assert_array_equal(images.test_images, made["test_images"])
+
+
+# ---- the module, and the real data -------------------------------------------------------------------------
 
 
 def test_the_module_imports_without_torch() -> None:
