@@ -11,8 +11,14 @@ from repro.claims import Published, Statement
 from repro.errors import ReproError
 
 
+UNFINISHED = {"lb"}
+"""Sources of which only some artefacts and statements have runs so far."""
+
+
 def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
     """Compare ``data/published.yaml`` with what exists.
+
+    Of a source whose runs are not all defined yet (``UNFINISHED``), what has neither a rule nor a drawing waits.
 
     For a source that has runs, every artefact needs something that draws it, its files under ``figures/<profile>`` and
     a place in the source's notebook; every statement needs a rule whose runs are defined, a figure or table that
@@ -35,11 +41,13 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
         if source not in specs.SOURCES:
             waiting += [f"{item}: no run or computation yet" for item in _ids(published, source)]
             continue
-        problems += _not_in_notebook(published, source, root)
+        later = _later(published, source)
+        waiting += [f"{item}: no run or computation yet" for item in later]
+        problems += _not_in_notebook(published, source, later, root)
         problems += [
             f"{artefact.id}: nothing draws it; add it to repro.report.ARTEFACTS"
             for artefact in published.artefacts
-            if artefact.source == source and artefact.id not in report.ARTEFACTS
+            if artefact.source == source and artefact.id not in report.ARTEFACTS and artefact.id not in later
         ]
         for group, found in (("artefact", problems), ("control", waiting)):
             command = "dvc repro" if group == "artefact" else f"make controls PROFILE={profile}"
@@ -49,7 +57,9 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
                 for name in report.outputs(artefact)
                 if not (root / "figures" / profile / name).exists()
             ]
-        statements = [statement for statement in published.statements if statement.source == source]
+        statements = [
+            statement for statement in published.statements if statement.source == source and statement.id not in later
+        ]
         problems += [problem for statement in statements for problem in _unfit(statement)]
         problems += _undefined_runs(statements, source, profile, root)
         problems += _learning_rates(source, profile, root)
@@ -68,12 +78,29 @@ def _ids(published: Published, source: str) -> list[str]:
     return [name for name, owner in listed if owner == source]
 
 
-def _not_in_notebook(published: Published, source: str, root: Path) -> Iterator[str]:
-    notebook = root / "notebooks" / f"{source}.ipynb"
-    text = notebook.read_text(encoding="utf-8") if notebook.exists() else ""
+def _later(published: Published, source: str) -> list[str]:
+    """Artefacts without a drawing, and statements without a rule, of a source whose runs are not all defined yet."""
+    if source not in UNFINISHED:
+        return []
+    drawn = [item.id for item in published.artefacts if item.id in report.ARTEFACTS]
+    ruled = [statement.id for statement in published.statements if statement.judge is not None]
+    return [name for name in _ids(published, source) if name not in drawn + ruled]
+
+
+def _not_in_notebook(published: Published, source: str, later: list[str], root: Path) -> Iterator[str]:
+    """A source's notebooks are ``<source>.ipynb`` and ``<source>-<part>.ipynb``."""
+    named = {
+        f"{source}.ipynb",
+        *(f"{item.shown_in}.ipynb" for item in report.ARTEFACTS.values() if item.source == source),
+    }
+    notebooks = [root / "notebooks" / name for name in sorted(named)]
+    text = "".join(notebook.read_text(encoding="utf-8") for notebook in notebooks if notebook.exists())
+    expected = (
+        " or ".join(f"notebooks/{path.name}" for path in notebooks if path.exists()) or f"notebooks/{source}.ipynb"
+    )
     for name in _ids(published, source):
-        if not re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", text):
-            yield f"{name}: not in notebooks/{source}.ipynb; a section that names it was expected"
+        if name not in later and not re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", text):
+            yield f"{name}: not in {expected}; a section that names it was expected"
 
 
 def _unfit(statement: Statement) -> Iterator[str]:
@@ -98,8 +125,10 @@ def _undefined_runs(statements: list[Statement], source: str, profile: str, root
 
 
 def _learning_rates(source: str, profile: str, root: Path) -> Iterator[str]:
-    """Every difference between the stored learning rates and what the grids choose today."""
+    """Every difference between the stored learning rates and what the grids choose today, if the source has any."""
     path = specs.learning_rates_path(profile, root).relative_to(root)
+    if not specs.grids(source, profile, root):
+        return
     try:
         chosen = tuning.choose(source, profile, root)
         stored = records.read_json(root / path)[source]

@@ -125,7 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--clients", type=_whole(1), metavar="N", help="number of clients")
     made.add_argument("--speeds", metavar="1,1,0.5", help="of the clients, relative to this device; repeated if fewer")
     made.add_argument("--links", metavar="NAMES", help="their links by name (pipelines/e2.yaml), separated by commas")
-    made.add_argument("--every", type=_whole(1), default=1, metavar="H", help="steps between synchronisations (default 1)")
+    made.add_argument(
+        "--every", type=_whole(1), default=1, metavar="H", help="steps between synchronisations (default 1)"
+    )
     made.add_argument("--probe", action="store_true", help="measure here first, some minutes")
     made.add_argument("--check", action="store_true", help="really train at the advised batch and at twice that")
     as_json(made)
@@ -451,8 +453,8 @@ def _advise(options: Any) -> int:
         known = advise.stored(workload, options.data, options.device, ROOT)
         if known is None:
             raise ReproError(
-                f"no measurement of {workload.model} at width {workload.width} and {workload.image_size} px on this kind "
-                "of machine is stored; run the command with --probe"
+                f"no measurement of {workload.model} at width {workload.width} and {workload.image_size} px on this "
+                "kind of machine is stored; run the command with --probe"
             )
         evidence = known
     advice = advise.advise(workload, evidence, budget, speeds=speeds, links=links, every=options.every)
@@ -477,6 +479,7 @@ def _workload(options: Any) -> Any:
     workload = Workload(
         model=options.model, classes=len(manifest["classes"]), images=images, norm=sizes["norm"],
         image_size=options.image_size or min(height, sizes["image_size"]), width=options.width or sizes["width"],
+        patch=sizes["patch"], depth=sizes["depth"],
         precision=options.precision,
     )  # fmt: skip
     workload.network()  # an unknown network, or one that these images are too small for, is said before anything runs

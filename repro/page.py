@@ -193,7 +193,9 @@ class _Page:
         source = verdict["source"]
         name = verdict["artefact"]
         links = [Link(name, f"#{name}")] if name in ARTEFACTS else []
-        links.append(Link("notebook", f"../figures/{self.profile}/notebooks/{source}.html"))
+        if verdict["runs"]:  # else nothing is computed for it yet, and no notebook shows it
+            shown = ARTEFACTS[name].shown_in if name in ARTEFACTS else source
+            links.append(Link("notebook", f"../figures/{self.profile}/notebooks/{shown}.html"))
         links.append(Link("spec", f"../pipelines/{source}.yaml"))
         runs = []
         for run in verdict["runs"]:

@@ -252,9 +252,7 @@ def run(
     return record, provenance
 
 
-def _measure(
-    spec: Spec, seed: int, root: Path, identity: dict[str, Any], report: Callable[[float], None]
-) -> Record:
+def _measure(spec: Spec, seed: int, root: Path, identity: dict[str, Any], report: Callable[[float], None]) -> Record:
     """A measurement: the caller sees to it that nothing else runs on the machine meanwhile (``repro.sweep``).
 
     A data set with fewer images than the run asks for is repeated: costs depend on how many there are, not on which.
@@ -263,8 +261,8 @@ def _measure(
     index = np.arange(spec.train_images) % len(loaded.train_labels)
     workload = Workload(
         model=spec.model, classes=spec.classes or loaded.n_classes, image_size=spec.image_size,
-        images=spec.train_images, width=spec.width, norm=spec.norm, precision=spec.precision,
-        momentum=spec.momentum, augment=spec.augment,
+        images=spec.train_images, width=spec.width, norm=spec.norm, patch=spec.patch, depth=spec.depth,
+        precision=spec.precision, momentum=spec.momentum, augment=spec.augment,
     )  # fmt: skip
     pixels, labels = shrink(loaded.train_images[index], spec.image_size), loaded.train_labels[index]
     rows, series = measure.measure(

@@ -63,6 +63,7 @@ class Spec:
         sparsity_warmup: share of the epochs in which DGC's sparsity rises (post 2: 4 of 100 epochs).
         classes: outputs of the classifier, or None for as many as the data set has.
         measured_steps: steps of training at which a run of kind ``payloads`` encodes its gradients.
+        patch, depth: of a vision transformer, pixels of a patch and number of blocks; its own when None.
         batch_sizes: batch sizes that a run of kind ``measure`` goes through, ascending.
         peak_sizes: those of them whose peak memory is watched in a child process.
         blocks, repetitions: how often a measurement goes through all sizes, and how many steps it times each time;
@@ -119,6 +120,8 @@ class Spec:
     last_scale_zero: bool = True
     diverges_above: float | None = None
     track: list[str] | None = None
+    patch: int | None = None
+    depth: int | None = None
     batch_sizes: list[int] | None = None
     peak_sizes: list[int] | None = None
     blocks: int = 0
@@ -157,6 +160,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "weight_decay": (0, math.inf),
     "sparsity_warmup": (0, 1),
     "classes": (2, math.inf),
+    "patch": (1, math.inf),
+    "depth": (1, math.inf),
     "blocks": (3, math.inf),
     "repetitions": (0, math.inf),
 }
@@ -353,7 +358,7 @@ def _read(source: str, profile: str, root: Path) -> _Files:
 
 def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **extra: Any) -> Spec:
     """Run ``name`` with the settings of run ``base`` of the spec file, the profile's sizes and ``extra`` on top."""
-    spec_file, params_file, source = files.spec_file, files.params_file, files.source
+    spec_file, source = files.spec_file, files.source
     where = f"{spec_file}, run {name}"
     values = dict(_expect(files.content.get("defaults"), dict, f"{spec_file}, key defaults"))
     section = "runs" if base in files.content["runs"] else "controls"
@@ -393,7 +398,7 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
 
 _SIZES = {
     "sizes": {"train_images", "test_images", "image_size", "width", "epochs", "precision"},
-    "models": {"image_size", "width"},
+    "models": {"image_size", "width", "patch", "depth"},
     "measure": {"train_images", "test_images", "blocks", "repetitions"},
 }
 """What a profile may set, by section of its file."""
@@ -424,16 +429,15 @@ def _sizes(files: _Files, kind: str, model: str) -> dict[str, Any]:
 
 
 def sizes_of(source: str, profile: str, model: str, root: Path = Path()) -> dict[str, Any]:
-    """``image_size``, ``width`` and ``norm`` that a measurement of ``model`` has at a profile.
+    """``image_size``, ``width``, ``norm``, ``patch`` and ``depth`` that a measurement of ``model`` has at a profile.
 
     A network that no run of the source measures has the source's usual ones. Raises as ``runs``.
     """
     files = _read(source, profile, root)
     defaults = _expect(files.content.get("defaults"), dict, f"{files.spec_file}, key defaults")
-    own = next((run for run in files.content["runs"].values() if run.get("model") == model), {})
-    made = {name: (defaults | own)[name] for name in ("image_size", "width", "norm")}
-    sizes = _sizes(files, "measure", model)
-    return made | {name: sizes[name] for name in ("image_size", "width") if name in sizes}
+    own: dict[str, Any] = next((run for run in files.content["runs"].values() if run.get("model") == model), {})
+    values = defaults | own | _sizes(files, "measure", model)
+    return {name: values.get(name) for name in ("image_size", "width", "norm", "patch", "depth")}
 
 
 def _written(files: _Files, section: str) -> list[Spec]:
@@ -528,7 +532,11 @@ def runs(source: str, profile: str, group: str = "artefact", root: Path = Path()
     if group == "grid":
         return [(spec, seed) for specs in _grids(files).values() for spec in specs for seed in own]
     listed = _written(files, "runs" if group == "artefact" else "controls")
-    return [(spec, seed) for spec in listed for seed in (seeds[:1] if spec.once or spec.kind in ("law", "measure") else seeds)]
+    return [
+        (spec, seed)
+        for spec in listed
+        for seed in (seeds[:1] if spec.once or spec.kind in ("law", "measure") else seeds)
+    ]
 
 
 def grids(source: str, profile: str, root: Path = Path()) -> dict[str, list[Spec]]:

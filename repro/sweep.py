@@ -77,11 +77,11 @@ def sweep(
     # A measurement has the machine for itself: after all others, one at a time, each in a new process.
     alone = [task for task in todo if task[0].kind == "measure"]
     together = [task for task in todo if task not in alone]
-    for batch, processes in ((together, jobs or default_jobs()), (alone, 1)):
-        if batch:
+    for part, processes in ((together, jobs or default_jobs()), (alone, 1)):
+        if part:
             rest = None if time_budget is None else time_budget - (time.monotonic() - started)
-            done, waiting = _compute(batch, root, processes, rest, problems, renew=batch is alone)
-            computed, left = computed + done, left + waiting
+            now, later = _compute(part, root, processes, rest, problems, renew=part is alone)
+            computed, left = computed + now, left + later
     valid = 0
     for spec, seed in tasks:
         record = store.stored(spec, seed, root)
@@ -102,7 +102,10 @@ def _compute(
     context = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(
-            min(jobs, len(todo)), context, initializer=_start_worker, initargs=(os.getpid(),),
+            min(jobs, len(todo)),
+            context,
+            initializer=_start_worker,
+            initargs=(os.getpid(),),
             max_tasks_per_child=1 if renew else None,
         ) as pool,
         tqdm(

@@ -60,6 +60,8 @@ def stale(source: str, profile: str, root: Path = Path()) -> list[str]:
     Raises:
         ReproError: no choice is stored for this profile, or the file is damaged.
     """
+    if not specs.grids(source, profile, root):
+        return []
     path = specs.learning_rates_path(profile, root)
     try:
         stored = json.loads(path.read_text())[source]

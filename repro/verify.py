@@ -28,7 +28,7 @@ _DETERMINISTIC = (
 _COUNTED = {
     "train": ("epoch", "round", "lr", "bytes_up", "bytes_down"),
     "payloads": ("step", "codec", "dense_bytes"),
-    "measure": ("batch", "n", "model", "gradients", "optimiser", "activations", "batch_held"),
+    "measure": ("batch", "parameters", "buffers", "n", "model", "gradients", "optimiser", "activations", "batch_held"),
 }  # of a row, what no round-off changes
 PEAK_TOLERANCE = 0.1  # of a process's peak memory, which libraries and malloc share in
 TIME_TOLERANCE = 1.25  # factor between median times on the same machine type, beyond the quartiles of both

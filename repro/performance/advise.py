@@ -30,7 +30,10 @@ from repro.records import Record
 FIRST_PROBE = 16
 FILLED = 0.3
 """Probing stops once a child's growth over its libraries fills this share of what the budget leaves for it."""
+MARGIN = 0.02
+"""Share of the budget that an advice leaves free: two children of the same batch differ by some megabytes."""
 BLOCKS, REPETITIONS = 3, 3
+SIZES = (1, 8, 32, 64, 128, 256, 512, 1024)
 LONGEST_STEP = 4.0
 """Seconds: larger batches are not timed by a probe, their time is extrapolated."""
 
@@ -127,7 +130,7 @@ def probe_memory(workload: Workload, budget: int, device: str = "cpu") -> dict[i
 def probe_time(workload: Workload, largest: int, device: str = "cpu") -> tuple[dict[int, np.ndarray], float]:
     """Seconds of steps at sizes up to ``largest``, as (blocks, repetitions) by batch, and the machine's noise."""
     trainer = Trainer(workload, device=torch.device(device))
-    wanted = [size for size in (1, 8, 32, 64, 128, 256, 512, 1024) if size <= largest]
+    wanted = sorted({*(size for size in SIZES if size <= largest), min(largest, SIZES[-1])})
     sizes: list[int] = []
     for size in wanted:
         batches = trainer.batches(size)
@@ -146,7 +149,7 @@ def probe(workload: Workload, budget: int, device: str = "cpu") -> Evidence:
     """Measure here and now. Raises as ``probe_memory``."""
     torch.set_num_threads(1)
     peaks = probe_memory(workload, budget, device)
-    largest = min(workload.images, predict.largest_batch(_line(peaks), budget))
+    largest = min(workload.images, predict.largest_batch(_line(peaks), (1 - MARGIN) * budget))
     steps, noise = probe_time(workload, largest, device)
     return Evidence("probed now on this machine", peaks, steps, noise)
 
@@ -163,7 +166,7 @@ def stored(workload: Workload, dataset: str, device: str, root: Path = Path()) -
     here = measure.machine_kind(runner.machine(), torch.device(device)) | {"threads": 1}
     for record in _measurements(root):
         spec = record.spec
-        same = {name: spec[name] for name in ("model", "width", "norm", "image_size", "precision", "augment", "momentum")}
+        same = {name: spec.get(name) for name in _SAME}
         wanted = workload.as_dict()
         if any(value != wanted[name] for name, value in same.items()) or spec["dataset"] != dataset:
             continue
@@ -178,14 +181,15 @@ def stored(workload: Workload, dataset: str, device: str, root: Path = Path()) -
     return None
 
 
+_SAME = ("model", "width", "norm", "image_size", "precision", "augment", "momentum", "patch", "depth")
+"""Settings that a stored measurement must share with what is advised on."""
+
+
 def _measurements(root: Path) -> list[Record]:
-    """Valid measurement records of all profiles and sources."""
-    found = []
-    for profile in specs.PROFILES:
-        for source in specs.SOURCES:
-            tasks = [task for task in specs.runs(source, profile, "artefact", root) if task[0].kind == "measure"]
-            found += [record for task in tasks if (record := store.stored(*task, root)) is not None]
-    return found
+    """Valid measurement records of all profiles."""
+    tasks = [task for profile in specs.PROFILES for task in specs.runs("lb", profile, "artefact", root)]
+    stored = (store.stored(*task, root) for task in tasks if task[0].kind == "measure")
+    return [record for record in stored if record is not None]
 
 
 def advise(
@@ -205,7 +209,7 @@ def advise(
     Raises:
         ReproError: not even one image fits, or impossible clients.
     """
-    fits_at_most = predict.largest_batch(evidence.memory, budget)
+    fits_at_most = predict.largest_batch(evidence.memory, (1 - MARGIN) * budget)
     largest = min(fits_at_most, workload.images)
     timed = {size: float(np.median(each)) for size, each in evidence.steps.items() if size <= largest}
     if largest > max(timed, default=0):
@@ -216,7 +220,9 @@ def advise(
         "largest_batch": largest, "limited_by": "memory" if fits_at_most <= workload.images else "number of images",
         "largest_batch_bytes": round(evidence.memory(largest)),
         "fastest_batch": fastest.batch, "smallest_as_fast": fastest.smallest_as_fast,
-        "batches": [_costs(workload, evidence, size) for size in sorted({fastest.smallest_as_fast, fastest.batch, largest})],
+        "batches": [
+            _costs(workload, evidence, size) for size in sorted({fastest.smallest_as_fast, fastest.batch, largest})
+        ],
     }  # fmt: skip
     synchronisation = 0.0
     if links:
@@ -290,12 +296,16 @@ def lines(advice: Mapping[str, Any]) -> list[str]:
             f"  batch {each['batch']}: step {step[0]:.4g} s [{step[1]:.4g}, {step[2]:.4g}], epoch {epoch[0]:.4g} s "
             f"[{epoch[1]:.4g}, {epoch[2]:.4g}], {each['images_per_second']:.0f} images/s, {gibibytes(each['bytes'])}"
             + (", extrapolated" if each["extrapolated"] else "")
-            + (f"; with synchronisation {each['mean_step_seconds']:.4g} s a step" if "mean_step_seconds" in each else "")
+            + (
+                f"; with synchronisation {each['mean_step_seconds']:.4g} s a step"
+                if "mean_step_seconds" in each
+                else ""
+            )
         )
     if "synchronisation_seconds" in advice:
         told.append(
-            f"synchronisation: {advice['message_bytes'] / 1e6:.1f} MB each way, {advice['synchronisation_seconds']:.4g} s "
-            f"on the slowest link, every {advice['every']} steps"
+            f"synchronisation: {advice['message_bytes'] / 1e6:.1f} MB each way, "
+            f"{advice['synchronisation_seconds']:.4g} s on the slowest link, every {advice['every']} steps"
         )
     if "shares" in advice:
         shares = advice["shares"]
@@ -304,10 +314,15 @@ def lines(advice: Mapping[str, Any]) -> list[str]:
             each = shares[name]
             gain = f", {each['times_faster']:.2f} times faster than uniform" if "times_faster" in each else ""
             room = "" if each["fits_everywhere"] else "; the largest share does not fit into the memory"
-            told.append(f"  {name}: {' '.join(map(str, each['shares']))}: {each['round_seconds']:.4g} s a step{gain}{room}")
+            told.append(
+                f"  {name}: {' '.join(map(str, each['shares']))}: {each['round_seconds']:.4g} s a step{gain}{room}"
+            )
     if "check" in advice:
         found = advice["check"]
-        told.append(f"trained at {found['batch']}: {'fits' if found['fits'] else 'DOES NOT FIT'}, peak {gibibytes(found['peak_bytes'])}")
+        fits_now = "fits" if found["fits"] else "DOES NOT FIT"
+        told.append(f"trained at {found['batch']}: {fits_now}, peak {gibibytes(found['peak_bytes'])}")
         if "twice_fits" in found:
-            told.append(f"trained at {2 * found['batch']}: {'FITS' if found['twice_fits'] else 'does not fit, as predicted'}")
+            told.append(
+                f"trained at {2 * found['batch']}: {'FITS' if found['twice_fits'] else 'does not fit, as predicted'}"
+            )
     return told

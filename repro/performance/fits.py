@@ -123,14 +123,15 @@ def _positive(costs: ArrayLike) -> Array:
 
 
 def roofline(batches: ArrayLike, costs: ArrayLike) -> Roofline:
-    """The floor and line of the smallest relative error: the first k sizes lie on the floor, k = 0, 1, ..., n - 2.
+    """The floor and line of the smallest relative error: the first k sizes lie on the floor, k = 0, 2, 3, ..., n - 2.
 
-    With k = 0 there is no floor, and the model is the line of ``relative``.
+    With k = 0 there is no floor, and the model is the line of ``relative``. One size alone is no floor: it could always
+    be met exactly.
     """
     x, y = _points(batches, costs, 2)
     weights = 1 / _positive(y) ** 2
     best, least = None, np.inf
-    for k in range(len(x) - 1):
+    for k in (0, *range(2, len(x) - 1)):
         line = relative(x[k:], y[k:])
         floor = float(np.average(y[:k], weights=weights[:k])) if k else -np.inf
         model = Roofline(floor, line.intercept, line.slope)

@@ -37,8 +37,8 @@ def measure(
     Returns:
         One row for each batch size, and every single time as series.
 
-        Row: ``batch``; the bytes ``model``, ``gradients``, ``optimiser``, ``activations`` and ``batch_held`` of Eq. 3;
-        ``loader``, growth of resident memory while the loader makes a batch (median of ``LOADER_REPETITIONS``; None
+        Row: ``batch``; ``parameters``, how many, and bytes of ``buffers``; the bytes ``model``, ``gradients``,
+        ``optimiser``, ``activations`` and ``batch_held`` of Eq. 3; ``loader``, growth of resident memory while the loader makes a batch (median of ``LOADER_REPETITIONS``; None
         where the system does not tell); ``peak``, of a child process, and ``base``, of its interpreter and libraries
         (None where not watched); ``n`` timed steps; ``compute``, ``movement`` and ``step`` seconds as [lower quartile,
         median, upper quartile] (None where nothing was timed); ``cpu_share``, processor time over wall time.
@@ -58,13 +58,16 @@ def measure(
             trainer, sizes, blocks=blocks, repetitions=repetitions, report=lambda done: report(share * done)
         )
     device = trainer.device.type
+    parameters = sum(each.numel() for each in trainer.model.parameters())
+    buffers = memory.held(trainer.model.buffers())
     watched = {size: peak.train(trainer.workload, size, device=device) for size in peak_sizes}
     rows = []
     for size in sizes:
         parts: dict[str, Any] = {part: _quartiles(timed.samples.get((part, size))) for part in timing.PARTS}
         of = counted[size]
         rows.append(
-            {"batch": size, "model": of.model, "gradients": of.gradients, "optimiser": of.optimiser,
+            {"batch": size, "parameters": parameters, "buffers": buffers, "model": of.model,
+             "gradients": of.gradients, "optimiser": of.optimiser,
              "activations": of.activations, "batch_held": of.batch, "loader": loader[size],
              "peak": watched[size].peak if size in watched else None,
              "base": watched[size].base if size in watched else None,
@@ -73,7 +76,9 @@ def measure(
         )  # fmt: skip
     series = {f"{part} {size}": [_digits(each) for each in samples] for (part, size), samples in timed.samples.items()}
     report(1.0)
-    return rows, dict(sorted(series.items())) | ({"probe": [_digits(each) for each in timed.probe]} if repetitions else {})
+    return rows, dict(sorted(series.items())) | (
+        {"probe": [_digits(each) for each in timed.probe]} if repetitions else {}
+    )
 
 
 def _digits(value: float) -> float:

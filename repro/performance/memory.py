@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.engines.common import precise
+from repro.models.dropout import dropout_seeds
 from repro.performance.workload import Trainer
 
 
@@ -57,7 +58,8 @@ def activation_bytes(model: nn.Module, x: Tensor, y: Tensor, precision: str = "f
             alive.append(tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), precise(precision, x.device):
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with hooks, precise(precision, x.device), dropout_seeds(model, [0]):
         loss = F.cross_entropy(model(x), y)
     del loss
     return sum(saved.values())
@@ -76,15 +78,3 @@ def terms(trainer: Trainer, size: int) -> Terms:
         activations=activation_bytes(trainer.model, x, y, trainer.workload.precision),
         batch=held([x, y]),
     )
-
-
-def predicted(parameters: int, buffers: int, momentum: bool, activations: float, batch: float) -> Terms:
-    """Eq. 3 from a definition alone: float32 weights, one gradient and, with momentum, one more number for each.
-
-    Args:
-        parameters, buffers: how many numbers; buffers in bytes.
-        momentum: whether the optimiser keeps one.
-        activations, batch: predicted bytes.
-    """
-    weights = 4 * parameters
-    return Terms(weights + buffers, weights, weights * momentum, round(activations), round(batch))

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import json
 import os
+import selectors
+import signal
 import subprocess
 import sys
-import threading
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import repro
 from repro.errors import ReproError
@@ -96,56 +100,55 @@ def train(workload: Workload, batch: int, *, limit: int | None = None, steps: in
     Raises:
         ReproError: the child failed for another reason than memory; its last line is in the message.
     """
-    task = json.dumps({"workload": workload.as_dict(), "batch": batch, "steps": steps, "device": device, "limit": limit})
-    # One malloc arena, as in a process of one thread; the package is found wherever the parent found it.
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(repro.__file__).parent.parent), *sys.path]),
-    }  # fmt: skip
-    child = subprocess.Popen(
-        [sys.executable, "-m", "repro.performance.child", task], env=environment, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert child.stdin and child.stdout and child.stderr
-    stderr: list[str] = []
-    reader = threading.Thread(target=lambda: stderr.extend(child.stderr or []), daemon=True)
-    reader.start()
-    said: list[str] = []
-    listener = threading.Thread(target=lambda: said.extend(iter((child.stdout or [""]).readline, "")), daemon=True)  # type: ignore[union-attr]
-    listener.start()
-    peak, stopped = 0, False
-    try:
-        # The child waits for a word before it ends, so that its last high-water mark can still be read.
-        while child.poll() is None and not any('"done"' in line for line in said):
-            listener.join(POLL_SECONDS)
-            try:
-                peak = max(peak, resident_peak(child.pid))
-            except ReproError:
-                break
-            if device == "cpu" and limit is not None and peak > limit:
-                child.kill()
-                stopped = True
-                break
-            if not listener.is_alive():
-                break
-        if not stopped and child.poll() is None:
-            peak = max(peak, resident_peak(child.pid))
-            child.stdin.close()
-        code = child.wait(timeout=60)
-    finally:
-        if child.poll() is None:
-            child.kill()
-            child.wait()
-        listener.join(1)
-        reader.join(1)
-    told = {}
-    for line in said:
-        told |= json.loads(line)
-    if device == "cuda" and "done" in told:
-        peak = int(told["reserved"])
-    base = int(told.get("base", 0))
-    if stopped or told.get("out_of_memory") or code == -9:
-        return Peak(batch, peak, base, False)
-    if code != 0 or "done" not in told:
-        last = (["no message", *stderr])[-1].strip()
+    task = {"workload": workload.as_dict(), "batch": batch, "steps": steps, "device": device, "limit": limit}
+    # The child finds the package where its parent found it.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(repro.__file__).parent.parent), *sys.path])}
+    command = [sys.executable, "-m", "repro.performance.child", json.dumps(task)]
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+        ) as child,
+    ):
+        told, highest, over = _watch(child, limit if device == "cpu" else None)
+        errors.seek(0)
+        last = (["no message", *errors.read().splitlines()])[-1]
+    if device == "cuda":
+        highest = int(told.get("reserved", 0))
+    if over or told.get("out_of_memory") or child.returncode == -signal.SIGKILL:
+        return Peak(batch, highest, int(told.get("base", 0)), False)
+    if "done" not in told:
         raise ReproError(f"training {workload.model} at batch {batch} failed: {last}")
-    return Peak(batch, peak, base, limit is None or peak <= limit)
+    return Peak(batch, highest, int(told["base"]), limit is None or highest <= limit)
+
+
+def _watch(child: subprocess.Popen[str], limit: int | None) -> tuple[dict[str, Any], int, bool]:
+    """What the child says, its highest resident memory, and whether it was ended because that exceeded ``limit``.
+
+    The child waits for the end of its input before it ends, so that its last high-water mark can still be read.
+    """
+    assert child.stdin is not None
+    assert child.stdout is not None
+    told: dict[str, Any] = {}
+    highest, over = 0, False
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(child.stdout, selectors.EVENT_READ)
+            while not over and "done" not in told:
+                said = selector.select(POLL_SECONDS)
+                with suppress(ReproError):  # the child has just ended
+                    highest = max(highest, resident_peak(child.pid))
+                over = limit is not None and highest > limit
+                if said:
+                    line = child.stdout.readline()
+                    if not line:
+                        break
+                    told |= json.loads(line)
+        if over:
+            child.kill()
+    except BaseException:
+        child.kill()
+        raise
+    child.stdin.close()
+    child.wait()
+    return told, highest, over

@@ -98,6 +98,30 @@ def bytes_of(record: Record, quantity: str) -> tuple[list[int], list[float]]:
     return [row["batch"] for row in known], [float(row[quantity]) for row in known]
 
 
+TERMS = ("model", "gradients", "optimiser", "activations", "batch_held")
+"""Eq. 3's five parts as rows name them, in its order."""
+
+
+def predicted_terms(record: Record, batch: int) -> dict[str, float]:
+    """Eq. 3 before it is measured at ``batch``: float32 weights, one gradient and, with momentum, one more number each.
+
+    Activations and batch come from the line through the smallest and the largest measured batch.
+    """
+    (row,) = (row for row in rows(record) if row["batch"] == batch)
+    weights = 4.0 * row["parameters"]
+    lines = {name: fits.extremes(*bytes_of(record, name)) for name in TERMS[3:]}
+    return {
+        "model": weights + row["buffers"], "gradients": weights, "optimiser": weights * (record.spec["momentum"] > 0),
+        **{name: line(batch) for name, line in lines.items()},
+    }  # fmt: skip
+
+
+def largest_batch(record: Record, budget: float) -> int:
+    """The largest batch whose process stays below ``budget`` bytes, from the two largest watched ones."""
+    sizes, peaks = bytes_of(record, "peak")
+    return predict.largest_batch(fits.extremes(sizes[-2:], peaks[-2:]), budget)
+
+
 def line_errors(x: Sequence[float], y: Sequence[float]) -> dict[str, np.ndarray]:
     """Errors of the two fits of the paper where they can be wrong, and of both at sizes they were not fitted to.
 

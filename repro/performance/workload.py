@@ -12,6 +12,7 @@ from repro import models
 from repro.batches import Batches, Images
 from repro.engines.common import backward
 from repro.errors import ReproError
+from repro.models.dropout import dropout_seeds
 from repro.randomness import derive, generator
 
 
@@ -20,7 +21,7 @@ class Workload:
     """What is trained, apart from the batch size.
 
     Attributes:
-        model, width, norm, classes: of ``repro.models.build``.
+        model, width, norm, classes, patch, depth: of ``repro.models.build``.
         image_size: pixels.
         images: training images held in memory.
         precision: ``fp32`` or ``bf16``.
@@ -34,6 +35,8 @@ class Workload:
     images: int
     width: int = 64
     norm: str = "batch"
+    patch: int | None = None
+    depth: int | None = None
     precision: str = "fp32"
     momentum: float = 0.9
     augment: bool = True
@@ -53,8 +56,9 @@ class Workload:
             ReproError: an unknown network, or one that cannot be built with these settings.
         """
         return models.build(
-            self.model, classes=self.classes, width=self.width, norm=self.norm, seed=derive(0, "weights")
-        )
+            self.model, classes=self.classes, width=self.width, norm=self.norm, seed=derive(0, "weights"),
+            image_size=self.image_size, patch=self.patch, depth=self.depth,
+        )  # fmt: skip
 
     def pixels(self) -> tuple[np.ndarray, np.ndarray]:
         """Random images and labels of the right shapes: costs do not depend on what is on the images."""
@@ -107,7 +111,8 @@ class Trainer:
 
     def compute(self, x: Tensor, y: Tensor) -> None:
         """Forward and backward pass, and the step of the optimiser."""
-        backward(self.model, x, y, self.workload.precision)
+        with dropout_seeds(self.model, [0]):
+            backward(self.model, x, y, self.workload.precision)
         self.optimiser.step()
 
     def wait(self) -> None:

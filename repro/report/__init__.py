@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
 from repro import specs
 from repro.errors import ReproError
 from repro.records import Record, write_atomic
-from repro.report import e1, e2, e2_tables, select, style, tables
+from repro.report import e1, e2, e2_tables, lb_performance, select, style, tables
 from repro.report.tables import Table
 
 __all__ = ["ARTEFACTS", "Artefact", "Table", "figure", "ids", "outputs", "present", "render", "table"]
@@ -40,6 +40,8 @@ class Artefact:
         title: one line for lists and for the metadata of the files.
         published: False for companions of ours that the source does not have.
         columns: fields of a spec that the CSV of a figure has besides the usual ones.
+        rows: records by run -> rows of the CSV of a figure, where these are no accuracy curves.
+        notebook: which notebook shows it, where that is not the source's own.
     """
 
     source: str
@@ -50,6 +52,21 @@ class Artefact:
     title: str
     published: bool = True
     columns: tuple[str, ...] = ()
+    rows: Callable[[select.Groups], list[dict[str, Any]]] | None = None
+    notebook: str | None = None
+
+    @property
+    def shown_in(self) -> str:
+        """Name of the notebook that shows it."""
+        return self.notebook or self.source
+
+
+def _performance(
+    kind: Literal["figure", "table"], runs: tuple[str, ...], draw: Callable[[select.Groups, str], Figure | Table],
+    title: str, **more: Any,
+) -> Artefact:  # fmt: skip
+    """An artefact of the paper's performance models, drawn from measurements."""
+    return Artefact("lb", kind, "artefact", runs, draw, title, notebook="lb-performance", **more)
 
 
 _DEFINED: dict[str, Artefact] = {
@@ -160,7 +177,31 @@ _DEFINED: dict[str, Artefact] = {
         published=False,
         columns=e2.COLUMNS,
     ),
-}
+    "lb.fig1": _performance(
+        "figure", lb_performance.TIMED, lb_performance.fig1, "Compute and data-movement time of a step",
+        rows=lb_performance.fig1_rows,
+    ),
+    "lb.fig2": _performance(
+        "figure", lb_performance.TIMED, lb_performance.fig2, "Time of an epoch", rows=lb_performance.fig2_rows
+    ),
+    "lb.fig4": _performance(
+        "figure", lb_performance.FIG4_RUNS, lb_performance.fig4, "Activation memory and batch memory",
+        rows=lb_performance.fig4_rows,
+    ),
+    "lb.fig5": _performance(
+        "figure", lb_performance.TIMED, lb_performance.fig5, "Compute time, measured and predicted",
+        rows=lb_performance.fig5_rows,
+    ),
+    "lb.eq2": _performance("table", lb_performance.TIMED, lb_performance.eq2, "Time of a step, term by term"),
+    "lb.eq3": _performance("table", lb_performance.TIMED, lb_performance.eq3, "Memory of training, term by term"),
+    "lb.extra-fits": _performance(
+        "table", lb_performance.TIMED + lb_performance.FIG4_RUNS, lb_performance.model_fits,
+        "Errors of the fits at sizes they have not seen", published=False,
+    ),
+    "lb.extra-shares": _performance(
+        "table", lb_performance.TIMED, lb_performance.shares, "A round of unequal devices", published=False
+    ),
+}  # fmt: skip
 
 #: What can be drawn, by id: the artefacts of the sources that have specs.
 ARTEFACTS = {name: item for name, item in _DEFINED.items() if item.source in specs.SOURCES}
@@ -247,7 +288,8 @@ def render(artefact_id: str, records: Iterable[Record], out_dir: Path, *, profil
     else:
         title = f"{artefact_id}: {artefact.title}"
         content = {kind: style.to_bytes(drawn, kind, title) for kind in ("png", "svg")}
-        content["csv"] = select.csv_text(select.curve_rows(artefact_id, groups, artefact.columns))
+        rows = artefact.rows(groups) if artefact.rows else select.curve_rows(artefact_id, groups, artefact.columns)
+        content["csv"] = select.csv_text(rows)
     paths = []
     for name in outputs(artefact_id):
         path = Path(out_dir) / name
