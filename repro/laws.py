@@ -39,13 +39,10 @@ def union_batch(*, workers: int, local_batch: int, image_size: int, width: int, 
     shards = np.array_split(np.arange(n), workers)
 
     def start(norm: str) -> nn.Module:
-        model = build_model(
-            "resnet18", classes=classes, width=width, norm=norm, seed=derive(seed, "law"), dtype=torch.float64
-        )
-        for layer in model.modules():
-            if isinstance(layer, nn.GroupNorm):
-                nn.init.ones_(layer.weight)
-        return model
+        return build_model(
+            "resnet18", classes=classes, width=width, norm=norm, last_scale_zero=False, seed=derive(seed, "law"),
+            dtype=torch.float64,
+        )  # fmt: skip
 
     def step(norm: str, separate: bool) -> list[Tensor]:
         """All weights after the step."""

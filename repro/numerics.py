@@ -13,13 +13,15 @@ from typing import Any
 from repro import records
 
 VERSIONS = {
+    "alexnet": 1,  # layers, initialisation, dropout
     "batches": 1,  # subset, scaling, order of images, augmentation, normalisation
     "codec_dense": 1,
     "codec_dgc": 1,
     "codec_int8": 1,
     "engines": 1,  # the three methods, aggregation, what is sent
     "evaluation": 1,
-    "group_norm": 1,  # groups, first scales
+    "fixup": 1,  # scalars, their learning rate, initialisation
+    "group_norm": 2,  # group, layer and instance norm: groups, first scales, kernels
     "laws": 2,
     "models": 1,  # layers, initialisation, normalisation
     "partition": 1,
@@ -28,7 +30,12 @@ VERSIONS = {
     "quantised_weights": 1,  # when the shared model is rounded
     "randomness": 1,
     "schedules": 1,
+    "vgg": 1,  # layers, initialisation, dropout
+    "vit": 1,  # layers, initialisation
 }
+
+_NETWORKS = {"alexnet": "alexnet", "vgg11": "vgg", "vit": "vit"}
+"""Networks that have a version of their own; that of ``models`` covers the ResNets and how all are built."""
 
 
 def used_by(spec: dict[str, Any]) -> dict[str, int]:
@@ -45,8 +52,12 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
             parts.append(f"codec_{spec['codec']}")
         if spec.get("quantised_weights"):
             parts += ["codec_int8", "quantised_weights"]
-        if spec["norm"] == "group":
+        if spec["norm"] in ("group", "layer", "instance"):
             parts.append("group_norm")
+        if spec["norm"] == "fixup":
+            parts.append("fixup")
+    if spec.get("model") in _NETWORKS:
+        parts.append(_NETWORKS[spec["model"]])
     return {part: VERSIONS[part] for part in parts}
 
 

@@ -26,6 +26,7 @@ import torch
 from repro import codecs, datasets, laws, models, partition, payloads, records, schedules, store
 from repro.batches import Batches, Images, shrink
 from repro.engines import Round, evaluate, fast
+from repro.engines.common import sgd
 from repro.errors import NotFinite, ReproError
 from repro.performance import measure
 from repro.performance.workload import Trainer, Workload
@@ -157,6 +158,7 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
             classes=spec.classes or loaded.n_classes,
             width=spec.width,
             norm=spec.norm,
+            last_scale_zero=spec.last_scale_zero,
             seed=derive(seed, "weights"),
             dtype=dtype,
         ).to(where),
@@ -283,9 +285,7 @@ def _train(
     setting = prepare(spec, seed, root)
     model, batches = setting.model, setting.batches
     on_server = 0.0 if spec.codec == "dgc" else spec.momentum  # DGC corrects the momentum on the workers
-    optimiser = torch.optim.SGD(
-        model.parameters(), lr=1.0, momentum=on_server, weight_decay=spec.weight_decay, foreach=True
-    )
+    optimiser = sgd(model, on_server, spec.weight_decay)
     schedule = schedules.build(spec.schedule)
     checkpoint = _Checkpoint(spec, seed, root, identity["fingerprint"])
     fresh = math.isinf(checkpoint_seconds)

@@ -30,6 +30,8 @@ CASES = {
     "group norm, held out": toy.spec(
         "large_batch", norm="group", evaluate_on="held_out", augment=False, image_size=16, epochs=4
     ),
+    "layer norm": toy.spec("central", norm="layer", image_size=16, momentum=0.9, weight_decay=5e-4),
+    "Fixup": toy.spec("federated", norm="fixup", image_size=16, momentum=0.9, weight_decay=5e-4),
     "large batch, DGC": toy.spec("large_batch", codec="dgc", momentum=0.9, sparsity_warmup=0.5),
     "large batch, int8 weights": toy.spec("large_batch", quantised_weights=True),
     "federated, int8": toy.spec("federated", codec="int8"),

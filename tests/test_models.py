@@ -8,7 +8,7 @@ from torch import nn
 
 from repro import models
 from repro.errors import ReproError
-from repro.models.norms import WorkerBatchNorm2d, norm_layer
+from repro.models.norms import Norms, WorkerBatchNorm2d
 
 
 def small(norm: str = "batch", **options) -> nn.Module:
@@ -30,7 +30,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 # Size ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("norm", ["batch", "group", "layer", "instance"])
 @pytest.mark.parametrize(("classes", "parameters"), [(10, 11_173_962), (100, 11_220_132), (1000, 11_681_832)])
 def test_resnet18_has_the_known_number_of_parameters(norm: str, classes: int, parameters: int) -> None:
     with torch.device("meta"):
@@ -92,7 +92,7 @@ def test_with_batch_norm_an_image_depends_on_its_batch_in_training_and_not_in_ev
 
 @pytest.mark.parametrize(("channels", "groups"), [(4, 4), (16, 16), (32, 32), (64, 32), (512, 32), (48, 16), (12, 4)])
 def test_groups_are_32_or_the_next_power_of_two_that_divides_the_channels(channels: int, groups: int) -> None:
-    assert norm_layer("group", channels).num_groups == groups
+    assert Norms("group").layer(channels).num_groups == groups
 
 
 def test_training_moves_the_running_statistics_as_torch_does() -> None:
@@ -171,7 +171,7 @@ def test_every_parameter_gets_a_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"), [({"model": "resnet34"}, "resnet18.*resnet50"), ({"norm": "layer"}, "batch or group")]
+    ("options", "says"), [({"model": "resnet34"}, "resnet18.*resnet50"), ({"norm": "weight"}, "batch, group.*fixup")]
 )
 def test_an_unknown_network_or_norm_is_refused_with_the_known_ones(options: dict[str, str], says: str) -> None:
     with pytest.raises(ReproError, match=f"unknown .*{says} was expected"):

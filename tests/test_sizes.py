@@ -80,7 +80,7 @@ def test_the_ratio_that_the_dgc_paper_prints_for_resnet50_follows_from_the_shape
     assert 4 * sum(count for count, _ in counts) / sent == pytest.approx(276.67, abs=0.01)
 
 
-@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("norm", ["batch", "group", "layer", "none"])
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 @pytest.mark.parametrize("kind", [ResNet18, ResNet50])
 def test_every_network_runs_and_trains_every_parameter(kind: type, stem: str, norm: str) -> None:

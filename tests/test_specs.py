@@ -435,4 +435,7 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
     assert changed.pop("codec_int8") == payloads | sending & runs(lambda s: s.codec == "int8" or s.quantised_weights)
     assert changed.pop("codec_dgc") == payloads | sending & runs(lambda s: s.codec == "dgc")
     assert changed.pop("quantised_weights") == sending & runs(lambda s: s.quantised_weights)
+    assert changed.pop("fixup") == runs(lambda s: s.norm == "fixup")
+    for part, model in (("alexnet", "alexnet"), ("vgg", "vgg11"), ("vit", "vit")):
+        assert changed.pop(part) == {run for run, spec in resolved["laptop"].items() if spec.model == model}
     assert not changed, "every part has a law above"

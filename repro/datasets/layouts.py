@@ -169,7 +169,7 @@ class ImageFolders(Layout):
         images, sizes = {}, set()
         for name, content in files:
             try:
-                with Image.open(io.BytesIO(content), formats=["JPEG"]) as jpeg:
+                with Image.open(io.BytesIO(content)) as jpeg:
                     sizes.add(jpeg.size)
                     images[name] = framed(jpeg, image_shape[0])
             except Exception as error:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.codecs import Codec
-from repro.errors import NotFinite
+from repro.errors import NotFinite, ReproError
 
 Schedule = Callable[[float], float]  # epochs of data seen so far -> learning rate
 Progress = Callable[[float], float]  # epochs of data seen so far -> what codecs are told (``state["progress"]``)
@@ -86,10 +86,34 @@ def backward(model: nn.Module, x: Tensor, y: Tensor, precision: str) -> tuple[fl
     return value, int((logits.detach().argmax(1) == y).sum())
 
 
+def sgd(model: nn.Module, momentum: float = 0.0, weight_decay: float = 0.0) -> torch.optim.SGD:
+    """SGD on all parameters of ``model``; ``set_lr`` sets its learning rate before every step.
+
+    A model whose parameters do not all learn at the schedule's rate says so by a method ``lr_factors``, which returns
+    the factor by name of those for which it is not 1; parameters of one factor form one group of the optimiser.
+
+    Raises:
+        ReproError: a factor for something that is not a parameter of the model.
+    """
+    own = getattr(model, "lr_factors", None)
+    factors: Mapping[str, float] = own() if own is not None else {}
+    parameters = dict(model.named_parameters())
+    unknown = sorted(set(factors) - set(parameters))
+    if unknown:
+        raise ReproError(f"lr_factors: {unknown[0]!r} is no parameter of the model; names of parameters were expected")
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault(factors.get(name, 1.0), []).append(parameter)
+    return torch.optim.SGD(
+        [{"params": group, "lr_factor": factor} for factor, group in groups.items()],
+        lr=1.0, momentum=momentum, weight_decay=weight_decay, foreach=True,
+    )  # fmt: skip
+
+
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of all parameter groups."""
+    """Set the learning rate of all parameters, each times the factor that ``sgd`` gave its group."""
     for group in optimiser.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_factor", 1.0)
 
 
 def weighted_mean(parts: Sequence[Sequence[Tensor]], images: Sequence[int]) -> list[Tensor]:

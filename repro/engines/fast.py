@@ -38,6 +38,7 @@ from repro.engines.common import (
     scores,
     set_lr,
     settle,
+    sgd,
     shared_state,
     weighted_mean,
 )
@@ -163,9 +164,7 @@ class _Serial:
         client, state = item
         load_state(self.worker, self.download.decode(shared))
         before = [tensor.clone() for tensor in shared_state(self.worker).values()]
-        optimiser = torch.optim.SGD(
-            self.worker.parameters(), lr=1.0, momentum=self.momentum, weight_decay=self.weight_decay, foreach=True
-        )
+        optimiser = sgd(self.worker, self.momentum, self.weight_decay)
         per_epoch = self.batches.steps_per_epoch(client)
         losses, correct, images = 0.0, 0, 0
         for step in range(number * self.local_epochs * per_epoch, (number + 1) * self.local_epochs * per_epoch):

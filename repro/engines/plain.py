@@ -23,6 +23,7 @@ from repro.engines.common import (
     load_state,
     set_lr,
     settle,
+    sgd,
     shared_state,
     weighted_mean,
 )
@@ -100,7 +101,7 @@ def federated_averaging(
             load_state(worker, download.decode(shared))  # 2. download the current shared model
             down += len(shared)
             before = {name: tensor.clone() for name, tensor in shared_state(worker).items()}
-            optimiser = torch.optim.SGD(worker.parameters(), lr=1.0, momentum=momentum, weight_decay=weight_decay)
+            optimiser = sgd(worker, momentum, weight_decay)
             steps = local_epochs * batches.steps_per_epoch(client)
             for step in range(number * steps, (number + 1) * steps):  # 3. a number of SGD iterations
                 set_lr(optimiser, lr(step / batches.steps_per_epoch(client)))

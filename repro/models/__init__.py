@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
 from repro.errors import ReproError
+from repro.models.alexnet import AlexNet
 from repro.models.resnet import ResNet18, ResNet50
+from repro.models.vgg import VGG11
+from repro.models.vit import VisionTransformer
 
 __all__ = ["build"]
+
+_OTHERS: dict[str, tuple[Callable[..., nn.Module], str, tuple[str, ...]]] = {
+    "vgg11": (VGG11, "none", ("dropout",)),
+    "alexnet": (AlexNet, "none", ("dropout",)),
+    "vit": (VisionTransformer, "layer", ("patch", "depth")),
+}
+"""Networks that are no ResNets: class, the only normalisation it has, and what else can be chosen."""
 
 
 def build(
@@ -17,28 +30,57 @@ def build(
     classes: int,
     width: int = 64,
     norm: str = "batch",
+    last_scale_zero: bool = True,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    image_size: int = 32,
+    dropout: float | None = None,
+    patch: int | None = None,
+    depth: int | None = None,
 ) -> nn.Module:
     """Build and initialise a network; the same arguments always give the same weights.
 
     Args:
-        model: ``resnet18`` or ``resnet50``.
+        model: ``resnet18``, ``resnet50``, ``vgg11``, ``alexnet`` or ``vit``.
         classes: outputs of the classifier.
         width: channels of the first stage (64 in the original).
-        norm: ``batch`` or ``group``.
+        norm: of a ResNet ``batch``, ``group``, ``layer``, ``instance``, ``none`` or ``fixup``; ``layer`` for ``vit``,
+            ``none`` for the others.
+        last_scale_zero: a ResNet's group, layer and instance norm start with the last scale of each block at zero.
         seed: seed of the initial weights.
         dtype: floating type of the weights.
+        image_size: height and width of the images in pixels; ResNets take any.
+        dropout: of ``vgg11`` and ``alexnet``, the share of dropped features; 0.5 when None.
+        patch, depth: of ``vit``, pixels of a patch and number of blocks; 16 and 24 when None.
 
     Raises:
-        ReproError: an unknown network.
+        ReproError: an unknown network or norm, something that it does not have, or images that are too small for it.
     """
+    chosen = {"dropout": dropout, "patch": patch, "depth": depth}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
     networks = {"resnet18": ResNet18, "resnet50": ResNet50}
-    if model not in networks:
-        raise ReproError(f"unknown model {model!r}; one of {', '.join(networks)} was expected")
+    if model not in networks and model not in _OTHERS:
+        raise ReproError(f"unknown model {model!r}; one of {', '.join([*_OTHERS, *networks])} was expected")
+    has = _OTHERS[model][2] if model in _OTHERS else ()
+    if foreign := [name for name in chosen if name not in has]:
+        raise ReproError(f"{model} has no {foreign[0]}; leave it out")
     with torch.random.fork_rng(devices=[]):  # torch's own initialisation, overwritten below, draws globally
-        net = networks[model](classes=classes, width=width, norm=norm)
-    net.initialise(torch.Generator().manual_seed(seed))
+        if model in _OTHERS:
+            net = _other(model, norm, classes=classes, width=width, image_size=image_size, **chosen)
+        else:
+            net = networks[model](classes=classes, width=width, norm=norm)
+    generator = torch.Generator().manual_seed(seed)
+    if model in networks:
+        net.initialise(generator, last_scale_zero)
+    else:
+        net.initialise(generator)
     net.to(dtype)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.to(memory_format=torch.channels_last)
     return net
+
+
+def _other(model: str, norm: str, **options: Any) -> Any:
+    network, own, _ = _OTHERS[model]
+    if norm != own:
+        raise ReproError(f"{model} with norm {norm!r}; {own!r} was expected, the only one it has")
+    return network(**options)

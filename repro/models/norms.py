@@ -1,9 +1,13 @@
-"""Normalisation layers. A batch of several workers can be normalised worker by worker in one pass."""
+"""Normalisation layers, and what Fixup puts in their place.
+
+A batch of several workers can be batch-normalised worker by worker in one pass.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +16,7 @@ from torch import Tensor, nn
 
 from repro.errors import ReproError
 
+KINDS = ("batch", "group", "layer", "instance", "none", "fixup")
 EPSILON = 1e-5
 MOMENTUM = 0.1  # weight of the newest batch in the running statistics, PyTorch's default
 
@@ -109,21 +114,117 @@ def worker_batches(model: nn.Module, sizes: Sequence[int]) -> Iterator[None]:
             layer.sizes = None
 
 
-def norm_layer(kind: str, channels: int, groups: int = 32) -> nn.Module:
-    """A normalisation layer for ``channels`` channels.
+class GroupNorm(nn.GroupNorm):
+    """``nn.GroupNorm`` for images that are channels last in memory; layer and instance norm are its two ends.
 
     Args:
-        kind: ``batch`` or ``group``.
-        channels: C of the (B, C, H, W) input.
-        groups: groups of GroupNorm, 32 in Wu & He 2018; halved until it divides the channels.
+        groups: G; 1 is layer norm over (C, H, W), C is instance norm.
+        channels: C of the (B, C, H, W) input, a multiple of G.
+
+    Raises:
+        ReproError: a group is a single number, as in instance norm on a map of 1 x 1 pixels.
+    """
+
+    def __init__(self, groups: int, channels: int) -> None:
+        super().__init__(groups, channels, eps=EPSILON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (B, C, H, W)."""
+        in_group = self.num_channels // self.num_groups
+        if in_group * x.shape[2] * x.shape[3] == 1:
+            raise ReproError(
+                f"normalisation of {self.num_channels} channels in {self.num_groups} groups on a map of 1 x 1 pixels; "
+                "a single number cannot be normalised; use larger images or fewer groups (group or layer norm)"
+            )
+        return group_norm(x, self.num_groups, self.weight, self.bias)
+
+
+def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor) -> Tensor:
+    """``F.group_norm`` of x (B, C, H, W), several times as fast on a CPU if x is channels last (``benchmarks/``).
+
+    PyTorch's kernel for channels last works on the channels of a group together, so that it is fast where they fill
+    the processor's vectors. Where they do not, its kernel for the default memory format is faster, copies included. The
+    statistics are float32 in every case; the output has x's type and memory format. A GPU runs ``F.group_norm`` as is.
+    """
+    in_group = x.shape[1] // groups
+    if x.device.type != "cpu" or not x.is_contiguous(memory_format=torch.channels_last):
+        return F.group_norm(x, groups, weight, bias, EPSILON)
+    if in_group < 8:
+        out = F.group_norm(x.contiguous(), groups, weight, bias, EPSILON)
+        return out.contiguous(memory_format=torch.channels_last)
+    if in_group < 16 and x.dtype == torch.bfloat16:  # eight values fill a vector of float32, not one of bfloat16
+        return F.group_norm(x.float(), groups, weight, bias, EPSILON).to(x.dtype)
+    return F.group_norm(x, groups, weight, bias, EPSILON)
+
+
+class Shift(nn.Module):
+    """Fixup's scalar bias: x + bias, 0 at the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shift x of any shape."""
+        return x + self.bias.to(x.dtype)  # a float32 scalar would make the whole of a bfloat16 map float32
+
+
+class ScaleShift(nn.Module):
+    """Fixup's scalar multiplier and bias: scale * x + bias, 1 and 0 at the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale and shift x of any shape."""
+        return x * self.scale.to(x.dtype) + self.bias.to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Norms:
+    """What a network puts around its convolutions, for one kind of normalisation.
+
+    With ``none`` nothing is put in the place of the layers: convolutions have no bias there either, so that such a
+    network is the others without their normalisation, and nothing else.
+
+    Attributes:
+        kind: ``batch``, ``group``, ``layer``, ``instance``, ``none`` or ``fixup``.
+        groups: groups of ``group``, 32 in Wu & He 2018; halved until it divides the channels.
 
     Raises:
         ReproError: an unknown kind.
     """
-    if kind == "batch":
-        return WorkerBatchNorm2d(channels)
-    if kind == "group":
+
+    kind: str
+    groups: int = 32
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ReproError(f"unknown norm {self.kind!r}; one of {', '.join(KINDS)} was expected")
+
+    def layer(self, channels: int) -> nn.Module:
+        """Behind a convolution with ``channels`` outputs."""
+        if self.kind == "batch":
+            return WorkerBatchNorm2d(channels)
+        if self.kind == "fixup":
+            return Shift()
+        if self.kind == "none":
+            return nn.Identity()
+        groups = {"layer": 1, "instance": channels}.get(self.kind, self.groups)
         while channels % groups:
             groups //= 2
-        return nn.GroupNorm(groups, channels, eps=EPSILON)
-    raise ReproError(f"unknown norm {kind!r}; batch or group was expected")
+        return GroupNorm(groups, channels)
+
+    def last(self, channels: int) -> nn.Module:
+        """Behind the last convolution of a residual branch."""
+        return ScaleShift() if self.kind == "fixup" else self.layer(channels)
+
+    def shortcut(self, channels: int) -> nn.Module:
+        """Behind the convolution of a shortcut."""
+        return nn.Identity() if self.kind == "fixup" else self.layer(channels)
+
+    def before(self) -> nn.Module:
+        """In front of a convolution of a residual branch, and of the classifier."""
+        return Shift() if self.kind == "fixup" else nn.Identity()

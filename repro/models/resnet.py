@@ -1,43 +1,48 @@
 """ResNet18 and ResNet50 (He et al. 2016), with the stem for small images or the original one.
 
 The stem ``cifar`` is a 3x3 convolution of stride 1; ``imagenet`` is a 7x7 convolution of stride 2 with max pooling
-after it.
+after it. One argument chooses the normalisation; ``fixup`` has none, but the initialisation, scalar biases and scalar
+multipliers of Fixup (Zhang et al. 2019), placed as in the authors' repository (github.com/hongyi-zhang/Fixup).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.errors import ReproError
-from repro.models.norms import norm_layer
+from repro.models.norms import Norms
 
-NormLayer = Callable[[int], nn.Module]  # channels -> layer
+FIXUP_LR_FACTOR = 0.1  # of Fixup's scalars, in the authors' repository
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
-def _shortcut(inputs: int, outputs: int, stride: int, norm: NormLayer) -> nn.Module:
+def _shortcut(inputs: int, outputs: int, stride: int, norms: Norms) -> nn.Module:
     if stride == 1 and inputs == outputs:
         return nn.Identity()
-    return nn.Sequential(_conv(inputs, outputs, 1, stride), norm(outputs))
+    return nn.Sequential(_conv(inputs, outputs, 1, stride), norms.shortcut(outputs))
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut: (B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, norm: NormLayer) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, norms: Norms) -> None:
         super().__init__()
-        self.conv1, self.norm1 = _conv(inputs, outputs, 3, stride), norm(outputs)
-        self.conv2, self.norm2 = _conv(outputs, outputs, 3, 1), norm(outputs)
-        self.shortcut = _shortcut(inputs, outputs, stride, norm)
+        self.shift1, self.conv1, self.norm1 = norms.before(), _conv(inputs, outputs, 3, stride), norms.layer(outputs)
+        self.shift2, self.conv2, self.norm2 = norms.before(), _conv(outputs, outputs, 3, 1), norms.last(outputs)
+        self.shortcut = _shortcut(inputs, outputs, stride, norms)
+
+    @property
+    def branch(self) -> list[nn.Conv2d]:
+        """The convolutions of the residual branch."""
+        return [self.conv1, self.conv2]
 
     @property
     def last_norm(self) -> nn.Module:
@@ -46,9 +51,10 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
-        h = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        h = self.norm2(self.conv2(h))
-        return F.relu(h + self.shortcut(x), inplace=True)
+        shifted = self.shift1(x)
+        h = F.relu(self.norm1(self.conv1(shifted)), inplace=True)
+        h = self.norm2(self.conv2(self.shift2(h)))
+        return _joined(h, x, shifted, self.shortcut)
 
 
 class Bottleneck(nn.Module):
@@ -57,13 +63,18 @@ class Bottleneck(nn.Module):
     The 3x3 convolution has a quarter of the output channels and takes the stride, as in torchvision.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, norm: NormLayer) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, norms: Norms) -> None:
         super().__init__()
         inner = outputs // 4
-        self.conv1, self.norm1 = _conv(inputs, inner, 1, 1), norm(inner)
-        self.conv2, self.norm2 = _conv(inner, inner, 3, stride), norm(inner)
-        self.conv3, self.norm3 = _conv(inner, outputs, 1, 1), norm(outputs)
-        self.shortcut = _shortcut(inputs, outputs, stride, norm)
+        self.shift1, self.conv1, self.norm1 = norms.before(), _conv(inputs, inner, 1, 1), norms.layer(inner)
+        self.shift2, self.conv2, self.norm2 = norms.before(), _conv(inner, inner, 3, stride), norms.layer(inner)
+        self.shift3, self.conv3, self.norm3 = norms.before(), _conv(inner, outputs, 1, 1), norms.last(outputs)
+        self.shortcut = _shortcut(inputs, outputs, stride, norms)
+
+    @property
+    def branch(self) -> list[nn.Conv2d]:
+        """The convolutions of the residual branch."""
+        return [self.conv1, self.conv2, self.conv3]
 
     @property
     def last_norm(self) -> nn.Module:
@@ -72,10 +83,17 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
-        h = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        h = F.relu(self.norm2(self.conv2(h)), inplace=True)
-        h = self.norm3(self.conv3(h))
-        return F.relu(h + self.shortcut(x), inplace=True)
+        shifted = self.shift1(x)
+        h = F.relu(self.norm1(self.conv1(shifted)), inplace=True)
+        h = F.relu(self.norm2(self.conv2(self.shift2(h))), inplace=True)
+        h = self.norm3(self.conv3(self.shift3(h)))
+        return _joined(h, x, shifted, self.shortcut)
+
+
+def _joined(h: Tensor, x: Tensor, shifted: Tensor, shortcut: nn.Module) -> Tensor:
+    """The end of a block: an identity takes the block's input, a convolution what the branch takes, as Fixup has it."""
+    beside = x if isinstance(shortcut, nn.Identity) else shortcut(shifted)
+    return F.relu(h + beside, inplace=True)
 
 
 class ResNet(nn.Module):
@@ -87,7 +105,7 @@ class ResNet(nn.Module):
         outputs: channels that leave the first stage.
         classes: outputs of the classifier.
         width: channels of the stem.
-        norm: ``batch`` or ``group``.
+        norm: ``batch``, ``group``, ``layer``, ``instance``, ``none`` or ``fixup``.
         stem: ``cifar`` or ``imagenet``.
 
     Raises:
@@ -103,31 +121,34 @@ class ResNet(nn.Module):
             raise ReproError(f"unknown stem {stem!r}; cifar or imagenet was expected")
         self.norm_kind, self.pooled = norm, stem == "imagenet"
         kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
-        layer = partial(norm_layer, norm, groups=max(1, width // 2))  # 32 at the published width of 64
-        self.stem, self.norm = _conv(3, width, kernel, stride), layer(width)
+        norms = Norms(norm, groups=max(1, width // 2))  # 32 at the published width of 64
+        self.stem, self.norm = _conv(3, width, kernel, stride), norms.layer(width)
         blocks, inputs = [], width
         for stage, count in enumerate(stages):
             for number in range(count):
-                blocks.append(block(inputs, outputs, 2 if stage > 0 and number == 0 else 1, layer))
+                blocks.append(block(inputs, outputs, 2 if stage > 0 and number == 0 else 1, norms))
                 inputs = outputs
             outputs *= 2
         self.blocks = nn.Sequential(*blocks)
-        self.classifier = nn.Linear(inputs, classes)
+        self.shift, self.classifier = norms.before(), nn.Linear(inputs, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images x (B, 3, H, W) -> logits (B, classes)."""
         h = F.relu(self.norm(self.stem(x)), inplace=True)
         if self.pooled:
             h = F.max_pool2d(h, 3, stride=2, padding=1)
-        return self.classifier(self.blocks(h).mean(dim=(2, 3)))
+        return self.classifier(self.shift(self.blocks(h).mean(dim=(2, 3))))
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
+    def initialise(self, generator: torch.Generator, last_scale_zero: bool = True) -> None:
         """He-normal convolutions (fan out), uniform classifier (PyTorch's default range), norms at one and zero.
 
-        With GroupNorm the last scale of each block starts at zero (Wu & He 2018); otherwise training at a learning
-        rate of 0.1 stalls.
+        Args:
+            generator: draws the weights.
+            last_scale_zero: with group, layer and instance norm the last scale of each block starts at zero (Wu & He
+                2018); otherwise training at a learning rate of 0.1 stalls.
         """
+        zeroed = last_scale_zero and self.norm_kind in ("group", "layer", "instance")
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
@@ -135,8 +156,36 @@ class ResNet(nn.Module):
                 bound = 1 / math.sqrt(module.in_features)
                 module.weight.uniform_(-bound, bound, generator=generator)
                 module.bias.uniform_(-bound, bound, generator=generator)
-            elif isinstance(module, BasicBlock | Bottleneck) and self.norm_kind == "group":
+            elif isinstance(module, BasicBlock | Bottleneck) and zeroed:
                 nn.init.zeros_(module.last_norm.weight)  # type: ignore[arg-type]
+        if self.norm_kind == "fixup":
+            self._fixup(generator)
+
+    def _fixup(self, generator: torch.Generator) -> None:
+        """Fixup's three changes: zero classifier, zero last convolutions, the others in a branch made smaller.
+
+        The factor is L^(-1 / (2m - 2)) for L branches of m convolutions. The stem is not part of a branch; it keeps
+        PyTorch's default, as in the authors' repository.
+        """
+        nn.init.kaiming_uniform_(self.stem.weight, a=math.sqrt(5), generator=generator)
+        for block in self.blocks:
+            *inner, last = block.branch  # type: ignore[misc]
+            for conv in inner:
+                conv.weight *= len(self.blocks) ** (-1 / (2 * len(inner)))
+            nn.init.zeros_(last.weight)
+        nn.init.zeros_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)
+
+    def lr_factors(self) -> dict[str, float]:
+        """Learning rate of parameters against the schedule's, by name, where it is not 1.
+
+        With Fixup every bias and multiplier, the classifier's bias among them, learns at a tenth, as in the authors'
+        repository; there the scalars' rate does not grow with the batch, here the factor is of the same schedule.
+        """
+        if self.norm_kind != "fixup":
+            return {}
+        names = (name for name, _ in self.named_parameters())
+        return {name: FIXUP_LR_FACTOR for name in names if name.endswith(("bias", "scale"))}
 
 
 class ResNet18(ResNet):
@@ -144,8 +193,10 @@ class ResNet18(ResNet):
 
     Args:
         classes: outputs.
-        width: channels of the first stage; 64 gives the 11 173 962 parameters of the CIFAR variant at 10 classes.
-        norm: ``batch`` or ``group``.
+        width: channels of the first stage; 64 gives the 11 173 962 parameters of the CIFAR variant at 10 classes, and
+            11 164 404 with Fixup: its 42 scalars for 9 600 of norm layers. Its shortcuts are the 1x1 convolutions of
+            the other networks, where the authors' networks for CIFAR, but not those for ImageNet, have none.
+        norm: ``batch``, ``group``, ``layer``, ``instance``, ``none`` or ``fixup``.
         stem: ``cifar`` or ``imagenet``.
     """
 
@@ -159,7 +210,7 @@ class ResNet50(ResNet):
     Args:
         classes: outputs.
         width: channels of the stem; 64 gives the 25 557 032 parameters of the ImageNet variant at 1000 classes.
-        norm: ``batch`` or ``group``.
+        norm: ``batch``, ``group``, ``layer``, ``instance``, ``none`` or ``fixup``.
         stem: ``cifar`` or ``imagenet``.
     """
 

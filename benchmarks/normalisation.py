@@ -1,0 +1,187 @@
+"""Speed of training ResNet18 with each normalisation on one core, beside PyTorch's own group norm.
+
+    python benchmarks/normalisation.py
+
+A step is a forward and a backward pass of ResNet18 at 16 x 16 px as runs make it: bfloat16 convolutions on float32
+weights, channels last in memory. Group norm also with ``F.group_norm`` as it is, in the same layout and, as the
+alternative, in float32 and PyTorch's default memory format. Every repetition measures each network once, right after an
+unmeasured step of the same one; ratios are of the same repetition. Seconds are the processor's, of the one thread that
+works: on an idle machine they are the wall clock's, and on a busy one they leave out the waiting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+
+from repro import models, records, runner
+from repro.engines.common import backward
+from repro.errors import ReproError
+from repro.models import norms
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results/normalisation.json"
+README = ROOT / "benchmarks/README.md"
+BEGIN, END = "<!-- normalisation: generated, do not edit -->", "<!-- normalisation: end -->"
+
+WIDTHS, BATCHES, SIZE, CLASSES = (8, 16), (32, 128, 1024), 16, 10
+REPEATS = {32: 40, 128: 12, 1024: 4}
+NETWORKS = {  # name: norm, group norm as PyTorch has it, precision
+    "batch": ("batch", False, "bf16"),
+    "group": ("group", False, "bf16"),
+    "layer": ("layer", False, "bf16"),
+    "instance": ("instance", False, "bf16"),
+    "none": ("none", False, "bf16"),
+    "Fixup": ("fixup", False, "bf16"),
+    "`F.group_norm`": ("group", True, "bf16"),
+    "`F.group_norm`, float32, default format": ("group", True, "fp32"),
+}
+OURS, TORCHS, DEFAULT, BATCH = "group", "`F.group_norm`", "`F.group_norm`, float32, default format", "batch"
+
+
+@contextmanager
+def kernel(torchs: bool) -> Iterator[None]:
+    """Within the context group norm is PyTorch's, where ``torchs``."""
+    if not torchs:
+        yield
+        return
+    plain = lambda x, groups, weight, bias: F.group_norm(x, groups, weight, bias, norms.EPSILON)  # noqa: E731
+    with mock.patch.object(norms, "group_norm", plain):
+        yield
+
+
+def steps(width: int, batch: int) -> dict[str, Callable[[], Any]]:
+    """A step of every network by name, all on the same images."""
+    random = torch.Generator().manual_seed(1)
+    x = torch.randn(batch, 3, SIZE, SIZE, generator=random).to(memory_format=torch.channels_last)
+    y = torch.randint(CLASSES, (batch,), generator=random)
+
+    def step(norm: str, torchs: bool, precision: str) -> Callable[[], Any]:
+        net, images = models.build("resnet18", classes=CLASSES, width=width, norm=norm), x
+        if precision == "fp32":
+            net.to(memory_format=torch.contiguous_format)
+            images = x.contiguous()
+
+        def run() -> None:
+            with kernel(torchs):
+                backward(net, images, y, precision)
+
+        return run
+
+    return {name: step(*how) for name, how in NETWORKS.items()}
+
+
+def measure(width: int, batch: int, repeats: int) -> dict[str, list[float]]:
+    """Processor seconds of a step of every network in every repetition."""
+    actions = steps(width, batch)
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(repeats):
+        for name, action in actions.items():
+            action()
+            started = time.process_time()
+            action()
+            seconds[name].append(round(time.process_time() - started, 6))
+    return seconds
+
+
+def ratio(row: dict[str, Any], above: str) -> str:
+    """Time of ``above`` against ours, repetition by repetition: how many times as fast ours is."""
+    values = [a / b for a, b in zip(row["seconds"][above], row["seconds"][OURS], strict=True)]
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def table(results: dict[str, Any]) -> str:
+    """Results as Markdown tables with a line on where they come from."""
+    lines = ["| images/s | " + " | ".join(NETWORKS) + " |", "|---" * (1 + len(NETWORKS)) + "|"]
+    for row in results["rows"]:
+        speeds = [row["batch"] / statistics.median(row["seconds"][name]) for name in NETWORKS]
+        lines.append(
+            f"| width {row['width']}, batch {row['batch']} | " + " | ".join(f"{speed:.0f}" for speed in speeds) + " |"
+        )
+    lines += [
+        "",
+        f"| group norm is so many times as fast as | {TORCHS} | {DEFAULT} | batch norm |",
+        "|---|---|---|---|",
+        *(
+            f"| width {row['width']}, batch {row['batch']} | "
+            + " | ".join(ratio(row, name) for name in (TORCHS, DEFAULT, BATCH))
+            + " |"
+            for row in results["rows"]
+        ),
+    ]
+    machine = results["machine"]
+    repeats = ", ".join(f"{count} at batch {batch}" for batch, count in REPEATS.items())
+    lines += [
+        "",
+        f"{results['date']}, {machine['device']} ({machine['instructions']}), one core, torch {machine['torch']}, "
+        f"Python {machine['python']}; load of the minute before {results['load_before']}; repetitions: {repeats}; "
+        "images/s: median; ratios: median (least to greatest).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def update_readme(results: dict[str, Any]) -> None:
+    """Replace the generated part of ``benchmarks/README.md``.
+
+    Raises:
+        ReproError: the file or one of the two lines around the generated part is missing.
+    """
+    try:
+        before, rest = README.read_text().split(BEGIN)
+        _, after = rest.split(END)
+    except (OSError, ValueError) as error:
+        raise ReproError(
+            f"{README}: the lines {BEGIN} and {END} were expected once each; `git checkout -- {README}`"
+        ) from error
+    records.write_atomic(README, f"{before}{BEGIN}\n\n{table(results)}\n{END}{after}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, help="repetitions of every measurement (default: by batch size); "
+                        "results are written for the default only")  # fmt: skip
+    args = parser.parse_args(arguments)
+    if args.repeats is not None and args.repeats < 1:
+        raise ReproError("--repeats: a number of at least 1 was expected")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    torch.set_num_threads(1)
+    results: dict[str, Any] = {
+        "machine": runner.machine(),
+        "cores": 1,
+        "load_before": round(os.getloadavg()[0], 2),
+        "code": runner.CODE,
+        "date": time.strftime("%Y-%m-%d"),
+        "rows": [],
+    }
+    print(f"load of the last minute {results['load_before']} (0 is expected)", flush=True)
+    for width in WIDTHS:
+        for batch in BATCHES:
+            seconds = measure(width, batch, args.repeats or REPEATS[batch])
+            results["rows"].append({"width": width, "batch": batch, "seconds": seconds})
+            print(f"width {width}, batch {batch}: done", flush=True)
+    print("\n" + table(results))
+    if args.repeats is not None:
+        print("not the default number of repetitions: nothing was written")
+        return
+    records.write_atomic(RESULTS, records.canonical_json(results))
+    update_readme(results)
+    print(f"{RESULTS.relative_to(ROOT)} and {README.relative_to(ROOT)} were written")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ReproError as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(2)
