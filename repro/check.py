@@ -10,7 +10,6 @@ from repro import claims, records, report, specs, tuning
 from repro.claims import Published, Statement
 from repro.errors import ReproError
 
-
 UNFINISHED = {"lb"}
 """Sources of which only some artefacts and statements have runs so far."""
 

@@ -10,7 +10,7 @@ import pytest
 import tree
 
 from repro import report, specs, tuning
-from repro.check import check
+from repro.check import UNFINISHED, check
 from repro.claims import load_published
 from repro.errors import ReproError
 
@@ -21,12 +21,12 @@ PUBLISHED, SPECS, NOTEBOOK = "data/published.yaml", "pipelines/e1.yaml", "notebo
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository in which nothing is missing at the smoke profile: grids recorded, rates chosen, files there."""
     root = tree.plant(tmp_path_factory.mktemp("whole"))
-    (root / "notebooks").mkdir()
+    shutil.copytree(tree.REPOSITORY / "notebooks", root / "notebooks")
     for source in specs.SOURCES:
-        shutil.copy(tree.REPOSITORY / f"notebooks/{source}.ipynb", root / "notebooks")
         for spec, seed in specs.runs(source, "smoke", "grid", root):
             tree.record(spec, seed, root)
-        tuning.write(source, "smoke", root)
+        if source in tree.ARMS:
+            tuning.write(source, "smoke", root)
     folder = root / "figures/smoke"
     folder.mkdir(parents=True)
     for artefact in report.ARTEFACTS:
@@ -51,7 +51,7 @@ def test_nothing_is_wrong_where_everything_is_there(whole: Path) -> None:
     found, waiting = check("smoke", whole)
     assert found == []
     assert waiting
-    assert not [line for line in waiting if line.split(".")[0] in specs.SOURCES]
+    assert not [line for line in waiting if line.split(".")[0] in set(specs.SOURCES) - UNFINISHED]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_statement_of_a_built_source_needs_a_rule(root: Path) -> None:
     assert problems(root) == ["e1.c3: no rule; a key `judge` was expected in data/published.yaml"]
 
 
-@pytest.mark.parametrize("source", specs.SOURCES)
+@pytest.mark.parametrize("source", tree.ARMS)
 def test_learning_rates_that_the_grids_do_not_choose_are_stale(source: str, root: Path) -> None:
     path = specs.learning_rates_path("smoke", root)
     stored = json.loads(path.read_text())
@@ -95,7 +95,7 @@ def test_learning_rates_that_the_grids_do_not_choose_are_stale(source: str, root
     assert problems(root) == ["data/learning_rates/smoke.json: federated is stale; run `make controls PROFILE=smoke`"]
 
 
-@pytest.mark.parametrize("source", specs.SOURCES)
+@pytest.mark.parametrize("source", tree.ARMS)
 def test_learning_rates_without_their_grid_cannot_be_checked(source: str, root: Path) -> None:
     next((root / f"data/records/smoke/{source}_controls").glob(f"{source}-grid-federated-*")).unlink()
     (line,) = problems(root)

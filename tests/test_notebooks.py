@@ -147,7 +147,7 @@ def test_table_escapes_what_would_split_a_cell() -> None:
 
 
 SHAPES = {(record.run, record.seed): record for record in [*e1_records(), *e2_records()]}
-STATEMENTS = {"e1": 7, "e2": 12}
+STATEMENTS = {"e1": 7, "e2": 12, "lb-performance": 6}
 
 
 def fill(root: Path, *, source: str = "e1", without: str = "", stale: str = "") -> None:
@@ -226,16 +226,19 @@ def test_committed_notebooks_are_clean(path: Path) -> None:
 
 
 def test_every_source_has_a_notebook() -> None:
-    assert {path.stem for path in COMMITTED} >= set(specs.SOURCES)
+    shown = {item.shown_in for item in report.ARTEFACTS.values()}
+    assert {path.stem for path in COMMITTED} >= shown
+    assert {name.split("-")[0] for name in shown} == set(specs.SOURCES)
 
 
-@pytest.mark.parametrize("source", specs.SOURCES)
-def test_notebook_shows_every_artefact_and_every_statement(source: str) -> None:
-    cells = nbformat.read(ROOT / f"notebooks/{source}.ipynb", 4).cells
+@pytest.mark.parametrize("notebook", STATEMENTS)
+def test_notebook_shows_every_artefact_and_every_statement(notebook: str) -> None:
+    cells = nbformat.read(ROOT / f"notebooks/{notebook}.ipynb", 4).cells
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    statements = [item.id for item in claims.load_published(ROOT).statements if item.source == source]
-    artefacts = [name for name, item in report.ARTEFACTS.items() if item.source == source]
-    assert len(statements) == STATEMENTS[source]
+    source = notebook.split("-")[0]
+    statements = [item.id for item in claims.load_published(ROOT).statements if item.source == source and item.judge]
+    artefacts = [name for name, item in report.ARTEFACTS.items() if item.shown_in == notebook]
+    assert len(statements) == STATEMENTS[notebook]
     assert artefacts
     assert [name for name in artefacts if f'("{name}", records)' not in code] == []
     assert [name for name in statements if f'statement(verdicts["{name}"])' not in code] == []
@@ -264,6 +267,15 @@ def test_e2_notebook_runs_on_records_alone(tmp_path: Path, monkeypatch: pytest.M
     names = run_cells("e2")
     assert names["profile"] == "laptop"
     assert len(names["verdicts"]) == STATEMENTS["e2"]  # type: ignore[arg-type]
+
+
+def test_lb_performance_notebook_runs_on_records_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree.plant(tmp_path)
+    for spec, seed in specs.runs("lb", "laptop", root=tmp_path):
+        tree.record(spec, seed, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names = run_cells("lb-performance")
+    assert len(names["verdicts"]) == STATEMENTS["lb-performance"]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)

@@ -94,7 +94,7 @@ def test_impossible_devices_are_one_line(speeds: list[float], batch: int) -> Non
 
 
 def test_unequal_shares_with_weighted_aggregation_take_the_step_of_the_whole_batch() -> None:
-    """lb.c17 costs no accuracy on a network without BatchNorm: weighted by images, the average is the union's gradient."""
+    """lb.c17 costs no accuracy without BatchNorm: weighted by images, the average is the union's gradient."""
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
     images = Images(pixels, random.integers(0, 4, 40), (0.5,) * 3, (0.25,) * 3, dtype=torch.float64)

@@ -173,7 +173,7 @@ def test_a_bad_default_profile_names_its_file_and_the_profiles(text: str, root: 
         specs.default_profile(root)
 
 
-@pytest.mark.parametrize("source", specs.SOURCES)
+@pytest.mark.parametrize("source", tree.ARMS)
 def test_missing_learning_rates_name_the_command_that_chooses_them(source: str, root: Path) -> None:
     path, arm = root / "data/learning_rates/smoke.json", tree.ARMS[source][0]
     for chosen in ({}, {source: {}}, {source: {arm: {}}}, {source: {arm: {"lr": None}}}, "{", []):
@@ -220,7 +220,7 @@ def test_a_compressed_run_trains_with_the_learning_rate_of_its_uncompressed_one(
         assert spec.schedule["lr"] == {"large_batch": 0.05, "federated": 0.2}[spec.method], spec.run
 
 
-@pytest.mark.parametrize("source", specs.SOURCES)
+@pytest.mark.parametrize("source", tree.ARMS)
 def test_every_arm_gets_the_same_grid_budget_and_seeds(source: str, root: Path) -> None:
     grids = specs.grids(source, "smoke", root)
     budgets = {
@@ -237,7 +237,7 @@ def test_every_arm_gets_the_same_grid_budget_and_seeds(source: str, root: Path) 
     }
 
 
-@pytest.mark.parametrize("source", specs.SOURCES)
+@pytest.mark.parametrize("source", tree.ARMS)
 def test_a_grid_run_is_its_arm_but_for_what_a_grid_changes(source: str, resolved) -> None:
     sizes = {"epochs", "evaluate_every", "test_images"}
     changed = sizes | {"run", "group", "evaluate_on", "expects_divergence", "schedule", "lr"}
@@ -255,7 +255,7 @@ def test_a_control_is_its_run_but_for_what_it_is_named_after(resolved) -> None:
             assert (ours["group"], ours["norm"]) == ("control", "group")
 
 
-@pytest.mark.parametrize("source", specs.SOURCES)
+@pytest.mark.parametrize("source", tree.ARMS)
 def test_a_grid_that_holds_images_out_keeps_the_workers_and_so_the_batch_of_its_arm(source: str, resolved) -> None:
     for by_run in resolved.values():
         for arm in tree.ARMS[source]:
@@ -276,7 +276,7 @@ def test_payloads_of_the_larger_network_are_measured_once_and_of_the_smaller_one
         assert [seed for spec, seed in planned if spec.run == f"e2-payloads-resnet50-{classes}"] == [1]
 
 
-@pytest.mark.parametrize(("source", "runs"), [("e1", 9 + 4 + 4 * 7), ("e2", 12 + 0 + 2 * 7)])
+@pytest.mark.parametrize(("source", "runs"), [("e1", 9 + 4 + 4 * 7), ("e2", 12 + 0 + 2 * 7), ("lb", 5)])
 def test_run_ids_are_unique_and_fit_file_names(source: str, runs: int, resolved) -> None:
     for profile, by_run in resolved.items():
         ours = {run: spec for run, spec in by_run.items() if spec.source == source}
@@ -313,7 +313,7 @@ def test_rounds_per_epoch_of_every_profile_are_within_one_of_the_published_ones(
             assert abs(spec.train_images / (spec.workers * spec.local_batch) - PUBLISHED) <= 1, (profile, run)
 
 
-@pytest.mark.parametrize("source", specs.SOURCES)
+@pytest.mark.parametrize("source", tree.ARMS)
 def test_rounds_per_epoch_are_off_by_half_a_worker_unless_there_are_as_few_workers_as_can_be(
     source: str, resolved
 ) -> None:

@@ -46,7 +46,7 @@ def test_the_best_mean_over_seeds_wins_and_not_the_best_single_run(root: Path) -
     assert chosen["seeds"] == list(SEEDS)
 
 
-@pytest.mark.parametrize("source", specs.SOURCES)
+@pytest.mark.parametrize("source", tree.ARMS)
 def test_every_arm_is_chosen_from_its_own_grid(source: str, root: Path) -> None:
     best = dict(zip(tree.ARMS[source], (0.1, 0.4, 0.8, 0.2), strict=False))
     fill(root, lambda arm, lr, seed: 0.6 if lr == best[arm] else 0.4, source=source)

@@ -83,7 +83,7 @@ def _rises(part: Mapping[str, Any], records: Mapping[str, Record]) -> Finding:
 
 
 def _sharper(part: Mapping[str, Any], records: Mapping[str, Record]) -> Finding:
-    """The time of the sharp ones grows by a larger factor from the smallest to the largest batch than that of others."""
+    """The time of the sharp ones grows by a larger factor over the batch sizes than that of the others."""
     growth = {}
     for run, record in records.items():
         sizes = readings.batches(record, readings.LEAST_TIMED)

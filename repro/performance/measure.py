@@ -38,10 +38,11 @@ def measure(
         One row for each batch size, and every single time as series.
 
         Row: ``batch``; ``parameters``, how many, and bytes of ``buffers``; the bytes ``model``, ``gradients``,
-        ``optimiser``, ``activations`` and ``batch_held`` of Eq. 3; ``loader``, growth of resident memory while the loader makes a batch (median of ``LOADER_REPETITIONS``; None
-        where the system does not tell); ``peak``, of a child process, and ``base``, of its interpreter and libraries
-        (None where not watched); ``n`` timed steps; ``compute``, ``movement`` and ``step`` seconds as [lower quartile,
-        median, upper quartile] (None where nothing was timed); ``cpu_share``, processor time over wall time.
+        ``optimiser``, ``activations`` and ``batch_held`` of Eq. 3; ``loader``, growth of resident memory while the
+        loader makes a batch (median of ``LOADER_REPETITIONS``; None where the system does not tell); ``peak``, of a
+        child process, and ``base``, of its interpreter and libraries (None where not watched); ``n`` timed steps;
+        ``compute``, ``movement`` and ``step`` seconds as [lower quartile, median, upper quartile] (None where nothing
+        was timed); ``cpu_share``, processor time over wall time.
 
         Series: ``compute 32`` and so on, all seconds of a part at a batch size, block after block; ``probe``, the
         same step at batch 32 again and again: the machine's noise.

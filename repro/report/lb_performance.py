@@ -62,9 +62,9 @@ def _noise(records: Sequence[Record]) -> str:
     )
     least = min(readings.busy(r) for r in records if "probe" in r.series)
     return (
-        f"n = {spec['blocks']} blocks of {spec['repetitions']} steps for each size. Noise, half the quartile distance of "
-        f"one and the same step over its median: {each}. The process had its core for at least {number(100 * least)} % "
-        "of the time."
+        f"n = {spec['blocks']} blocks of {spec['repetitions']} steps for each size. Noise, half the quartile distance "
+        f"of one and the same step over its median: {each}. The process had its core for at least "
+        f"{number(100 * least)} % of the time."
     )
 
 
@@ -251,7 +251,8 @@ def fig5(groups: select.Groups, profile: str) -> Figure:
     figure, axes = style.grid(
         "lb.fig5  Compute time, measured and predicted", _stamp(records),
         [f"Points: medians, with quartiles. Lines fitted to batches from {readings.LEAST_TIMED} up; a batch of 1 is "
-         "shown and was fitted by none. Both axes logarithmic, so that a line with a constant part bends.", _noise(records)],
+         "shown and was fitted by none. Both axes logarithmic, so that a line with a constant part bends.",
+         _noise(records)],
         panels=[readings.title(record) for record in records], legend_rows=2,
     )  # fmt: skip
     for one, record in zip(axes, records, strict=True):
