@@ -14,7 +14,7 @@ from torch import Tensor
 
 from repro.errors import ReproError
 from repro.partition import local_steps
-from repro.randomness import generator
+from repro.randomness import derive, generator
 
 
 def shrink(images: np.ndarray, size: int) -> np.ndarray:
@@ -76,9 +76,12 @@ class Images:
 
     def centre(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Images ``start`` to ``stop`` as they are."""
-        n = np.arange(start, min(stop, len(self)))
-        corner = np.full(len(n), self.padding)
-        return self.window(n, corner, corner, np.zeros(len(n), dtype=bool))
+        return self.whole(np.arange(start, min(stop, len(self))))
+
+    def whole(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The images ``index`` as they are."""
+        corner = np.full(len(index), self.padding)
+        return self.window(index, corner, corner, np.zeros(len(index), dtype=bool))
 
 
 class Batches:
@@ -159,6 +162,10 @@ class Batches:
         """Local batch number of ``client`` in step ``step`` of large-batch training (see ``round``)."""
         epoch, within = divmod(step, self.rounds_per_epoch)
         return epoch * self.steps_per_epoch(client) + within
+
+    def dropout_seed(self, client: int, step: int) -> int:
+        """Seed of what the network of ``client`` drops in step ``step``, local or of large-batch training."""
+        return derive(self.seed, "dropout", client, step)
 
     def union(self, step: int) -> tuple[Tensor, Tensor, list[int]]:
         """The batches of all clients in step ``step``, concatenated in order of clients: x, y, images per client."""

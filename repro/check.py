@@ -130,7 +130,7 @@ def _learning_rates(source: str, profile: str, root: Path) -> Iterator[str]:
         return
     try:
         chosen = tuning.choose(source, profile, root)
-        stored = records.read_json(root / path)[source]
+        stored = records.read_json(root / path)[source] if chosen else {}
     except (ReproError, OSError, KeyError) as error:
         yield f"{path}: cannot be compared with the grids ({error}); run `make controls PROFILE={profile}`"
         return

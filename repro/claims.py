@@ -11,8 +11,9 @@ A trained statement is judged on a *contrast*: one number per seed, computed fro
 
 Everything else is inconclusive. Fewer than three seeds, arms near chance, targets that no arm reached, learning
 rates at the edge of their grid and "equal in the end" of a run that is still rising are inconclusive whatever the
-interval says. Laws and definitions are executed, not sampled. Margins live in ``data/published.yaml`` and were
-committed before the first run of what they judge; rules that changed later are disclosed in ``data/ledger.yaml``.
+interval says. Laws and definitions are executed, not sampled; that runs diverge is counted, seed by seed. Margins
+live in ``data/published.yaml`` and were committed before the first run of what they judge; rules that changed later
+are disclosed in ``data/ledger.yaml``.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ from repro.metrics import (
     final_top1,
     last_quarter_gain,
     mean_top1,
+    other_classes_top1,
+    own_classes_top1,
+    regularisation_gap,
     rounds_to_target,
     target_accuracy,
     tidy,
@@ -47,6 +51,7 @@ from repro.metrics import (
 )
 from repro.published import (
     ACCURACIES,
+    OF_CLIENTS,
     OF_PAYLOADS,
     TO_TARGET,
     Artefact,
@@ -252,6 +257,12 @@ _RULES: dict[str, Callable[[Interval, Mapping[str, Any]], str]] = {
     "bound": lambda interval, part: bound(interval, part["at_most"]),
 }
 _NEEDS_TRAINED_ARM = ("order", "ratio", "trend", "equivalence")
+_AT_THE_END: dict[str, tuple[Callable[[Record], float], str]] = {  # metric of one record, and how an arm's is said
+    "final_top1": (final_top1, "{arm} {value} %"),
+    "regularisation_gap": (regularisation_gap, "gap of {arm} {value} points"),
+    "own_classes_top1": (own_classes_top1, "{arm} {value} % on a device's own classes"),
+    "other_classes_top1": (other_classes_top1, "{arm} {value} % on the others"),
+}
 _FROM_PAYLOADS = (*OF_PAYLOADS, "total_sent")
 _METHODS = {"large_batch": "large batch", "federated": "federated averaging"}
 _GIGABYTE = 1e9
@@ -280,6 +291,7 @@ class PartVerdict:
     """Outcome of one part of a statement, its numbers in the units that readers see.
 
     An end of ``interval`` is None where an arm never reached its target, so that nothing bounds the ratio there.
+    ``counted`` is False for a published value that this profile shows and does not compare.
     """
 
     rule: str
@@ -292,6 +304,7 @@ class PartVerdict:
     unit: str | None = None
     n: int = 0
     runs: tuple[str, ...] = ()
+    counted: bool = True
 
     def as_json(self) -> dict[str, Any]:
         """Plain mapping with numbers of six significant digits."""
@@ -319,7 +332,7 @@ class Verdict:
     @property
     def outcome(self) -> str:
         """Holds, fails, inconclusive, not comparable or not run; a statement without a judge was not run."""
-        return compound([part.outcome for part in self.parts]) if self.parts else NOT_RUN
+        return compound([part.outcome for part in self.parts if part.counted]) if self.parts else NOT_RUN
 
     @property
     def word(self) -> str:
@@ -333,7 +346,7 @@ class Verdict:
     def as_json(self) -> dict[str, Any]:
         """Plain mapping; ``interval`` and ``unit`` are those of the first part that decides."""
         statement, parts = self.statement, self.parts
-        deciding = [part for part in parts if part.outcome == self.outcome]
+        deciding = [part for part in parts if part.counted and part.outcome == self.outcome]
         shown = deciding[0].as_json() if deciding else {"interval": None, "unit": None}
         reasons = dict.fromkeys(part.reason for part in deciding)
         return {
@@ -451,8 +464,8 @@ def _measure(part: Mapping[str, Any], evidence: _Evidence, seeds: Sequence[int])
             raise _Undecided(INCONCLUSIVE, str(error)) from error
 
     def read(record: Record) -> Measured:
-        if metric == "final_top1":
-            return Measured(final_top1(record))
+        if metric in _AT_THE_END:
+            return Measured(_AT_THE_END[metric][0](record))
         if metric == "mean_top1":
             return Measured(mean_top1(record, epochs))
         if metric == "epochs_to_first_cut":
@@ -559,18 +572,22 @@ def _reservation(part: Mapping[str, Any], evidence: _Evidence, runs: Sequence[st
                 for edge in (min(scores), max(scores)):
                     if scores[edge] == max(scores.values()):
                         return f"the best learning rate of {label(arm)} (seed {seed}) is {edge:g}, an edge of the grid"
-    if part["rule"] in _NEEDS_TRAINED_ARM and part["metric"] not in _FROM_PAYLOADS:
+    needs_trained_arm = part["rule"] in _NEEDS_TRAINED_ARM and part["metric"] not in (*_FROM_PAYLOADS, *OF_CLIENTS)
+    if needs_trained_arm or "above_floor" in part:
         finals = {run: mean_of(final_top1, run) for run in runs}
         floor = accuracy_floor(evidence.current[runs[0]][seeds[0]].chance)
         needed = f"too close to chance ({number(100 * floor, 1)} % needed)"
-        if max(finals.values()) < floor:
+        if needs_trained_arm and max(finals.values()) < floor:
             return f"the best arm ends at {number(100 * max(finals.values()), 1)} %, {needed}"
         if low := [run for run in part.get("above_floor", []) if finals[run] < floor]:
             ends = ", ".join(f"{label(run)} ends at {number(100 * finals[run], 1)} %" for run in low)
             return f"{ends}, {needed}, so what was lost cannot be told"
+    at_rest = part.get("settled_within")
     if part["rule"] == "equivalence" and part["metric"] == "final_top1":
-        gains = {run: mean_of(last_quarter_gain, run) for run in part["contrast"]}
-        if rising := [run for run, gain in gains.items() if gain > part["margin"]]:
+        at_rest = part["margin"]
+    if at_rest is not None:
+        gains = {run: mean_of(last_quarter_gain, run) for run in runs_of(part)}
+        if rising := [run for run, gain in gains.items() if gain > at_rest]:
             points = ", ".join(f"{label(run)} {number(100 * gains[run], 1, sign=True)}" for run in rising)
             return f"still rising, points gained in the last quarter of training: {points}"
     if len(seeds) < MINIMUM_SEEDS:
@@ -584,7 +601,7 @@ def _reason(part: Mapping[str, Any], outcome: str, bounds: bool) -> str:
     if rule in ("order", "ratio", "trend"):
         equal = "1 (no difference)" if rule == "ratio" or part["metric"] == "best_lr" else "0"
         if "by_more_than" in part:
-            equal = f"{100 * part['by_more_than']:g} points"
+            equal = f"{100 * part['by_more_than']:g} {'%' if _is_level(part) else 'points'}"
         if "at_least" in part:
             equal = f"{part['at_least']:g} times"
         side = {HOLDS: "excludes {} on the side stated", FAILS: "excludes {} on the other side"}
@@ -599,7 +616,7 @@ def _reason(part: Mapping[str, Any], outcome: str, bounds: bool) -> str:
     elif rule == "factor":
         limits = f"{part['published']:g} times ± {100 * part['tolerance']:g} %"
     else:
-        limits = f"at most {100 * part['at_most']:g} points"
+        limits = f"at most {100 * part['at_most']:g} {'%' if _is_level(part) else 'points'}"
     where = {HOLDS: "within", FAILS: "entirely outside", INCONCLUSIVE: "partly outside"}[outcome]
     return f"the 95 % interval lies {where} {limits}"
 
@@ -608,9 +625,10 @@ def _arm_texts(metric: str, table: _Table) -> tuple[dict[str, float], list[str]]
     """Mean of each arm over seeds, as a number and as text: "> N" where a seed never got there."""
     numbers, texts = {}, []
     for arm, by_seed in table.items():
-        if metric in ACCURACIES:
+        if metric in (*ACCURACIES, *_AT_THE_END):
             numbers[arm] = float(np.mean([100 * reading.value for reading in by_seed.values()]))  # as in figures
-            texts.append(f"{label(arm)} {number(numbers[arm], 1)} %")
+            _, said = _AT_THE_END.get(metric, _AT_THE_END["final_top1"])
+            texts.append(said.format(arm=label(arm), value=number(numbers[arm], 1)))
             continue
         mean = float(np.mean([reading.value for reading in by_seed.values()]))
         if metric == "best_lr":
@@ -651,9 +669,14 @@ def _in_units(part: Mapping[str, Any], interval: Interval) -> tuple[list[float],
     if part["metric"] == "compression_rate":
         return ends, "times"
     percent = [100 * end for end in ends]
-    if part["rule"] == "value":
+    if part["rule"] == "value" or _is_level(part):
         return percent, "%"
     return percent, "points per doubling" if part["rule"] == "trend" else "points"
+
+
+def _is_level(part: Mapping[str, Any]) -> bool:
+    """Whether a contrast is an accuracy rather than a difference of accuracies."""
+    return part["rule"] in ("order", "bound") and bool(tidy(sum(part["contrast"].values())))
 
 
 def _in_words(estimate: float, low: float, high: float, unit: str, open_ends: tuple[bool, bool], n: int) -> str:
@@ -680,6 +703,39 @@ def _judge_law(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
         arms=numbers,
         n=len(records),
         runs=(run,),
+    )
+
+
+def _judge_divergence(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
+    """Every seed of ``runs`` diverges and none of ``unlike``; a run that never does so speaks against it."""
+    named = runs_of(part)
+    seeds = evidence.seeds(named)
+    lost = {run: sum(evidence.current[run][seed].status == "diverged" for seed in seeds) for run in named}
+    stable = [label(run) for run in part["runs"] if not lost[run]]
+    partly = [label(run) for run in part["runs"] if 0 < lost[run] < len(seeds)]
+    also = [label(run) for run in part["unlike"] if lost[run]]
+    if stable:
+        outcome, reason = FAILS, f"no seed diverged: {', '.join(stable)}"
+    elif partly or also:
+        outcome = INCONCLUSIVE
+        reason = "; ".join(
+            [f"some seeds diverged: {', '.join(partly)}"] * bool(partly)
+            + [f"diverged although it is not said to: {', '.join(also)}"] * bool(also)
+        )
+    else:
+        outcome, reason = HOLDS, "every seed diverged of the runs that are said to, and none of the others"
+    if "reserved" in part:
+        outcome, reason = INCONCLUSIVE, str(part["reserved"])
+    elif len(seeds) < MINIMUM_SEEDS:
+        outcome, reason = INCONCLUSIVE, f"{len(seeds)} of at least {MINIMUM_SEEDS} seeds"
+    return PartVerdict(
+        rule="divergence",
+        outcome=outcome,
+        reason=reason,
+        text=", ".join(f"{label(run)} diverged in {count} of {len(seeds)} seeds" for run, count in lost.items()),
+        arms={run: count / len(seeds) for run, count in lost.items()},
+        n=len(seeds),
+        runs=tuple(named),
     )
 
 
@@ -731,7 +787,8 @@ def _judge_trained(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
     if part["rule"] in ("value", "factor"):
         used = [evidence.current[run][seed] for run in runs for seed in seeds]
         if obstacle := _not_comparable(part, evidence, used):
-            return replace(seen, outcome=NOT_COMPARABLE, reason=obstacle)
+            counted = not part.get("full_scale_only", False)
+            return replace(seen, outcome=NOT_COMPARABLE, reason=obstacle, counted=counted)
     if reservation := _reservation(part, evidence, runs, seeds):
         return replace(seen, reason=reservation)
     outcome = _RULES[part["rule"]](interval, part)
@@ -779,6 +836,8 @@ def _judge_part(part: Mapping[str, Any], evidence: _Evidence, published: Any) ->
             return _judge_law(part, evidence)
         if part["rule"] == "measured":
             return _judge_measured(part, evidence)
+        if part["rule"] == "divergence":
+            return _judge_divergence(part, evidence)
         if part["rule"] == "definition":
             return _judge_definition(part, evidence, published)
         return _judge_trained(part, evidence)

@@ -303,6 +303,9 @@ def _tune(options: Any) -> int:
     from repro import tuning
 
     for source in _sources(options):
+        if not specs.grids(source, options.profile, ROOT):
+            print(f"{source}: no learning-rate grid, its rates are given")
+            continue
         path = tuning.write(source, options.profile, ROOT)
         for grid, choice in json.loads(path.read_text())[source].items():
             edge = "  (at the edge of the grid: a better one may lie outside)" if choice["at_edge"] else ""

@@ -9,5 +9,9 @@ class ReproError(Exception):
     """
 
 
-class NotFinite(ReproError):
-    """Training produced NaN or infinity. A run that meets it stops and says so in its record."""
+class Diverged(ReproError):
+    """Training has diverged. A run that meets it stops and says so in its record."""
+
+
+class NotFinite(Diverged):
+    """Training produced NaN or infinity."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from repro.models import build as build_model
 from repro.randomness import derive, generator
 
 TOLERANCE = 1e-12  # float64 round-off of a step on a toy network, with room
+NORMS = ("batch", "group", "layer", "instance")
+SETTLING_BATCHES = 50  # the running statistics are then 99.5 % those of the images seen: 1 - 0.9^50
 
 
 def union_batch(*, workers: int, local_batch: int, image_size: int, width: int, lr: float, seed: int) -> dict[str, Any]:
@@ -73,4 +76,44 @@ def union_batch(*, workers: int, local_batch: int, image_size: int, width: int, 
     return found | {
         "groupnorm_logit_spread": float(logits.std(dim=0).mean()), "workers": workers, "local_batch": local_batch,
         "image_size": image_size, "width": width, "tolerance": TOLERANCE, "dtype": "float64",
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def normalisation(
+    *, images: int, image_size: int, width: int, seed: int, norms: Sequence[str] = NORMS
+) -> dict[str, Any]:
+    """Post 3: what an image's neighbours in the batch, and the mode, change; with BatchNorm both do, else neither.
+
+    Runs an untrained ResNet18 with each norm in float64 on random images. All scales start at one, so that every norm
+    layer takes part. BatchNorm's running statistics have seen the very images that are compared.
+
+    Returns:
+        For each norm, the largest absolute difference between logits: ``_mode_difference``, in training against
+        evaluation mode on the same batch; ``_batch_difference``, in training mode, of each image alone against the
+        same image among the others. ``_logit_spread``, the standard deviation of the logits over images, shows that
+        the network sees its input. Also the sizes used, and the tolerance for "equal".
+    """
+    pixels = generator(seed, "law", "normalisation").standard_normal((images, 3, image_size, image_size))
+    x = torch.from_numpy(pixels)
+    found: dict[str, Any] = {}
+    for norm in norms:
+        model = build_model(
+            "resnet18", classes=10, width=width, norm=norm, seed=derive(seed, "law"), dtype=torch.float64
+        )
+        for name, parameter in model.named_parameters():
+            if name.endswith("weight") and parameter.dim() == 1:
+                nn.init.ones_(parameter)
+        model.train()
+        training, alone = model(x), torch.cat([model(image[None]) for image in x])
+        for _ in range(SETTLING_BATCHES):
+            model(x)
+        evaluation = model.eval()(x)
+        found |= {
+            f"{norm}_mode_difference": float((training - evaluation).abs().max()),
+            f"{norm}_batch_difference": float((training - alone).abs().max()),
+            f"{norm}_logit_spread": float(training.std(dim=0).mean()),
+        }
+    return found | {
+        "images": images, "image_size": image_size, "width": width, "tolerance": TOLERANCE, "dtype": "float64",
     }  # fmt: skip

@@ -35,6 +35,7 @@ TARGETS = {"e1": Target("e1-central", TARGET_AT_FULL_SCALE), "e2": Target("e2-la
 SCALES: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "log2_global_batch": lambda spec: math.log2(spec["workers"] * spec["local_batch"]),
     "log2_local_epochs": lambda spec: math.log2(spec["local_epochs"]),
+    "log2_local_steps": lambda spec: math.log2(spec["local_steps"]),
 }
 """What a trend can run over, from the spec of a run."""
 
@@ -127,6 +128,67 @@ def mean_top1(record: Record, epochs: Sequence[float]) -> float:
     if len(epochs) == 1:
         return heights[0]
     return float(np.trapezoid(heights, epochs) / (epochs[-1] - epochs[0]))
+
+
+def regularisation_gap(record: Record) -> float:
+    """Training minus test top-1 at the last evaluation, a fraction; 0 for a diverged run.
+
+    Training accuracy is what the run logged since the evaluation before: on augmented images, in training mode (so
+    with BatchNorm by the statistics of each batch), while the weights still moved.
+
+    Raises:
+        ReproError: a completed record holds no evaluation.
+    """
+    rows = _rows(record)
+    return 0.0 if record.status == "diverged" else tidy(rows[-1]["train_top1"] - rows[-1]["test_top1"])
+
+
+def own_classes_top1(record: Record) -> float:
+    """Accuracy (a fraction) of each client's own model, before the last aggregation, on the classes of its shard.
+
+    Mean over its classes, then over clients; a diverged run counts as chance.
+
+    Raises:
+        ReproError: the run did not record the accuracies of its clients' models.
+    """
+    return _of_clients(record, own=True)
+
+
+def other_classes_top1(record: Record) -> float:
+    """As :func:`own_classes_top1`, on the classes that are not in the client's shard."""
+    return _of_clients(record, own=False)
+
+
+def _of_clients(record: Record, own: bool) -> float:
+    rows = _rows(record)
+    if record.status == "diverged":
+        return record.chance
+    accuracies, shards = (rows[-1].get(name) for name in ("clients_top1_by_class", "classes_of_clients"))
+    if not accuracies or not shards:
+        raise ReproError(
+            f"record {record.run}.s{record.seed}: no accuracies of its clients' models by class; federated averaging "
+            "with `track: [per_class]` was expected; correct the run's definition and run it again"
+        )
+    means = []
+    for by_class, classes in zip(accuracies, shards, strict=True):
+        # None: no test image of that class. A client that has every class knows no other.
+        chosen = [top1 for label, top1 in enumerate(by_class) if (label in classes) is own and top1 is not None]
+        if chosen:
+            means.append(float(np.mean(chosen)))
+    if not means:
+        raise ReproError(
+            f"record {record.run}.s{record.seed}: every client has every class; a run on label-skewed shards was "
+            "expected; name another run"
+        )
+    return float(np.mean(means))
+
+
+def divergence(record: Record) -> tuple[int, float] | None:
+    """Rounds that a run recorded until it diverged, and the same in epochs; None if it did not diverge."""
+    if record.status != "diverged":
+        return None
+    rounds = len(record.series.get("train_loss", []))
+    return rounds, rounds / _rounds_per_epoch(record)
 
 
 # Epochs and rounds until something happens ---------------------------------------------------------------------
@@ -222,9 +284,14 @@ def _first(record: Record, axis: str, happened: Callable[[Mapping[str, Any]], bo
 
 def _budget(record: Record) -> dict[str, float]:
     """Epochs and rounds that a run was given, from its spec: a diverged run has too few rows to tell."""
+    epochs = record.spec["epochs"]
+    return {"epoch": float(epochs), "round": float(round(epochs * _rounds_per_epoch(record)))}
+
+
+def _rounds_per_epoch(record: Record) -> float:
     spec = record.spec
-    largest_shard = math.ceil(spec["train_images"] / spec["workers"])
-    rounds_per_epoch: float = local_steps(largest_shard, spec["local_batch"])
-    if spec["method"] == "federated":
-        rounds_per_epoch = 1 / spec["local_epochs"]
-    return {"epoch": float(spec["epochs"]), "round": float(round(spec["epochs"] * rounds_per_epoch))}
+    steps = local_steps(math.ceil(spec["train_images"] / spec["workers"]), spec["local_batch"])
+    if spec["method"] != "federated":
+        return steps
+    every = spec.get("local_steps")
+    return 1 / spec["local_epochs"] if every is None else steps / every

@@ -15,6 +15,7 @@ from repro import records
 VERSIONS = {
     "alexnet": 1,  # layers, initialisation, dropout
     "batches": 1,  # subset, scaling, order of images, augmentation, normalisation
+    "buffer_policies": 1,  # local and drop
     "codec_dense": 1,
     "codec_dgc": 1,
     "codec_int8": 1,
@@ -22,7 +23,9 @@ VERSIONS = {
     "evaluation": 1,
     "fixup": 1,  # scalars, their learning rate, initialisation
     "group_norm": 2,  # group, layer and instance norm: groups, first scales, kernels
+    "law_normalisation": 1,
     "laws": 2,
+    "local_steps": 1,  # which steps a round takes, when it is evaluated
     "models": 1,  # layers, initialisation, normalisation
     "partition": 1,
     "measure": 1,  # what a measurement runs, counts and times
@@ -30,6 +33,9 @@ VERSIONS = {
     "quantised_weights": 1,  # when the shared model is rounded
     "randomness": 1,
     "schedules": 1,
+    "tracked_batch_statistics": 1,
+    "tracked_gradient_norm": 1,
+    "tracked_per_class": 1,
     "vgg": 1,  # layers, initialisation, dropout
     "vit": 1,  # layers, initialisation
 }
@@ -46,6 +52,8 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
         parts = ["batches", "engines", "measure", "models"]
     elif spec["kind"] == "law":
         parts = ["batches", "codec_dense", "engines", "group_norm", "laws", "models", "randomness"]
+        if spec.get("law") == "normalisation":
+            parts = ["group_norm", "law_normalisation", "models", "randomness"]
     else:
         parts = ["batches", "engines", "evaluation", "models", "partition", "randomness", "schedules"]
         if spec["method"] != "central":
@@ -56,6 +64,11 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
             parts.append("group_norm")
         if spec["norm"] == "fixup":
             parts.append("fixup")
+        if spec.get("buffers", "average") != "average":
+            parts.append("buffer_policies")
+        if spec.get("local_steps") is not None:
+            parts.append("local_steps")
+        parts += [f"tracked_{name}" for name in spec.get("track") or []]
     if spec.get("model") in _NETWORKS:
         parts.append(_NETWORKS[spec["model"]])
     return {part: VERSIONS[part] for part in parts}

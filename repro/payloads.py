@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from repro import codecs
 from repro.batches import Batches
 from repro.engines import plain
-from repro.engines.common import gradients
+from repro.engines.common import gradients, sgd
 
 CODECS: dict[str, dict[str, Any]] = {
     "dense": {},
@@ -47,7 +46,7 @@ def measure(
         One row for each step and codec: ``step``, ``codec``, ``bytes`` and ``dense_bytes``, lengths of real payloads
         that were decoded again.
     """
-    optimiser = torch.optim.SGD(model.parameters(), lr=lr)
+    optimiser = sgd(model)
     rows = []
     for done in plain.centralised(model, optimiser, batches, lambda _: lr, range(max(steps)), precision):
         if done.number not in steps:

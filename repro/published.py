@@ -17,6 +17,8 @@ from repro.traffic import CODECS
 
 TO_TARGET = ("epochs_to_target", "rounds_to_target")
 ACCURACIES = ("final_top1", "mean_top1")
+OF_CLIENTS = ("own_classes_top1", "other_classes_top1")
+"""Metrics of the clients' own models before the last aggregation."""
 OF_PAYLOADS = ("compression_rate", "saved_by_zip")
 """Metrics of one codec in a run of payloads; their arms are ``run codec``, as in ``e2-payloads-resnet18-10 int8``."""
 
@@ -124,6 +126,7 @@ _PAYLOAD_ARMS = _Field(
     "a mapping from a run and a codec, as in 'e2-payloads-resnet18-10 int8', to weights",
     lambda v: _is_contrast(v) and all(len(arm.split()) == 2 for arm in v),
 )
+_TRUE = _Field("true", lambda v: v is True)
 _JUDGE_OR_NONE = _Field("a mapping with why and parts", lambda v: isinstance(v, dict))
 _SOURCE = _one_of("e1", "e2", "e3", "lb")
 
@@ -150,7 +153,7 @@ _CHOICE = {
 _JUDGE = {"why": _TEXT, "parts": _ITEMS}
 _ACCURACY = {"metric": _one_of(*ACCURACIES), "contrast": _CONTRAST}
 _PARTS = {
-    "order": {"metric": _one_of(*ACCURACIES, "best_lr"), "contrast": _CONTRAST},
+    "order": {"metric": _one_of(*ACCURACIES, *OF_CLIENTS, "regularisation_gap", "best_lr"), "contrast": _CONTRAST},
     "ratio": {"metric": _one_of(*TO_TARGET, "epochs_to_first_cut", "compression_rate"), "contrast": _PAIR},
     "equivalence": _ACCURACY | {"margin": _POSITIVE},
     "value": {
@@ -166,13 +169,14 @@ _PARTS = {
         "published": _POSITIVE,
         "tolerance": _POSITIVE,
     },
-    "bound": _ACCURACY | {"at_most": _NUMBER},
+    "bound": {"metric": _one_of(*ACCURACIES, *OF_CLIENTS), "contrast": _CONTRAST, "at_most": _NUMBER},
     "trend": {
         "metric": _one_of(*ACCURACIES),
         "runs": _RUNS,
         "against": _one_of(*SCALES),
         "direction": _one_of("rising", "falling"),
     },
+    "divergence": {"runs": _RUNS, "unlike": _RUNS},
     "law": {"run": _TEXT, "checks": _ITEMS},
     "definition": {"run": _TEXT},
     "measured": {
@@ -181,9 +185,11 @@ _PARTS = {
     },
 }
 _RESERVED = {"reserved": _TEXT}  # why our runs cannot decide this part yet: it stays inconclusive, its numbers shown
+# Arms that must end above the accuracy floor, each of them, for the part to be decided; and the most that an arm may
+# gain in the last quarter of training, as an equivalence asks of its arms in any case.
+_GUARDS = {"above_floor": _RUNS, "settled_within": _POSITIVE}
 _OPTIONAL = {
-    # Arms that must end above the accuracy floor, each of them, for the part to be decided; least difference.
-    "order": {"above_floor": _RUNS, "by_more_than": _POSITIVE},
+    "order": _GUARDS | {"by_more_than": _POSITIVE},  # least difference
     "ratio": {"at_least": _POSITIVE},  # least ratio
     # Of "sharper" the runs that are; of "linear" the limit, and of "line_error" the quantity and the published errors,
     # as fractions.
@@ -194,6 +200,10 @@ _OPTIONAL = {
         "smallest": _POSITIVE,
         "largest": _POSITIVE,
     },
+    "equivalence": {"above_floor": _RUNS},
+    "value": {"full_scale_only": _TRUE},  # shown at every profile, counted where published values compare
+    "bound": _GUARDS,
+    "trend": _GUARDS,
 }
 _NEEDED = {"sharper": {"sharp"}, "linear": {"at_most"}, "line_error": {"quantity", "smallest", "largest"}}
 """Keys without which a part of the rule ``measured`` says nothing."""
@@ -305,4 +315,5 @@ def runs_of(part: Mapping[str, Any]) -> list[str]:
     for key in ("run", "payloads"):
         if key in part:
             return [part[key]]
-    return list(dict.fromkeys(arm.split()[0] for arm in part.get("contrast", part.get("runs", []))))
+    arms = part.get("contrast") or [*part.get("runs", []), *part.get("unlike", [])]
+    return list(dict.fromkeys(arm.split()[0] for arm in arms))

@@ -103,10 +103,11 @@ class Record:
         spec: every resolved setting of the run (``repro.specs.Spec`` as a plain mapping).
         data: name and SHA-256 of the data set, and in what way it is reduced, if it is.
         fingerprint: hash over spec, seed, data and the numerics versions of the modules that the run used.
-        status: ``completed`` or ``diverged`` (the loss became non-finite; rows stop early).
+        status: ``completed`` or ``diverged`` (the loss became non-finite, or larger than the spec's ``diverges_above``;
+            rows stop early, and there may be none).
         reason: why a run diverged, else None.
         rows: one mapping per evaluation; accuracies are fractions in 0..1, bytes are cumulative over all workers.
-        series: per-round values of quantities logged each round (``train_loss``).
+        series: per-round values of quantities logged each round (``train_loss``, and ``gradient_norm`` if tracked).
         law: the numbers of a law that was executed (kind ``law``), else None.
         machine: of a measurement (kind ``measure``): device, instructions, torch and threads, without which its times
             and bytes mean nothing; else None, and not stored.

@@ -25,9 +25,9 @@ import torch
 
 from repro import codecs, datasets, laws, models, partition, payloads, records, schedules, store
 from repro.batches import Batches, Images, shrink
-from repro.engines import Round, evaluate, fast
-from repro.engines.common import sgd
-from repro.errors import NotFinite, ReproError
+from repro.engines import Round, fast, probe
+from repro.engines.common import Buffers, LocalSteps, Part, evaluate_shared, gradient_norm, sgd
+from repro.errors import Diverged, NotFinite, ReproError
 from repro.performance import measure
 from repro.performance.workload import Trainer, Workload
 from repro.randomness import derive, generator
@@ -110,7 +110,7 @@ class Setting:
     data: dict[str, Any]
 
     @property
-    def evaluation_parts(self) -> list[fast.Part]:
+    def evaluation_parts(self) -> list[Part]:
         """The batches of an evaluation; their size is part of its numerics."""
         images, size = self.evaluation, EVALUATION_BATCH
         return [partial(images.centre, at, at + size) for at in range(0, len(images), size)]
@@ -157,6 +157,7 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
             spec.model,
             classes=spec.classes or loaded.n_classes,
             width=spec.width,
+            image_size=spec.image_size,
             norm=spec.norm,
             last_scale_zero=spec.last_scale_zero,
             seed=derive(seed, "weights"),
@@ -183,6 +184,7 @@ class _Progress:
     rounds: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    gradient_norms: list[float] = field(default_factory=list)
     bytes_up: int = 0
     bytes_down: int = 0
     epoch_loss: float = 0.0
@@ -190,6 +192,53 @@ class _Progress:
     epoch_images: int = 0
     schedule: dict[str, Any] = field(default_factory=dict)
     states: list[codecs.State] = field(default_factory=list)
+    own_buffers: list[dict[str, torch.Tensor]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """When the rounds of a run end, in epochs, and after which of them it is evaluated.
+
+    Attributes:
+        steps: steps in an epoch: rounds without local training, local steps with it.
+        total: rounds of the run.
+        every: rounds between evaluations; with ``local_steps`` epochs, because rounds need not end with an epoch.
+    """
+
+    steps: int
+    total: int
+    every: int
+    local_epochs: int | None = None
+    local_steps: LocalSteps | None = None
+
+    @classmethod
+    def of(cls, spec: Spec, batches: Batches) -> _Clock:
+        steps = batches.rounds_per_epoch
+        if spec.method != "federated":
+            return cls(steps, spec.epochs * steps, spec.evaluate_every * steps)
+        if spec.local_steps is not None:
+            local = LocalSteps(spec.local_steps, spec.epochs * steps)
+            return cls(steps, math.ceil(local.total / local.every), spec.evaluate_every, local_steps=local)
+        total, every = (max(1, epochs // spec.local_epochs) for epochs in (spec.epochs, spec.evaluate_every))
+        return cls(steps, total, every, local_epochs=spec.local_epochs)
+
+    def epoch(self, rounds: int) -> float:
+        """Epochs that ``rounds`` rounds take, a fraction where they end within one."""
+        if self.local_steps is not None:
+            return min(rounds * self.local_steps.every, self.local_steps.total) / self.steps
+        return float(rounds * self.local_epochs) if self.local_epochs is not None else rounds / self.steps
+
+    def evaluates(self, rounds: int) -> bool:
+        """Whether the model is evaluated after ``rounds`` rounds.
+
+        With ``local_steps`` it is after the first round that ends at or beyond each multiple of ``every`` epochs.
+        """
+        if rounds == self.total:
+            return True
+        if self.local_steps is None:
+            return rounds % self.every == 0
+        between = self.every * self.steps
+        return rounds * self.local_steps.every // between > (rounds - 1) * self.local_steps.every // between
 
 
 def run(
@@ -228,10 +277,15 @@ def run(
     }  # fmt: skip
     resumed = 0.0
     if spec.kind == "law":
-        numbers = laws.union_batch(
-            workers=spec.workers, local_batch=spec.local_batch, image_size=spec.image_size, width=spec.width,
-            lr=spec.schedule["lr"], seed=seed,
-        )  # fmt: skip
+        if spec.law == "normalisation":
+            numbers = laws.normalisation(
+                images=spec.local_batch, image_size=spec.image_size, width=spec.width, seed=seed
+            )
+        else:
+            numbers = laws.union_batch(
+                workers=spec.workers, local_batch=spec.local_batch, image_size=spec.image_size, width=spec.width,
+                lr=spec.schedule["lr"], seed=seed,
+            )  # fmt: skip
         data = {"name": None, "sha256": None, "reduced": None, "classes": 10}
         record = Record(**identity, data=data, status="completed", law=numbers)
     elif spec.kind == "payloads":
@@ -282,6 +336,7 @@ def _train(
     spec: Spec, seed: int, root: Path, identity: dict[str, Any], processes: int, checkpoint_seconds: float,
     report: Callable[[float], None],
 ) -> tuple[Record, float]:  # fmt: skip
+    _expect_meaningful(spec)
     setting = prepare(spec, seed, root)
     model, batches = setting.model, setting.batches
     on_server = 0.0 if spec.codec == "dgc" else spec.momentum  # DGC corrects the momentum on the workers
@@ -295,25 +350,21 @@ def _train(
     if not progress.states:
         codec, stream = _codec(spec), derive(seed, "codec")
         progress.states = [codec.new_state(stream, client) for client in range(batches.clients)]
-
-    def epoch_after(rounds: int) -> float:
-        federated = spec.method == "federated"
-        return float(rounds * spec.local_epochs) if federated else rounds / batches.rounds_per_epoch
-
-    def rounds_in(epochs: int) -> int:
-        federated = spec.method == "federated"
-        return max(1, epochs // spec.local_epochs) if federated else epochs * batches.rounds_per_epoch
-
-    total, per_evaluation = rounds_in(spec.epochs), rounds_in(spec.evaluate_every)
+        progress.own_buffers = Buffers.start(spec.buffers, model, batches.clients).own
+    buffers, track = Buffers(spec.buffers, progress.own_buffers), spec.track or []
+    clock = _Clock.of(spec, batches)
+    total = clock.total
     started = saved = time.time()
     reason = None
     try:
         with ExitStack() as stack:
             lr = lambda epoch: schedule.lr(epoch)  # noqa: E731  (reads the schedule as it stands then)
             rounds, evaluation = _rounds(
-                spec, setting, optimiser, lr, progress.rounds, total, processes, progress.states, stack
+                spec, setting, optimiser, lr, progress, clock, processes, buffers, stack
             )  # fmt: skip
             for done in rounds:
+                if "gradient_norm" in track:
+                    progress.gradient_norms.append(gradient_norm(model))
                 progress.rounds = done.number
                 progress.losses.append(done.loss)
                 progress.bytes_up += done.bytes_up
@@ -321,8 +372,19 @@ def _train(
                 progress.epoch_loss += done.loss * done.images
                 progress.epoch_correct += done.correct
                 progress.epoch_images += done.images
-                if done.number % per_evaluation == 0 or done.number == total:
-                    progress.rows.append(_row(done, progress, epoch_after(done.number), evaluation()))
+                if spec.diverges_above is not None and done.loss > spec.diverges_above:
+                    raise Diverged(
+                        f"the training loss is {done.loss:g}; at most {spec.diverges_above:g} was expected "
+                        "(diverges_above); lower the learning rate"
+                    )
+                if clock.evaluates(done.number):
+                    found = evaluation()
+                    row = _row(done, progress, clock.epoch(done.number), found)
+                    if "per_class" in track:
+                        row["test_top1_by_class"] = found["top1_by_class"]
+                    if done.number == total:
+                        row |= _at_the_end(spec, setting, done, buffers)
+                    progress.rows.append(row)
                     schedule = schedule.observe(progress.rows[-1]["train_loss"], progress.rows[-1]["epoch"])
                     progress.epoch_loss, progress.epoch_correct, progress.epoch_images = 0.0, 0, 0
                 report(done.number / total)
@@ -330,27 +392,61 @@ def _train(
                     progress.schedule = schedule.state()
                     checkpoint.save(model, optimiser, progress, seconds_before + time.time() - started)
                     saved = time.time()
-    except NotFinite as error:
+    except Diverged as error:
         reason = f"after {progress.rounds} of {total} rounds: {error}"
+    series = {"train_loss": progress.losses}
+    if "gradient_norm" in track:
+        series["gradient_norm"] = progress.gradient_norms
     record = Record(
         **identity, data=setting.data, status="completed" if reason is None else "diverged", reason=reason,
-        rows=progress.rows, series={"train_loss": progress.losses},
+        rows=progress.rows, series=series,
     )  # fmt: skip
     return record, seconds_before
 
 
-def _rounds(
-    spec: Spec, setting: Setting, optimiser: torch.optim.Optimizer, lr: Callable[[float], float], first: int,
-    total: int, processes: int, states: list[codecs.State], stack: ExitStack,
-) -> tuple[Iterator[Round], Callable[[], Mapping[str, float]]]:  # fmt: skip
-    """The rounds ``first`` to ``total`` of the spec's method, and the evaluation of the model between them.
+def _expect_meaningful(spec: Spec) -> None:
+    """Raise a ReproError for settings that the run's method or network could only ignore."""
+    track = spec.track or []
+    for given, meant, remedy in (
+        (spec.buffers != "average", spec.method != "central", f"buffers {spec.buffers}: large_batch or federated"),
+        ("gradient_norm" in track, spec.method != "federated", "track gradient_norm: central or large_batch"),
+        ("batch_statistics" in track, spec.method == "large_batch", "track batch_statistics: large_batch"),
+    ):
+        if given and not meant:
+            raise ReproError(f"{spec.run}: method {spec.method} with {remedy} was expected; correct the spec")
+    if "batch_statistics" in track and spec.norm != "batch":
+        raise ReproError(f"{spec.run}: norm {spec.norm} with track batch_statistics: batch was expected; correct it")
 
-    ``states`` are the codec's memories of the workers.
+
+def _at_the_end(spec: Spec, setting: Setting, done: Round, buffers: Buffers) -> dict[str, Any]:
+    """What the last row holds besides, where it is tracked; ``done`` is the last round.
+
+    ``classes_of_clients``: the labels in each client's shard. ``clients_top1_by_class``: for each client the accuracy
+    of each class that its own model had before the last aggregation (None: no evaluation image of that class).
+    ``batch_statistics``: ``probe.statistics_against_union``.
     """
-    model, batches, todo = setting.model, setting.batches, range(first, total)
+    track, found = spec.track or [], dict[str, Any]()
+    if "per_class" in track and spec.method != "central":
+        found["classes_of_clients"] = [list(classes) for classes in probe.own_classes(setting.batches)]
+    if done.clients_top1_by_class is not None:
+        found["clients_top1_by_class"] = done.clients_top1_by_class
+    if "batch_statistics" in track:
+        found["batch_statistics"] = probe.statistics_against_union(
+            setting.model, setting.batches, done.number, setting.evaluation, buffers, spec.precision
+        )
+    return found
 
-    def here() -> Mapping[str, float]:
-        return evaluate(model, (part() for part in setting.evaluation_parts), spec.precision)
+
+def _rounds(
+    spec: Spec, setting: Setting, optimiser: torch.optim.Optimizer, lr: Callable[[float], float], progress: _Progress,
+    clock: _Clock, processes: int, buffers: Buffers, stack: ExitStack,
+) -> tuple[Iterator[Round], Callable[[], Mapping[str, Any]]]:  # fmt: skip
+    """The rounds of the spec's method that are left, and the evaluation of the model between them."""
+    model, batches = setting.model, setting.batches
+    todo, states = range(progress.rounds, clock.total), progress.states
+
+    def here() -> Mapping[str, Any]:
+        return evaluate_shared(model, setting.evaluation_parts, spec.precision, buffers)
 
     if spec.method == "central":
         return fast.centralised(model, optimiser, batches, lr, todo, spec.precision), here
@@ -359,26 +455,29 @@ def _rounds(
     levels = len(codecs.WARM_UP) - 1
     scale = levels / (spec.sparsity_warmup * spec.epochs) if spec.sparsity_warmup else 1.0
 
-    def progress(epoch: float) -> float:
+    def told(epoch: float) -> float:
         return scale * epoch
 
     if spec.method == "large_batch":
         rounds = fast.large_batch(
             model, optimiser, batches, codec, lr, todo, spec.precision, states=states, download=download,
-            progress=progress,
+            progress=told, buffers=buffers,
         )  # fmt: skip
         return rounds, here
     # A schedule with a state changes in this process only, so its clients must run here too.
     alone = device().type != "cpu" or bool(schedules.build(spec.schedule).state())
     pool = fast.client_pool(
         model, batches, codec, lr, local_epochs=spec.local_epochs, momentum=spec.momentum,
-        weight_decay=spec.weight_decay, precision=spec.precision, download=download, progress=progress,
-        evaluation=setting.evaluation_parts, processes=1 if alone else processes,
+        weight_decay=spec.weight_decay, precision=spec.precision, download=download, progress=told,
+        evaluation=setting.evaluation_parts, processes=1 if alone else processes, buffers=buffers,
+        local_steps=clock.local_steps,
     )  # fmt: skip
     clients = stack.enter_context(pool)
     rounds = fast.federated_averaging(
-        model, clients, batches, codec, lr, todo, spec.local_epochs, states=states, download=download
-    )
+        model, clients, batches, codec, lr, todo, spec.local_epochs, states=states, download=download,
+        buffers=buffers, local_steps=clock.local_steps,
+        score_clients_in=clock.total - 1 if "per_class" in (spec.track or []) else None,
+    )  # fmt: skip
     return rounds, partial(clients.evaluate, model)
 
 
@@ -389,7 +488,7 @@ def _codec(spec: Spec) -> codecs.Codec:
     return codecs.build("dgc", momentum=spec.momentum if spec.method == "large_batch" else 0.0)
 
 
-def _row(done: Round, progress: _Progress, epoch: float, found: Mapping[str, float]) -> dict[str, Any]:
+def _row(done: Round, progress: _Progress, epoch: float, found: Mapping[str, Any]) -> dict[str, Any]:
     if not math.isfinite(found["loss"]):
         raise NotFinite(f"the evaluation loss is {found['loss']}; a finite loss was expected; lower the learning rate")
     return {

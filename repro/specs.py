@@ -32,7 +32,7 @@ import yaml
 from repro import schedules
 from repro.errors import ReproError
 
-SOURCES = ("e1", "e2", "lb")
+SOURCES = ("e1", "e2", "e3", "lb")
 PROFILES = ("smoke", "laptop", "paper")
 Profile = Literal["smoke", "laptop", "paper"]
 

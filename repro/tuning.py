@@ -60,14 +60,14 @@ def stale(source: str, profile: str, root: Path = Path()) -> list[str]:
     Raises:
         ReproError: no choice is stored for this profile, or the file is damaged.
     """
-    if not specs.grids(source, profile, root):
+    grids, path = specs.grids(source, profile, root), specs.learning_rates_path(profile, root)
+    if not grids:
         return []
-    path = specs.learning_rates_path(profile, root)
     try:
         stored = json.loads(path.read_text())[source]
         return [
             grid
-            for grid, made in specs.grids(source, profile, root).items()
+            for grid, made in grids.items()
             if stored[grid]["grid"] != _identity(made, _seeds(source, profile, made, root), root)
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 _RUN = re.compile(r"[a-z0-9]+-(?:grid-)?(?P<method>central|large-batch|federated)(?P<changes>(?:-[a-z0-9_]+)*)")
 _METHODS = {"central": "centralised", "large-batch": "large batch", "federated": "federated averaging"}
@@ -18,22 +19,59 @@ _CHANGES = {
     r"lr(\d+)_(\d+)": r"learning rate \1.\2",
 }
 
+# Post 3 names its runs by network, split and batch, in any order.
+_NORMS = {
+    "bn": "BatchNorm",
+    "gn": "GroupNorm",
+    "ln": "LayerNorm",
+    "in": "InstanceNorm",
+    "none": "no normalisation",
+    "fixup": "Fixup",
+    "fedavg": "federated averaging",
+}
+_SETTINGS = {
+    r"iid": "IID",
+    r"noniid": "non-IID",
+    r"every(\d+)": r"every \1 batches",
+    r"(\d+)": r"batch \1",
+    r"slow": "Fixup's warm-up",
+    r"linear": "linear scaling",
+    r"local": "local statistics",
+    r"drop": "no running statistics",
+    r"unit": "last scale one",
+}
+
 
 def label(run: str) -> str:
     """A run, or an arm of a learning-rate grid, in words; an id of another form as it is.
 
     >>> label("e1-grid-central"), label("e1-federated-2labels-gn"), label("e1-grid-large-batch-x4-lr0_1")
     ('centralised', 'federated averaging (2 labels, GroupNorm)', 'large batch (×4, learning rate 0.1)')
+    >>> label("e3-noniid-bn"), label("e3-fedavg-iid-150"), label("e3-fixup-1024-linear")
+    ('BatchNorm (non-IID)', 'federated averaging (IID, every 150 batches)', 'Fixup (batch 1024, linear scaling)')
     """
+    if run.startswith("e3-"):
+        return _label_of_post_3(run)
     found = _RUN.fullmatch(run)
     if not found:
         return run
-    changes = [_change(part) for part in found["changes"].split("-")[1:]]
+    changes = [_change(part, _CHANGES) for part in found["changes"].split("-")[1:]]
     return _METHODS[found["method"]] + (f" ({', '.join(changes)})" if changes else "")
 
 
-def _change(part: str) -> str:
-    for pattern, words in _CHANGES.items():
+def _label_of_post_3(run: str) -> str:
+    parts = run.removesuffix("-scale").split("-")[1:]
+    (network, *more), settings = [p for p in parts if p in _NORMS] or [""], [p for p in parts if p not in _NORMS]
+    if network == "fedavg":
+        settings = [f"every{part}" if part.isdecimal() else part for part in settings]
+    words = [_change(part, _SETTINGS) for part in settings]
+    if more or not network or words == settings:
+        return run
+    return f"{_NORMS[network]} ({', '.join(words)})"
+
+
+def _change(part: str, known: Mapping[str, str]) -> str:
+    for pattern, words in known.items():
         if re.fullmatch(pattern, part):
             return re.sub(pattern, words, part)
     return part

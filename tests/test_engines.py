@@ -1,5 +1,6 @@
 """The fast engines compute the same rounds as the plain ones, and the plain ones are what the posts describe."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,9 @@ from torch import nn
 from repro import codecs, models, partition
 from repro.batches import Batches, Images
 from repro.engines import evaluate, fast, plain, shared_state
+from repro.engines.common import gradient_norm
 from repro.errors import NotFinite
+from repro.models.dropout import SeededDropout
 from repro.models.norms import WorkerBatchNorm2d, worker_batches
 from repro.randomness import generator
 
@@ -27,6 +30,11 @@ def toy_batches(clients=3, images=59, batch=8, augment=True, seed=5):
 
 
 def toy_model(norm="batch"):
+    if norm == "dropout":
+        net = nn.Sequential(nn.Flatten(), SeededDropout(0.5), nn.Linear(3 * 16 * 16, 4)).double()
+        for parameter in net.parameters():
+            nn.init.constant_(parameter, 0.01)
+        return net
     return models.build("resnet18", classes=4, width=4, norm=norm, seed=3, dtype=torch.float64)
 
 
@@ -53,12 +61,15 @@ def after(method, engine, norm, rounds=7, processes=1, momentum=0.5, codec="dens
     [
         ("large_batch", 7, "batch", "dense", "dense"),
         ("large_batch", 7, "group", "dense", "dense"),
+        ("large_batch", 7, "dropout", "dense", "dense"),
+        ("large_batch", 4, "dropout", "qsgd", "dense"),
         ("large_batch", 4, "batch", "int8", "dense"),
         ("large_batch", 4, "batch", "dgc", "dense"),
         ("large_batch", 4, "batch", "qsgd", "dense"),
         ("large_batch", 4, "batch", "dense", "int8"),
         ("federated", 2, "batch", "dense", "dense"),
         ("federated", 2, "group", "dense", "dense"),
+        ("federated", 2, "dropout", "dense", "dense"),
         ("federated", 2, "batch", "int8", "dense"),
         ("federated", 2, "batch", "top-k-residual", "int8"),
     ],
@@ -194,6 +205,28 @@ def test_a_loss_that_is_not_finite_stops_training():
         list(fast.federated_averaging(model, pool, batches, codec, lambda _: 1e200, range(5)))
 
 
+def test_the_gradients_norm_is_that_of_the_step_whatever_the_optimiser_adds():
+    found = []
+    for settings in ({}, {"momentum": 0.9, "weight_decay": 0.1, "foreach": True}):
+        model, batches = toy_model(), toy_batches()
+        optimiser = torch.optim.SGD(model.parameters(), lr=1.0, **settings)
+        list(fast.large_batch(model, optimiser, batches, codecs.build("dense"), lambda _: 0.1, range(1)))
+        found.append(gradient_norm(model))
+        if not settings:
+            steps = [(p - q).detach() for p, q in zip(model.parameters(), toy_model().parameters(), strict=True)]
+            assert found[0] == pytest.approx(float(torch.cat([step.flatten() for step in steps]).norm()) / 0.1)
+    assert found[0] == found[1]
+    next(model.parameters()).grad[0] = math.inf
+    with pytest.raises(NotFinite, match="the gradient's norm is inf"):
+        gradient_norm(model)
+
+
+def test_large_finite_gradients_have_a_finite_norm():
+    layer = nn.Linear(2, 1, bias=False)
+    layer.weight.grad = torch.tensor([[3e30, 4e30]])
+    assert gradient_norm(layer) == pytest.approx(5e30)
+
+
 def test_evaluation_counts_by_hand():
     class Fixed(nn.Module):
         def forward(self, x):
@@ -203,6 +236,7 @@ def test_evaluation_counts_by_hand():
     labels = torch.tensor([0, 0, 5])  # right; sixth of six; sixth of six
     found = evaluate(Fixed(), [(logits[:2], labels[:2]), (logits[2:], labels[2:])])
     assert (found["top1"], found["top5"]) == (1 / 3, 1 / 3)
+    assert found["top1_by_class"] == [0.5, None, None, None, None, 0]
     assert found["loss"] == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-6)
 
 

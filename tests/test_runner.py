@@ -39,6 +39,9 @@ def test_the_same_run_twice_is_bit_identical(method, root):
     assert other.rows != first.rows
 
 
+TWO_LABELS = {"workers": 5, "train_images": 200, "partition": "labels", "labels_per_client": 2}
+
+
 class Killed(Exception):
     pass
 
@@ -67,6 +70,36 @@ def test_a_run_killed_after_a_checkpoint_goes_on_to_the_same_record(method, mome
         runner.run(spec, 3, root, checkpoint_seconds=0, report=kill)
     again, _ = runner.run(spec, 3, root, checkpoint_seconds=math.inf)
     assert again.body() == undisturbed.body(), "infinity neither reads nor writes checkpoints"
+    rounds_before = len(seen)
+    seen.clear()
+    resumed, _ = runner.run(spec, 3, root, checkpoint_seconds=0, report=seen.append)
+    assert resumed.body() == undisturbed.body()
+    assert len(seen) <= len(undisturbed.series["train_loss"]) - rounds_before + 1, "it started from the beginning"
+
+
+PER_CLASS = {"test_top1_by_class", "clients_top1_by_class", "classes_of_clients"}
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("federated", {"local_steps": 3, "track": ["per_class"]}),
+        ("large_batch", {"codec": "int8", "track": ["batch_statistics", "gradient_norm", "per_class"]}),
+    ],
+)
+def test_a_killed_run_goes_on_with_each_workers_statistics_and_all_that_it_tracks(method, changes, root):
+    spec = toy.spec(method, epochs=3, momentum=0.9, buffers="local", precision="bf16", **TWO_LABELS, **changes)
+    undisturbed, _ = runner.run(spec, 3, root, checkpoint_seconds=math.inf)
+    assert undisturbed.rows[-1].keys() & (PER_CLASS | {"batch_statistics"})
+    seen = []
+
+    def kill(share):
+        seen.append(share)
+        if share > 0.6:
+            raise Killed
+
+    with pytest.raises(Killed):
+        runner.run(spec, 3, root, checkpoint_seconds=0, report=kill)
     rounds_before = len(seen)
     seen.clear()
     resumed, _ = runner.run(spec, 3, root, checkpoint_seconds=0, report=seen.append)
@@ -153,6 +186,136 @@ def test_rows_count_rounds_images_and_bytes(root):
     assert [row["round"] for row in federated.rows] == [1, 2]
     central, _ = runner.run(toy.spec("central"), 3, root)
     assert central.rows[-1]["bytes_up"] == central.rows[-1]["bytes_down"] == 0
+
+
+@pytest.mark.parametrize(
+    ("local_steps", "epochs", "rounds"),
+    [  # four local steps an epoch, twelve in all
+        (1, [1, 2, 3], [4, 8, 12]),
+        (3, [1.5, 2.25, 3], [2, 3, 4]),
+        (4, [1, 2, 3], [1, 2, 3]),
+        (5, [1.25, 2.5, 3], [1, 2, 3]),
+        (11, [2.75, 3], [1, 2]),
+        (50, [3], [1]),
+    ],
+)
+def test_rounds_of_local_steps_are_evaluated_once_an_epoch_is_full_and_at_the_end(local_steps, epochs, rounds, root):
+    record, _ = runner.run(toy.spec("federated", epochs=3, local_steps=local_steps), 3, root)
+    assert [row["epoch"] for row in record.rows] == epochs
+    assert [row["round"] for row in record.rows] == rounds
+    assert len(record.series["train_loss"]) == -(-12 // local_steps)
+
+
+def test_an_evaluation_every_second_epoch_comes_with_the_first_round_at_or_beyond_it(root):
+    record, _ = runner.run(toy.spec("federated", epochs=5, evaluate_every=2, local_steps=3), 3, root)
+    assert [row["epoch"] for row in record.rows] == [2.25, 4.5, 5]  # 9 of 8 steps, 18 of 16, 20
+
+
+def test_as_many_local_steps_as_an_epoch_has_are_an_epoch(root):
+    by_steps, _ = runner.run(toy.spec("federated", epochs=3, local_steps=4), 3, root)
+    by_epochs, _ = runner.run(toy.spec("federated", epochs=3), 3, root)
+    assert (by_steps.rows, by_steps.series) == (by_epochs.rows, by_epochs.series)
+
+
+@pytest.mark.parametrize(
+    ("method", "track", "in_rows", "in_last"),
+    [
+        ("central", ["gradient_norm", "per_class"], {"test_top1_by_class"}, set()),
+        (
+            "large_batch",
+            ["gradient_norm", "per_class", "batch_statistics"],
+            {"test_top1_by_class"},
+            {"classes_of_clients", "batch_statistics"},
+        ),
+        ("federated", ["per_class"], {"test_top1_by_class"}, {"classes_of_clients", "clients_top1_by_class"}),
+    ],
+)
+def test_what_is_tracked_is_added_and_nothing_else_changes(method, track, in_rows, in_last, root):
+    changes = {} if method == "central" else TWO_LABELS
+    plain, _ = runner.run(toy.spec(method, **changes), 3, root)
+    tracked, _ = runner.run(toy.spec(method, track=track, **changes), 3, root, processes=2)
+    assert tracked.fingerprint != plain.fingerprint
+    usual = plain.rows[0].keys()
+    for row, bare in zip(tracked.rows, plain.rows, strict=True):
+        assert {name: row[name] for name in usual} == bare
+    assert all(row.keys() - usual == in_rows for row in tracked.rows[:-1])
+    assert tracked.rows[-1].keys() - usual == in_rows | in_last
+    assert tracked.series["train_loss"] == plain.series["train_loss"]
+    norms = tracked.series.get("gradient_norm", [])
+    assert len(norms) == (len(plain.series["train_loss"]) if "gradient_norm" in track else 0)
+    assert all(norm > 0 for norm in norms)
+    assert set(tracked.series) == {"train_loss"} | ({"gradient_norm"} & set(track))
+    assert records.read(records.write(tracked, root)) == tracked
+
+
+def test_accuracies_by_class_are_of_all_classes_and_average_to_the_accuracy(root):
+    spec = toy.spec("federated", track=["per_class"], test_images=300, **TWO_LABELS)
+    record, _ = runner.run(spec, 3, root)
+    labels = runner.prepare(spec, 3, root).evaluation.labels.bincount(minlength=10).tolist()
+    for row in record.rows:
+        right = [share * n for share, n in zip(row["test_top1_by_class"], labels, strict=True)]
+        assert sum(right) / 300 == pytest.approx(row["test_top1"])
+    last = record.rows[-1]
+    assert [len(found) for found in last["clients_top1_by_class"]] == [10] * 5
+    assert all(len(classes) == 2 for classes in last["classes_of_clients"])
+    assert sorted(label for classes in last["classes_of_clients"] for label in classes) == list(range(10))
+    # A client's model knows its own two classes only, after training on them alone.
+    for found, own in zip(last["clients_top1_by_class"], last["classes_of_clients"], strict=True):
+        others = [share for label, share in enumerate(found) if label not in own]
+        assert sum(others) / len(others) < 0.3
+
+
+@pytest.mark.parametrize("buffers", ["local", "drop"])
+@pytest.mark.parametrize("method", ["large_batch", "federated"])
+def test_statistics_that_are_not_averaged_are_not_sent_and_change_the_evaluation(method, buffers, root):
+    average, _ = runner.run(toy.spec(method), 3, root)
+    other, _ = runner.run(toy.spec(method, buffers=buffers), 3, root, processes=2)
+    assert all(theirs["bytes_up"] > ours["bytes_up"] for ours, theirs in zip(other.rows, average.rows, strict=True))
+    assert all(theirs["bytes_down"] > ours["bytes_down"] for ours, theirs in zip(other.rows, average.rows, strict=True))
+    assert [row["test_loss"] for row in other.rows] != [row["test_loss"] for row in average.rows]
+    if method == "large_batch":  # what is trained does not depend on running statistics
+        assert other.series == average.series
+
+
+def test_a_training_loss_above_the_bound_ends_the_run(root):
+    spec = toy.spec("large_batch", epochs=5, schedule={"kind": "constant", "lr": 3.0}, track=["gradient_norm"])
+    whole, _ = runner.run(spec, 3, root)
+    losses = whole.series["train_loss"]
+    bound = sorted(losses)[-3]
+    at = next(k for k, loss in enumerate(losses) if loss > bound)
+    record, _ = runner.run(dataclasses.replace(spec, diverges_above=bound), 3, root)
+    assert record.status == "diverged"
+    assert record.reason.startswith(f"after {at + 1} of {len(losses)} rounds: the training loss is ")
+    assert "diverges_above" in record.reason
+    assert record.series == {name: values[: at + 1] for name, values in whole.series.items()}
+    assert record.rows == whole.rows[: at // 4]
+    kept, _ = runner.run(dataclasses.replace(spec, diverges_above=max(losses)), 3, root)
+    assert (kept.status, kept.rows) == ("completed", whole.rows)
+
+
+def test_a_run_can_diverge_in_its_first_round_and_still_leaves_a_record(root):
+    for changes in ({"diverges_above": 0.1}, {"schedule": {"kind": "constant", "lr": 1e200}, "norm": "group"}):
+        record, provenance = runner.run(toy.spec("large_batch", track=["gradient_norm"], **changes), 3, root)
+        assert (record.status, record.rows) == ("diverged", [])
+        assert len(record.series["gradient_norm"]) == len(record.series["train_loss"])
+        assert records.read(runner.save(record, provenance, root)) == record
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("central", {"buffers": "local"}),
+        ("central", {"buffers": "drop"}),
+        ("central", {"track": ["batch_statistics"]}),
+        ("federated", {"track": ["batch_statistics"]}),
+        ("federated", {"track": ["gradient_norm"]}),
+        ("large_batch", {"track": ["batch_statistics"], "norm": "group"}),
+    ],
+)
+def test_what_a_method_or_network_could_only_ignore_is_refused(method, changes, root):
+    with pytest.raises(ReproError, match=r"was expected; correct") as caught:
+        runner.run(toy.spec(method, **changes), 3, root)
+    assert "\n" not in str(caught.value)
 
 
 def test_grid_runs_never_train_on_what_they_are_evaluated_on(root):

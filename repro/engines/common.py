@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repro.batches import Batches
 from repro.codecs import Codec
 from repro.errors import NotFinite, ReproError
+from repro.models.dropout import dropout_seeds
+from repro.models.norms import batch_statistics
 
 Schedule = Callable[[float], float]  # epochs of data seen so far -> learning rate
 Progress = Callable[[float], float]  # epochs of data seen so far -> what codecs are told (``state["progress"]``)
+Part = Callable[[], tuple[Tensor, Tensor]]  # makes one evaluation batch: x (B, 3, H, W), y (B,)
 
 
 def epochs_seen(epoch: float) -> float:
@@ -34,6 +38,8 @@ class Round:
         loss: mean training loss over the round's images, NaN or infinite if training diverged.
         correct, images: training images classified correctly, and seen, in this round.
         bytes_up, bytes_down: length of all payloads from the workers to the server, and back, in this round.
+        clients_top1_by_class: where asked for, the accuracy of each class (None: no image of it) for each client's own
+            model, before the aggregation.
     """
 
     number: int
@@ -43,21 +49,116 @@ class Round:
     images: int
     bytes_up: int
     bytes_down: int
+    clients_top1_by_class: list[list[float | None]] | None = None
 
 
-def shared_state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and floating-point buffers by name: what workers and server exchange.
+class LocalSteps(NamedTuple):
+    """Rounds of federated averaging that are counted in local steps instead of local epochs.
 
-    BatchNorm's running statistics are among them: the policy ``average``.
+    Every client takes the same number of steps, so that one with a smaller shard sees its images more often. Epochs
+    are then counted by the largest shard (``Batches.rounds_per_epoch``), for all clients alike.
+
+    Attributes:
+        every: local steps between two aggregations (H).
+        total: local steps of the whole training. If H does not divide them, the last round is the shorter rest; it
+            ends with an aggregation too.
     """
-    state = dict(model.named_parameters()) | dict(model.named_buffers())
-    return {name: tensor.detach() for name, tensor in state.items() if tensor.is_floating_point()}
+
+    every: int
+    total: int
 
 
-def load_state(model: nn.Module, tensors: Iterable[Tensor]) -> None:
+def local_range(
+    batches: Batches, client: int, number: int, local_epochs: int, local_steps: LocalSteps | None
+) -> tuple[range, int]:
+    """Local steps of ``client`` in round ``number`` (from 0) of federated averaging, and steps in an epoch."""
+    if local_steps is not None:
+        every, total = local_steps
+        return range(number * every, min((number + 1) * every, total)), batches.rounds_per_epoch
+    per_epoch = batches.steps_per_epoch(client)
+    return range(number * local_epochs * per_epoch, (number + 1) * local_epochs * per_epoch), per_epoch
+
+
+def epochs_before(batches: Batches, number: int, local_epochs: int, local_steps: LocalSteps | None) -> float:
+    """Epochs that every client has trained when round ``number`` (from 0) of federated averaging begins."""
+    steps, per_epoch = local_range(batches, 0, number, local_epochs, local_steps)
+    return steps.start / per_epoch
+
+
+def float_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Floating-point buffers by name: the running statistics."""
+    return {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """What happens to BatchNorm's running statistics, and what each worker keeps of them.
+
+    Attributes:
+        policy: ``average`` sends and averages them every round. ``local`` leaves them on each worker; the shared model
+            is evaluated with each worker's in turn. ``drop`` keeps none; an evaluation batch is normalised by its own
+            statistics, so that an accuracy depends on which images share a batch, and on how many.
+        own: with ``local``, and a network that has any, the running statistics of each worker by name; the caller's,
+            who may store them.
+    """
+
+    policy: Literal["average", "local", "drop"] = "average"
+    own: list[dict[str, Tensor]] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, policy: Literal["average", "local", "drop"], model: nn.Module, clients: int) -> Buffers:
+        """The policy at the start of training: every worker has the running statistics of ``model``."""
+        kept = policy == "local" and float_buffers(model)
+        return cls(policy, [_copies(model) for _ in range(clients if kept else 0)])
+
+    def sent(self, model: nn.Module) -> dict[str, Tensor]:
+        """The buffers of ``model`` that travel, by name."""
+        return float_buffers(model) if self.policy == "average" else {}
+
+    def restore(self, model: nn.Module, client: int) -> None:
+        """With ``local``, give ``model`` the running statistics of worker ``client``."""
+        if self.own:
+            load_buffers(model, self.own[client])
+
+    def keep(self, model: nn.Module, client: int) -> None:
+        """With ``local``, note the running statistics of ``model`` as those of worker ``client``."""
+        if self.own:
+            self.own[client] = _copies(model)
+
+    @contextmanager
+    def of_worker(self, model: nn.Module, client: int) -> Iterator[None]:
+        """Within the context, ``model`` has the running statistics that worker ``client`` keeps, if it does."""
+        before = _copies(model)
+        self.restore(model, client)
+        try:
+            yield
+        finally:
+            load_buffers(model, before)
+
+
+AVERAGED = Buffers()
+
+
+def _copies(model: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in float_buffers(model).items()}
+
+
+def load_buffers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Overwrite the floating-point buffers of ``model``."""
+    for name, buffer in float_buffers(model).items():
+        buffer.copy_(values[name])
+
+
+def shared_state(model: nn.Module, buffers: Buffers = AVERAGED) -> dict[str, Tensor]:
+    """Parameters and, where they travel, floating-point buffers by name: what workers and server exchange."""
+    state = dict(model.named_parameters()) | buffers.sent(model)
+    return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def load_state(model: nn.Module, tensors: Iterable[Tensor], buffers: Buffers = AVERAGED) -> None:
     """Overwrite the shared state of ``model`` with ``tensors``, in order of ``shared_state``."""
     with torch.no_grad():
-        for own, tensor in zip(shared_state(model).values(), tensors, strict=True):
+        for own, tensor in zip(shared_state(model, buffers).values(), tensors, strict=True):
             own.copy_(tensor)
 
 
@@ -66,8 +167,14 @@ def precise(precision: str, device: torch.device) -> AbstractContextManager[obje
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-def backward(model: nn.Module, x: Tensor, y: Tensor, precision: str) -> tuple[float, int]:
+def backward(
+    model: nn.Module, x: Tensor, y: Tensor, precision: str, seeds: Sequence[int] = (),
+    sizes: Sequence[int] | None = None,
+) -> tuple[float, int]:  # fmt: skip
     """Set the gradient of the mean cross-entropy on x (B, 3, H, W), y (B,).
+
+    ``seeds`` are those of dropout, one for each worker whose images are in the batch, and ``sizes`` how many each has;
+    a network without dropout needs neither.
 
     Returns:
         The loss, and how many of the B images were classified correctly.
@@ -75,7 +182,8 @@ def backward(model: nn.Module, x: Tensor, y: Tensor, precision: str) -> tuple[fl
     Raises:
         NotFinite: the loss is NaN or infinite.
     """
-    with precise(precision, x.device):
+    dropout = dropout_seeds(model, seeds, sizes) if seeds else nullcontext()
+    with dropout, precise(precision, x.device):
         logits = model(x)
         loss = F.cross_entropy(logits, y)
     value = float(loss.detach())
@@ -126,21 +234,21 @@ def weighted_mean(parts: Sequence[Sequence[Tensor]], images: Sequence[int]) -> l
     return means
 
 
-def broadcast(model: nn.Module, download: Codec) -> bytes:
+def broadcast(model: nn.Module, download: Codec, buffers: Buffers = AVERAGED) -> bytes:
     """The payload by which workers get the shared model; the server goes on from the model that they received.
 
     With an exact codec nothing changes. With a lossy one the weights themselves live in its precision during training.
     """
-    payload = download.encode(download.new_state(), shared_state(model))
+    payload = download.encode(download.new_state(), shared_state(model, buffers))
     if not download.fixed_size:
-        load_state(model, download.decode(payload))
+        load_state(model, download.decode(payload), buffers)
     return payload
 
 
-def settle(model: nn.Module, download: Codec) -> None:
+def settle(model: nn.Module, download: Codec, buffers: Buffers = AVERAGED) -> None:
     """After a step of the server: a lossy ``download`` rounds the model at once, so that it is evaluated rounded."""
     if not download.fixed_size:
-        broadcast(model, download)
+        broadcast(model, download, buffers)
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
@@ -148,18 +256,31 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {f"gradient of {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def float_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Floating-point buffers by name: the running statistics."""
-    return {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+def gradient_norm(model: nn.Module) -> float:
+    """L2 norm of the gradient that ``model`` holds. After a round it is the one that the server has just applied.
+
+    Raises:
+        NotFinite: the gradient holds NaN or infinity.
+    """
+    norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float64) for p in model.parameters() if p.grad is not None]
+    norm = float(torch.linalg.vector_norm(torch.stack(norms)))
+    if not math.isfinite(norm):
+        raise NotFinite(f"the gradient's norm is {norm}; a finite one was expected; lower the learning rate")
+    return norm
 
 
 class Score(NamedTuple):
-    """Sums over the images of an evaluation batch: cross-entropy, hits of the first and of the first five, images."""
+    """Sums over the images of an evaluation batch: cross-entropy, hits of the first and of the first five, images.
+
+    The last two are hits of the first, and images, class by class.
+    """
 
     loss: float
     top1: int
     top5: int
     images: int
+    top1_by_class: tuple[int, ...]
+    images_by_class: tuple[int, ...]
 
 
 @torch.inference_mode()
@@ -174,19 +295,48 @@ def scores(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision
         logits = logits.float() if precision == "bf16" else logits
         best = logits.topk(min(5, logits.shape[1])).indices == y[:, None]
         loss = float(F.cross_entropy(logits, y, reduction="sum"))
-        found.append(Score(loss, int(best[:, 0].sum()), int(best.sum()), len(y)))
+        hits, counts = (torch.bincount(of, minlength=logits.shape[1]).tolist() for of in (y[best[:, 0]], y))
+        found.append(Score(loss, int(best[:, 0].sum()), int(best.sum()), len(y), tuple(hits), tuple(counts)))
     model.train(was_training)
     return found
 
 
-def mean_score(parts: Iterable[Score]) -> Mapping[str, float]:
-    """Mean cross-entropy and top-1 and top-5 accuracy (fractions); summed in order, so that it is reproducible."""
-    loss, top1, top5, images = (sum(column) for column in zip(*parts, strict=True))
-    return {"loss": loss / images, "top1": top1 / images, "top5": top5 / images}
+def mean_score(parts: Iterable[Score]) -> Mapping[str, Any]:
+    """Mean cross-entropy and top-1 and top-5 accuracy (fractions); summed in order, so that it is reproducible.
+
+    ``top1_by_class`` lists the accuracy of each class; None where it has no image.
+    """
+    losses, top1, top5, images, hits, counts = zip(*parts, strict=True)
+    total = sum(images)
+    by_class = zip(map(sum, zip(*hits, strict=True)), map(sum, zip(*counts, strict=True)), strict=True)
+    return {
+        "loss": sum(losses) / total,
+        "top1": sum(top1) / total,
+        "top5": sum(top5) / total,
+        "top1_by_class": [right / n if n else None for right, n in by_class],
+    }
 
 
-def evaluate(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str = "fp32"
-) -> Mapping[str, float]:
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str = "fp32") -> Mapping[str, Any]:
     """Mean cross-entropy and top-1 and top-5 accuracy (fractions) over ``batches``, in evaluation mode."""
     return mean_score(scores(model, batches, precision))
+
+
+def evaluate_shared(
+    model: nn.Module, parts: Sequence[Part], precision: str = "fp32", buffers: Buffers = AVERAGED
+) -> Mapping[str, Any]:
+    """``evaluate`` of the shared model, with the statistics that the policy of ``buffers`` gives it.
+
+    With ``local`` it is the mean over the workers of the evaluation with each worker's running statistics.
+    """
+    found = []
+    for client in range(len(buffers.own) or 1):
+        with buffers.of_worker(model, client):
+            found += scores_by_policy(model, parts, precision, buffers)
+    return mean_score(found)
+
+
+def scores_by_policy(model: nn.Module, parts: Iterable[Part], precision: str, buffers: Buffers) -> list[Score]:
+    """The score of every batch, normalised by the statistics of the batch under the policy ``drop``."""
+    with batch_statistics(model) if buffers.policy == "drop" else nullcontext():
+        return scores(model, (part() for part in parts), precision)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol
 
@@ -23,19 +23,26 @@ from repro.batches import Batches
 from repro.codecs import Codec, Dense
 from repro.codecs.state import State
 from repro.engines.common import (
+    AVERAGED,
+    Buffers,
+    LocalSteps,
+    Part,
     Progress,
     Round,
     Schedule,
     Score,
     backward,
     broadcast,
+    epochs_before,
     epochs_seen,
-    evaluate,
+    evaluate_shared,
     float_buffers,
     gradients,
+    load_buffers,
     load_state,
+    local_range,
     mean_score,
-    scores,
+    scores_by_policy,
     set_lr,
     settle,
     sgd,
@@ -44,17 +51,17 @@ from repro.engines.common import (
 )
 from repro.engines.plain import centralised
 from repro.errors import ReproError
-from repro.models.norms import worker_batches
-
-Part = Callable[[], tuple[torch.Tensor, torch.Tensor]]  # makes one evaluation batch: x (B, 3, H, W), y (B,)
+from repro.models.norms import batch_statistics, worker_batches
 
 __all__ = ["Clients", "Local", "centralised", "client_pool", "federated_averaging", "large_batch"]
+
+Statistics = Mapping[str, np.ndarray]  # running statistics by name, on their way between processes
 
 
 def large_batch(
     model: nn.Module, optimiser: torch.optim.Optimizer, batches: Batches, codec: Codec, lr: Schedule,
     rounds: Iterable[int], precision: str = "fp32", *, states: Sequence[State] | None = None,
-    download: Codec | None = None, progress: Progress = epochs_seen,
+    download: Codec | None = None, progress: Progress = epochs_seen, buffers: Buffers = AVERAGED,
 ) -> Iterator[Round]:  # fmt: skip
     """``plain.large_batch``: in one pass a round where the codec allows it, else worker by worker on one model.
 
@@ -69,47 +76,61 @@ def large_batch(
         epoch = step / batches.rounds_per_epoch
         set_lr(optimiser, lr(epoch))
         if not (down and download.fixed_size):
-            down = len(broadcast(model, download))
+            down = len(broadcast(model, download, buffers))
         if codec.fixed_size:
             x, y, sizes = batches.union(step)
-            with worker_batches(model, sizes):
-                loss, correct = backward(model, x, y, precision)
+            with _all_at_once(model, batches, step, sizes, buffers):
+                seeds = [batches.dropout_seed(client, step) for client in batches.round(step)]
+                loss, correct = backward(model, x, y, precision, seeds, sizes)
             if not up:
-                up = _measured(codec, gradients(model) | float_buffers(model))
+                up = _measured(codec, gradients(model) | buffers.sent(model))
             sent = len(sizes) * up
         else:
-            sizes, loss, correct, sent = _one_by_one(model, batches, codec, states, step, progress(epoch), precision)
+            sizes, loss, correct, sent = _one_by_one(
+                model, batches, codec, states, step, progress(epoch), precision, buffers
+            )
         optimiser.step()
-        settle(model, download)
+        settle(model, download, buffers)
         yield Round(step + 1, lr(epoch), loss, correct, sum(sizes), sent, len(sizes) * down)
+
+
+@contextmanager
+def _all_at_once(
+    model: nn.Module, batches: Batches, step: int, sizes: Sequence[int], buffers: Buffers
+) -> Iterator[None]:
+    """The batches of all workers in one pass, and what happens to the running statistics in it."""
+    own = [buffers.own[client] for client in batches.round(step)] if buffers.own else None
+    forget: AbstractContextManager[None] = batch_statistics(model) if buffers.policy == "drop" else nullcontext()
+    with worker_batches(model, sizes, own), forget:
+        yield
 
 
 def _one_by_one(
     model: nn.Module, batches: Batches, codec: Codec, states: Sequence[State], step: int, progress: float,
-    precision: str,
+    precision: str, buffers: Buffers,
 ) -> tuple[list[int], float, int, int]:  # fmt: skip
     """Set gradients and buffers to the average of what the workers send in ``step``.
 
     Returns:
         Images of each worker, mean loss over all images, images classified correctly, bytes sent.
     """
-    buffers = float_buffers(model)
-    before = [buffer.clone() for buffer in buffers.values()]
+    before = {name: buffer.clone() for name, buffer in float_buffers(model).items()}
     sent, sizes, losses, correct = [], [], 0.0, 0
     for client in batches.round(step):
-        for buffer, old in zip(buffers.values(), before, strict=True):
-            buffer.copy_(old)
+        buffers.restore(model, client)
         x, y = batches.get(client, batches.local_step(client, step))
-        loss, right = backward(model, x, y, precision)
+        loss, right = backward(model, x, y, precision, [batches.dropout_seed(client, step)])
+        buffers.keep(model, client)
         states[client]["progress"] = progress
-        sent.append(codec.encode(states[client], gradients(model) | buffers))
+        sent.append(codec.encode(states[client], gradients(model) | buffers.sent(model)))
+        load_buffers(model, before)
         sizes.append(len(y))
         losses, correct = losses + loss * len(y), correct + right
     mean = weighted_mean([codec.decode(payload) for payload in sent], sizes)
     parameters = list(model.parameters())
     for parameter, gradient in zip(parameters, mean, strict=False):
         parameter.grad = gradient.to(parameter.device)
-    for buffer, average in zip(buffers.values(), mean[len(parameters) :], strict=True):
+    for buffer, average in zip(buffers.sent(model).values(), mean[len(parameters) :], strict=True):
         buffer.copy_(average)
     return sizes, losses / sum(sizes), correct, sum(map(len, sent))
 
@@ -128,6 +149,7 @@ class Local(NamedTuple):
         state: the codec's memory of it afterwards.
         loss: sum of its losses over images.
         correct, images: images classified correctly, and seen.
+        top1_by_class: accuracies of its own model on the evaluation batches; empty where they were not asked for.
     """
 
     payload: bytes
@@ -135,16 +157,20 @@ class Local(NamedTuple):
     loss: float
     correct: int
     images: int
+    top1_by_class: list[float | None]
 
 
 class Clients(Protocol):
     """Runs the local part of a round for all clients."""
 
-    def run(self, number: int, shared: bytes, states: Sequence[State]) -> list[Local]:
-        """Every client's result of round ``number`` (from 0), started from the shared model ``shared``, in order."""
+    def run(self, number: int, shared: bytes, states: Sequence[State], score: bool) -> list[Local]:
+        """Every client's result of round ``number`` (from 0), started from the shared model ``shared``, in order.
 
-    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        """``common.evaluate`` of ``model`` on the evaluation batches, to the last bit."""
+        With ``score`` every client evaluates its own model as well, with the running statistics that it has then.
+        """
+
+    def evaluate(self, model: nn.Module) -> Mapping[str, Any]:
+        """``common.evaluate_shared`` of ``model`` on the evaluation batches, to the last bit."""
 
 
 class _Serial:
@@ -153,41 +179,66 @@ class _Serial:
     def __init__(
         self, model: nn.Module, batches: Batches, codec: Codec, lr: Schedule, local_epochs: int, momentum: float,
         weight_decay: float, precision: str, download: Codec, progress: Progress, evaluation: Sequence[Part],
+        buffers: Buffers, local_steps: LocalSteps | None,
     ) -> None:  # fmt: skip
         self.worker = copy.deepcopy(model).train()
         self.batches, self.codec, self.lr, self.local_epochs = batches, codec, lr, local_epochs
         self.momentum, self.weight_decay, self.precision = momentum, weight_decay, precision
         self.download, self.progress, self.evaluation = download, progress, evaluation
+        self.buffers, self.local_steps = buffers, local_steps
 
-    def client(self, item: tuple[int, State], number: int, shared: bytes) -> Local:
-        """Local SGD of one client; ``item`` is its number and its codec's memory."""
-        client, state = item
-        load_state(self.worker, self.download.decode(shared))
-        before = [tensor.clone() for tensor in shared_state(self.worker).values()]
+    def client(self, client: int, state: State, number: int, shared: bytes, score: bool) -> Local:
+        """Local SGD of one client; ``state`` is its codec's memory."""
+        load_state(self.worker, self.download.decode(shared), self.buffers)
+        self.buffers.restore(self.worker, client)
+        before = [tensor.clone() for tensor in shared_state(self.worker, self.buffers).values()]
         optimiser = sgd(self.worker, self.momentum, self.weight_decay)
-        per_epoch = self.batches.steps_per_epoch(client)
+        steps, per_epoch = local_range(self.batches, client, number, self.local_epochs, self.local_steps)
         losses, correct, images = 0.0, 0, 0
-        for step in range(number * self.local_epochs * per_epoch, (number + 1) * self.local_epochs * per_epoch):
+        for step in steps:
             set_lr(optimiser, self.lr(step / per_epoch))
             x, y = self.batches.get(client, step)
-            loss, right = backward(self.worker, x, y, self.precision)
+            loss, right = backward(self.worker, x, y, self.precision, [self.batches.dropout_seed(client, step)])
             optimiser.step()
             losses, correct, images = losses + loss * len(y), correct + right, images + len(y)
-        after = shared_state(self.worker)
+        self.buffers.keep(self.worker, client)
+        after = shared_state(self.worker, self.buffers)
         change = {name: after[name] - old for name, old in zip(after, before, strict=True)}
-        state["progress"] = self.progress(number * self.local_epochs)
-        return Local(self.codec.encode(state, change), state, losses, correct, images)
+        state["progress"] = self.progress(steps.start / per_epoch)
+        by_class = mean_score(self._scores(self.evaluation))["top1_by_class"] if score else []
+        return Local(self.codec.encode(state, change), state, losses, correct, images, by_class)
 
-    def run(self, number: int, shared: bytes, states: Sequence[State]) -> list[Local]:
-        return [self.client(item, number, shared) for item in enumerate(states)]
+    def _scores(self, parts: Iterable[Part]) -> list[Score]:
+        return scores_by_policy(self.worker, parts, self.precision, self.buffers)
 
-    def score(self, part: int, state: Sequence[np.ndarray]) -> Score:
-        """Score of the model with shared state ``state`` on one evaluation batch."""
-        load_state(self.worker, map(torch.from_numpy, state))
-        return scores(self.worker, [self.evaluation[part]()], self.precision)[0]
+    def run(self, number: int, shared: bytes, states: Sequence[State], score: bool) -> list[Local]:
+        return [self.client(client, state, number, shared, score) for client, state in enumerate(states)]
 
-    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        return evaluate(model, (part() for part in self.evaluation), self.precision)
+    def evaluate(self, model: nn.Module) -> Mapping[str, Any]:
+        return evaluate_shared(model, self.evaluation, self.precision, self.buffers)
+
+    def client_elsewhere(
+        self, item: tuple[int, State, Statistics], number: int, shared: bytes, score: bool
+    ) -> tuple[Local, Statistics]:
+        """``client`` in a process of its own, where the running statistics that it keeps come and go as arrays."""
+        client, state, own = item
+        if own:
+            self.buffers.own[client] = {name: torch.from_numpy(values) for name, values in own.items()}
+        local = self.client(client, state, number, shared, score)
+        return local, _arrays(self.buffers, client)
+
+    def score(self, item: tuple[Statistics, int], state: Sequence[np.ndarray]) -> Score:
+        """Score on one evaluation batch of the model with shared state ``state`` and a worker's running statistics."""
+        own, part = item
+        load_state(self.worker, map(torch.from_numpy, state), self.buffers)
+        if own:
+            load_buffers(self.worker, {name: torch.from_numpy(values) for name, values in own.items()})
+        return self._scores([self.evaluation[part]])[0]
+
+
+def _arrays(buffers: Buffers, client: int) -> Statistics:
+    """The running statistics that worker ``client`` keeps, if it does."""
+    return {name: values.numpy() for name, values in buffers.own[client].items()} if buffers.own else {}
 
 
 class _Forked:
@@ -195,7 +246,7 @@ class _Forked:
 
     def __init__(self, serial: _Serial, processes: int) -> None:
         context = multiprocessing.get_context("fork")
-        self._evaluation_batches = len(serial.evaluation)
+        self._evaluation_batches, self._buffers = len(serial.evaluation), serial.buffers
         self._ends: list[Connection] = []
         self._processes = []
         for _ in range(processes):
@@ -232,12 +283,22 @@ class _Forked:
                 raise answer
         return [answers[k % processes][k // processes] for k in range(len(items))]
 
-    def run(self, number: int, shared: bytes, states: Sequence[State]) -> list[Local]:
-        return self._spread("client", list(enumerate(states)), number, shared)
+    def run(self, number: int, shared: bytes, states: Sequence[State], score: bool) -> list[Local]:
+        items = [(client, state, _arrays(self._buffers, client)) for client, state in enumerate(states)]
+        done = self._spread("client_elsewhere", items, number, shared, score)
+        for client in range(len(self._buffers.own)):
+            self._buffers.own[client] = {name: torch.from_numpy(values) for name, values in done[client][1].items()}
+        return [local for local, _ in done]
 
-    def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        state = [tensor.numpy() for tensor in shared_state(model).values()]
-        return mean_score(self._spread("score", range(self._evaluation_batches), state))
+    def evaluate(self, model: nn.Module) -> Mapping[str, Any]:
+        state = [tensor.numpy() for tensor in shared_state(model, self._buffers).values()]
+        workers = len(self._buffers.own) or 1
+        items = [
+            (_arrays(self._buffers, client), part)
+            for client in range(workers)
+            for part in range(self._evaluation_batches)
+        ]
+        return mean_score(self._spread("score", items, state))
 
     def close(self) -> None:
         for end in self._ends:
@@ -253,6 +314,7 @@ def client_pool(
     model: nn.Module, batches: Batches, codec: Codec, lr: Schedule, *, local_epochs: int = 1, momentum: float = 0.0,
     weight_decay: float = 0.0, precision: str = "fp32", download: Codec | None = None,
     progress: Progress = epochs_seen, evaluation: Sequence[Part] = (), processes: int = 1,
+    buffers: Buffers = AVERAGED, local_steps: LocalSteps | None = None,
 ) -> Iterator[Clients]:  # fmt: skip
     """Clients of federated averaging, on ``processes`` processes. The result does not depend on how many.
 
@@ -262,7 +324,7 @@ def client_pool(
     """
     serial = _Serial(
         model, batches, codec, lr, local_epochs, momentum, weight_decay, precision, download or Dense(), progress,
-        evaluation,
+        evaluation, buffers, local_steps,
     )  # fmt: skip
     if min(processes, batches.clients) < 2:
         yield serial
@@ -277,27 +339,33 @@ def client_pool(
 def federated_averaging(
     model: nn.Module, clients: Clients, batches: Batches, codec: Codec, lr: Schedule, rounds: Iterable[int],
     local_epochs: int = 1, *, states: list[State] | None = None, download: Codec | None = None,
+    buffers: Buffers = AVERAGED, local_steps: LocalSteps | None = None, score_clients_in: int | None = None,
 ) -> Iterator[Round]:  # fmt: skip
-    """``plain.federated_averaging`` with the clients of a ``client_pool``, made with the same codecs."""
+    """``plain.federated_averaging`` with the clients of a ``client_pool``, made with the same codecs and settings.
+
+    In round ``score_clients_in`` (from 0) the clients evaluate their own models before they are averaged.
+    """
     states = [codec.new_state(client=client) for client in range(batches.clients)] if states is None else states
     download = download or Dense()
     weights = [len(shard) for shard in batches.shards]
     for number in rounds:
-        shared = broadcast(model, download)
-        done = clients.run(number, shared, states)
+        shared = broadcast(model, download, buffers)
+        scored = number == score_clients_in
+        done = clients.run(number, shared, states, scored)
         states[:] = [local.state for local in done]
         mean = weighted_mean([codec.decode(local.payload) for local in done], weights)
         with torch.no_grad():
-            for tensor, change in zip(shared_state(model).values(), mean, strict=True):
+            for tensor, change in zip(shared_state(model, buffers).values(), mean, strict=True):
                 tensor.add_(change.to(tensor.device))
-        settle(model, download)
+        settle(model, download, buffers)
         images = sum(local.images for local in done)
         yield Round(
             number + 1,
-            lr(number * local_epochs),
+            lr(epochs_before(batches, number, local_epochs, local_steps)),
             sum(local.loss for local in done) / images,
             sum(local.correct for local in done),
             images,
             sum(len(local.payload) for local in done),
             len(shared) * batches.clients,
+            [local.top1_by_class for local in done] if scored else None,
         )

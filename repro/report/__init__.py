@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from repro import specs
 from repro.errors import ReproError
 from repro.records import Record, write_atomic
-from repro.report import e1, e2, e2_tables, lb_performance, select, style, tables
+from repro.report import e1, e2, e2_tables, e3, e3_tables, lb_performance, select, style, tables
 from repro.report.tables import Table
 
 __all__ = ["ARTEFACTS", "Artefact", "Table", "figure", "ids", "outputs", "present", "render", "table"]
@@ -40,7 +40,8 @@ class Artefact:
         title: one line for lists and for the metadata of the files.
         published: False for companions of ours that the source does not have.
         columns: fields of a spec that the CSV of a figure has besides the usual ones.
-        rows: records by run -> rows of the CSV of a figure, where these are no accuracy curves.
+        rows: (artefact id, records by run) -> rows of the CSV of a figure, where it draws anything but test accuracy
+            against epochs.
         notebook: which notebook shows it, where that is not the source's own.
     """
 
@@ -52,7 +53,7 @@ class Artefact:
     title: str
     published: bool = True
     columns: tuple[str, ...] = ()
-    rows: Callable[[select.Groups], list[dict[str, Any]]] | None = None
+    rows: Callable[[str, select.Groups], list[dict[str, Any]]] | None = None
     notebook: str | None = None
 
     @property
@@ -177,6 +178,118 @@ _DEFINED: dict[str, Artefact] = {
         published=False,
         columns=e2.COLUMNS,
     ),
+    "e3.fig1": Artefact(
+        "e3",
+        "figure",
+        "artefact",
+        e3.FIG1_RUNS,
+        e3.fig1,
+        "What normalisations average over, and statistics of one device against all",
+        rows=e3.layer_rows,
+    ),
+    "e3.fig2": Artefact(
+        "e3",
+        "figure",
+        "artefact",
+        e3.FIG2_RUNS,
+        e3.fig2,
+        "Three networks on IID and on label-skewed data",
+        columns=e3.COLUMNS,
+    ),
+    "e3.fig3": Artefact(
+        "e3",
+        "figure",
+        "artefact",
+        e3.FIG3_RUNS,
+        e3.fig3,
+        "GroupNorm, LayerNorm and InstanceNorm by batch",
+        columns=e3.COLUMNS,
+    ),
+    "e3.fig4": Artefact(
+        "e3",
+        "figure",
+        "artefact",
+        e3.FIG4_RUNS,
+        e3.fig4,
+        "Fixup by batch, and where it diverged",
+        columns=e3.COLUMNS,
+    ),
+    "e3.table1": Artefact(
+        "e3",
+        "table",
+        "artefact",
+        e3_tables.TABLE1_RUNS,
+        e3_tables.table1,
+        "Accuracy after the last epoch by batch and warm-up",
+    ),
+    "e3.fig5": Artefact(
+        "e3",
+        "figure",
+        "artefact",
+        e3.FIG5_RUNS,
+        e3.fig5,
+        "Federated averaging with GroupNorm by synchronisation",
+        columns=e3.COLUMNS,
+    ),
+    "e3.extra-collapse": Artefact(
+        "e3",
+        "figure",
+        "artefact",
+        e3.COLLAPSE_RUNS,
+        e3.collapse,
+        "Why BatchNorm collapses on label-skewed data",
+        published=False,
+        rows=e3.layer_rows,
+    ),
+    "e3.extra-divergence": Artefact(
+        "e3",
+        "figure",
+        "artefact",
+        e3.DIVERGENCE_RUNS,
+        e3.divergence,
+        "Norm of the gradient of Fixup at two learning rates",
+        published=False,
+        rows=e3.norm_rows,
+    ),
+    "e3.extra-regularisation": Artefact(
+        "e3",
+        "figure",
+        "artefact",
+        e3.REGULARISATION_RUNS,
+        e3.regularisation,
+        "Training against test accuracy of BatchNorm and GroupNorm",
+        published=False,
+        rows=e3.regularisation_rows,
+    ),
+    "e3.extra-forgetting": Artefact(
+        "e3",
+        "figure",
+        "artefact",
+        e3.SKEWED_RUNS,
+        e3.forgetting,
+        "Accuracy by class of devices before and after averaging",
+        published=False,
+        rows=e3.forgetting_rows,
+    ),
+    "e3.extra-buffers": Artefact(
+        "e3",
+        "table",
+        "control",
+        e3_tables.BUFFERS_RUNS,
+        e3_tables.buffers,
+        "Running statistics of BatchNorm averaged, local or dropped",
+        published=False,
+    ),
+    "e3.extra-initialisation": Artefact(
+        "e3",
+        "figure",
+        "control",
+        e3.INITIALISATION_RUNS,
+        e3.initialisation,
+        "GroupNorm with zero and unit last scale, and no normalisation",
+        published=False,
+        columns=e3.COLUMNS,
+    ),
     "lb.fig1": _performance(
         "figure", lb_performance.TIMED, lb_performance.fig1, "Compute and data-movement time of a step",
         rows=lb_performance.fig1_rows,
@@ -288,7 +401,10 @@ def render(artefact_id: str, records: Iterable[Record], out_dir: Path, *, profil
     else:
         title = f"{artefact_id}: {artefact.title}"
         content = {kind: style.to_bytes(drawn, kind, title) for kind in ("png", "svg")}
-        rows = artefact.rows(groups) if artefact.rows else select.curve_rows(artefact_id, groups, artefact.columns)
+        if artefact.rows is not None:
+            rows = artefact.rows(artefact_id, groups)
+        else:
+            rows = select.curve_rows(artefact_id, groups, artefact.columns)
         content["csv"] = select.csv_text(rows)
     paths = []
     for name in outputs(artefact_id):

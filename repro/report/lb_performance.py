@@ -125,10 +125,10 @@ def fig1(groups: select.Groups, profile: str) -> Figure:
     return figure
 
 
-def fig1_rows(groups: select.Groups) -> list[dict[str, Any]]:
+def fig1_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]:
     """Every part, batch size and its quartiles in seconds."""
     return [
-        _provenance("lb.fig1", record)
+        _provenance(artefact, record)
         | {"batch": row["batch"], "part": part, "n": row["n"]}
         | dict(zip(("lower_quartile_s", "median_s", "upper_quartile_s"), row[part], strict=True))
         | {"cpu_share": row["cpu_share"], "noise": readings.noise(record)}
@@ -169,11 +169,11 @@ def fig2(groups: select.Groups, profile: str) -> Figure:
     return figure
 
 
-def fig2_rows(groups: select.Groups) -> list[dict[str, Any]]:
+def fig2_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]:
     """Quantiles of the epoch time at every batch size, in seconds."""
     names = ("least_s", "lower_quartile_s", "median_s", "upper_quartile_s", "most_s")
     return [
-        _provenance("lb.fig2", record)
+        _provenance(artefact, record)
         | {"batch": batch, "epoch_images": record.spec["train_images"]}
         | dict(zip(names, map(float, np.quantile(_epochs(record, batch), (0, 0.25, 0.5, 0.75, 1))), strict=True))
         for record in _records(groups, TIMED) for batch in readings.batches(record)
@@ -221,7 +221,7 @@ def fig4(groups: select.Groups, profile: str) -> Figure:
     return figure
 
 
-def fig4_rows(groups: select.Groups) -> list[dict[str, Any]]:
+def fig4_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]:
     """Activation, batch and loader bytes at every size, with both lines of the loader's memory and their errors."""
     made = []
     for record in _records(groups, FIG4_RUNS):
@@ -234,7 +234,7 @@ def fig4_rows(groups: select.Groups) -> list[dict[str, Any]]:
                 f"{name.split(', ')[1].replace(' ', '_')}_bytes": line(row["batch"]) for name, line in lines.items()
             }
             made.append(
-                _provenance("lb.fig4", record)
+                _provenance(artefact, record)
                 | {"batch": row["batch"], "activation_bytes": row["activations"], "batch_held_bytes": row["batch_held"],
                    "loader_bytes": row["loader"]}
                 | {name: predicted.get(name) for name in ("extremes_bytes", "all_sizes_bytes")}
@@ -279,7 +279,7 @@ def fig5(groups: select.Groups, profile: str) -> Figure:
 _DRAWN = {"line, all sizes": "line", "roofline": "line with a floor"}
 
 
-def fig5_rows(groups: select.Groups) -> list[dict[str, Any]]:
+def fig5_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]:
     """Every fit at every batch size: predicted seconds and error, also where the size was held out of the fit."""
     made = []
     for record in _records(groups, TIMED):
@@ -291,7 +291,7 @@ def fig5_rows(groups: select.Groups) -> list[dict[str, Any]]:
             for batch in readings.batches(record):
                 (seconds,) = readings.medians(record, "compute", [batch])
                 made.append(
-                    _provenance("lb.fig5", record)
+                    _provenance(artefact, record)
                     | {"fit": name, "batch": batch, "fitted": int(batch in fitted), "measured_s": seconds,
                        "predicted_s": model(batch), "error_percent": 100 * abs(model(batch) / seconds - 1),
                        "held_out_error_percent": 100 * held_out[batch] if batch in held_out else None}

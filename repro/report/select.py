@@ -93,13 +93,13 @@ class Curve:
     seeds: tuple[int, ...]
 
 
-def curve(group: Sequence[Record]) -> Curve:
-    """Mean accuracy curve over the seeds of one run.
+def curve(group: Sequence[Record], name: str = "test_top1") -> Curve:
+    """Mean accuracy curve over the seeds of one run; ``name``: which accuracy of its rows.
 
     Raises:
         ReproError: completed seeds were not evaluated at the same epochs, so that no mean exists.
     """
-    by_epoch = [{round(float(row["epoch"]), 6): 100.0 * row["test_top1"] for row in r.rows} for r in group]
+    by_epoch = [{round(float(row["epoch"]), 6): 100.0 * row[name] for row in r.rows} for r in group]
     grids = {tuple(sorted(points)) for r, points in zip(group, by_epoch, strict=True) if r.status == "completed"}
     if len(grids) > 1 or () in grids:
         raise ReproError(

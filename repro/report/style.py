@@ -4,7 +4,8 @@ Each method has one colour, one marker and one line style everywhere. The three 
 9, 35 and 61, so that they differ in grey print too, stay apart under simulated protanopia, deuteranopia and
 tritanopia, and have at least 3:1 contrast on white (WCAG 2.2, 1.4.11). Arms that vary one thing of a method
 keep its line style and take a shade or a marker of their own. What compresses the messages of a method keeps its hue
-and takes shade, marker and line style of its own, because such curves lie on top of each other.
+and takes shade, marker and line style of its own, because such curves lie on top of each other. Post 3 compares
+networks, not methods: there each normalisation has a colour, the split of the data or the batch a marker and a shade.
 """
 
 from __future__ import annotations
@@ -85,13 +86,56 @@ COMPRESSED = {
     "e2-federated-gq": Style("#8C4A00", "v", "-"),
 }
 
+#: Keyed by the ``norm`` of a spec.
+NORMS = {
+    "batch": Style("#3B0A57", "o", "-"),
+    "group": Style("#0B5D2E", "s", (0, (5.0, 1.5))),
+    "fixup": Style("#E0559A", "D", (0, (5.0, 1.2, 1.2, 1.2))),
+    "layer": Style("#007C89", "^", (0, (1.2, 1.2))),
+    "instance": Style("#8A6D00", "v", (0, (3.0, 1.0, 1.0, 1.0, 1.0, 1.0))),
+    "none": Style("#6F6F6F", "X", (0, (1.2, 1.2))),
+}
+_OPEN: dict[str, Any] = {"filled": False}
+_LARGER: dict[str, dict[str, Any]] = {
+    "1024": {"marker": "s", "line": "-"},
+    "2048": {"marker": "^", "line": (0, (1.2, 1.2))},
+}
+_SHADES = {"group": {"1024": "#2F9E6E", "2048": "#06301A"}, "fixup": {"1024": "#B0206F", "2048": "#6B1043"}}
+_NAMES = {"bn": "batch", "gn": "group", "fixup": "fixup", "ln": "layer", "in": "instance", "none": "none"}
+
+
+def _of_post_3() -> dict[str, Style]:
+    looks = {f"e3-iid-{name}": NORMS[_NAMES[name]] for name in ("bn", "gn", "fixup")}
+    looks |= {f"e3-noniid-{name}": replace(NORMS[_NAMES[name]], **_OPEN) for name in ("bn", "gn", "fixup")}
+    looks |= {f"e3-{name}-128": NORMS[norm] for name, norm in _NAMES.items() if name != "bn"}
+    for name, norm in (("gn", "group"), ("fixup", "fixup")):
+        for batch, change in _LARGER.items():
+            look = replace(NORMS[norm], colour=_SHADES[norm][batch], **change)
+            looks[f"e3-{name}-{batch}"] = look
+            looks[f"e3-{name}-{batch}-slow"] = replace(look, marker="X", **_OPEN)
+    for batch, colour, line in (("1024", "#C46A9B", (5.0, 1.5)), ("2048", "#3A0824", (5.0, 1.2, 1.2, 1.2))):
+        looks[f"e3-fixup-{batch}-linear"] = Style(colour, "X", (0, line))
+    for name in ("ln", "in"):
+        looks[f"e3-{name}-2048"] = replace(NORMS[_NAMES[name]], line="-", **_OPEN)
+    looks["e3-gn-128-unit-scale"] = replace(NORMS["group"], colour="#2F9E6E", line="-", **_OPEN)
+    looks["e3-noniid-bn-local"] = replace(NORMS["batch"], colour="#7A3E9D", **_OPEN)
+    looks["e3-noniid-bn-drop"] = replace(NORMS["batch"], colour="#9A6FB5", **_OPEN)
+    for every, colour, marker in (("10", "#DB7600", "^"), ("40", "#A85A00", "v"), ("150", "#6B3900", "P")):
+        looks[f"e3-fedavg-iid-{every}"] = replace(METHODS["federated"], colour=colour, marker=marker, line="-")
+        looks[f"e3-fedavg-noniid-{every}"] = replace(METHODS["federated"], colour=colour, marker=marker, **_OPEN)
+    return looks
+
+
+#: Arms of post 3, keyed by run. Open markers: non-IID shards, or another policy than the first of its kind.
+NETWORKS = _of_post_3()
+
 
 def of(run: str, method: str) -> Style:
     """The style of ``run``: its own where it varies its method, else that of its ``method``.
 
-    Runs with GroupNorm look like those with BatchNorm, with which they never share a figure.
+    Runs of post 1 with GroupNorm look like those with BatchNorm, with which they never share a figure.
     """
-    return (ARMS | COMPRESSED).get(run.removesuffix("-gn"), METHODS[method])
+    return NETWORKS.get(run) or (ARMS | COMPRESSED).get(run.removesuffix("-gn"), METHODS[method])
 
 
 def context() -> Any:
@@ -108,6 +152,8 @@ def new(
     legend_rows: int = 1,
     right: float = 0.25,
     lower: float = 0.0,
+    share_y: bool = True,
+    ratios: Sequence[float] | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """A figure 7.2 inches wide: title, stamp, legends, axes that share the y-axis with their row, notes.
 
@@ -119,6 +165,8 @@ def new(
         legend_rows: rows of the legends that ``legend`` will place above the axes.
         right: margin right of the axes in inches, for ``margin_label``.
         lower: height in inches of a second row of axes, which share the x-axis with those above; 0: no such row.
+        share_y: False where the panels of a row show different quantities.
+        ratios: relative widths of the panels; equal when None.
 
     Returns:
         The figure and its axes, the upper row first.
@@ -138,14 +186,15 @@ def new(
     figure.text(left / width, 0.08 / height, "\n".join(below), va="bottom", **grey)
     heights = [plot_height, lower] if lower else [plot_height]
     grid = figure.subplots(
-        len(heights), len(panels), sharex="col", sharey="row", squeeze=False, gridspec_kw={"height_ratios": heights}
-    )
+        len(heights), len(panels), sharex="col", sharey="row" if share_y else False, squeeze=False,
+        gridspec_kw={"height_ratios": heights, "width_ratios": ratios or [1.0] * len(panels)},
+    )  # fmt: skip
     figure.subplots_adjust(
         left=left / width,
         right=1 - right / width,
         top=1 - top / height,
         bottom=bottom / height,
-        wspace=0.08,
+        wspace=0.08 if share_y else 0.3,
         hspace=gap * len(heights) / sum(heights),
     )
     for one, panel in zip(grid[0], panels, strict=True):

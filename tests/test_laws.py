@@ -1,0 +1,62 @@
+"""The law of normalisation: what must not matter does not to round-off, and what must matter does."""
+
+import pytest
+import toy
+
+from repro import laws, models, numerics, runner
+from repro.errors import ReproError
+
+PER_IMAGE = ("group", "layer", "instance")
+
+
+def law(norm):
+    try:
+        models.build("resnet18", classes=2, width=4, norm=norm)
+    except ReproError as error:
+        if not str(error).startswith(f"unknown norm {norm!r}"):
+            raise
+        pytest.skip(f"repro.models does not have it yet: {error}")
+    return laws.normalisation(images=8, image_size=16, width=4, seed=1, norms=(norm,))
+
+
+@pytest.mark.parametrize("norm", PER_IMAGE)
+def test_norms_of_one_image_depend_neither_on_other_images_nor_on_the_mode(norm):
+    found = law(norm)
+    assert found[f"{norm}_mode_difference"] <= found["tolerance"]
+    assert found[f"{norm}_batch_difference"] <= found["tolerance"]
+    assert found[f"{norm}_logit_spread"] > 0.01, "the network does not see its input; the law shows nothing"
+
+
+def test_batchnorm_depends_on_both():
+    found = law("batch")
+    assert found["batch_mode_difference"] > 1e-3
+    assert found["batch_batch_difference"] > 1e-3
+    assert found["batch_logit_spread"] > 0.01
+
+
+def test_the_law_is_of_all_norms_in_float64():
+    assert set(laws.NORMS) == {"batch", *PER_IMAGE}
+    found = law("group")
+    assert {name: found[name] for name in ("dtype", "tolerance", "images", "image_size", "width")} == {
+        "dtype": "float64", "tolerance": 1e-12, "images": 8, "image_size": 16, "width": 4,
+    }  # fmt: skip
+
+
+def test_each_law_has_a_version_of_its_own():
+    union, normalisation = (
+        numerics.used_by(toy.spec("large_batch", kind="law", law=name).as_dict())
+        for name in ("union_batch", "normalisation")
+    )
+    assert "laws" in union
+    assert "law_normalisation" not in union
+    assert "law_normalisation" in normalisation
+    assert "laws" not in normalisation
+
+
+@pytest.mark.data
+def test_a_run_of_the_law_takes_its_sizes_from_its_spec():
+    for norm in PER_IMAGE:
+        law(norm)
+    spec = toy.spec("large_batch", kind="law", law="normalisation", image_size=16, local_batch=4)
+    record, _ = runner.run(spec, 1, toy.ROOT)
+    assert record.law == laws.normalisation(images=4, image_size=16, width=4, seed=1)

@@ -1,0 +1,157 @@
+"""Federated averaging whose rounds are counted in local steps, and what its clients' own models are worth."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from repro import codecs, models, partition
+from repro.batches import Batches, Images
+from repro.engines import evaluate, fast, plain, shared_state
+from repro.engines.common import Buffers, LocalSteps, load_state
+from repro.models.norms import batch_statistics
+from repro.randomness import generator
+
+ROUND_OFF = 1e-11
+
+
+def toy_batches(images=59, clients=3):
+    """Of 59 images, three clients have 20, 20 and 19: local epochs of 3, 3 and 2 steps of 8; of 48, 2 steps each."""
+    random = generator(5, "toy")
+    pixels = random.integers(0, 256, size=(images, 16, 16, 3), dtype=np.uint8)
+    labels = random.integers(0, 4, size=images)
+    data = Images(pixels, labels, (0.5,) * 3, (0.25,) * 3, dtype=torch.float64, padding=1)
+    return Batches(data, partition.iid(labels, clients, generator(5, "shards")), 8, 5, True)
+
+
+def toy_model(norm="batch"):
+    return models.build("resnet18", classes=4, width=4, norm=norm, seed=3, dtype=torch.float64)
+
+
+def falling(epoch):
+    return 0.05 / (1 + epoch)
+
+
+def after(engine, steps, batches=None, *, norm="batch", processes=1, codec="dense", rounds=None, momentum=0.5, **more):
+    model, batches, codec = toy_model(norm), batches or toy_batches(), codecs.build(codec)
+    options = {"momentum": momentum, "weight_decay": 1e-3, "local_steps": steps, **more}
+    rounds = range(-(-steps.total // steps.every) if rounds is None else rounds)
+    if engine is plain:
+        return list(plain.federated_averaging(model, batches, codec, falling, rounds, **options)), shared_state(model)
+    with fast.client_pool(model, batches, codec, falling, processes=processes, **options) as pool:
+        made = list(fast.federated_averaging(model, pool, batches, codec, falling, rounds, local_steps=steps))
+    return made, shared_state(model)
+
+
+def assert_near(a, b, atol=ROUND_OFF):
+    for name in a:
+        assert torch.allclose(a[name], b[name], rtol=0, atol=atol), name
+
+
+@pytest.mark.parametrize("codec", ["dense", "int8"])
+@pytest.mark.parametrize("steps", [LocalSteps(2, 6), LocalSteps(4, 6), LocalSteps(9, 6)])
+def test_fast_equals_plain(steps, codec):
+    slow_rounds, slow = after(plain, steps, codec=codec)
+    fast_rounds, quick = after(fast, steps, codec=codec)
+    assert_near(slow, quick)
+    for a, b in zip(slow_rounds, fast_rounds, strict=True):
+        assert (a.number, a.lr, a.correct, a.images, a.bytes_up) == (b.number, b.lr, b.correct, b.images, b.bytes_up)
+        assert a.loss == pytest.approx(b.loss, abs=ROUND_OFF)
+
+
+def test_it_does_not_depend_on_the_number_of_processes():
+    alone_rounds, alone = after(fast, LocalSteps(4, 6))
+    many_rounds, many = after(fast, LocalSteps(4, 6), processes=2)
+    assert alone_rounds == many_rounds
+    assert all(torch.equal(alone[name], many[name]) for name in alone)
+
+
+def test_as_many_steps_as_an_epoch_has_are_an_epoch():
+    batches, model = toy_batches(images=48), toy_model()
+    by_steps = after(plain, LocalSteps(2, 6), batches)
+    options = {"momentum": 0.5, "weight_decay": 1e-3}
+    made = list(plain.federated_averaging(model, batches, codecs.build("dense"), falling, range(3), 1, **options))
+    assert by_steps[0] == made
+    state = shared_state(model)
+    assert all(torch.equal(by_steps[1][name], state[name]) for name in state)
+
+
+def test_the_last_round_is_the_shorter_rest_and_is_averaged_too():
+    batches = toy_batches(images=48)
+    done, _ = after(fast, LocalSteps(4, 6), batches)
+    assert [round_.images for round_ in done] == [3 * 8 * 4, 3 * 8 * 2]
+    assert [round_.lr for round_ in done] == [falling(0), falling(2)]
+    assert done[0].bytes_up == done[1].bytes_up > 0
+
+
+def test_every_client_takes_the_same_number_of_steps_whatever_its_shard():
+    batches = toy_batches()
+    assert [batches.steps_per_epoch(client) for client in range(3)] == [3, 3, 2]
+    asked = []
+    get = batches.get
+    batches.get = lambda client, step: asked.append((client, step)) or get(client, step)
+    after(fast, LocalSteps(4, 6), batches)
+    assert asked == [(client, step) for steps in (range(4), range(4, 6)) for client in range(3) for step in steps]
+
+
+def test_one_step_a_round_without_momentum_is_large_batch_training():
+    """The average of the models after a step is a step along the average gradient, where nothing else has a state."""
+    batches, model = toy_batches(images=48), toy_model("group")
+    _, federated = after(plain, LocalSteps(1, 4), batches, norm="group", momentum=0.0)
+    optimiser = torch.optim.SGD(model.parameters(), lr=1.0, weight_decay=1e-3)
+    list(plain.large_batch(model, optimiser, batches, codecs.build("dense"), falling, range(4)))
+    assert_near(federated, shared_state(model))
+
+
+def test_one_client_without_momentum_trains_as_in_one_place_whatever_the_rounds():
+    batches, model = toy_batches(clients=1), toy_model()
+    optimiser = torch.optim.SGD(model.parameters(), lr=1.0, weight_decay=1e-3)
+    list(plain.centralised(model, optimiser, batches, falling, range(7)))
+    for every in (1, 3, 7):
+        _, federated = after(fast, LocalSteps(every, 7), batches, momentum=0.0)
+        assert_near(federated, shared_state(model))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("policy", ["average", "local", "drop"])
+def test_clients_score_their_own_models_before_they_are_averaged(policy, processes):
+    model, batches, codec = toy_model(), toy_batches(), codecs.build("dense")
+    steps, buffers = LocalSteps(4, 8), Buffers.start(policy, model, 3)
+    parts = [partial(batches.images.centre, at, at + 30) for at in (0, 30)]
+    with fast.client_pool(
+        model, batches, codec, falling, evaluation=parts, processes=processes, buffers=buffers, local_steps=steps
+    ) as pool:
+        first, last = fast.federated_averaging(
+            model, pool, batches, codec, falling, range(2), buffers=buffers, local_steps=steps, score_clients_in=1
+        )
+    assert first.clients_top1_by_class is None
+
+    class Spy:
+        """Keeps what is sent; the codec itself is exact."""
+
+        fixed_size, sent = True, []
+
+        def __getattr__(self, name):
+            return getattr(codec, name)
+
+        def encode(self, state, tensors):
+            self.sent.append({name: tensor.clone() for name, tensor in tensors.items()})
+            return codec.encode(state, tensors)
+
+    spied, spy, mine = toy_model(), Spy(), Buffers.start(policy, toy_model(), 3)
+    rounds = plain.federated_averaging(spied, batches, spy, falling, range(2), buffers=mine, local_steps=steps)
+    next(rounds)
+    before = {name: tensor.clone() for name, tensor in shared_state(spied, mine).items()}
+    spy.sent.clear()
+    next(rounds)
+    assert len(last.clients_top1_by_class) == 3
+    for client, (change, found) in enumerate(zip(spy.sent, last.clients_top1_by_class, strict=True)):
+        worker = toy_model()
+        load_state(worker, [before[name] + change[name] for name in before], mine)
+        mine.restore(worker, client)
+        if policy == "drop":
+            with batch_statistics(worker):
+                assert found == evaluate(worker, (part() for part in parts))["top1_by_class"]
+            continue
+        assert found == evaluate(worker, (part() for part in parts))["top1_by_class"]

@@ -1,0 +1,427 @@
+"""Laws of post 3's figures and tables: drawn from records alone, whatever diverged; the teaching picture is right."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from synthetic_e3 import CLASSES, DIVERGE, LAYERS, e3_control_records, e3_records, planned, stopped
+
+from repro import metrics, report, specs
+from repro.errors import ReproError
+from repro.records import Record
+from repro.report import e3, e3_tables, select, style
+from repro.words import label
+
+ROOT = Path(__file__).parent.parent
+IDS = [name for name, item in report.ARTEFACTS.items() if item.source == "e3"]
+FIGURES = [name for name in IDS if report.ARTEFACTS[name].kind == "figure"]
+TABLES = [name for name in IDS if report.ARTEFACTS[name].kind == "table"]
+CURVES = [name for name in FIGURES if report.ARTEFACTS[name].rows is None]
+
+
+def all_records(**settings: Any) -> list[Record]:
+    return [*e3_records(**settings), *e3_control_records()]
+
+
+RECORDS = all_records()
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("figures")
+    for name in IDS:
+        report.render(name, RECORDS, out, profile="laptop")
+    return out
+
+
+def change(run: str, how: Callable[[Record], Record], seeds: tuple[int, ...] = (1, 2, 3)) -> list[Record]:
+    return [how(r) if r.run == run and r.seed in seeds else r for r in RECORDS]
+
+
+def lost(record: Record) -> Record:
+    """As it is when the run diverges at its first step."""
+    series = {name: [] for name in record.series}
+    return replace(record, status="diverged", reason="the training loss is nan", rows=[], series=series)
+
+
+def texts(figure: Figure) -> str:
+    return " ".join(text.get_text() for text in figure.findobj(Text)).replace("\n", " ")
+
+
+def read_csv(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def of(run: str, records: list[Record] | None = None) -> list[Record]:
+    return [r for r in records or RECORDS if r.run == run]
+
+
+def draw(name: str, records: list[Record]) -> Any:
+    return (report.figure if name in FIGURES else report.table)(name, records)
+
+
+# All artefacts ----------------------------------------------------------
+
+
+def test_the_post_has_all_its_artefacts() -> None:
+    published = {"e3.table1", *(f"e3.fig{i}" for i in range(1, 6))}
+    assert {name for name in IDS if report.ARTEFACTS[name].published} == published
+    assert report.ids("e3", "control") == ["e3.extra-buffers", "e3.extra-initialisation"]
+
+
+def test_every_run_is_shown_somewhere_and_controls_only_with_controls() -> None:
+    shown = {run for name in IDS for run in report.ARTEFACTS[name].runs}
+    controls = {spec.run for spec in planned(group="control")}
+    assert shown == {spec.run for spec in planned()} | controls
+    for name in report.ids("e3", "artefact"):
+        assert not set(report.ARTEFACTS[name].runs) & controls, name
+
+
+def test_synthetic_records_have_what_their_specs_track() -> None:
+    for record in (r for r in RECORDS if r.kind == "train" and r.status == "completed"):
+        track = record.spec.get("track", [])
+        assert ("gradient_norm" in record.series) == ("gradient_norm" in track)
+        assert ("test_top1_by_class" in record.rows[-1]) == ("per_class" in track)
+        assert ("batch_statistics" in record.rows[-1]) == ("batch_statistics" in track)
+
+
+def test_render_writes_the_named_files_and_no_other(rendered: Path) -> None:
+    assert {path.name for path in rendered.iterdir()} == {file for name in IDS for file in report.outputs(name)}
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_the_same_records_in_any_order_give_the_same_bytes(name: str, rendered: Path, tmp_path: Path) -> None:
+    for path in report.render(name, reversed(RECORDS), tmp_path, profile="laptop"):
+        assert path.read_bytes() == (rendered / path.name).read_bytes()
+
+
+def test_another_process_gives_the_same_bytes_without_torch(rendered: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from synthetic_e3 import e3_records, e3_control_records\n"
+        "from repro import report; records = e3_records() + e3_control_records()\n"
+        "for name in sys.argv[2:]: report.render(name, records, Path(sys.argv[1]), profile='laptop')\n"
+        "assert 'torch' not in sys.modules"
+    )
+    env = {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}", "PYTHONHASHSEED": "7", "HOME": str(tmp_path)}
+    names = ["e3.fig1", "e3.table1", "e3.extra-forgetting"]
+    subprocess.run([sys.executable, "-c", code, tmp_path / "out", *names], check=True, env=env, cwd=tmp_path)
+    for path in (tmp_path / "out").iterdir():
+        assert path.read_bytes() == (rendered / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_a_run_without_a_record_is_one_line_that_says_what_to_do(name: str) -> None:
+    run = report.ARTEFACTS[name].runs[-1]
+    with pytest.raises(ReproError, match=f"no record of run {run}; at least one seed was expected") as error:
+        draw(name, [record for record in RECORDS if record.run != run])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", IDS)
+@pytest.mark.parametrize("how", ["all at the first step", "all later", "one run", "one seed of each"])
+def test_runs_that_diverged_are_drawn_and_said(name: str, how: str) -> None:
+    artefact = report.ARTEFACTS[name]
+    runs = [run for run in artefact.runs if run != e3.LAW][: 1 if how == "one run" else None]
+    seeds = (2,) if how == "one seed of each" else (1, 2, 3)
+    damage = (lambda r: stopped(r, 1) if r.rows else r) if how == "all later" else lost
+    records = [damage(r) if r.run in runs and r.seed in seeds else r for r in RECORDS]
+    drawn = draw(name, records)
+    said = texts(drawn) if isinstance(drawn, Figure) else " ".join(drawn.notes)
+    groups = select.group(name, records, artefact.runs)
+    rows = (artefact.rows or select.curve_rows)(name, groups) if name in FIGURES else drawn.csv_rows
+    for run in runs:
+        assert f"Diverged, counted at chance (10 %): {label(run)}, seed" in said, run
+        assert any(row["run"] == run and row["status"] == "diverged" for row in rows)
+    assert select.csv_text(rows)
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_one_seed_is_drawn_without_an_interval(name: str) -> None:
+    drawn = draw(name, [record for record in RECORDS if record.seed == 1])
+    said = texts(drawn) if isinstance(drawn, Figure) else " ".join(drawn.notes)
+    assert "One seed, so no interval" in said
+
+
+# Figures ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_reduced_profile_says_so_on_the_face(name: str) -> None:
+    stamp = "laptop profile: 4\u202f000 images at 16 × 16 px, width 8, n = 3 seeds – not the published scale"
+    assert stamp in texts(report.figure(name, RECORDS))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("records", [RECORDS, change("e3-noniid-bn", lost)], ids=["whole", "diverged"])
+def test_no_text_leaves_the_figure_and_no_legend_covers_data(name: str, records: list[Record]) -> None:
+    figure = report.figure(name, records)
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    figure.draw(renderer)
+    shown = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    for text in shown:
+        box = text.get_window_extent(renderer)
+        ticks = {tick.get_text() for axes in figure.axes for tick in [*axes.get_xticklabels(), *axes.get_yticklabels()]}
+        inside = figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+        assert inside or text.get_text() in ticks, text.get_text()
+        assert figure.bbox.y0 <= box.y0, text.get_text()
+        assert box.y1 <= figure.bbox.y1, text.get_text()
+    boxes = [axes.get_window_extent(renderer) for axes in figure.axes]
+    legends = [legend for axes in figure.axes if (legend := axes.get_legend()) is not None]
+    for legend, box in itertools.product(legends, boxes):
+        assert not legend.get_window_extent(renderer).overlaps(box)
+    for one, other in [*itertools.combinations(boxes, 2), *itertools.combinations(legends, 2)]:
+        assert not extent(one, renderer).overlaps(extent(other, renderer))
+    notes = next(text for text in reversed(figure.texts)).get_window_extent(renderer)
+    for axes in figure.axes:
+        assert not axes.xaxis.label.get_text() or not axes.xaxis.label.get_window_extent(renderer).overlaps(notes)
+
+
+def extent(item: Any, renderer: Any) -> Any:
+    return item.get_window_extent(renderer) if hasattr(item, "get_window_extent") else item
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_axes_name_their_units(name: str) -> None:
+    for axes in report.figure(name, RECORDS).axes:
+        text = axes.get_ylabel()
+        assert not text or re.search(r"\((%|no unit|standard deviations)\)|device", text), text
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_the_csv_of_curves_holds_every_evaluation_and_setting(name: str, rendered: Path) -> None:
+    rows = read_csv((rendered / f"{name}.csv").read_text())
+    assert {row["run"] for row in rows} == set(report.ARTEFACTS[name].runs)
+    for record in (r for r in RECORDS if r.run in report.ARTEFACTS[name].runs and r.rows):
+        ours = [row for row in rows if (row["run"], row["seed"]) == (record.run, str(record.seed))]
+        assert [float(row["accuracy_percent"]) for row in ours] == pytest.approx(
+            [100 * row["test_top1"] for row in record.rows], abs=1e-5
+        )
+        assert {row["norm"] for row in ours} == {record.spec["norm"]}
+        assert {row["local_steps"] for row in ours} == {str(record.spec.get("local_steps", ""))}
+
+
+def test_the_teaching_picture_marks_what_shares_a_mean() -> None:
+    """BatchNorm's cells are the only ones with several images; GroupNorm lies between the other two."""
+    cells = {norm: (len(rows), len(columns)) for norm, (_, _, rows, columns) in e3.AVERAGED.items()}
+    assert cells["batch"] == (4, 1)
+    assert cells["layer"] == (1, 6)
+    assert cells["instance"] == (1, 1)
+    assert cells["group"] == (1, 3)
+    left = report.figure("e3.fig1", RECORDS).axes[0]
+    drawn = [patch for patch in left.patches if isinstance(patch, Rectangle)]
+    assert len(drawn) == 4 * 4 * 6
+    from matplotlib.colors import to_hex
+
+    coloured = [to_hex(patch.get_facecolor()) for patch in drawn]
+    for norm, (images, channels) in cells.items():
+        assert coloured.count(style.NORMS[norm].colour.lower()) == images * channels
+
+
+def test_fig1_draws_the_mean_over_seeds_of_every_layer(rendered: Path) -> None:
+    right = report.figure("e3.fig1", RECORDS).axes[1]
+    for line, run in zip(right.lines, (e3.BN, e3.BN_SKEWED), strict=True):
+        expected = np.mean([r.rows[-1]["batch_statistics"]["mean_shift"] for r in of(run)], axis=0)
+        np.testing.assert_allclose(np.asarray(line.get_ydata(), float), expected)
+    rows = read_csv((rendered / "e3.fig1.csv").read_text())
+    assert {row["layer"] for row in rows} == {"", *LAYERS}
+    assert "batch_mode_difference" in {row["quantity"] for row in rows}
+
+
+def test_fig1_says_what_the_law_measured() -> None:
+    said = texts(report.figure("e3.fig1", RECORDS))
+    assert "BatchNorm 0.5 and 0.5" in said
+    assert "GroupNorm 2e−15 and 2e−15" in said
+
+
+def test_a_run_that_did_not_track_what_is_drawn_is_one_line() -> None:
+    def untracked(record: Record) -> Record:
+        rows = [{k: v for k, v in row.items() if k != "batch_statistics"} for row in record.rows]
+        return replace(record, rows=rows, series={"train_loss": [1.0]})
+
+    records = [untracked(r) for r in RECORDS]
+    for name, what in (("e3.fig1", "batch_statistics"), ("e3.extra-divergence", "gradient_norm")):
+        with pytest.raises(ReproError, match=f"no {what}.* correct `track` in pipelines/e3.yaml") as error:
+            report.figure(name, records)
+        assert "\n" not in str(error.value)
+
+
+def test_fig4_marks_where_the_scaled_rates_diverged() -> None:
+    upper = report.figure("e3.fig4", RECORDS).axes[0]
+    marked = {line.get_label(): list(np.asarray(line.get_xdata(), float)) for line in upper.lines}
+    for run in e3.LINEAR_RUNS:
+        (text,) = [t for t in marked if f"rate {of(run)[0].spec['lr']:g} (linear scaling): diverged at epoch" in str(t)]
+        assert marked[text] == [found[1] for r in of(run) if (found := metrics.divergence(r))]
+    assert texts(report.figure("e3.fig4", RECORDS)).count("Diverged, counted at chance") == 2
+
+
+def test_a_scaled_run_that_does_not_diverge_is_drawn_as_a_curve() -> None:
+    run, like = e3.LINEAR_RUNS[0], of("e3-fixup-1024")
+    records = [r for r in RECORDS if r.run != run]
+    records += [replace(r, run=run, spec=r.spec | {"run": run}) for r in like]
+    upper = report.figure("e3.fig4", records).axes[0]
+    labels = [str(line.get_label()) for line in upper.lines]
+    assert sum("diverged" in text for text in labels) == 1
+
+
+def test_divergence_is_counted_in_rounds_and_epochs() -> None:
+    (record,) = [r for r in of("e3-fixup-1024-linear") if r.seed == 1]
+    rounds = DIVERGE["e3-fixup-1024-linear"] + 1
+    assert metrics.divergence(record) == (rounds, rounds / 4)  # 4000 images make 4 batches of 1024
+    assert metrics.divergence(of("e3-fixup-1024")[0]) is None
+
+
+def test_rounds_of_federated_averaging_with_local_steps_are_told_from_its_spec() -> None:
+    (record,) = [r for r in of("e3-fedavg-noniid-150") if r.seed == 1]
+    steps = 13  # 400 images a device in batches of 32: a rest of half a batch counts
+    assert metrics._budget(record)["round"] == round(20 * steps / 150)
+
+
+def test_long_series_are_thinned_alike_from_start_to_end() -> None:
+    assert list(e3._drawn_rounds(5)) == [0, 1, 2, 3, 4]
+    at = e3._drawn_rounds(50_000)
+    assert (at[0], at[-1]) == (0, 49_999)
+    assert len(at) <= 300
+    assert (np.diff(at) > 0).all()
+
+
+def test_forgetting_is_the_mean_over_seeds_by_device_and_class(rendered: Path) -> None:
+    run = "e3-fedavg-noniid-150"
+    before, after, shards = e3.by_device(of(run)) or pytest.fail("every seed diverged")
+    assert before.shape == (10, CLASSES)
+    assert after.shape == (CLASSES,)
+    assert before[3][3] == pytest.approx(100 * np.mean([r.rows[-1]["clients_top1_by_class"][3][3] for r in of(run)]))
+    assert shards[9] == [0, 9]
+    own = np.mean([before[device][shards[device]] for device in range(10)])
+    assert own == pytest.approx(100 * np.mean([metrics.own_classes_top1(r) for r in of(run)]))
+    rows = [row for row in read_csv((rendered / "e3.extra-forgetting.csv").read_text()) if row["run"] == run]
+    assert len(rows) == 3 * 10 * CLASSES
+    assert sum(int(row["own_class"]) for row in rows) == 3 * 10 * 2
+
+
+def test_devices_with_other_classes_in_another_seed_have_no_mean() -> None:
+    def other(record: Record) -> Record:
+        return replace(record, rows=[*record.rows[:-1], record.rows[-1] | {"classes_of_clients": [[0, 5]] * 10}])
+
+    with pytest.raises(ReproError, match="devices have different classes in different seeds"):
+        report.figure("e3.extra-forgetting", change("e3-fedavg-noniid-40", other, seeds=(2,)))
+
+
+def test_the_gap_above_the_panels_is_that_of_the_verdict() -> None:
+    said = texts(report.figure("e3.extra-regularisation", RECORDS))
+    for run in e3.REGULARISATION_RUNS:
+        gap = np.mean([100 * metrics.regularisation_gap(r) for r in of(run)])
+        assert f"{e3._network(run)}: {gap:.1f} [" in said
+
+
+def test_the_published_half_is_drawn_at_full_scale_only() -> None:
+    assert "50 %" not in texts(report.figure("e3.fig5", RECORDS))
+    assert "post, every 10: 50 %" in texts(report.figure("e3.fig5", e3_records(profile="paper")))
+
+
+# Looks ------------------------------------------------------------------
+
+
+def lightness(colour: str) -> float:
+    encoded = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    return float(116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16)
+
+
+def test_a_network_has_one_colour_wherever_it_is_drawn() -> None:
+    for spec in (*planned(), *planned(group="control")):
+        if spec.kind == "train" and spec.method != "federated" and spec.local_batch in (32, 128):
+            own = {"e3-gn-128-unit-scale", "e3-noniid-bn-local", "e3-noniid-bn-drop"}
+            assert spec.run in own or style.of(spec.run, spec.method).colour == style.NORMS[spec.norm].colour, spec.run
+
+
+def test_networks_differ_in_grey_and_all_looks_have_contrast_on_white() -> None:
+    main = [lightness(style.NORMS[norm].colour) for norm in ("batch", "group", "fixup")]
+    assert min(abs(a - b) for a, b in itertools.combinations(main, 2)) > 15
+    for run, look in style.NETWORKS.items():
+        luminance = ((lightness(look.colour) + 16) / 116) ** 3
+        assert 1.05 / (luminance + 0.05) >= 3.0, run
+
+
+@pytest.mark.parametrize("name", [*CURVES, "e3.extra-divergence"])
+def test_curves_of_a_figure_differ_in_more_than_colour(name: str) -> None:
+    methods = {r.run: r.spec["method"] for r in RECORDS}
+    looks = [style.of(run, methods[run]) for run in report.ARTEFACTS[name].runs]
+    assert len({(look.marker, look.filled, look.line, look.colour) for look in looks}) == len(looks)
+    for one, other in itertools.combinations(looks, 2):
+        alike = abs(lightness(one.colour) - lightness(other.colour)) < 8
+        assert not alike or (one.marker, one.filled, one.line) != (other.marker, other.filled, other.line)
+
+
+# Tables -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_latex_is_balanced_escaped_and_uses_booktabs(name: str) -> None:
+    text = report.table(name, RECORDS).latex()
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+    assert not re.search(r"(?<!\\)[%#_]", text)
+    assert not set(re.sub(r"[ -~\n]", "", text))
+    assert len({row.count(" & ") for row in text.splitlines() if row.endswith(r"\\")}) == 1
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_rows_are_as_wide_as_the_header_and_lines_name_their_records(name: str) -> None:
+    table = report.table(name, RECORDS)
+    assert {len(row) for row in table.rows} == {len(table.header)}
+    rows = read_csv(table.csv())
+    assert {row["run"] for row in rows} == set(report.ARTEFACTS[name].runs)
+    assert all(row["fingerprint"] and row["artefact"] == name for row in rows)
+
+
+def test_table1_has_both_warm_ups_of_both_networks_and_counts_what_diverged() -> None:
+    table = report.table("e3.table1", RECORDS)
+    rows = {(row[0], row[1]): row[2:] for row in table.rows}
+    assert rows["Fixup", "0.1 to 0.8 or 1.6"][1:3] == ["diverged (3 of 3 seeds)"] * 2
+    assert rows["LayerNorm", "0.1 to 0.8 or 1.6"][1] == "–"
+    for policy in ("0.1 to 0.8 or 1.6", "0.01 to 0.1"):
+        assert rows["GroupNorm", policy][0].startswith("79.0 [")
+    assert rows["GroupNorm", "0.01 to 0.1"][1].startswith("75.2 [")
+    assert rows["Fixup", "0.01 to 0.1"][3].startswith("−1.0 points [")
+    assert "620 of 128 images" in " ".join(table.notes)
+
+
+def test_table1_counts_a_single_diverged_seed_at_chance_and_says_so() -> None:
+    table = report.table("e3.table1", change("e3-ln-2048", lost, seeds=(2,)))
+    cell = next(row[4] for row in table.rows if row[0] == "LayerNorm")
+    assert cell.endswith(", diverged 1 of 3 seeds")
+    assert cell.startswith("50.0 [")  # (0.70 + 0.10 + 0.70) / 3
+
+
+def test_the_buffers_table_pairs_each_policy_with_the_average() -> None:
+    table = report.table("e3.extra-buffers", RECORDS)
+    rows = {row[0]: row for row in table.rows}
+    assert list(rows) == ["average", "local", "drop"]
+    assert rows["average"][4] == "–"
+    assert rows["drop"][4].startswith("34.0 points [")
+    assert e3_tables.BUFFERS_RUNS[0] in {spec.run for spec in planned()}
+
+
+def test_all_policies_of_the_specs_have_words() -> None:
+    import typing
+
+    assert set(typing.get_args(specs._hints(specs.Spec)["buffers"])) == set(e3_tables._POLICIES)
+
+
+def test_curves_of_training_accuracy_are_those_of_the_rows() -> None:
+    group = of(e3.GN)
+    expected = np.mean([[100 * row["train_top1"] for row in r.rows] for r in group], axis=0)
+    np.testing.assert_allclose(select.curve(group, "train_top1").mean, expected)
