@@ -128,4 +128,4 @@ def test_committed_measurements_of_this_kind_of_machine_are_used_and_others_are_
     assert code == 0
     assert "measured on this kind of machine" in found["evidence"]
     assert found["workload"]["images"] == 50_000
-    assert found["largest_batch"] > found["fastest_batch"] > 0
+    assert found["largest_batch"] >= found["fastest_batch"] > 0
