@@ -39,7 +39,7 @@ rebuild: data dvc-without-git ## compute again what is committed (controls apart
 		case $$folder in *_controls/) ;; *) rm -rf "$$folder" ;; esac; \
 	done
 	$(REPRO) --force --no-run-cache $(if $(PROFILE),pipelines/$(PROFILE)/dvc.yaml)
-	@[ ! -e .git ] || git status --short -- book data/records figures
+	@[ ! -e .git ] || git status --short -- README.md book data/records figures ':!book/provenance.html'
 	@echo "== rebuild: done; every result that differs from the committed one is listed above"
 
 controls: data dvc-without-git ## the second group of runs: learning-rate grids and controls

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from repro import claims, records, report, specs, tuning
@@ -17,12 +18,11 @@ UNFINISHED = {"lb"}
 def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
     """Compare ``data/published.yaml`` with what exists.
 
-    Of a source whose runs are not all defined yet (``UNFINISHED``), what has neither a rule nor a drawing waits.
-
-    For a source that has runs, every artefact needs something that draws it, its files under ``figures/<profile>`` and
-    a place in the source's notebook; every statement needs a rule whose runs are defined, a figure or table that
-    something draws, a verdict and a place in the notebook; and the stored learning rates must be those that the grids
-    choose today.
+    For a source that has runs, every artefact needs something that draws it from defined runs, its files under
+    ``figures/<profile>`` and a place in the source's notebook; every statement needs a rule whose runs are defined, a
+    figure or table that something draws (laws and definitions are shown by the code that executes them), a verdict and
+    a place in the notebook; and the stored learning rates must be those that the grids choose today. Of a source whose
+    runs are not all defined yet (``UNFINISHED``), what has neither a rule nor a drawing waits.
 
     Returns:
         (problems, waiting): one line for everything that is missing or wrong, and one for everything that no run or no
@@ -87,25 +87,19 @@ def _later(published: Published, source: str) -> list[str]:
 
 
 def _not_in_notebook(published: Published, source: str, later: list[str], root: Path) -> Iterator[str]:
-    """A source's notebooks are ``<source>.ipynb`` and ``<source>-<part>.ipynb``."""
-    named = {
-        f"{source}.ipynb",
-        *(f"{item.shown_in}.ipynb" for item in report.ARTEFACTS.values() if item.source == source),
-    }
-    notebooks = [root / "notebooks" / name for name in sorted(named)]
-    text = "".join(notebook.read_text(encoding="utf-8") for notebook in notebooks if notebook.exists())
-    expected = (
-        " or ".join(f"notebooks/{path.name}" for path in notebooks if path.exists()) or f"notebooks/{source}.ipynb"
-    )
+    notebook = root / "notebooks" / f"{source}.ipynb"
+    text = notebook.read_text(encoding="utf-8") if notebook.exists() else ""
     for name in _ids(published, source):
         if name not in later and not re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", text):
-            yield f"{name}: not in {expected}; a section that names it was expected"
+            yield f"{name}: not in notebooks/{source}.ipynb; a section that names it was expected"
 
 
 def _unfit(statement: Statement) -> Iterator[str]:
     """A statement without a rule, or shown by a companion figure that nothing draws."""
     if statement.judge is None:
         yield f"{statement.id}: no rule; a key `judge` was expected in data/published.yaml"
+    if statement.artefact is None and statement.kind not in ("law", "definition"):
+        yield f"{statement.id}: no figure or table; a key `artefact` was expected in data/published.yaml"
     if statement.artefact is not None and statement.artefact not in report.ARTEFACTS:
         yield f"{statement.id}: shown by {statement.artefact}, which nothing draws; add it to repro.report.ARTEFACTS"
 
@@ -113,6 +107,10 @@ def _unfit(statement: Statement) -> Iterator[str]:
 def _undefined_runs(statements: list[Statement], source: str, profile: str, root: Path) -> Iterator[str]:
     try:
         known = {spec.run for group in specs.GROUPS for spec, _ in specs.runs(source, profile, group, root)}
+        drawn = [(name, run) for name, item in report.ARTEFACTS.items() if item.source == source for run in item.runs]
+        for name, pattern in drawn:
+            if not any(fnmatchcase(run, pattern) for run in known):
+                yield f"{name}: drawn from {pattern}, which pipelines/{source}.yaml does not define; correct one"
         known |= {f"{source}-grid-{arm}" for arm in specs.grids(source, profile, root)}
     except ReproError as error:
         yield str(error)
@@ -124,10 +122,8 @@ def _undefined_runs(statements: list[Statement], source: str, profile: str, root
 
 
 def _learning_rates(source: str, profile: str, root: Path) -> Iterator[str]:
-    """Every difference between the stored learning rates and what the grids choose today, if the source has any."""
+    """Every difference between the stored learning rates and what the grids choose today."""
     path = specs.learning_rates_path(profile, root).relative_to(root)
-    if not specs.grids(source, profile, root):
-        return
     try:
         chosen = tuning.choose(source, profile, root)
         stored = records.read_json(root / path)[source] if chosen else {}

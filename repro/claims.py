@@ -31,6 +31,7 @@ from scipy.special import stdtrit
 from repro import traffic
 from repro.errors import ReproError
 from repro.metrics import (
+    CONDITIONS,
     SCALES,
     TARGETS,
     Measured,
@@ -114,7 +115,8 @@ NOT_COMPARABLE, NOT_RUN = "not comparable", "not run"
 MISSING, STALE = "missing", "stale"
 
 _GRID_RUN = re.compile(r"^(?P<arm>.+)-lr(?P<rate>[0-9_]+)$")
-_PAYLOADS_RUN = re.compile(r"^e2-payloads-resnet(?P<layers>\d+)-(?P<classes>\d+) (?P<codec>.+)$")
+_PAYLOADS_RUN = re.compile(r"^e2-payloads-resnet(?P<layers>\d+)-(?P<classes>\d+) (?P<codec>[^ ]+)(?: (?P<what>.+))?$")
+_CONTENTS = {None: "", traffic.GRADIENT: "", traffic.CHANGE: "changes, ", traffic.WEIGHTS: "weights, "}
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -291,7 +293,8 @@ class PartVerdict:
     """Outcome of one part of a statement, its numbers in the units that readers see.
 
     An end of ``interval`` is None where an arm never reached its target, so that nothing bounds the ratio there.
-    ``counted`` is False for a published value that this profile shows and does not compare.
+    Two kinds of part are shown without deciding: another reading (``beside``), and a published value that this profile
+    does not compare (``counted`` is False).
     """
 
     rule: str
@@ -305,6 +308,7 @@ class PartVerdict:
     n: int = 0
     runs: tuple[str, ...] = ()
     counted: bool = True
+    beside: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Plain mapping with numbers of six significant digits."""
@@ -318,7 +322,7 @@ class PartVerdict:
             "interval": None if self.interval is None else [_shown(end) for end in self.interval],
             "unit": self.unit,
             "n": self.n,
-        }
+        } | ({"beside": True} if self.beside else {})
 
 
 @dataclass(frozen=True)
@@ -332,7 +336,12 @@ class Verdict:
     @property
     def outcome(self) -> str:
         """Holds, fails, inconclusive, not comparable or not run; a statement without a judge was not run."""
-        return compound([part.outcome for part in self.parts if part.counted]) if self.parts else NOT_RUN
+        return compound([part.outcome for part in self.judged]) if self.parts else NOT_RUN
+
+    @property
+    def judged(self) -> list[PartVerdict]:
+        """The parts that decide."""
+        return [part for part in self.parts if part.counted and not part.beside]
 
     @property
     def word(self) -> str:
@@ -346,7 +355,7 @@ class Verdict:
     def as_json(self) -> dict[str, Any]:
         """Plain mapping; ``interval`` and ``unit`` are those of the first part that decides."""
         statement, parts = self.statement, self.parts
-        deciding = [part for part in parts if part.counted and part.outcome == self.outcome]
+        deciding = [part for part in self.judged if part.outcome == self.outcome]
         shown = deciding[0].as_json() if deciding else {"interval": None, "unit": None}
         reasons = dict.fromkeys(part.reason for part in deciding)
         return {
@@ -356,10 +365,10 @@ class Verdict:
             "says": statement.says,
             "place": statement.place,
             "published": statement.published,
-            "ours": "; ".join(part.text for part in parts if part.text) or None,
+            "ours": "; ".join("beside it: " * part.beside + part.text for part in parts if part.text) or None,
             "interval": shown["interval"],
             "unit": shown["unit"],
-            "n": min((part.n for part in parts), default=0),
+            "n": min((part.n for part in self.judged), default=0),
             "verdict": self.word,
             "reason": "; ".join(reasons) or "no run is defined for this statement yet",
             "runs": sorted({run for part in parts for run in part.runs}),
@@ -429,6 +438,8 @@ def _runs(part: Mapping[str, Any], evidence: _Evidence) -> list[str]:
     """Every run that a part reads, the one that sets the target included."""
     arms = runs_of(part)
     metric = part.get("metric")
+    if metric == "total_sent" and not _reads_trained(part, evidence):
+        return [part["payloads"]]
     if metric == "best_lr":
         return [run for arm in arms for run in evidence.grid(arm).values() or [f"{arm}-lr*"]]
     if metric in TO_TARGET and evidence.source in TARGETS:
@@ -438,6 +449,11 @@ def _runs(part: Mapping[str, Any], evidence: _Evidence) -> list[str]:
     return arms
 
 
+def _reads_trained(part: Mapping[str, Any], evidence: _Evidence) -> bool:
+    """Whether totals are those of trained runs: where these are planned at the post's scale."""
+    return "trained" in part and evidence.profile == "paper"
+
+
 def _measure(part: Mapping[str, Any], evidence: _Evidence, seeds: Sequence[int]) -> _Table:
     """The part's metric for each of its arms and seeds."""
     metric = part["metric"]
@@ -445,7 +461,8 @@ def _measure(part: Mapping[str, Any], evidence: _Evidence, seeds: Sequence[int])
         return {arm: {seed: _best_rate(evidence.scores(arm, seed)) for seed in seeds} for arm in runs_of(part)}
     if metric in _FROM_PAYLOADS:
         return {arm: {seed: _of_payloads(part, arm, evidence, seed) for seed in seeds} for arm in part["contrast"]}
-    used = {arm: {seed: evidence.current[arm][seed] for seed in seeds} for arm in runs_of(part)}
+    arms = part.get("contrast", part.get("runs", []))
+    used = {arm: {seed: evidence.current[arm][seed] for seed in seeds} for arm in arms}
     every = [record for by_seed in used.values() for record in by_seed.values()]
     epochs: list[float] = []
     target = 0.0
@@ -478,10 +495,16 @@ def _measure(part: Mapping[str, Any], evidence: _Evidence, seeds: Sequence[int])
 def _of_payloads(part: Mapping[str, Any], arm: str, evidence: _Evidence, seed: int) -> Measured:
     """A metric of ``arm`` (``run codec``, or a method for ``total_sent``) from the payloads of one seed."""
     if part["metric"] == "total_sent":
-        return Measured(traffic.total_sent(evidence.current[part["payloads"]][seed], arm))
-    run, codec = arm.split()
+        payloads = evidence.current[part["payloads"]][seed]
+        if _reads_trained(part, evidence):
+            run = evidence.current[part["trained"][arm]][seed]
+            if run.status == "diverged":
+                raise _Undecided(INCONCLUSIVE, f"{label(run.run)} (seed {seed}) diverged, so what it sends is unknown")
+            return Measured(traffic.sent_by_run(run, payloads, arm))
+        return Measured(traffic.total_sent(payloads, arm))
+    name, codec, *what = arm.split()
     metric = {"compression_rate": traffic.compression_rate, "saved_by_zip": traffic.saved_by_zip}[part["metric"]]
-    return Measured(metric(evidence.current[run][seed], codec))
+    return Measured(metric(evidence.current[name][seed], codec, *what))
 
 
 def _best_rate(scores: Mapping[float, float]) -> Measured:
@@ -565,6 +588,11 @@ def _reservation(part: Mapping[str, Any], evidence: _Evidence, runs: Sequence[st
 
     if "reserved" in part:
         return str(part["reserved"])
+    for name, needed in part.get("needs", {}).items():
+        met, otherwise = CONDITIONS[name]
+        for run in needed:
+            if lost := [str(seed) for seed in seeds if not met(evidence.current[run][seed])]:
+                return f"{label(run)} {otherwise} (seed {', '.join(lost)}), so that this cannot be told"
     if part["metric"] == "best_lr":
         for arm in part["contrast"]:
             for seed in seeds:
@@ -656,7 +684,7 @@ def _arm_label(arm: str) -> str:
     if not found:
         return arm
     head = ", of which ten occur" if found["classes"] != "10" else ""
-    return f"{found['codec']} (ResNet{found['layers']}, {found['classes']} classes{head})"
+    return f"{found['codec']} ({_CONTENTS[found['what']]}ResNet{found['layers']}, {found['classes']} classes{head})"
 
 
 def _in_units(part: Mapping[str, Any], interval: Interval) -> tuple[list[float], str]:
@@ -755,7 +783,7 @@ def _judge_definition(part: Mapping[str, Any], evidence: _Evidence, published: A
         rule="definition",
         outcome=FAILS if unmet else HOLDS,
         reason="; ".join(unmet) or "the codec, executed, has every setting that the source names",
-        text="; ".join(f"{name.replace('_', ' ')}: {ours[name]}" for name in published if name in ours),
+        text="; ".join(f"{name.replace('_', ' ')}: {setting}" for name, setting in ours.items()),
         n=len(records),
         runs=(run,),
     )
@@ -777,6 +805,8 @@ def _judge_trained(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
     over = "mean over epochs: " if (part["rule"], part["metric"]) == ("equivalence", "mean_top1") else ""
     open_ends = _open_ends(part, table)
     aside = _of_all_readings(part, evidence, seeds) if part["metric"] == "total_sent" else ""
+    if _reads_trained(part, evidence):
+        aside = " (bytes of trained runs, zip computed)" + aside
     seen = replace(
         seen,
         text=f"{over}{seen.text}: {_in_words(estimate, low, high, unit, open_ends, interval.n)}{aside}",
@@ -813,7 +843,14 @@ def _not_comparable(part: Mapping[str, Any], evidence: _Evidence, used: Iterable
     if reduced := sorted({record.data["reduced"] for record in used if record.data["reduced"]}):
         return f"reduced data: {', '.join(reduced)}"
     if part["metric"] in _FROM_PAYLOADS:
-        return None if all(map(traffic.is_full_size, used)) else "the payloads are those of a smaller network"
+        if not all(map(traffic.is_full_size, used)):
+            return "the payloads are those of a smaller network"
+        unused = [record for record in used if (record.spec.get("classes") or 0) > record.data["classes"]]
+        zipped = part["metric"] != "compression_rate" or any("+zip" in arm for arm in part["contrast"])
+        if zipped and unused:  # without zip no length depends on what is trained
+            heads, labels = unused[0].spec["classes"], unused[0].data["classes"]
+            return f"what zip saves depends on the task, and the head of {heads} classes was trained on {labels} labels"
+        return None
     return None if evidence.profile == "paper" else "the value was published at full scale"
 
 
@@ -880,7 +917,10 @@ def judge_all(
     verdicts = []
     for statement in statements:
         parts = statement.judge["parts"] if statement.judge else []
-        judged = tuple(_judge_part(part, evidence[statement.source], statement.published) for part in parts)
+        judged = tuple(
+            replace(_judge_part(part, evidence[statement.source], statement.published), beside="beside" in part)
+            for part in parts
+        )
         verdicts.append(Verdict(statement, profile, judged).as_json())
     return verdicts
 

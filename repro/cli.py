@@ -97,7 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--draw", type=int, metavar="SEED", help="seed of the draw, to repeat it (default: a new one)")
     as_json(made)
 
-    made = add("plan", _plan, "what the runs will cost, from recorded runs")
+    made = add("plan", _plan, "what runs will cost (time, memory, disk), from recorded runs")
+    made.add_argument("ids", nargs="*", metavar="ID", help="figures, tables, statements or runs (default: all runs)")
     source(made)
     as_json(made)
 
@@ -132,7 +133,10 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--check", action="store_true", help="really train at the advised batch and at twice that")
     as_json(made)
 
-    add("book", _book, "write the page that a reviewer opens")
+    add("book", _book, "write the site that a reviewer opens, and the headline verdicts in README.md")
+
+    made = add("arithmetic", _arithmetic, "the sources' own arithmetic, done again", profile=False)
+    as_json(made)
 
     made = add("check", _check, "does all that the published statements name exist: runs, figures, notebook, verdicts")
     made.add_argument("--complete", action="store_true", help="refuse statements and artefacts that are not run yet")
@@ -348,36 +352,34 @@ def _show_comparisons(found: Sequence[Any], as_json: bool) -> int:
 
 
 def _plan(options: Any) -> int:
-    from repro import records
+    from repro import costs
 
-    groups: list[dict[str, Any]] = []
-    for source in _sources(options):
-        for group in specs.GROUPS:
-            tasks = specs.runs(source, options.profile, group, ROOT)
-            seconds, todo, unknown, machines = 0.0, 0.0, 0, set[str]()
-            for spec, seed in tasks:
-                path = records.provenance_path(store.record_path(spec, seed, ROOT))
-                if not path.exists():
-                    unknown += 1
-                    continue
-                known = records.read_json(path)
-                seconds += known["seconds"]
-                machines.add(known["machine"]["device"])
-                todo += known["seconds"] if store.stored(spec, seed, ROOT) is None else 0.0
-            groups.append(
-                {"source": source, "group": group, "runs": len(tasks), "core_hours": seconds / 3600,
-                 "core_hours_to_do": todo / 3600, "runs_without_a_time": unknown, "measured_on": sorted(machines)}
-            )  # fmt: skip
+    wanted: list[tuple[dict[str, str], list[costs.Task]]]
+    if options.ids:
+        wanted = [({"id": name}, costs.of_id(name, options.profile, ROOT)) for name in options.ids]
+    else:
+        wanted = [
+            ({"source": source, "group": group}, specs.runs(source, options.profile, group, ROOT))
+            for source in _sources(options)
+            for group in specs.GROUPS
+        ]
+    found = [(name, costs.cost(tasks, ROOT)) for name, tasks in wanted]
     if options.json:
-        print(json.dumps(groups, indent=1))
+        answer = [
+            name
+            | {"runs": c.runs, "core_hours": c.seconds / 3600, "core_hours_to_do": c.seconds_to_do / 3600,
+               "runs_without_a_time": c.untimed, "peak_memory_bytes": c.memory, "disk_bytes": c.disk,
+               "measured_on": list(c.devices)}
+            for name, c in found
+        ]  # fmt: skip
+        print(json.dumps(answer, indent=1))
         return 0
-    rows: list[tuple[object, ...]] = [
-        ("source", "group", "runs", "core-hours", "to do", "runs never timed", "measured on")
-    ]
-    for g in groups:
-        hours = (f"{g['core_hours']:.2f}", f"{g['core_hours_to_do']:.2f}")
-        where = "; ".join(g["measured_on"])
-        rows.append((g["source"], g["group"], g["runs"], *hours, g["runs_without_a_time"], where))
+    header = ("runs", "core-hours", "to do", "runs never timed", "memory (MB)", "disk (MB)", "measured on")
+    rows: list[tuple[object, ...]] = [(*found[0][0], *header)]
+    for name, c in found:
+        hours = (f"{c.seconds / 3600:.2f}", f"{c.seconds_to_do / 3600:.2f}")
+        memory = "not recorded" if c.memory is None else f"{c.memory / 1e6:.0f}"
+        rows.append((*name.values(), c.runs, *hours, c.untimed, memory, f"{c.disk / 1e6:.2f}", "; ".join(c.devices)))
     _print_table(rows)
     return 0
 
@@ -394,7 +396,9 @@ def _render(options: Any) -> int:
     loaded = {s: store.current(s, options.profile, ROOT) for s in {report.ARTEFACTS[i].source for i in ids}}
     for artefact in ids:
         made = loaded[report.ARTEFACTS[artefact].source].records
-        for path in report.render(artefact, made, ROOT / "figures" / options.profile, profile=options.profile):
+        for path in report.render(
+            artefact, made, ROOT / "figures" / options.profile, profile=options.profile, root=ROOT
+        ):
             print(path)
     return 0
 
@@ -509,26 +513,29 @@ def _clients(options: Any, known: Sequence[Any]) -> tuple[list[float], list[Any]
 
 
 def _book(options: Any) -> int:
-    from repro import claims, page, records, report
+    from repro import book
+    from repro.book import markdown, views
 
-    def verdicts(profile: str) -> list[dict[str, Any]]:
-        path = _verdicts_path(profile)
-        return list(records.read_json(path)) if path.exists() else []
+    inputs = book.load(options.profile, ROOT)
+    pages = book.site(inputs)
+    book.write(pages, ROOT)
+    print(f"{ROOT / 'book'}: {len(pages)} files, {sum(map(len, pages.values())) / 1e6:.1f} MB; open book/index.html")
+    if options.profile == specs.default_profile(ROOT):
+        markdown.update_readme(views.Site(inputs), ROOT / "README.md")
+        print("README.md: headline verdicts")
+    return 0
 
-    loaded = {source: store.current(source, options.profile, ROOT).records for source in specs.SOURCES}
-    html, markdown = page.render_verdicts(
-        verdicts(options.profile),
-        claims.load_published(ROOT),
-        claims.load_ledger(ROOT),
-        profile=options.profile,
-        other_profiles={p: verdicts(p) for p in specs.PROFILES if p != options.profile and verdicts(p)},
-        records=[record for made in loaded.values() for record in made],
-        tables={i: report.table(i, loaded[a.source]) for i, a in report.ARTEFACTS.items() if a.kind == "table"},
-        present=report.present(options.profile, ROOT),
-    )
-    for name, text in (("index.html", html), ("index.md", markdown)):
-        records.write_atomic(ROOT / "book" / name, text)
-        print(ROOT / "book" / name)
+
+def _arithmetic(options: Any) -> int:
+    from repro import arithmetic
+
+    found = arithmetic.lines(ROOT)
+    if options.json:
+        print(json.dumps(arithmetic.as_rows(found), indent=1))
+        return 0
+    for line in found:
+        print(f"{line.id}: {line.question}\n    {line.working} -> {line.computed}")
+        print(f"    published: {line.published}; {line.outcome}" + (f". {line.note}" if line.note else ""))
     return 0
 
 

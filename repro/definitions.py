@@ -24,8 +24,9 @@ def of_codec(spec: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``sparsified``: which tensors of a ResNet18 arrive with less than all their values; ``sparsity_first`` and
-        ``sparsity_last`` of the warm-up; ``warm_up_epochs`` of the post's training; ``sample_percent``: the sample that
-        the threshold of the largest tensor comes from, rounded to whole percents.
+        ``sparsity_last`` of the warm-up; ``warm_up_epochs``: epochs before the last sparsity in a training as long as
+        the post's; ``sample_percent``: the sample that the threshold of the largest tensor comes from, rounded to whole
+        percents; ``warm_up_epochs_here``: as ``warm_up_epochs``, in the run itself.
 
     Raises:
         ReproError: the run has another codec.
@@ -39,15 +40,20 @@ def of_codec(spec: Mapping[str, Any]) -> dict[str, Any]:
         "sparsified": _sparsified(codec),
         "sparsity_first": float(1 - codec.densities[0]),
         "sparsity_last": float(1 - codec.densities[-1]),
-        "warm_up_epochs": _whole(spec["sparsity_warmup"] * EPOCHS["large_batch"]),
+        "warm_up_epochs": _warm_up_epochs(codec, spec["sparsity_warmup"], EPOCHS["large_batch"]),
         "sample_percent": round(100 * sample / largest),
+        "warm_up_epochs_here": _warm_up_epochs(codec, spec["sparsity_warmup"], spec["epochs"]),
     }
 
 
-def _whole(value: float) -> float:
-    """``value`` without round-off, as an int where it is whole."""
-    rounded = round(value, 6)
-    return int(rounded) if rounded == int(rounded) else rounded
+def _warm_up_epochs(codec: codecs.DGC, share: float, epochs: int) -> float:
+    """Epochs before the codec reaches its last sparsity, by the rule that runs follow; found to a thousandth."""
+    progress = codecs.warm_up(share, epochs)
+    reached = next(
+        (step for step in range(1000 * epochs + 1) if codec.density_at(progress(step / 1000)) == codec.densities[-1]),
+        1000 * epochs,
+    )
+    return reached // 1000 if reached % 1000 == 0 else reached / 1000
 
 
 def _sparsified(codec: codecs.DGC) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from repro.errors import ReproError
 from repro.partition import local_steps
 from repro.records import Record
+from repro.traffic import rounds
 
 TARGET_AT_FULL_SCALE = 0.80
 """Target accuracy of post e1, table 2."""
@@ -250,6 +251,27 @@ def epochs_to_first_cut(record: Record) -> tuple[float, bool]:
     """
     found = to_first_cut(record)
     return found.value, found.reached
+
+
+def was_cut(record: Record) -> bool:
+    """Whether reduce-on-plateau cut the learning rate before the last evaluation.
+
+    Raises:
+        ReproError: the run has another schedule.
+    """
+    return to_first_cut(record).reached
+
+
+def was_measured_late(record: Record) -> bool:
+    """Whether messages were measured beyond the first tenth of the steps of post 2's training."""
+    return max(row["step"] for row in record.rows) >= rounds("large_batch") / 10
+
+
+CONDITIONS: dict[str, tuple[Callable[[Record], bool], str]] = {
+    "cut": (was_cut, "never cut its learning rate"),
+    "late": (was_measured_late, "was measured in the first tenth of the post's training only"),
+}
+"""What a part of a rule can need of a run in every seed, by name: the test, and what is said of a run that fails it."""
 
 
 def to_target(record: Record, target: float, axis: str) -> Measured:

@@ -165,8 +165,8 @@ def _without_paths(text: str, root: Path) -> str:
 # The page ------------------------------------------------------------------------------------------------
 
 
-def html_page(notebook: NotebookNode, subtitle: str, source: Path) -> str:
-    """A notebook as one HTML file: no script, nothing fetched from elsewhere, equations as MathML.
+def html_body(notebook: NotebookNode, source: Path) -> str:
+    """The cells of a notebook as HTML: no script, nothing fetched from elsewhere, equations as MathML.
 
     Raises:
         ReproError: an equation that has no MathML form.
@@ -183,6 +183,16 @@ def html_page(notebook: NotebookNode, subtitle: str, source: Path) -> str:
         filters={"markdown2html": markdown},
     )
     body, _ = exporter.from_notebook_node(notebook)
+    return body.strip()
+
+
+def html_page(notebook: NotebookNode, subtitle: str, source: Path) -> str:
+    """A notebook as one HTML file that needs nothing beside it.
+
+    Raises:
+        ReproError: an equation that has no MathML form.
+    """
+    body = html_body(notebook, source)
     headings = (re.match(r"# (.+)", cell.source) for cell in notebook.cells if cell.cell_type == "markdown")
     title = next((found.group(1) for found in headings if found), source.stem)
     light, dark = (";".join(f"--{key}:{value}" for key, value in THEMES[name].items()) for name in ("light", "dark"))
@@ -208,7 +218,7 @@ def html_page(notebook: NotebookNode, subtitle: str, source: Path) -> str:
 <body>
 <main>
 <p class="subtitle">{html.escape(subtitle)}</p>
-{body.strip()}
+{body}
 </main>
 </body>
 </html>
@@ -271,10 +281,11 @@ blockquote{margin:.75rem 0;padding:.1rem 1rem;border-left:4px solid var(--line);
 code,pre{font-family:ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace;font-size:.85rem}
 :not(pre)>code{background:var(--card);padding:.1rem .25rem;border-radius:.25rem}
 pre{margin:0;padding:.6rem .8rem;overflow-x:auto;line-height:1.45}
-.highlight{background:var(--card);border:1px solid var(--line);border-radius:.35rem;margin:.75rem 0}
+/* on --card, Pygments' violet has less than 4.5:1 */
+.highlight{background:var(--page);border:1px solid var(--line);border-radius:.35rem;margin:.75rem 0}
 .output_stream pre,.output_text pre{border-left:4px solid var(--line);margin:.5rem 0}
-.output_markdown,.equation{overflow-x:auto}
-.equation{padding:.25rem 0}
+.output_markdown,.equation{overflow:auto hidden}
+.equation{padding:.25rem 0 .5rem}
 math{font-family:"STIX Two Math","Latin Modern Math","Cambria Math",math;font-size:1.1em}
 summary{cursor:pointer;color:var(--muted);font-size:.875rem}
 img{display:block;max-width:100%;height:auto;background:#fff;border-radius:.25rem;margin:.75rem 0}

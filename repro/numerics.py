@@ -16,9 +16,16 @@ VERSIONS = {
     "alexnet": 1,  # layers, initialisation, dropout
     "batches": 1,  # subset, scaling, order of images, augmentation, normalisation
     "buffer_policies": 1,  # local and drop
+    "codec_1-bit": 1,
     "codec_dense": 1,
     "codec_dgc": 1,
     "codec_int8": 1,
+    "codec_int8-affine": 1,
+    "codec_qsgd": 1,
+    "codec_terngrad": 1,
+    "codec_threshold": 1,
+    "codec_top-k": 1,
+    "codec_top-k-residual": 1,
     "engines": 1,  # the three methods, aggregation, what is sent
     "evaluation": 1,
     "fixup": 1,  # scalars, their learning rate, initialisation
@@ -29,7 +36,7 @@ VERSIONS = {
     "models": 1,  # layers, initialisation, normalisation
     "partition": 1,
     "measure": 1,  # what a measurement runs, counts and times
-    "payloads": 1,  # which codecs, what they encode; also the codecs that have no version of their own here
+    "payloads": 2,  # which codecs, what they encode, and what they remember
     "quantised_weights": 1,  # when the shared model is rounded
     "randomness": 1,
     "schedules": 1,
@@ -38,16 +45,18 @@ VERSIONS = {
     "tracked_per_class": 1,
     "vgg": 1,  # layers, initialisation, dropout
     "vit": 1,  # layers, initialisation
+    "zip": 1,
 }
 
 _NETWORKS = {"alexnet": "alexnet", "vgg11": "vgg", "vit": "vit"}
 """Networks that have a version of their own; that of ``models`` covers the ResNets and how all are built."""
+_CODECS = [part for part in VERSIONS if part.startswith("codec_")]
 
 
 def used_by(spec: dict[str, Any]) -> dict[str, int]:
     """Versions of the parts that a run of ``spec`` (a resolved spec as a mapping) depends on."""
     if spec["kind"] == "payloads":
-        parts = ["batches", "codec_dense", "codec_dgc", "codec_int8", "engines", "models", "payloads", "randomness"]
+        parts = ["batches", *_CODECS, "engines", "models", "partition", "payloads", "randomness", "zip"]
     elif spec["kind"] == "measure":
         parts = ["batches", "engines", "measure", "models"]
     elif spec["kind"] == "law":
@@ -57,7 +66,12 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
     else:
         parts = ["batches", "engines", "evaluation", "models", "partition", "randomness", "schedules"]
         if spec["method"] != "central":
-            parts.append(f"codec_{spec['codec']}")
+            codec, _, zipped = spec["codec"].partition("+")
+            parts += [f"codec_{codec}", *(["zip"] if zipped else [])]
+            if not spec.get("quantised_weights") and VERSIONS["codec_dense"] > 1:
+                # The download is dense. This was counted from the codec's second version on, so that records of its
+                # first one, made before, stay valid.
+                parts.append("codec_dense")
         if spec.get("quantised_weights"):
             parts += ["codec_int8", "quantised_weights"]
         if spec["norm"] in ("group", "layer", "instance"):

@@ -1,38 +1,61 @@
-"""How large are real gradients on the wire? Every codec encodes the gradients of one training run at several steps."""
+"""How large are real messages? Every codec encodes the gradients, changes and weights of one training at some steps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from repro import codecs
 from repro.batches import Batches
+from repro.codecs.message import convolutions, flatten
+from repro.codecs.sparse import density, kept
+from repro.codecs.zipped import Zipped
 from repro.engines import plain
 from repro.engines.common import gradients, sgd
+from repro.traffic import CHANGE, GRADIENT, SPARSITY, WARM_UP, WEIGHTS, dgc_at
 
-CODECS: dict[str, dict[str, Any]] = {
-    "dense": {},
-    "int8": {},
-    "int8-affine": {},
-    "int8+zip": {},
-    "dgc": {"sparsity": (0.999,)},
-    "dgc+zip": {"sparsity": (0.999,)},
-    "top-k": {},
-    "qsgd": {},
-    "terngrad": {},
-    "1-bit": {},
+CODECS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dense": ("dense", {}),
+    "int8": ("int8", {}),
+    "int8-affine": ("int8-affine", {}),
+    **{dgc_at(sparsity): ("dgc", {"sparsity": (sparsity,)}) for sparsity in (*WARM_UP, SPARSITY)},
+    "top-k": ("top-k", {"sparsity": SPARSITY}),
+    "top-k-residual": ("top-k-residual", {"sparsity": SPARSITY}),
+    "threshold": ("threshold", {}),
+    "qsgd": ("qsgd", {}),
+    "terngrad": ("terngrad", {}),
+    "1-bit": ("1-bit", {}),
 }
-"""The rows of post 2's table of compression rates, and what it names besides; DGC at its final sparsity."""
+"""Row of a record -> codec and options: what post 2 compares and names, and DGC at every sparsity of its warm-up."""
+
+ZIPPED = ("int8", *(dgc_at(sparsity) for sparsity in (*WARM_UP, SPARSITY)))
+"""Rows that have a second one, ``+zip``: the same message, zipped."""
+
+REMEMBERING = (*(dgc_at(sparsity) for sparsity in (*WARM_UP, SPARSITY)), "top-k-residual", "1-bit")
+"""Rows whose codec keeps what it did not send for the next message."""
+
+QUANTISED = ("dense", "int8", "int8-affine")
+"""Rows that exist for changes and weights, too: post 2 applies F2I alone to them."""
 
 
 def measure(
-    model: nn.Module, batches: Batches, lr: float, steps: Sequence[int], seed: int, precision: str
-) -> list[dict[str, Any]]:
-    """Train with plain SGD on one client, and encode the gradients of the given steps with every codec.
+    model: nn.Module, batches: Batches, lr: float, steps: Collection[int], seed: int, precision: str, *,
+    local_steps: int | None = None, memory_steps: int | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Train with plain SGD on one client, and encode at the given steps what is sent after them.
 
-    Codecs start without memory at each measured step: what is measured is the gradient, not what had piled up.
+    What is encoded, parameters only: ``gradient``, that of the step; ``change``, that of the weights over the last
+    ``local_steps`` steps, the delta of federated averaging; ``weights``, after the step. A change is left out where
+    so many steps have not been made. The threshold of the codec ``threshold`` is fixed by the first gradient: 0.1 % of
+    its convolution weights reach it.
+
+    A codec with a memory has one for the whole training, and is also given the gradients of the ``memory_steps``
+    steps before each measured one (None: of all steps): what piles up over a longer time is not seen. Steps that no
+    codec sees may compute in bfloat16, all others compute at least in float32: gradients of bfloat16 layers end in
+    zero bits, which zip would count as its own success.
 
     Args:
         model: the network; it is trained in place.
@@ -40,25 +63,75 @@ def measure(
         lr: learning rate.
         steps: steps to measure at, counted from 1.
         seed: of the codecs that draw at random.
-        precision: of the forward and backward pass.
+        precision: of the forward and backward pass, where no codec sees its gradient.
+        local_steps: steps of a change (None: no change is measured).
+        memory_steps: steps before each measured one that codecs with a memory see.
 
     Returns:
-        One row for each step and codec: ``step``, ``codec``, ``bytes`` and ``dense_bytes``, lengths of real payloads
-        that were decoded again.
+        One row for each step, ``what`` and codec: ``step``, ``what``, ``codec``, ``bytes`` and ``dense_bytes``,
+        lengths of real payloads that were decoded again.
     """
     optimiser = sgd(model)
-    rows = []
-    for done in plain.centralised(model, optimiser, batches, lambda _: lr, range(max(steps)), precision):
-        if done.number not in steps:
-            continue
-        sizes = {}
-        for name, options in CODECS.items():
-            codec = codecs.build(name, **options)
-            payload = codec.encode(codec.new_state(seed, 0), gradients(model))
-            codec.decode(payload)
-            sizes[name] = len(payload)
-        rows += [
-            {"step": done.number, "codec": name, "bytes": size, "dense_bytes": sizes["dense"]}
-            for name, size in sizes.items()
-        ]
+    memory = max(steps) if memory_steps is None else memory_steps
+    seen = {step for measured in steps for step in range(max(1, measured - memory), measured + 1)}
+    exact = "fp32" if precision == "bf16" else precision
+    made: dict[str, codecs.Codec] = {}
+    states: dict[str, codecs.State] = {}
+    before = {local_steps: _weights(model)} if local_steps and local_steps in steps else {}
+    rows: list[dict[str, Any]] = []
+    for step in range(1, max(steps) + 1):
+        computed_in = exact if step == 1 or step in seen else precision  # the first one sets the threshold
+        for _ in plain.centralised(model, optimiser, batches, lambda _: lr, range(step - 1, step), computed_in):
+            pass
+        gradient = gradients(model)
+        if not made:
+            made = _build(gradient)
+            states = {name: codec.new_state(seed, 0) for name, codec in made.items()}
+        if local_steps and step + local_steps in steps:
+            before[step + local_steps] = _weights(model)
+        if step in steps:
+            rows += _rows(step, GRADIENT, gradient, made, states)
+            weights = _weights(model)
+            plain_ones = {name: made[name] for name in QUANTISED}
+            if step in before:
+                start = before.pop(step)
+                change = {name: tensor - start[name] for name, tensor in weights.items()}
+                rows += _rows(step, CHANGE, change, plain_ones, states)
+            rows += _rows(step, WEIGHTS, weights, plain_ones, states)
+        elif step in seen:
+            for name in REMEMBERING:
+                made[name].encode(states[name], gradient)
     return rows
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def _build(first: Mapping[str, Tensor]) -> dict[str, codecs.Codec]:
+    """The codecs of all rows; ``first`` is the gradient of the first step."""
+    sparsified = [flatten(tensor)[0].abs() for name, tensor in first.items() if convolutions(name, tensor)]
+    magnitudes = torch.cat(sparsified)
+    most = magnitudes.topk(kept(len(magnitudes), density(SPARSITY)), sorted=False).values
+    fixed = {"threshold": {"threshold": float(most.min())}}
+    return {name: codecs.build(codec, **options, **fixed.get(name, {})) for name, (codec, options) in CODECS.items()}
+
+
+def _rows(
+    step: int, what: str, tensors: Mapping[str, Tensor], made: Mapping[str, codecs.Codec],
+    states: Mapping[str, codecs.State],
+) -> list[dict[str, Any]]:  # fmt: skip
+    sizes = {}
+    for name, codec in made.items():
+        payload = codec.encode(states[name], tensors)
+        codec.decode(payload)
+        sizes[name] = len(payload)
+        if name in ZIPPED:
+            zipped = Zipped(codec)
+            sent = zipped.zip(payload)
+            zipped.decode(sent)
+            sizes[f"{name}+zip"] = len(sent)
+    return [
+        {"step": step, "what": what, "codec": name, "bytes": size, "dense_bytes": sizes["dense"]}
+        for name, size in sizes.items()
+    ]

@@ -12,15 +12,18 @@ from typing import Any, NamedTuple
 import yaml
 
 from repro.errors import ReproError
-from repro.metrics import SCALES
-from repro.traffic import CODECS
+from repro.metrics import CONDITIONS, SCALES
+from repro.traffic import CHANGE, CODECS, GRADIENT, WEIGHTS
 
 TO_TARGET = ("epochs_to_target", "rounds_to_target")
 ACCURACIES = ("final_top1", "mean_top1")
 OF_CLIENTS = ("own_classes_top1", "other_classes_top1")
 """Metrics of the clients' own models before the last aggregation."""
 OF_PAYLOADS = ("compression_rate", "saved_by_zip")
-"""Metrics of one codec in a run of payloads; their arms are ``run codec``, as in ``e2-payloads-resnet18-10 int8``."""
+"""Metrics of one codec in a run of payloads; their arms are ``run codec``, as in ``e2-payloads-resnet18-10 int8``.
+
+They read messages of gradients; a third word, ``change`` or ``weights``, names other ones.
+"""
 
 
 @dataclass(frozen=True)
@@ -122,9 +125,23 @@ _METHODS = _Field(
     f"{' and '.join(CODECS)} with the weights 1 and -1",
     lambda v: _PAIR.accepts(v) and set(v) == set(CODECS),
 )
+_CONTENTS = [[what] for what in (GRADIENT, CHANGE, WEIGHTS)]
 _PAYLOAD_ARMS = _Field(
     "a mapping from a run and a codec, as in 'e2-payloads-resnet18-10 int8', to weights",
-    lambda v: _is_contrast(v) and all(len(arm.split()) == 2 for arm in v),
+    lambda v: _is_contrast(v) and all(len(words := arm.split()) == 2 or words[2:] in _CONTENTS for arm in v),
+)
+_TRAINED = _Field(
+    f"a mapping from {' and '.join(CODECS)} to run ids",
+    lambda v: isinstance(v, dict) and set(v) == set(CODECS) and all(isinstance(run, str) for run in v.values()),
+)
+_NEEDS = _Field(
+    f"a mapping from {', '.join(CONDITIONS)} to lists of run ids",
+    lambda v: (
+        isinstance(v, dict)
+        and bool(v)
+        and set(v) <= set(CONDITIONS)
+        and all(isinstance(runs, list) and runs and all(isinstance(run, str) for run in runs) for runs in v.values())
+    ),
 )
 _TRUE = _Field("true", lambda v: v is True)
 _JUDGE_OR_NONE = _Field("a mapping with why and parts", lambda v: isinstance(v, dict))
@@ -184,7 +201,11 @@ _PARTS = {
         "runs": _MEASURED,
     },
 }
-_RESERVED = {"reserved": _TEXT}  # why our runs cannot decide this part yet: it stays inconclusive, its numbers shown
+_ANY = {
+    "reserved": _TEXT,  # why our runs cannot decide this part yet: it stays inconclusive, its numbers shown
+    "needs": _NEEDS,  # what must have happened in every seed of these runs for the part to be decided
+    "beside": _TRUE,  # another reading of the statement: computed and shown, but not part of the verdict
+}
 # Arms that must end above the accuracy floor, each of them, for the part to be decided; and the most that an arm may
 # gain in the last quarter of training, as an equivalence asks of its arms in any case.
 _GUARDS = {"above_floor": _RUNS, "settled_within": _POSITIVE}
@@ -204,6 +225,7 @@ _OPTIONAL = {
     "value": {"full_scale_only": _TRUE},  # shown at every profile, counted where published values compare
     "bound": _GUARDS,
     "trend": _GUARDS,
+    "factor": {"trained": _TRAINED},  # runs whose real bytes count instead of messages x rounds, at full scale
 }
 _NEEDED = {"sharper": {"sharp"}, "linear": {"at_most"}, "line_error": {"quantity", "smallest", "largest"}}
 """Keys without which a part of the rule ``measured`` says nothing."""
@@ -283,13 +305,15 @@ def _check_judge(where: str, judge: Mapping[str, Any]) -> None:
         here = f"{where}: judge part {i}"
         rule = str(part.get("rule"))
         fields = {"rule": _one_of(*_PARTS)} | _PARTS.get(rule, {})
-        _check(here, part, fields, _RESERVED | _OPTIONAL.get(rule, {}))
+        _check(here, part, fields, _ANY | _OPTIONAL.get(rule, {}))
         if part.get("metric") in OF_PAYLOADS:
-            _check(here, part, fields | {"contrast": _PAYLOAD_ARMS}, _RESERVED | _OPTIONAL.get(rule, {}))
+            _check(here, part, fields | {"contrast": _PAYLOAD_ARMS}, _ANY | _OPTIONAL.get(rule, {}))
         if rule == "measured" and (absent := sorted(_NEEDED.get(part["measures"], set()) - part.keys())):
             raise ReproError(f"{here}: key '{absent[0]}' is missing; {part['measures']} was expected to say it; add it")
         for check in part.get("checks", []):
             _check(f"{here}: check", check, _CHECK)
+    if all("beside" in part for part in judge["parts"]):
+        raise ReproError(f"{where}: judge: all parts stand beside; one that decides was expected; remove a 'beside'")
 
 
 def load_ledger(root: Path = Path()) -> list[Choice]:
@@ -312,8 +336,9 @@ def runs_named(statement: Statement) -> list[str]:
 
 def runs_of(part: Mapping[str, Any]) -> list[str]:
     """The same for one part of a rule; an arm of payloads names its run."""
-    for key in ("run", "payloads"):
-        if key in part:
-            return [part[key]]
-    arms = part.get("contrast") or [*part.get("runs", []), *part.get("unlike", [])]
-    return list(dict.fromkeys(arm.split()[0] for arm in arms))
+    if "run" in part:
+        return [part["run"]]
+    if "payloads" in part:
+        return [part["payloads"], *part.get("trained", {}).values()]
+    arms = [arm.split()[0] for arm in part.get("contrast") or [*part.get("runs", []), *part.get("unlike", [])]]
+    return list(dict.fromkeys([*arms, *(run for runs in part.get("needs", {}).values() for run in runs)]))

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -55,6 +56,7 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
+        "zlib": zlib.ZLIB_RUNTIME_VERSION,
     }
 
 
@@ -72,6 +74,16 @@ def _processor() -> str:
 
 def _has_bf16() -> bool:
     return "avx512_bf16" in _cpuinfo()
+
+
+def _peak_memory() -> int | None:
+    """Most bytes that this process held so far, or None where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(held if sys.platform == "darwin" else held * 1024)
 
 
 def _code() -> dict[str, str]:
@@ -291,8 +303,9 @@ def run(
     elif spec.kind == "payloads":
         setting = prepare(spec, seed, root)
         rows = payloads.measure(
-            setting.model, setting.batches, spec.schedule["lr"], spec.measured_steps or [1], seed, spec.precision
-        )
+            setting.model, setting.batches, spec.schedule["lr"], spec.measured_steps or [1], seed, spec.precision,
+            local_steps=spec.local_steps, memory_steps=spec.memory_steps,
+        )  # fmt: skip
         record = Record(**identity, data=setting.data, status="completed", rows=rows)
     elif spec.kind == "measure":
         record = _measure(spec, seed, root, identity, report)
@@ -302,6 +315,7 @@ def run(
     provenance = {
         "run": spec.run, "seed": seed, "fingerprint": print_, "machine": machine(), **CODE,
         "precision": spec.precision, "processes": processes, "threads_per_process": 1, "cores": os.cpu_count(),
+        "peak_memory": _peak_memory(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.time() - started + resumed, 1),
     }  # fmt: skip
@@ -451,13 +465,7 @@ def _rounds(
     if spec.method == "central":
         return fast.centralised(model, optimiser, batches, lr, todo, spec.precision), here
     codec, download = _codec(spec), codecs.build("int8" if spec.quantised_weights else "dense")
-    # DGC counts its warm-up in steps of sparsity, of which its last begins when the warm-up ends.
-    levels = len(codecs.WARM_UP) - 1
-    scale = levels / (spec.sparsity_warmup * spec.epochs) if spec.sparsity_warmup else 1.0
-
-    def told(epoch: float) -> float:
-        return scale * epoch
-
+    told = codecs.warm_up(spec.sparsity_warmup, spec.epochs)
     if spec.method == "large_batch":
         rounds = fast.large_batch(
             model, optimiser, batches, codec, lr, todo, spec.precision, states=states, download=download,

@@ -21,7 +21,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -62,7 +62,8 @@ class Spec:
         quantised_weights: the shared model itself is kept in int8 during training.
         sparsity_warmup: share of the epochs in which DGC's sparsity rises (post 2: 4 of 100 epochs).
         classes: outputs of the classifier, or None for as many as the data set has.
-        measured_steps: steps of training at which a run of kind ``payloads`` encodes its gradients.
+        measured_steps: steps of training at which a run of kind ``payloads`` encodes what would be sent.
+        memory_steps: steps before each of these that codecs with a memory see; None: all.
         patch, depth: of a vision transformer, pixels of a patch and number of blocks; its own when None.
         batch_sizes: batch sizes that a run of kind ``measure`` goes through, ascending.
         peak_sizes: those of them whose peak memory is watched in a child process.
@@ -70,7 +71,8 @@ class Spec:
             0 repetitions: memory only.
         once: executed with the profile's first seed only.
         law: which law a run of kind ``law`` executes.
-        local_steps: local steps in a round of federated averaging, instead of ``local_epochs``.
+        local_steps: local steps in a round of federated averaging, instead of ``local_epochs``; in a run of kind
+            ``payloads``, steps over which a change of the weights is measured.
         last_scale_zero: group, layer and instance normalisation start with the last scale of each block at zero.
         diverges_above: a training loss above this counts as divergence, besides one that is not finite.
         track: what a run records besides losses and accuracies: ``gradient_norm`` (L2 norm of the averaged gradient,
@@ -120,6 +122,7 @@ class Spec:
     last_scale_zero: bool = True
     diverges_above: float | None = None
     track: list[str] | None = None
+    memory_steps: int | None = None
     patch: int | None = None
     depth: int | None = None
     batch_sizes: list[int] | None = None
@@ -140,6 +143,17 @@ class Spec:
 
 HELD_OUT_IMAGES = 5000
 TRACKED = ("gradient_norm", "per_class", "batch_statistics")
+_SIZES = {
+    "train": ("train_images", "test_images", "image_size", "width", "epochs", "precision"),
+    "payloads": ("measured_steps", "local_steps", "memory_steps"),
+    "measure": ("image_size", "width"),
+}
+"""What a profile may set, by kind of run; messages are those of the full-size networks at every profile."""
+_SIZES_OF = {
+    "models": ("image_size", "width", "patch", "depth"),
+    "measure": ("train_images", "test_images", "blocks", "repetitions"),
+}
+"""What it may set for a single network, and for a measurement."""
 
 # A field's value must lie in this closed range; None is left to the partition's own check.
 _RANGES: dict[str, tuple[float, float]] = {
@@ -155,6 +169,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "local_epochs": (1, math.inf),
     "local_steps": (1, math.inf),
     "diverges_above": (0, math.inf),
+    "memory_steps": (0, math.inf),
     "epochs": (1, math.inf),
     "momentum": (0, 0.9999),
     "weight_decay": (0, math.inf),
@@ -261,7 +276,10 @@ def _make(values: dict[str, Any], where: str) -> Spec:
     unknown = sorted(set(spec.track or []) - set(TRACKED))
     if unknown:
         raise ReproError(f"{where}, key track: {unknown[0]!r}; some of {', '.join(TRACKED)} were expected")
-    if spec.local_steps is not None and (spec.method != "federated" or spec.local_epochs != 1):
+    if spec.kind == "payloads":
+        if not spec.measured_steps or min(spec.measured_steps) < 1:
+            raise ReproError(f"{where}, key measured_steps: {spec.measured_steps}; steps from 1 up were expected")
+    elif spec.local_steps is not None and (spec.method != "federated" or spec.local_epochs != 1):
         raise ReproError(
             f"{where}: local_steps with method {spec.method} and {spec.local_epochs} local epochs; only federated "
             "averaging has local steps, and they replace local_epochs, which stays at 1"
@@ -366,10 +384,10 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
     published_images = _expect(values.get("train_images"), int, f"{where}, key train_images")
     published_workers = _expect(values.get("workers"), int, f"{where}, key workers")
     own_epochs = values.get("epochs")
-    if values.get("kind") in ("train", "measure"):
-        shrink = _sizes(files, str(values["kind"]), str(values.get("model")))
+    values |= _sizes(files, str(values.get("kind")), str(values.get("model")))
+    if values.get("kind") == "train":
+        shrink = files.params["sizes"]
         usual_epochs = files.content["defaults"].get("epochs")
-        values |= shrink
         if "epochs" in shrink and own_epochs != usual_epochs:  # a run that is longer than the others stays so
             values["epochs"] = round(shrink["epochs"] * own_epochs / usual_epochs)
         if values.get("method") != "central" and not files.content.get("fixed_workers"):
@@ -396,35 +414,30 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
     return _make(values, where)
 
 
-_SIZES = {
-    "sizes": {"train_images", "test_images", "image_size", "width", "epochs", "precision"},
-    "models": {"image_size", "width", "patch", "depth"},
-    "measure": {"train_images", "test_images", "blocks", "repetitions"},
-}
-"""What a profile may set, by section of its file."""
-
-
 def _sizes(files: _Files, kind: str, model: str) -> dict[str, Any]:
     """The profile's sizes of a run: those of the source, of the network on top, and of a measurement."""
     place = f"{files.params_file}, key {files.source}"
     of_models = _expect(files.params.get("models", {}), dict, f"{place}.models")
     _expect_keys(of_models, typing.get_args(_hints(Spec)["model"]), f"{place}.models")
-    chosen = [
-        ("sizes", f"{place}.sizes", files.params.get("sizes")),
-        ("models", f"{place}.models.{model}", of_models.get(model, {})),
+    every = [key for keys in _SIZES.values() for key in keys]
+    sections: list[tuple[str, Any, Sequence[str], Sequence[str]]] = [
+        (f"{place}.sizes", files.params.get("sizes"), every, _SIZES.get(kind, ()))
     ]
+    if kind in ("train", "measure"):
+        allowed = _SIZES_OF["models"]
+        sections.append((f"{place}.models.{model}", of_models.get(model, {}), allowed, allowed))
     if kind == "measure":
-        chosen.append(("measure", f"{place}.measure", files.params.get("measure")))
+        allowed = _SIZES_OF["measure"]
+        sections.append((f"{place}.measure", files.params.get("measure"), allowed, allowed))
     made: dict[str, Any] = {}
-    for section, where, given in chosen:
+    for where, given, permitted, own in sections:
         sizes = _expect(given, dict, where)
-        if unknown := sorted(set(sizes) - _SIZES[section]):
+        if unknown := sorted(set(sizes) - set(permitted)):
             raise ReproError(
-                f"{where}.{unknown[0]}: a profile may set only {', '.join(sorted(_SIZES[section]))}; anything else "
+                f"{where}.{unknown[0]}: a profile may set only {', '.join(sorted(set(permitted)))}; anything else "
                 f"belongs into {files.spec_file}"
             )
-        kept = sizes if kind == "train" or section != "sizes" else sizes.keys() & {"image_size", "width"}
-        made |= {key: _setting(key, sizes[key], f"{where}.{key}") for key in kept}
+        made |= {key: _setting(key, sizes[key], f"{where}.{key}") for key in own if key in sizes}
     return made
 
 
@@ -465,8 +478,9 @@ def _grids(files: _Files) -> dict[str, list[Spec]]:
         raise ReproError(f"{spec_file}, key grid.lrs: {rates}; one or more different learning rates were expected")
     made = {}
     for arm, base in _expect(grid.get("arms"), dict, f"{spec_file}, key grid.arms").items():
-        if _expect(base, str, f"{spec_file}, key grid.arms.{arm}") not in files.content["runs"]:
-            known = ", ".join(files.content["runs"])
+        known_runs = [*files.content["runs"], *files.content["controls"]]
+        if _expect(base, str, f"{spec_file}, key grid.arms.{arm}") not in known_runs:
+            known = ", ".join(known_runs)
             raise ReproError(f"{spec_file}, key grid.arms.{arm}: unknown run {base!r}; one of {known} was expected")
         extra = {
             "group": "control",

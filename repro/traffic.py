@@ -1,15 +1,16 @@
 """Bytes of post 2: what a message weighs, and what a whole training sends at the post's scale, under every reading.
 
-Messages are measured: records of kind ``payloads`` hold the lengths of real payloads of real gradients. A training is
-not: its totals are messages x rounds. The post gives two of them (statements e2.c7 and e2.c8) and leaves open who is
-zipped, whether DGC's warm-up and the download count, and how many images a round has; ``readings`` lists the choices.
+Messages are measured: records of kind ``payloads`` hold the lengths of real payloads of real gradients, changes of
+weights, and weights. A training at the post's scale is read off a trained run where there is one; elsewhere its totals
+are messages x rounds. The post gives two of them (statements e2.c7 and e2.c8) and leaves open who is zipped, whether
+DGC's warm-up and the download count, and how many images a round has; ``readings`` lists the choices.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -27,46 +28,63 @@ WARM_UP = (0.75, 0.9375, 0.984375, 0.996)
 """Sparsity in the first epochs, one each; afterwards it is ``SPARSITY``."""
 SPARSITY = 0.999
 FULL_SIZE = {"width": 64, "image_size": 32}
+GRADIENT, CHANGE, WEIGHTS = "gradient", "change", "weights"
+"""What is encoded: the gradient of a step, the change of the weights over a local epoch, the weights themselves."""
+SENT = {"large_batch": GRADIENT, "federated": CHANGE}
 
 
 # Messages ----------------------------------------------------------------------------------------------------
 
 
-def _rows(record: Record, codec: str) -> list[dict[str, Any]]:
+def dgc_at(sparsity: float) -> str:
+    """The codec of a message of DGC at a sparsity, as records name it: plain ``dgc`` at the final one.
+
+    >>> dgc_at(0.984375), dgc_at(0.999)
+    ('dgc@0.984375', 'dgc')
+    """
+    return "dgc" if sparsity == SPARSITY else f"dgc@{sparsity:g}"
+
+
+def rows_of(record: Record, codec: str, what: str = GRADIENT) -> list[dict[str, Any]]:
+    """The rows of a record of payloads for one codec and one kind of content, one for each measured step.
+
+    Raises:
+        ReproError: no record of payloads, or no such message in it.
+    """
     if record.kind != "payloads":
         raise ReproError(f"record {record.run}.s{record.seed}: kind {record.kind}; payloads was expected; name another")
-    rows = [row for row in record.rows if row["codec"] == codec]
+    rows = [row for row in record.rows if (row["codec"], row["what"]) == (codec, what)]
     if not rows:
-        known = ", ".join(dict.fromkeys(row["codec"] for row in record.rows))
+        known = ", ".join(dict.fromkeys(row["codec"] for row in record.rows if row["what"] == what)) or "none at all"
         raise ReproError(
-            f"record {record.run}.s{record.seed}: no payload of codec {codec!r}; one of {known} was expected; "
-            f"correct the name or run `python -m repro rerun {record.run}`"
+            f"record {record.run}.s{record.seed}: no payload of codec {codec!r} for {what}; one of {known} was "
+            f"expected; correct the name or run `python -m repro rerun {record.run}`"
         )
     return rows
 
 
-def message_bytes(record: Record, codec: str) -> float:
+def message_bytes(record: Record, codec: str, what: str = GRADIENT) -> float:
     """Bytes that one worker sends in one message, mean over the measured steps.
 
     Raises:
-        ReproError: no record of payloads, or none of ``codec`` in it.
+        ReproError: no record of payloads, or no such message in it.
     """
-    return float(np.mean([row["bytes"] for row in _rows(record, codec)]))
+    return float(np.mean([row["bytes"] for row in rows_of(record, codec, what)]))
 
 
 def dense_bytes(record: Record) -> float:
-    """As :func:`message_bytes`, uncompressed."""
+    """As :func:`message_bytes`, uncompressed; whatever is encoded, it is as long."""
     return message_bytes(record, "dense")
 
 
-def compression_rate(record: Record, codec: str) -> float:
+def compression_rate(record: Record, codec: str, what: str = GRADIENT) -> float:
     """How many times smaller than uncompressed the messages of ``codec`` are."""
-    return dense_bytes(record) / message_bytes(record, codec)
+    return dense_bytes(record) / message_bytes(record, codec, what)
 
 
-def saved_by_zip(record: Record, codec: str) -> float:
+def saved_by_zip(record: Record, codec: str, what: str = GRADIENT) -> float:
     """Share of the bytes of ``codec`` that zipping its messages saves, 0 to 1."""
-    return 1 - message_bytes(record, f"{codec}+zip") / message_bytes(record, codec)
+    return 1 - message_bytes(record, f"{codec}+zip", what) / message_bytes(record, codec, what)
 
 
 def is_full_size(record: Record) -> bool:
@@ -128,53 +146,56 @@ def _rounds_per_epoch(reading: Reading) -> int:
 
 
 def total_sent(record: Record, method: str, reading: Reading = DEFAULT) -> float:
-    """Bytes that all workers send in a whole training at the post's scale.
+    """Bytes that all workers send in a whole training at the post's scale: measured messages x rounds.
 
     Args:
         record: payloads of the network in question.
-        method: ``large_batch`` (compressed by DGC) or ``federated`` (by F2I).
+        method: ``large_batch`` (gradients, compressed by DGC) or ``federated`` (changes of weights, by F2I).
         reading: what is counted. The model that is downloaded is as large as an uncompressed message.
 
     Raises:
-        ReproError: no record of payloads, or a codec is missing in it.
+        ReproError: no record of payloads, or a message is missing in it.
     """
-    codec = CODECS[method] + ("+zip" if method in reading.zipped else "")
-    sent = rounds(method, reading) * message_bytes(record, codec)
+    end = "+zip" if method in reading.zipped else ""
+    message = message_bytes(record, CODECS[method] + end, SENT[method])
+    sent = rounds(method, reading) * message
     if method == "large_batch" and reading.warm_up:
-        extra = [warm_up_bytes(record, codec, sparsity) - message_bytes(record, codec) for sparsity in WARM_UP]
+        extra = [message_bytes(record, dgc_at(sparsity) + end) - message for sparsity in WARM_UP]
         sent += _rounds_per_epoch(reading) * sum(extra)
     if reading.download:
         sent += rounds(method, reading) * dense_bytes(record)
     return WORKERS * sent
 
 
+def is_published_scale(run: Record, method: str) -> bool:
+    """Whether ``run`` is the post's training of ``method``, at its scale and with the codec of its totals."""
+    scale = {"train_images": IMAGES, "workers": WORKERS, "epochs": EPOCHS[method], "codec": CODECS[method]} | FULL_SIZE
+    return run.status == "completed" and all(run.spec[name] == value for name, value in scale.items())
+
+
+def sent_by_run(run: Record, payloads: Record, method: str) -> float:
+    """Bytes that all workers of a trained run really sent, under the reading that is judged.
+
+    Runs do without zip, which changes no result; the share that it would have saved is that of measured messages.
+
+    Args:
+        run: trained, at the post's scale.
+        payloads: of the same network.
+        method: ``large_batch`` or ``federated``.
+
+    Raises:
+        ReproError: the run is not of that scale, or a message is missing in ``payloads``.
+    """
+    if not is_published_scale(run, method):
+        raise ReproError(
+            f"record {run.run}.s{run.seed}: not the post's training of {method} with {CODECS[method]}; a completed run "
+            "at its scale was expected; name another"
+        )
+    zipped = total_sent(payloads, method) / total_sent(payloads, method, replace(DEFAULT, zipped=()))
+    return float(run.rows[-1]["bytes_up"]) * zipped
+
+
 def times_as_much(records: Sequence[Record], more: str, less: str, reading: Reading = DEFAULT) -> float:
     """How many times as much the method ``more`` sends in total as ``less``: geometric mean over seeds."""
     logs = [math.log(total_sent(r, more, reading) / total_sent(r, less, reading)) for r in records]
     return math.exp(float(np.mean(logs)))
-
-
-def warm_up_bytes(record: Record, codec: str, sparsity: float) -> float:
-    """Bytes of a message of ``codec`` (``dgc`` or ``dgc+zip``) at a sparsity of DGC's warm-up.
-
-    Computed from the measured message at the final sparsity: what sparsification saves is in proportion to
-    :func:`saved_by_sparsity`, and everything that is sent dense stays. Zip is taken to save as large a share as there.
-    """
-    dense, final = dense_bytes(record), message_bytes(record, "dgc")
-    unzipped = dense - (dense - final) * saved_by_sparsity(sparsity) / saved_by_sparsity(SPARSITY)
-    return unzipped * message_bytes(record, codec) / final
-
-
-def saved_by_sparsity(sparsity: float) -> float:
-    """Share of the bytes of a float32 tensor that sparsification saves.
-
-    A value that is sent takes 4 bytes and those of its place, in the shorter of the two codings of
-    ``repro.codecs.sparse``: a bitmap, or gaps in groups of 7 bits, which are geometrically distributed if places are
-    independent.
-
-    >>> round(4 * (1 - saved_by_sparsity(0.999)) / 0.001, 2)  # bytes a value sent; 4 + 1.88 were measured
-    5.88
-    """
-    sent = 1 - sparsity
-    gaps = sum(sparsity ** (2 ** (7 * group)) for group in range(1, 4))
-    return 1 - sent * (1 + min(1 / (8 * sent), 1 + gaps) / 4)

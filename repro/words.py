@@ -14,6 +14,7 @@ _CHANGES = {
     r"gn": "GroupNorm",
     r"gq": "GQ",
     r"dgc": "DGC",
+    r"plain": "no momentum",
     r"weights": "int8 weights",
     r"lr(\d+)": r"learning rate \1",
     r"lr(\d+)_(\d+)": r"learning rate \1.\2",

@@ -23,6 +23,10 @@ ARMS: dict[str, tuple[str, str, bool, float, float, tuple[int, ...]]] = {
     "e2-federated": ("dense", "plateau", False, 0.5, 8.0, (25,)),
     "e2-federated-gq": ("int8", "plateau", False, 0.499, 8.0, (24,)),
 }
+#: runs of the second group, likewise
+CONTROL_ARMS: dict[str, tuple[str, str, bool, float, float, tuple[int, ...]]] = {
+    "e2-large-batch-plain": ("dense", "plateau", False, 0.52, 4.0, (11, 16)),
+}
 PARAMETERS = 702_000
 BYTES = {"dense": 4 * PARAMETERS, "int8": PARAMETERS + 20_000, "dgc": 40_000}
 LR = 0.1
@@ -34,8 +38,9 @@ NETWORKS = {
     ("resnet50", 10): (23_447_232, 73_610),
     ("resnet50", 1000): (23_447_232, 2_102_120),
 }
-STEPS = (1, 8, 24)
-CODECS = ("dense", "int8", "int8-affine", "int8+zip", "dgc", "dgc+zip", "top-k", "qsgd", "terngrad", "1-bit")
+STEPS = (1, 49, 196)
+WARM_UP = {"@0.75": 0.25, "@0.9375": 0.0625, "@0.984375": 0.015625, "@0.996": 0.004}
+"""Names of DGC's warm-up, and the share of convolution weights that it sends."""
 
 
 def _spec(run: str, profile: str, **changes: Any) -> dict[str, Any]:
@@ -77,7 +82,7 @@ def _record(run: str, seed: int, spec: dict[str, Any], rows: list[dict[str, Any]
     return Record(
         run=run,
         source="e2",
-        group="artefact",
+        group=spec["group"],
         kind=spec["kind"],
         profile=spec["profile"],
         seed=seed,
@@ -90,7 +95,7 @@ def _record(run: str, seed: int, spec: dict[str, Any], rows: list[dict[str, Any]
 
 
 def _trained(run: str, seed: int, profile: str) -> Record:
-    codec, kind, quantised, final, pace, cuts = ARMS[run]
+    codec, kind, quantised, final, pace, cuts = (ARMS | CONTROL_ARMS)[run]
     rng = np.random.default_rng([seed, *run.encode()])
     federated = "federated" in run
     epochs, per_epoch = (30, 1) if federated else (20, 42)
@@ -100,7 +105,8 @@ def _trained(run: str, seed: int, profile: str) -> Record:
         profile,
         method="federated" if federated else "large_batch",
         epochs=epochs,
-        momentum=0.0 if federated else 0.9,
+        momentum=0.0 if federated or "plain" in run else 0.9,
+        group="control" if run in CONTROL_ARMS else "artefact",
         codec=codec,
         schedule={"kind": "cosine", "lr": LR, "epochs": epochs} if kind == "cosine" else plateau,
         **({"quantised_weights": True} if quantised else {}),
@@ -141,7 +147,7 @@ def _payloads(model: str, classes: int, seed: int, profile: str) -> Record:
         model=model,
         classes=classes,
         workers=1,
-        train_images=1024,
+        train_images=1563,
         test_images=1,
         image_size=32,
         width=64,
@@ -149,6 +155,8 @@ def _payloads(model: str, classes: int, seed: int, profile: str) -> Record:
         schedule={"kind": "constant", "lr": 0.05},
         lr=0.05,
         measured_steps=list(STEPS),
+        local_steps=49,
+        memory_steps=5,
         **({"once": True} if model == "resnet50" else {}),
     )
     conv, other = NETWORKS[model, classes]
@@ -163,12 +171,25 @@ def _payloads(model: str, classes: int, seed: int, profile: str) -> Record:
             "int8+zip": int(zipped * (conv + other)),
             "dgc": int(5.9 * 0.001 * conv + 4 * other + 1400),
             "dgc+zip": int(5.5 * 0.001 * conv + 3.7 * other + 1500),
+            **{f"dgc{at}": int(5 * share * conv + 4 * other + 1400) for at, share in WARM_UP.items()},
+            **{f"dgc{at}+zip": int(4.6 * share * conv + 3.7 * other + 1500) for at, share in WARM_UP.items()},
             "top-k": int(5.9 * 0.001 * conv + 4 * other + 1300),
+            "top-k-residual": int(5.9 * 0.001 * conv + 4 * other + 1350),
+            "threshold": int(7 * 0.001 * conv / step + 4 * other + 1300),
             "qsgd": int(0.35 * (conv + other)),
             "terngrad": (conv + other) // 4 + 1500,
             "1-bit": (conv + other) // 8 + 2000,
         }
-        rows += [{"step": step, "codec": c, "bytes": sizes[c], "dense_bytes": sizes["dense"]} for c in CODECS]
+        contents = {"gradient": sizes}
+        quantised = {name: sizes[name] for name in ("dense", "int8", "int8-affine")}
+        if step >= 49:
+            contents["change"] = quantised | {"int8+zip": int((zipped + 0.05) * (conv + other))}
+        contents["weights"] = quantised | {"int8+zip": int((zipped + 0.1) * (conv + other))}
+        rows += [
+            {"step": step, "what": what, "codec": codec, "bytes": size, "dense_bytes": sizes["dense"]}
+            for what, lengths in contents.items()
+            for codec, size in lengths.items()
+        ]
     return _record(run, seed, spec, rows)
 
 
@@ -177,9 +198,11 @@ def e2_records(
     profile: str = "laptop",
     diverged: Collection[tuple[str, int]] = (),
     missing: Collection[tuple[str, int]] = (),
+    controls: bool = False,
 ) -> list[Record]:
     """One record per run and seed, payload runs of ResNet50 with the first seed only; ``diverged`` ones stop early."""
-    records = [_trained(run, seed, profile) for run in ARMS for seed in seeds]
+    runs = [*ARMS, *(CONTROL_ARMS if controls else ())]
+    records = [_trained(run, seed, profile) for run in runs for seed in seeds]
     for model, classes in NETWORKS:
         once = list(seeds)[:1] if model == "resnet50" else seeds
         records += [_payloads(model, classes, seed, profile) for seed in once]

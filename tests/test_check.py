@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,12 @@ PUBLISHED, SPECS, NOTEBOOK = "data/published.yaml", "pipelines/e1.yaml", "notebo
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository in which nothing is missing at the smoke profile: grids recorded, rates chosen, files there."""
     root = tree.plant(tmp_path_factory.mktemp("whole"))
-    shutil.copytree(tree.REPOSITORY / "notebooks", root / "notebooks")
+    (root / "notebooks").mkdir()
     for source in specs.SOURCES:
+        shutil.copy(tree.REPOSITORY / f"notebooks/{source}.ipynb", root / "notebooks")
         for spec, seed in specs.runs(source, "smoke", "grid", root):
             tree.record(spec, seed, root)
-        if source in tree.ARMS:
-            tuning.write(source, "smoke", root)
+        tuning.write(source, "smoke", root)
     folder = root / "figures/smoke"
     folder.mkdir(parents=True)
     for artefact in report.ARTEFACTS:
@@ -64,6 +65,8 @@ def test_nothing_is_wrong_where_everything_is_there(whole: Path) -> None:
         (PUBLISHED, "runs: [e1-central, e1-large-batch,", "runs: [e1-centre, e1-large-batch,", "e1.c7: judged by e1-c"),
         (PUBLISHED, "artefact: e1.extra-skew", "artefact: e1.extra-skw", "e1.c5: shown by e1.extra-skw, which nothing"),
         (PUBLISHED, "e2-large-batch-gq: 1,", "e2-large-batch-qg: 1,", "e2.c3: judged by e2-large-batch-qg, which pipe"),
+        ("pipelines/e3.yaml", "  e3-gn-1024-slow:", "  e3-gn-1024-slo:", "e3.c6: judged by e3-gn-1024-slow, which"),
+        (PUBLISHED, "unlike: [e3-fixup-1024,", "unlike: [e3-fixup-1023,", "e3.c5: judged by e3-fixup-1023, which pipe"),
         ("pipelines/e2.yaml", "  e2-federated-gq:", "  e2-federated-g:", "e2.c6: judged by e2-federated-gq, which"),
         (SPECS, "  e1-federated-2labels-gn:", "  e1-federated-2lab-gn:", "e1.c5: judged by e1-federated-2labels-gn,"),
     ],
@@ -84,6 +87,17 @@ def test_a_statement_of_a_built_source_needs_a_rule(root: Path) -> None:
     start = text.index("    judge:", text.index("- id: e1.c3"))
     (root / PUBLISHED).write_text(text[:start] + text[text.index("  - id: e1.c4") :])
     assert problems(root) == ["e1.c3: no rule; a key `judge` was expected in data/published.yaml"]
+
+
+def test_a_statement_needs_a_figure_or_table_unless_it_is_a_law_or_definition(root: Path) -> None:
+    tree.edit(root / PUBLISHED, "    artefact: e1.fig1\n", "    artefact: null\n")
+    assert problems(root) == ["e1.c1: no figure or table; a key `artefact` was expected in data/published.yaml"]
+
+
+def test_a_figure_is_drawn_from_runs_that_are_defined(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = replace(report.ARTEFACTS["e1.fig1"], runs=("e1-central", "e1-gone*"))
+    monkeypatch.setitem(report.ARTEFACTS, "e1.fig1", changed)
+    assert problems(root) == ["e1.fig1: drawn from e1-gone*, which pipelines/e1.yaml does not define; correct one"]
 
 
 @pytest.mark.parametrize("source", tree.ARMS)

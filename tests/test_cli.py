@@ -21,7 +21,9 @@ COMMANDS = next(
 )  # name -> parser
 WITH_PROFILE = [name for name, parser in COMMANDS.items() if "--profile" in parser.format_help()]
 REQUIRED = {"run": ["e1-central"], "rerun": ["e1-central"], "notebook": ["e1"]}
-RUNS = {"e1": 17, "e2": 22}  # artefacts at the smoke profile, seeds counted; e1 has one law, and e2 6 payload runs
+# Artefacts at the smoke profile, seeds counted; e1 and e3 have one law each, and e2 6 payload runs.
+RUNS = {"e1": 17, "e2": 22, "e3": 51}
+LAWS = {"e1": "e1-union-law", "e3": "e3-normalisation-law"}
 READS_RECORDS = ["list", "sweep", "verdicts", "render", "plan", "audit", "run", "rerun", "book"]
 
 
@@ -301,8 +303,9 @@ def test_data_with_a_wrong_hash_are_refused(wrong_data: None, root: Path, capsys
 
 @pytest.mark.parametrize("chosen", [*specs.SOURCES, None])
 def test_a_sweep_without_data_says_once_what_could_not_start(chosen, wrong_data: None, root: Path, capsys) -> None:
-    tree.record(specs.find("e1-union-law", "smoke", root), 1, root)  # the only run without images
-    runs, laws = (RUNS[chosen], int(chosen == "e1")) if chosen else (sum(RUNS.values()), 1)
+    for law in LAWS.values():  # the only runs without images
+        tree.record(specs.find(law, "smoke", root), 1, root)
+    runs, laws = (RUNS[chosen], int(chosen in LAWS)) if chosen else (sum(RUNS.values()), len(LAWS))
     assert cli.main(["sweep", *(["--source", chosen] if chosen else [])]) == 1
     said = capsys.readouterr()
     assert said.out == f"{laws} of {runs} runs are valid; 0 computed now, 0 left for later\n"
@@ -428,6 +431,7 @@ def test_tune_stores_the_best_rates_and_says_when_one_is_at_the_edge(root: Path,
     assert "e1 large-batch: learning rate 1.6  (at the edge of the grid" in text
     assert "e2 large-batch: learning rate 0.0125  (at the edge of the grid" in text
     assert "e2 federated: learning rate 0.4\n" in text
+    assert "e3: no learning-rate grid, its rates are given\n" in text
     assert specs.find("e1-large-batch", "smoke", root).schedule["lr"] == 1.6
     assert specs.find("e2-federated-gq", "smoke", root).schedule["lr"] == 0.4
 
@@ -444,9 +448,28 @@ def test_plan_adds_up_recorded_times_and_counts_what_was_never_timed(root: Path,
     assert (artefact["runs"], artefact["runs_without_a_time"], artefact["measured_on"]) == (17, 15, ["abacus"])
     assert (grid["core_hours"], grid["runs_without_a_time"], control["runs"]) == (0.0, 28, 8)
     assert [(p["runs"], p["runs_without_a_time"], p["core_hours"]) for p in others] == [
-        (22, 22, 0.0), (14, 14, 0.0), (0, 0, 0.0)
+        (22, 22, 0.0), (14, 14, 0.0), (0, 0, 0.0), (51, 51, 0.0), (0, 0, 0.0), (8, 8, 0.0)
     ]  # fmt: skip
     assert "abacus" in done(capsys, "plan")
+    assert "not recorded" in done(capsys, "plan")
+
+
+def test_plan_of_a_figure_a_statement_and_a_run(root: Path, capsys) -> None:
+    path = stored(root, "e1-central")
+    provenance = {"seconds": 3600.0, "machine": {"device": "abacus"}, "peak_memory": 2_000_000}
+    records.write_atomic(records.provenance_path(path), records.canonical_json(provenance))
+    figure, statement, run = json.loads(done(capsys, "plan", "e1.fig1", "e1.c6", "e1-central", "--json"))
+    assert (figure["id"], figure["runs"], figure["core_hours"]) == ("e1.fig1", 6, 1.0)
+    assert (statement["runs"], statement["core_hours"]) == (14, 0.0), "the grids of both arms"
+    assert (run["runs"], run["peak_memory_bytes"], run["core_hours_to_do"]) == (2, 2_000_000, 0.0)
+    assert run["disk_bytes"] > path.stat().st_size
+    assert "'e9.fig1'" in refused(capsys, "plan", "e9.fig1")
+
+
+def test_arithmetic_is_printed_for_readers_and_programs(root: Path, capsys) -> None:
+    found = json.loads(done(capsys, "arithmetic", "--json"))
+    assert "e1.rounds-per-epoch" in {line["id"] for line in found}
+    assert "50\u202f000 / 3\u202f072" in done(capsys, "arithmetic")
 
 
 def test_verdicts_without_runs_judge_nothing_and_are_stored_only_when_asked(root: Path, capsys) -> None:

@@ -35,7 +35,7 @@ CASES = {
     "large batch, DGC": toy.spec("large_batch", codec="dgc", momentum=0.9, sparsity_warmup=0.5),
     "large batch, int8 weights": toy.spec("large_batch", quantised_weights=True),
     "federated, int8": toy.spec("federated", codec="int8"),
-    "payloads": toy.spec("central", kind="payloads", classes=20, measured_steps=[1, 3]),
+    "payloads": toy.spec("central", kind="payloads", classes=20, measured_steps=[1, 3], local_steps=2),
     "law": toy.spec("large_batch", kind="law", train_images=24, image_size=16),
     "federated, local steps": toy.spec("federated", local_steps=3, track=["per_class"]),
     "large batch, own statistics": toy.spec(
@@ -44,7 +44,7 @@ CASES = {
     ),
     "federated, no statistics": toy.spec("federated", buffers="drop"),
 }  # fmt: skip
-EXACT = {"epoch", "round", "lr", "bytes_up", "bytes_down", "step", "codec", "dense_bytes"}
+EXACT = {"epoch", "round", "lr", "bytes_up", "bytes_down", "step", "what", "codec", "dense_bytes"}
 
 
 def result(name):

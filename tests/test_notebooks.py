@@ -14,6 +14,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from synthetic import e1_records
 from synthetic_e2 import e2_records
+from synthetic_e3 import DIVERGE, e3_records
 
 from repro import claims, laws, records, report, specs, store
 from repro.errors import ReproError
@@ -146,8 +147,8 @@ def test_table_escapes_what_would_split_a_cell() -> None:
 # Committed notebooks ----------------------------------------------------------------------------------------
 
 
-SHAPES = {(record.run, record.seed): record for record in [*e1_records(), *e2_records()]}
-STATEMENTS = {"e1": 7, "e2": 12, "lb-performance": 6}
+SHAPES = {(record.run, record.seed): record for record in [*e1_records(), *e2_records(), *e3_records()]}
+STATEMENTS = {"e1": 7, "e2": 12, "e3": 10, "lb": 6}
 
 
 def fill(root: Path, *, source: str = "e1", without: str = "", stale: str = "") -> None:
@@ -163,7 +164,7 @@ def fill(root: Path, *, source: str = "e1", without: str = "", stale: str = "") 
             spec=spec.as_dict(),
             fingerprint="0" * 64 if spec.run == stale else store.fingerprint(spec, seed, root),
         )
-        if spec.kind == "law":
+        if spec.run == "e1-union-law":
             law = laws.union_batch(workers=2, local_batch=2, image_size=8, width=2, lr=0.1, seed=1)
             made = replace(made, rows=[], law=law)
         records.write(made, root)
@@ -226,19 +227,16 @@ def test_committed_notebooks_are_clean(path: Path) -> None:
 
 
 def test_every_source_has_a_notebook() -> None:
-    shown = {item.shown_in for item in report.ARTEFACTS.values()}
-    assert {path.stem for path in COMMITTED} >= shown
-    assert {name.split("-")[0] for name in shown} == set(specs.SOURCES)
+    assert {path.stem for path in COMMITTED} >= set(specs.SOURCES)
 
 
-@pytest.mark.parametrize("notebook", STATEMENTS)
-def test_notebook_shows_every_artefact_and_every_statement(notebook: str) -> None:
-    cells = nbformat.read(ROOT / f"notebooks/{notebook}.ipynb", 4).cells
+@pytest.mark.parametrize("source", specs.SOURCES)
+def test_notebook_shows_every_artefact_and_every_statement(source: str) -> None:
+    cells = nbformat.read(ROOT / f"notebooks/{source}.ipynb", 4).cells
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    source = notebook.split("-")[0]
     statements = [item.id for item in claims.load_published(ROOT).statements if item.source == source and item.judge]
-    artefacts = [name for name, item in report.ARTEFACTS.items() if item.shown_in == notebook]
-    assert len(statements) == STATEMENTS[notebook]
+    artefacts = [name for name, item in report.ARTEFACTS.items() if item.source == source]
+    assert len(statements) == STATEMENTS[source]
     assert artefacts
     assert [name for name in artefacts if f'("{name}", records)' not in code] == []
     assert [name for name in statements if f'statement(verdicts["{name}"])' not in code] == []
@@ -269,13 +267,27 @@ def test_e2_notebook_runs_on_records_alone(tmp_path: Path, monkeypatch: pytest.M
     assert len(names["verdicts"]) == STATEMENTS["e2"]  # type: ignore[arg-type]
 
 
-def test_lb_performance_notebook_runs_on_records_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_e3_notebook_runs_with_diverged_runs_and_without_controls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, source="e3")
+    monkeypatch.chdir(tmp_path)
+    names = run_cells("e3")
+    assert len(names["verdicts"]) == STATEMENTS["e3"]  # type: ignore[arg-type]
+    assert {record.run for record in names["records"] if record.status == "diverged"} >= set(DIVERGE) - {"e3-none-128"}  # type: ignore[attr-defined]
+    for name, run in (("buffers", "e3-noniid-bn-local"), ("initialisation", "e3-gn-128-unit-scale")):
+        assert f"no record of run {run}" in names[name].data  # type: ignore[attr-defined]
+    own, other, shared = names["toy_rows"][120]  # type: ignore[index]
+    assert own > 0.9 > shared > 0.7 > 0.3 > other
+
+
+def test_lb_notebook_runs_on_records_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree.plant(tmp_path)
     for spec, seed in specs.runs("lb", "laptop", root=tmp_path):
         tree.record(spec, seed, tmp_path)
     monkeypatch.chdir(tmp_path)
-    names = run_cells("lb-performance")
-    assert len(names["verdicts"]) == STATEMENTS["lb-performance"]  # type: ignore[arg-type]
+    names = run_cells("lb")
+    assert len(names["verdicts"]) == STATEMENTS["lb"]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)

@@ -102,8 +102,11 @@ def test_what_can_be_drawn_belongs_to_a_source_with_specs() -> None:
 def test_synthetic_records_have_the_form_of_real_ones() -> None:
     known = {field.name for field in fields(specs.Spec)} | {"lr"}
     assert all(set(record.spec) <= known for record in e2_records())
-    measured = {row["codec"] for record in e2_records() for row in record.rows if record.kind == "payloads"}
-    assert measured == set(payloads.CODECS) == set(e2_tables.CODECS)
+    rows = [row for record in e2_records() for row in record.rows if record.kind == "payloads"]
+    zipped = {f"{name}+zip" for name in payloads.ZIPPED}
+    assert {row["codec"] for row in rows} == set(payloads.CODECS) | zipped == set(e2_tables.CODECS)
+    assert {row["codec"] for row in rows if row["what"] != "gradient"} == {*payloads.QUANTISED, "int8+zip"}
+    assert {row["what"] for row in rows} == {"gradient", *e2_tables.CONTENTS}
     planned = yaml.safe_load((ROOT / "pipelines/e2.yaml").read_text())["runs"]
     assert {record.run for record in e2_records()} == set(planned)
 
@@ -346,7 +349,20 @@ def test_rows_are_as_wide_as_the_header_and_lines_name_their_records(name: str) 
 def test_tables_of_messages_say_what_the_thousand_classes_are(name: str) -> None:
     notes = "\n".join(report.table(name, e2_records()).notes)
     assert "sees its ten labels only" in notes
-    assert "width 64, 32 × 32 px, CIFAR stem) on 32 images at training step 1, 8, 24" in notes
+    assert (
+        "width 64, 32 × 32 px, CIFAR stem) on 32 images at training steps 1, 49, 196; changes of weights over 49"
+        in notes
+    )
+
+
+def test_networks_that_were_measured_at_other_steps_say_so() -> None:
+    records = [
+        replace(r, rows=[row for row in r.rows if row["step"] < 196]) if r.run.endswith("-1000") else r
+        for r in e2_records()
+    ]
+    notes = report.table("e2.table6", records).notes
+    wanted = "at training steps 1, 49, 196 (ResNet18, 10 classes); 1, 49 (ResNet18, 1\u202f000 classes); changes"
+    assert any(wanted in note for note in notes)
 
 
 def test_table1_gives_the_seconds_of_the_measured_bytes() -> None:
@@ -495,7 +511,8 @@ def test_table4_counts_the_known_parameters() -> None:
 def test_table5_gives_mean_and_extremes_over_steps_and_seeds() -> None:
     table = report.table("e2.table5", e2_records())
     group = group_of("e2-payloads-resnet18-10")
-    flat = [r["dense_bytes"] / r["bytes"] for record in group for r in record.rows if r["codec"] == "int8+zip"]
+    zips = [r for record in group for r in record.rows if (r["codec"], r["what"]) == ("int8+zip", "gradient")]
+    flat = [r["dense_bytes"] / r["bytes"] for r in zips]
     assert len(flat) == 3 * len(STEPS)
     row = next(row for row in table.rows if row[0] == "GQ + zip")
     judged = np.mean([traffic.compression_rate(record, "int8+zip") for record in group])
@@ -505,6 +522,28 @@ def test_table5_gives_mean_and_extremes_over_steps_and_seeds() -> None:
     saved = np.mean([traffic.saved_by_zip(record, "int8") for record in group])
     assert zipped[1].startswith(f"{100 * saved:.0f} (")
     assert "n = 3 seeds (ResNet18), n = 1 seed (ResNet50)" in table.notes[0]
+    names = [row[0] for row in table.rows]
+    assert {"top-k with residual", "fixed threshold, without residual", "DGC + zip, warm-up at 0.75"} <= set(names)
+    assert len(set(names)) == len(names)
+    assert "the measured steps and the 5 before each" in " ".join(table.notes)
+
+
+def test_table5_sets_changes_and_weights_beside_gradients() -> None:
+    table = report.table("e2.table5", e2_records())
+    rows = {row[0]: row[1] for row in table.rows}
+    group = group_of("e2-payloads-resnet18-10")
+    for what, words in e2_tables.CONTENTS.items():
+        mean = np.mean([traffic.compression_rate(record, "int8+zip", what) for record in group])
+        assert rows[f"GQ + zip, {words}"].startswith(f"{mean:#.3g} (")
+        saved = np.mean([traffic.saved_by_zip(record, "int8", what) for record in group])
+        assert rows[f"GQ, {words}: saved by zip (%)"].startswith(f"{100 * saved:.0f} (")
+    found = [row for row in read_csv(table.csv()) if (row["codec"], row["run"]) == ("int8+zip", group[0].run)]
+    steps = {what: sorted({int(row["step"]) for row in found if row["content"] == what}) for what in e2_tables.CONTENTS}
+    assert steps == {"change": [49, 196], "weights": [1, 49, 196]}
+    rates = [float(row["rate"]) for row in found if row["content"] == "gradient"]
+    for row in found:
+        if row["content"] == "gradient":
+            assert float(row["sd_rate"]) == pytest.approx(np.std(rates, ddof=1), rel=1e-6)
 
 
 def test_messages_that_were_not_measured_are_one_line() -> None:
@@ -532,13 +571,62 @@ def totals(records: list[Record]) -> dict[tuple[str, ...], list[dict[str, str]]]
 
 def test_table6_has_every_reading_and_says_what_it_extrapolates() -> None:
     table = report.table("e2.table6", e2_records())
-    read = [row for row in table.rows if row[0].startswith("DGC")]
+    read = [row for row in table.rows if row[0].startswith("DGC") and row[4] == "extrapolated"]
     assert 2 * len(read) == len(traffic.readings())  # each with and without the download
-    assert len({tuple(row[:4]) for row in table.rows}) == len(table.rows) == len(read) + 3 * 2
-    assert table.rows[0][:4] == ["DGC + zip", "GQ + zip", "counted", "1\u202f024"]
-    assert "extrapolated" in table.title
+    assert len({tuple(row[:5]) for row in table.rows}) == len(table.rows)
+    assert table.rows[0][:5] == ["DGC + zip", "GQ + zip", "counted", "1\u202f024", "extrapolated"]
     assert table.notes[0].startswith("Extrapolated: full-scale rounds x measured message size.")
-    assert {row["extrapolated"] for row in read_csv(table.csv())} == {"1"}
+    assert {row[4] for row in table.rows[len(read) + 3 * 2 :]} == {"measured, laptop profile"}
+    assert len(table.rows) == len(read) + 3 * 2 + len(e2_tables.TRAINED_PAIRS)
+    for row in read_csv(table.csv()):
+        assert row["extrapolated"] == str(int("payloads" in row["run"])) == str(int(row["basis"] == "extrapolated"))
+
+
+def test_table6_marks_rounds_of_more_images_than_its_messages_hold() -> None:
+    table = report.table("e2.table6", e2_records())
+    images = {row[3] for row in table.rows if row[4] == "extrapolated"}
+    assert images == {"1\u202f024", "4\u202f096 *"}
+    assert any(note.startswith("* The messages are those of 32 images a worker") for note in table.notes)
+    rows = [row for row in read_csv(table.csv()) if row["extrapolated"] == "1"]
+    assert {row["message_images"] for row in rows} == {"32"}
+    assert {row["images_per_round"] for row in rows} == {"1024", "4096"}
+
+
+def test_table6_shows_what_trained_runs_really_sent() -> None:
+    records = e2_records(diverged={("e2-federated", 2)})
+    found = [row for row in read_csv(report.table("e2.table6", records).csv()) if row["extrapolated"] == "0"]
+    assert {row["run"] for row in found} == {run for pair in e2_tables.TRAINED_PAIRS for run in pair}
+    by_run = {(r.run, str(r.seed)): r for r in records}
+    for row in found:
+        method = "federated" if "federated" in row["run"] else "large_batch"
+        last = by_run[row["run"], row["seed"]].rows[-1]
+        assert float(row[f"{method}_bytes_up"]) == pytest.approx(last["bytes_up"])
+        assert float(row[f"{method}_bytes_down"]) == pytest.approx(last["bytes_down"])
+        assert row[f"{method}_rounds"] == str(last["round"])
+    dense = {row["seed"] for row in found if row["large_batch_codec"] == "dense"}
+    assert dense == {"1", "3"}, "totals are paired by seed, and a run that diverged has none"
+    assert {row["judged"] for row in found} == {"0"}
+
+
+def test_table6_at_full_scale_judges_the_bytes_of_trained_runs() -> None:
+    scale = {"train_images": 50_000, "workers": 32, "width": 64, "image_size": 32}
+    records = [
+        replace(r, spec=r.spec | scale | {"epochs": 150 if "federated" in r.run else 100}) if r.kind == "train" else r
+        for r in e2_records(profile="paper")
+    ]
+    rows = read_csv(report.table("e2.table6", records).csv())
+    judged = [row for row in rows if row["judged"] == "1"]
+    assert {row["basis"] for row in judged} == {"extrapolated", "measured, paper profile, zip computed"}
+    by_run = {(r.run, str(r.seed)): r for r in records}
+    for row in judged:
+        payload = by_run["e2-payloads-resnet18-10", row["seed"]]
+        if row["extrapolated"] == "1":
+            assert row["classes"] == "1000"
+            continue
+        for method, run in zip(e2_tables.METHODS, e2_tables.TRAINED_PAIRS[0], strict=True):
+            wanted = traffic.sent_by_run(by_run[run, row["seed"]], payload, method)
+            assert float(row[f"{method}_bytes_up"]) == pytest.approx(wanted, rel=1e-7)
+            assert wanted < by_run[run, row["seed"]].rows[-1]["bytes_up"]
 
 
 def test_table6_and_the_verdicts_count_the_same_bytes() -> None:
@@ -558,8 +646,8 @@ def test_table6_multiplies_rounds_workers_and_measured_bytes() -> None:
     found = totals(e2_records())
     for record in group_of("e2-payloads-resnet18-1000"):
         sizes = {
-            codec: np.mean([row["bytes"] for row in record.rows if row["codec"] == codec])
-            for codec in ("dense", "int8", "dgc+zip")
+            codec: np.mean([r["bytes"] for r in record.rows if (r["codec"], r["what"]) == (codec, what)])
+            for codec, what in (("dense", "gradient"), ("int8", "change"), ("dgc+zip", "gradient"))
         }
         (row,) = (r for r in found["dgc+zip", "int8", "left out", "4096", "1000"] if r["seed"] == str(record.seed))
         assert float(row["large_batch_bytes_up"]) == pytest.approx(32 * 1200 * sizes["dgc+zip"], rel=1e-6)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 import toy
 
@@ -344,3 +345,29 @@ def test_impossible_requests_fail_before_training(changes, message, root):
     with pytest.raises(ReproError, match=message) as caught:
         runner.run(toy.spec("federated", **changes), 3, root)
     assert "\n" not in str(caught.value)
+
+
+def test_the_definition_of_dgc_is_judged_by_the_warm_up_that_runs_follow(root, monkeypatch):
+    """One function maps epochs to sparsity, for runs and for statement e2.c9: changed, both change."""
+    from repro import codecs, definitions
+
+    spec = toy.spec("large_batch", codec="dgc", momentum=0.9, sparsity_warmup=0.5, epochs=4)
+
+    def sent():
+        rows = runner.run(spec, 3, root, checkpoint_seconds=math.inf)[0].rows
+        return np.diff([0, *(row["bytes_up"] for row in rows)])
+
+    usual, settings = sent(), definitions.of_codec(spec.as_dict())
+    assert (settings["warm_up_epochs"], settings["warm_up_epochs_here"]) == (50, 2)
+    assert usual[0] > usual[1] > usual[2] == pytest.approx(usual[3], rel=0.01), "two of four epochs warm up"
+    monkeypatch.setattr(codecs, "warm_up", lambda share, epochs: lambda epoch: 0.0)
+    stays = sent()
+    assert stays == pytest.approx(np.full(4, stays[0]), rel=0.05)
+    assert stays[3] > usual[0] > usual[3]
+    assert definitions.of_codec(spec.as_dict())["warm_up_epochs"] == 100
+
+
+def test_a_machine_is_known_by_its_zlib_too():
+    import zlib
+
+    assert runner.machine()["zlib"] == zlib.ZLIB_RUNTIME_VERSION

@@ -73,7 +73,7 @@ def refused(root: Path) -> str:
         (SPEC, "momentum: 0.0", "momentum: true", ["key momentum", "true/false (True)", "a number was expected"]),
         (SPEC, "dataset: cifar10", "dataset: [cifar10]", ["key dataset", "a list (['cifar10'])", "text was expected"]),
         (SPEC, "schedule: {kind: constant}", "schedule: 0.1", ["key schedule", "a number (0.1)", "a mapping was"]),
-        (SPEC, "norm: batch", "norm: layer", ["key norm", "text ('layer')", "one of batch, group was expected"]),
+        (SPEC, "norm: batch", "norm: lay", ["key norm", "text ('lay')", "one of batch, group, layer, inst"]),
         (SPEC, "codec: dense", "codec: 3", ["key codec", "a number (3)", "one of dense, int8, dgc was expected"]),
         (SPEC, "{method: federated, lr_grid: federated}", "fedavg", ["key runs.e1-federated", "a mapping was"]),
         (SPEC, "defaults:\n", "defaults: 3\nruns: {}\n#", ["not valid YAML"]),
@@ -249,7 +249,7 @@ def test_a_grid_run_is_its_arm_but_for_what_a_grid_changes(source: str, resolved
 
 def test_a_control_is_its_run_but_for_what_it_is_named_after(resolved) -> None:
     for by_run in resolved.values():
-        for run in [run for run in by_run if run.endswith("-gn")]:
+        for run in [run for run in by_run if run.startswith("e1-") and run.endswith("-gn")]:
             ours, base = by_run[run].as_dict(), by_run[run.removesuffix("-gn")].as_dict()
             assert {key for key in base if ours[key] != base[key]} == {"run", "group", "norm"}
             assert (ours["group"], ours["norm"]) == ("control", "group")
@@ -276,7 +276,7 @@ def test_payloads_of_the_larger_network_are_measured_once_and_of_the_smaller_one
         assert [seed for spec, seed in planned if spec.run == f"e2-payloads-resnet50-{classes}"] == [1]
 
 
-@pytest.mark.parametrize(("source", "runs"), [("e1", 9 + 4 + 4 * 7), ("e2", 12 + 0 + 2 * 7), ("lb", 5)])
+@pytest.mark.parametrize(("source", "runs"), [("e1", 9 + 4 + 4 * 7), ("e2", 12 + 1 + 3 * 7), ("e3", 26 + 4), ("lb", 5)])
 def test_run_ids_are_unique_and_fit_file_names(source: str, runs: int, resolved) -> None:
     for profile, by_run in resolved.items():
         ours = {run: spec for run, spec in by_run.items() if spec.source == source}
@@ -343,19 +343,56 @@ def test_there_are_always_two_workers_and_the_published_number_at_the_published_
 def test_a_profile_changes_sizes_and_nothing_else(resolved) -> None:
     sizes = {"train_images", "test_images", "image_size", "width", "epochs", "evaluate_every", "workers", "precision"}
     for run, paper in resolved["paper"].items():
+        of_payloads = {"measured_steps", "local_steps", "memory_steps"} if paper.kind == "payloads" else set()
         for profile in ("smoke", "laptop"):
             ours = dataclasses.asdict(resolved[profile][run])
             differing = {key for key, value in dataclasses.asdict(paper).items() if ours[key] != value}
-            lengths = {"schedule"} if {"epochs", "patience"} & set(paper.schedule) else set()
-            assert differing <= sizes | {"profile"} | lengths, (profile, run)
+            lengths = {"schedule"} if {"epochs", "patience", "warmup_epochs"} & set(paper.schedule) else set()
+            allowed = of_payloads or sizes | lengths  # messages are those of the full-size network everywhere
+            assert differing <= allowed | {"profile"}, (profile, run)
             for key, value in paper.schedule.items():
                 if key in ("epochs", "patience"):  # lengths, in epochs, which shrink as the run does
                     expected = max(1, round(value * ours["epochs"] / paper.epochs))
                     assert ours["schedule"][key] == expected or "-grid-" in run, (profile, run)
+                elif key == "warmup_epochs":
+                    assert ours["schedule"][key] == pytest.approx(value * ours["epochs"] / paper.epochs), (profile, run)
                 else:
                     assert ours["schedule"][key] == value, (profile, run)
             assert ours["schedule"].keys() == paper.schedule.keys(), (profile, run)
             assert paper.evaluate_every == ours["evaluate_every"] or "-grid-" in run
+
+
+def test_devices_and_batches_of_post_3_are_the_same_at_every_profile(resolved) -> None:
+    """They are the scenario and the axis of its figures: ten devices with two classes, batches of 128 to 2048."""
+    fields = ("workers", "local_batch", "local_steps", "labels_per_client", "norm", "track", "buffers")
+    for run in (run for run in resolved["paper"] if run.startswith("e3-")):
+        settings = {profile: [getattr(by_run[run], name) for name in fields] for profile, by_run in resolved.items()}
+        assert settings["smoke"] == settings["laptop"] == settings["paper"], run
+    of = resolved["paper"]
+    assert {s.workers for r, s in of.items() if r.startswith("e3-") and s.method != "central"} == {10}
+    assert {of[f"e3-gn-{batch}"].local_batch for batch in (128, 1024, 2048)} == {128, 1024, 2048}
+    assert [of[f"e3-fedavg-noniid-{n}"].local_steps for n in (10, 40, 150)] == [10, 40, 150]
+
+
+def test_rates_of_post_3_are_those_of_its_text(resolved) -> None:
+    """Post 3, Large batch training: linear scaling with 6 epochs of warm-up, and 0.01 to 0.1 over 20."""
+    of = {run: spec.schedule for run, spec in resolved["paper"].items() if run.startswith("e3-")}
+    for batch, rate in ((1024, 0.8), (2048, 1.6)):
+        for run in (f"e3-gn-{batch}", f"e3-fixup-{batch}-linear"):
+            assert (of[run]["lr"], of[run]["warmup_from"], of[run]["warmup_epochs"]) == (rate, 0.1, 6)
+        for run in (f"e3-fixup-{batch}", f"e3-gn-{batch}-slow"):
+            assert (of[run]["lr"], of[run]["warmup_from"], of[run]["warmup_epochs"]) == (0.1, 0.01, 20)
+    assert {of[run]["lr"] for run in of if "1024" not in run and "2048" not in run} == {0.1}
+    assert {spec.momentum for run, spec in resolved["paper"].items() if run.startswith("e3-")} == {0.9}
+    assert {spec.weight_decay for run, spec in resolved["paper"].items() if run.startswith("e3-")} == {5e-4}
+
+
+def test_only_runs_that_may_diverge_say_so(resolved) -> None:
+    expected = {run for run, spec in resolved["laptop"].items() if spec.expects_divergence and "-grid-" not in run}
+    assert expected == {
+        "e3-fixup-1024-linear", "e3-fixup-2048-linear", "e3-ln-2048", "e3-in-2048", "e3-gn-128-unit-scale",
+        "e3-none-128",
+    }  # fmt: skip
 
 
 def test_central_training_and_laws_keep_their_workers(resolved) -> None:
@@ -364,9 +401,8 @@ def test_central_training_and_laws_keep_their_workers(resolved) -> None:
         assert by_run["e1-union-law"].workers == 4
 
 
-@pytest.mark.parametrize("kind", ["law", "payloads"])
-def test_a_law_and_a_measurement_of_payloads_are_the_same_at_every_profile(kind: str, resolved) -> None:
-    runs = [run for run, spec in resolved["paper"].items() if spec.kind == kind]
+def test_a_law_is_the_same_at_every_profile(resolved) -> None:
+    runs = [run for run, spec in resolved["paper"].items() if spec.kind == "law"]
     assert runs
     for run in runs:
         assert len({json.dumps(by_run[run].as_dict() | {"profile": ""}) for by_run in resolved.values()}) == 1, run
@@ -401,9 +437,9 @@ def test_every_setting_the_seed_and_the_data_change_the_fingerprint(resolved) ->
     ours = numerics.fingerprint(spec.as_dict(), 1, "data")
     others = [numerics.fingerprint(spec.as_dict(), 2, "data"), numerics.fingerprint(spec.as_dict(), 1, "other")]
     for name, value in dataclasses.asdict(spec).items():
-        changed = {"lr": 0.3} if name == "schedule" else f"{value}?"
-        if name in ("kind", "method", "codec"):  # each picks versions by its value
-            changed = {"kind": "law", "method": "large_batch", "codec": "int8"}[name]
+        changed: object = {"lr": 0.3} if name == "schedule" else f"{value}?"
+        picks = {"kind": "law", "method": "large_batch", "codec": "int8", "track": ["per_class"]}  # versions, by value
+        changed = picks.get(name, changed)
         others.append(numerics.fingerprint(dataclasses.replace(spec, **{name: changed}).as_dict(), 1, "data"))
     assert len({ours, *others}) == 1 + len(others)
 
@@ -422,20 +458,49 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
     def runs(which) -> set[str]:
         return {run for run, spec in resolved["laptop"].items() if which(spec)}
 
-    every, law = set(resolved["laptop"]), {"e1-union-law"}
+    law, other = {"e1-union-law"}, {"e3-normalisation-law"}
+    every = set(resolved["laptop"]) - other  # whose networks see neither images nor an engine
     train, sending = runs(lambda s: s.kind == "train"), runs(lambda s: s.kind == "train" and s.method != "central")
-    assert changed.pop("models") == changed.pop("engines") == every
-    assert changed.pop("batches") == changed.pop("randomness") == every
-    assert changed.pop("evaluation") == changed.pop("partition") == changed.pop("schedules") == train
-    assert changed.pop("laws") == law
-    assert changed.pop("group_norm") == law | runs(lambda s: s.norm == "group")
-    assert changed.pop("payloads") == runs(lambda s: s.kind == "payloads")
+    assert changed.pop("models") == changed.pop("randomness") == every | other
+    assert changed.pop("batches") == changed.pop("engines") == every
     payloads = runs(lambda s: s.kind == "payloads")
-    assert changed.pop("codec_dense") == law | payloads | sending & runs(lambda s: s.codec == "dense")
+    assert changed.pop("evaluation") == changed.pop("schedules") == train
+    assert changed.pop("partition") == train | payloads
+    assert changed.pop("laws") == law
+    assert changed.pop("law_normalisation") == other
+    assert changed.pop("group_norm") == law | other | runs(lambda s: s.norm in ("group", "layer", "instance"))
+    assert changed.pop("fixup") == runs(lambda s: s.norm == "fixup")
+    assert changed.pop("buffer_policies") == {"e3-noniid-bn-local", "e3-noniid-bn-drop"}
+    assert changed.pop("local_steps") == runs(lambda s: s.kind == "train" and s.local_steps is not None)
+    for name in specs.TRACKED:
+        assert changed.pop(f"tracked_{name}") == runs(lambda s, name=name: name in (s.track or []))
+    assert changed.pop("payloads") == changed.pop("zip") == payloads
+    # What every run downloads is dense, but for quantised weights, whose upload is.
+    assert changed.pop("codec_dense") == law | payloads | sending
     assert changed.pop("codec_int8") == payloads | sending & runs(lambda s: s.codec == "int8" or s.quantised_weights)
     assert changed.pop("codec_dgc") == payloads | sending & runs(lambda s: s.codec == "dgc")
     assert changed.pop("quantised_weights") == sending & runs(lambda s: s.quantised_weights)
-    assert changed.pop("fixup") == runs(lambda s: s.norm == "fixup")
     for part, model in (("alexnet", "alexnet"), ("vgg", "vgg11"), ("vit", "vit")):
         assert changed.pop(part) == {run for run, spec in resolved["laptop"].items() if spec.model == model}
+    for codec in ("int8-affine", "top-k", "top-k-residual", "threshold", "qsgd", "terngrad", "1-bit"):
+        assert changed.pop(f"codec_{codec}") == payloads
     assert not changed, "every part has a law above"
+
+
+@pytest.mark.parametrize("zipped", ["", "+zip"])
+def test_every_codec_has_a_version_that_its_runs_depend_on(zipped: str, resolved) -> None:
+    codecs = pytest.importorskip("repro.codecs")
+    spec = resolved["laptop"]["e2-federated-gq"].as_dict()
+    for name in codecs.NAMES:
+        used = numerics.used_by(spec | {"codec": name + zipped})
+        assert used[f"codec_{name}"] == 1
+        assert ("zip" in used) == bool(zipped)
+
+
+def test_a_part_that_is_counted_later_leaves_records_of_its_first_version_valid(resolved, monkeypatch) -> None:
+    """Downloads are dense where uploads are not, which fingerprints count from the second version on."""
+    spec = resolved["laptop"]["e2-federated-gq"].as_dict()
+    assert "codec_dense" not in numerics.used_by(spec)
+    monkeypatch.setitem(numerics.VERSIONS, "codec_dense", 2)
+    assert numerics.used_by(spec)["codec_dense"] == 2
+    assert numerics.used_by(spec | {"quantised_weights": True}).keys() & {"codec_dense"} == set()

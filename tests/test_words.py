@@ -23,6 +23,14 @@ from repro.words import label, number
         ("e2-large-batch-dgc-cosine", "large batch (DGC, cosine)"),
         ("e2-federated-gq", "federated averaging (GQ)"),
         ("e2-large-batch-weights", "large batch (int8 weights)"),
+        ("e3-noniid-bn-drop", "BatchNorm (non-IID, no running statistics)"),
+        ("e3-gn-1024-slow", "GroupNorm (batch 1024, Fixup's warm-up)"),
+        ("e3-in-2048", "InstanceNorm (batch 2048)"),
+        ("e3-gn-128-unit-scale", "GroupNorm (batch 128, last scale one)"),
+        ("e3-none-128", "no normalisation (batch 128)"),
+        ("e3-fedavg-noniid-40", "federated averaging (non-IID, every 40 batches)"),
+        ("e3-normalisation-law", "e3-normalisation-law"),
+        ("e3-something", "e3-something"),
         ("e1-union-law", "e1-union-law"),
         ("a", "a"),
     ],
@@ -31,8 +39,9 @@ def test_a_run_in_words(run: str, words: str) -> None:
     assert label(run) == words
 
 
-def test_different_runs_of_a_source_have_different_words() -> None:
-    runs = {spec.run for group in specs.GROUPS for spec, _ in specs.runs("e1", "laptop", group)}
+@pytest.mark.parametrize("source", ["e1", "e3"])
+def test_different_runs_of_a_source_have_different_words(source: str) -> None:
+    runs = {spec.run for group in specs.GROUPS for spec, _ in specs.runs(source, "laptop", group)}
     assert len({label(run) for run in runs}) == len(runs)
 
 

@@ -13,7 +13,10 @@ from repro.records import Record
 from repro.specs import Spec
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-ARMS = {"e1": ("central", "large-batch", "large-batch-x4", "federated"), "e2": ("large-batch", "federated")}
+ARMS = {
+    "e1": ("central", "large-batch", "large-batch-x4", "federated"),
+    "e2": ("large-batch", "large-batch-plain", "federated"),
+}
 
 
 def plant(root: Path) -> Path:
@@ -48,7 +51,8 @@ def record(spec: Spec, seed: int, root: Path, top1: float = 0.5, **changes: Any)
         rows, series = synthetic_lb.rows_and_series(spec.as_dict())
         changes = {"machine": synthetic_lb.MACHINE} | changes
     if spec.kind == "payloads":
-        rows = [{"step": step, "codec": "int8", "bytes": 25, "dense_bytes": 100} for step in spec.measured_steps or [1]]
+        message = {"what": "gradient", "codec": "int8", "bytes": 25, "dense_bytes": 100}
+        rows = [{"step": step} | message for step in spec.measured_steps or [1]]
     made = Record(
         run=spec.run, source=spec.source, group=spec.group, kind=spec.kind, profile=spec.profile, seed=seed,
         spec=spec.as_dict(), data={"name": "cifar10", "sha256": "0" * 64, "reduced": None, "classes": 10},

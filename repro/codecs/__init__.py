@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from repro.codecs.dense import Dense
-from repro.codecs.dgc import DGC, WARM_UP
+from repro.codecs.dgc import DGC, WARM_UP, warm_up
 from repro.codecs.int8 import Int8
 from repro.codecs.onebit import OneBit
 from repro.codecs.sparse import Threshold, TopK
@@ -36,6 +36,7 @@ __all__ = [
     "TopK",
     "Zipped",
     "build",
+    "warm_up",
 ]
 
 
@@ -79,7 +80,7 @@ def build(name: str, **options: Any) -> Codec:
 
     Args:
         name: one of ``NAMES``, for example ``int8``, or ``int8+zip``.
-        options: the arguments of its class, for example ``momentum`` of ``dgc``.
+        options: the arguments of its class, for example ``momentum`` of ``dgc``; with ``+zip`` also ``level``.
 
     Raises:
         ReproError: an unknown codec, or options that it does not have.
@@ -87,8 +88,9 @@ def build(name: str, **options: Any) -> Codec:
     inner, _, zipped = name.partition("+")
     if inner not in _CODECS or zipped not in ("", "zip") or name.endswith("+"):
         raise ReproError(f"unknown codec {name!r}; {', '.join(NAMES)} was expected, alone or with +zip")
+    zip_options = {"level": options.pop("level")} if zipped and "level" in options else {}
     try:
         codec = _CODECS[inner](**options)
     except TypeError as error:
         raise ReproError(f"codec {name}: {error}; see its class in repro/codecs") from error
-    return Zipped(codec) if zipped else codec
+    return Zipped(codec, **zip_options) if zipped else codec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -92,6 +92,10 @@ class DGC(TensorCodec):
                     corrected[name] = u.mul_(self.momentum).add_(tensor, alpha=scale)
         return sparse.add_residual(state, corrected, self.chosen)
 
+    def density_at(self, progress: float) -> Fraction:
+        """Share of values sent at ``progress``, which counts steps of the warm-up; the last one stays."""
+        return self.densities[min(int(progress), len(self.densities) - 1)]
+
     def _clipping(self, gradients: Sequence[Tensor]) -> float:
         if self.clip is None:
             return 1.0
@@ -100,8 +104,7 @@ class DGC(TensorCodec):
 
     def compress(self, state: State, item: Item, random: np.random.Generator) -> tuple[int, list[Buffer]]:
         """Steps 4 and 5."""
-        epoch = min(int(state["progress"]), len(self.densities) - 1)
-        places = select(item.values, self.densities[epoch], random)
+        places = select(item.values, self.density_at(state["progress"]), random)
         coded = sparse.compress(item.values, places)
         item.values[places] = 0
         if self.masking:
@@ -111,6 +114,16 @@ class DGC(TensorCodec):
     def expand(self, coding: int, reader: Reader, count: int, kind: np.dtype[Any]) -> np.ndarray:
         """See ``repro.codecs.sparse``."""
         return sparse.expand(coding, reader, count, kind)
+
+
+def warm_up(share: float, epochs: int) -> Callable[[float], float]:
+    """Epochs of data seen -> ``state["progress"]``, for a training that warms up during a share of its epochs.
+
+    The warm-up has as many steps as ``WARM_UP`` has sparsities before its last, which begins when it ends: in post 2
+    four epochs of a hundred, so that a step is an epoch. With a share of 0 a step is an epoch, too.
+    """
+    scale = (len(WARM_UP) - 1) / (share * epochs) if share else 1.0
+    return lambda epoch: scale * epoch
 
 
 def local_threshold(clip: float, workers: int) -> float:

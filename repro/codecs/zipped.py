@@ -53,7 +53,10 @@ class Zipped:
         Raises:
             ReproError: the inner codec's.
         """
-        payload = self.inner.encode(state, tensors)
+        return self.zip(self.inner.encode(state, tensors))
+
+    def zip(self, payload: bytes) -> bytes:
+        """A payload of the inner codec -> the zipped one."""
         return wire.seal(self.number, _LENGTH.pack(len(payload)), zlib.compress(payload, self.level))
 
     def decode(self, payload: bytes) -> list[Tensor]:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from repro import specs
 from repro.errors import ReproError
 from repro.records import Record, write_atomic
-from repro.report import e1, e2, e2_tables, e3, e3_tables, lb_performance, select, style, tables
+from repro.report import e1, e2, e2_tables, e3, e3_tables, lb_performance, select, sidecar, style, tables
 from repro.report.tables import Table
 
 __all__ = ["ARTEFACTS", "Artefact", "Table", "figure", "ids", "outputs", "present", "render", "table"]
@@ -32,7 +32,7 @@ class Artefact:
 
     Attributes:
         source: post or paper it belongs to.
-        kind: ``figure`` (png, svg, csv) or ``table`` (csv, md, tex).
+        kind: ``figure`` (png, svg, csv, json) or ``table`` (csv, md, tex, json).
         group: ``artefact`` where it needs the source's own runs only; ``control`` where it needs grids or control
             runs, so that it is drawn with these and absent until then.
         runs: run ids it needs, in which ``*`` stands for anything.
@@ -42,7 +42,6 @@ class Artefact:
         columns: fields of a spec that the CSV of a figure has besides the usual ones.
         rows: (artefact id, records by run) -> rows of the CSV of a figure, where it draws anything but test accuracy
             against epochs.
-        notebook: which notebook shows it, where that is not the source's own.
     """
 
     source: str
@@ -54,12 +53,6 @@ class Artefact:
     published: bool = True
     columns: tuple[str, ...] = ()
     rows: Callable[[str, select.Groups], list[dict[str, Any]]] | None = None
-    notebook: str | None = None
-
-    @property
-    def shown_in(self) -> str:
-        """Name of the notebook that shows it."""
-        return self.notebook or self.source
 
 
 def _performance(
@@ -67,7 +60,7 @@ def _performance(
     title: str, **more: Any,
 ) -> Artefact:  # fmt: skip
     """An artefact of the paper's performance models, drawn from measurements."""
-    return Artefact("lb", kind, "artefact", runs, draw, title, notebook="lb-performance", **more)
+    return Artefact("lb", kind, "artefact", runs, draw, title, **more)
 
 
 _DEFINED: dict[str, Artefact] = {
@@ -156,7 +149,7 @@ _DEFINED: dict[str, Artefact] = {
     ),
     "e2.table5": Artefact("e2", "table", "artefact", e2_tables.PAYLOAD_RUNS, e2_tables.table5, "Compression rates"),
     "e2.table6": Artefact(
-        "e2", "table", "artefact", e2_tables.RESNET18_RUNS, e2_tables.table6, "Total data sent to the server"
+        "e2", "table", "artefact", e2_tables.TOTAL_RUNS, e2_tables.table6, "Total data sent to the server"
     ),
     "e2.extra-cosine": Artefact(
         "e2",
@@ -363,9 +356,11 @@ def outputs(artefact_id: str) -> tuple[str, ...]:
     """File names that ``render`` writes for ``artefact_id``.
 
     >>> outputs("e1.table2")
-    ('e1.table2.csv', 'e1.table2.md', 'e1.table2.tex')
+    ('e1.table2.csv', 'e1.table2.md', 'e1.table2.tex', 'e1.table2.json')
     """
-    endings = {"figure": ("png", "svg", "csv"), "table": ("csv", "md", "tex")}[_artefact(artefact_id).kind]
+    endings = {"figure": ("png", "svg", "csv", "json"), "table": ("csv", "md", "tex", "json")}[
+        _artefact(artefact_id).kind
+    ]
     return tuple(f"{artefact_id}.{ending}" for ending in endings)
 
 
@@ -384,10 +379,13 @@ def present(profile: str, root: Path = Path()) -> set[str]:
     return {name for name in ARTEFACTS if all((folder / file).exists() for file in outputs(name))}
 
 
-def render(artefact_id: str, records: Iterable[Record], out_dir: Path, *, profile: str) -> list[Path]:
+def render(
+    artefact_id: str, records: Iterable[Record], out_dir: Path, *, profile: str, root: Path = Path()
+) -> list[Path]:
     """Write all files of one artefact into ``out_dir``, each atomically, and return their paths.
 
-    The same records give the same bytes.
+    The same records with the same provenance (of which machine and versions are read, from ``root``) give the same
+    bytes.
 
     Raises:
         ReproError: no such artefact, records missing or doubled for ``profile``, or a file is not writable.
@@ -395,17 +393,19 @@ def render(artefact_id: str, records: Iterable[Record], out_dir: Path, *, profil
     artefact = _artefact(artefact_id)
     records = [r for r in records if r.profile == profile]
     drawn, groups = _draw(artefact_id, records)
+    behind = sidecar.content(artefact_id, artefact.title, artefact.source, profile, outputs(artefact_id), groups, root)
     content: dict[str, str | bytes]
     if isinstance(drawn, Table):
         content = {"csv": drawn.csv(), "md": drawn.markdown(), "tex": drawn.latex()}
     else:
         title = f"{artefact_id}: {artefact.title}"
-        content = {kind: style.to_bytes(drawn, kind, title) for kind in ("png", "svg")}
+        content = {kind: style.to_bytes(drawn, kind, title, sidecar.brief(behind)) for kind in ("png", "svg")}
         if artefact.rows is not None:
             rows = artefact.rows(artefact_id, groups)
         else:
             rows = select.curve_rows(artefact_id, groups, artefact.columns)
         content["csv"] = select.csv_text(rows)
+    content["json"] = sidecar.text(behind)
     paths = []
     for name in outputs(artefact_id):
         path = Path(out_dir) / name

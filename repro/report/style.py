@@ -262,9 +262,15 @@ def margin_label(axes: Axes, y: float, text: str, colour: str = "#444444") -> No
     )
 
 
-def to_bytes(figure: Figure, kind: str, title: str) -> bytes:
-    """The figure as ``png`` or ``svg``, byte-stable: no date, no version, element ids from a fixed salt."""
-    metadata: dict[str, Any] = {"Title": title}
+def to_bytes(figure: Figure, kind: str, title: str, description: str = "") -> bytes:
+    """The figure as ``png`` or ``svg``, byte-stable: no date, no version, element ids from a fixed salt.
+
+    Args:
+        figure: drawn by this package.
+        kind: ``png`` or ``svg``.
+        title, description: metadata; an empty description is left out.
+    """
+    metadata: dict[str, Any] = {"Title": title} | ({"Description": description} if description else {})
     metadata |= {"Software": "repro"} if kind == "png" else {"Creator": "repro", "Date": None}
     buffer = io.BytesIO()
     with context():

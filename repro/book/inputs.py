@@ -1,0 +1,112 @@
+"""What the pages show, read from disk once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from repro import arithmetic, claims, report, specs, store
+from repro.claims import Choice, Published
+from repro.errors import ReproError
+from repro.records import Record, path_of, provenance_path, read_json
+from repro.report import Table
+
+Verdicts = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that the pages are made from.
+
+    Attributes:
+        profile: whose figures and records the pages show.
+        published, ledger: what the sources state, and what they leave open.
+        verdicts: those of ``profile`` in their stored form; statements without one are "not run".
+        others: profile -> its verdicts, shown beside.
+        records: valid records of ``profile``, grids and controls included.
+        provenance: path of a record -> content of its provenance file.
+        tables: artefact id -> table.
+        present: ids of figures and tables whose files exist; the others are "not run".
+        notebooks: source -> executed notebook as HTML without a frame.
+        manifests: data set -> its manifest, with ``citation`` and ``licence`` as ``data/sources.yaml`` gives them.
+        arithmetic: computations on the sources' own numbers.
+        citation: content of ``CITATION.cff``.
+    """
+
+    profile: str
+    published: Published
+    verdicts: Verdicts
+    ledger: Sequence[Choice]
+    others: Mapping[str, Verdicts] = field(default_factory=dict)
+    records: Sequence[Record] = ()
+    provenance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    present: frozenset[str] = frozenset()
+    notebooks: Mapping[str, str] = field(default_factory=dict)
+    manifests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    arithmetic: Sequence[arithmetic.Line] = ()
+    citation: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load(profile: str, root: Path = Path()) -> Inputs:
+    """Read what the pages of ``profile`` show.
+
+    Raises:
+        ReproError: a record, verdict, notebook or file of the package is missing or damaged.
+    """
+    from repro.book.notebook import body
+
+    found = {source: store.current(source, profile, root).records for source in specs.SOURCES}
+    records = [record for made in found.values() for record in made]
+    provenance = {}
+    for record in records:
+        path = path_of(record)
+        if (root / provenance_path(path)).exists():
+            provenance[path.as_posix()] = read_json(root / provenance_path(path))
+    executed = {s: root / f"figures/{profile}/notebooks/{s}.ipynb" for s in specs.SOURCES}
+    present = report.present(profile, root)
+    pictures = {name: root / f"figures/{profile}/{name}.png" for name in sorted(present)}
+    return Inputs(
+        profile=profile,
+        published=claims.load_published(root),
+        verdicts=_verdicts(profile, root),
+        ledger=claims.load_ledger(root),
+        others={p: made for p in specs.PROFILES if p != profile and (made := _verdicts(p, root))},
+        records=records,
+        provenance=provenance,
+        tables={i: report.table(i, found[a.source]) for i, a in report.ARTEFACTS.items() if a.kind == "table"},
+        present=frozenset(present),
+        notebooks={s: body(path, pictures, f"../figures/{profile}") for s, path in executed.items() if path.exists()},
+        manifests=_manifests(root),
+        arithmetic=arithmetic.lines(root),
+        citation=_yaml(root / "CITATION.cff"),
+    )
+
+
+def _verdicts(profile: str, root: Path) -> list[dict[str, Any]]:
+    path = root / "figures" / profile / "verdicts.json"
+    return list(read_json(path)) if path.exists() else []
+
+
+def _manifests(root: Path) -> dict[str, dict[str, Any]]:
+    declared = _yaml(root / "data/sources.yaml")
+    return {
+        path.stem: read_json(path) | {key: declared.get(path.stem, {}).get(key) for key in ("citation", "licence")}
+        for path in sorted((root / "data/manifests").glob("*.json"))
+    }
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ReproError(
+            f"{path}: missing or not valid YAML; it is part of the repository; restore it with `git checkout -- {path}`"
+        ) from error
+    if not isinstance(content, dict):
+        raise ReproError(f"{path}: a mapping was expected; restore it with `git checkout -- {path}`")
+    return content

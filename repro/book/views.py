@@ -1,0 +1,442 @@
+"""From inputs to pages: what each template is filled with."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from repro import arithmetic, numerics, words
+from repro.book import markdown, notebook
+from repro.book.inputs import Inputs
+from repro.claims import Choice, headline
+from repro.page import SIGNS, SOURCES, THEMES, verdict_class
+from repro.records import Record, path_of, provenance_path
+from repro.report import ARTEFACTS, outputs
+from repro.specs import GROUPS
+
+HERE = Path(__file__).parent
+NOT_RUN = "not run"
+
+#: What the kinds of statement mean, for readers.
+KINDS = {
+    "value": "a number",
+    "order": "one arm is said to beat another",
+    "equivalence": "two arms are said not to differ beyond a margin",
+    "ratio": "one arm is said to need or send so many times more",
+    "trend": "a quantity is said to rise or fall with a setting",
+    "bound": "a loss is said to stay below a limit",
+    "law": "follows from the method; executed as a test",
+    "definition": "a setting of the method; executed as a test",
+}
+
+_STEPS = (10, 30, 60, 120, 300, 600, 1200, 1800, 2700, 3600, 7200, 10800, 18000, 28800, 43200, 86400)
+
+
+def about(seconds: float) -> str:
+    """A duration as a rounded upper bound, which stays the same when a machine is a little slower.
+
+    >>> about(4), about(95), about(4000), about(400_000)
+    ('under 10 seconds', 'under 2 minutes', 'under 2 hours', 'about 5 days')
+    """
+    limit = next((step for step in _STEPS if seconds <= step), None)
+    if limit is None:
+        return f"about {round(seconds / 86400)} days"
+    if limit < 60:
+        return f"under {limit} seconds"
+    if limit == 60:
+        return "under a minute"
+    if limit < 3600:
+        return f"under {limit // 60} minutes"
+    return "under an hour" if limit == 3600 else f"under {limit // 3600} hours"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def text_of(value: Any) -> str:
+    """A published value for readers: null, text, number, list or mapping."""
+    if value is None:
+        return "no value published"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{str(key).replace('_', ' ')}: {text_of(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        if any(isinstance(item, list) for item in value):
+            return "; ".join(
+                " ".join(map(text_of, item)) if isinstance(item, list) else text_of(item) for item in value
+            )
+        return ", ".join(text_of(item) for item in value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A record as pages show it: ``seconds`` is None where no provenance exists; ``result`` is in words."""
+
+    run: str
+    seed: int
+    href: str
+    provenance: str | None
+    fingerprint: str
+    seconds: float | None
+    result: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """All records of one run."""
+
+    run: str
+    source: str
+    group: str
+    kind: str
+    what: str
+    settings: list[tuple[str, str]]
+    stored: list[Stored]
+    device: str
+
+    @property
+    def href(self) -> str:
+        """Its place on the page of runs."""
+        return f"runs-{self.source}.html#{self.run}"
+
+    @property
+    def quickest(self) -> Stored:
+        """The record that is checked soonest."""
+        return min(self.stored, key=lambda one: (one.seconds is None, one.seconds, one.seed))
+
+    @property
+    def seconds(self) -> float:
+        """Of all its records together, where known."""
+        return sum(one.seconds or 0.0 for one in self.stored)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A statement with its verdict. ``css`` is the class of its badge, ``word`` the key of ``SIGNS`` it belongs to."""
+
+    id: str
+    source: str
+    kind: str
+    says: str
+    place: str
+    published: str
+    ours: list[str]
+    n: int
+    verdict: str
+    word: str
+    reason: str
+    why: str
+    parts: list[Mapping[str, Any]]
+    others: list[tuple[str, str, int]]
+    artefact: str | None
+    runs: list[str]
+    profile: str = ""
+
+    @property
+    def css(self) -> str:
+        """Colour class of its badge."""
+        return self.word if self.word in ("holds", "fails") else "open"
+
+
+@dataclass
+class Site:
+    """The content of the site, before it is HTML or Markdown."""
+
+    inputs: Inputs
+    runs: dict[str, Run] = field(init=False)
+    rows: list[Row] = field(init=False)
+    built: list[str] = field(init=False)
+    sections: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        ids = [artefact.id for artefact in self.inputs.published.artefacts]
+        ids += [statement.id for statement in self.inputs.published.statements]
+        self.sections = {
+            name: f"notebook-{source}.html#{quote(anchor)}"
+            for source, body in self.inputs.notebooks.items()
+            for name, anchor in notebook.sections(body, [i for i in ids if i.startswith(f"{source}.")]).items()
+        }
+        self.built = list(dict.fromkeys(item.source for item in ARTEFACTS.values()))
+        self.runs = self._runs()
+        self.rows = self._rows()
+
+    @property
+    def profile(self) -> str:
+        """Whose results are shown."""
+        return self.inputs.profile
+
+    def _runs(self) -> dict[str, Run]:
+        by_run: dict[str, list[Record]] = {}
+        order = {group: i for i, group in enumerate(GROUPS)}
+        chosen = [r for r in self.inputs.records if r.profile == self.profile]
+        for record in sorted(chosen, key=lambda r: (r.source, order.get(r.group, 9), r.run, r.seed)):
+            by_run.setdefault(record.run, []).append(record)
+        return {run: self._run(run, group) for run, group in by_run.items()}
+
+    def _run(self, run: str, group: Sequence[Record]) -> Run:
+        first, stored, devices = group[0], [], set()
+        for record in group:
+            path = path_of(record).as_posix()
+            known = self.inputs.provenance.get(path)
+            if known:
+                devices.add(str(known.get("machine", {}).get("device", "")))
+            where = provenance_path(path_of(record)).as_posix() if known else None
+            stored.append(
+                Stored(
+                    run, record.seed, f"../{path}", f"../{where}" if where else None, record.fingerprint,
+                    float(known["seconds"]) if known else None, _result(record),
+                )
+            )  # fmt: skip
+        settings = [
+            (name.replace("_", " "), text_of(value))
+            for name, value in first.spec.items()
+            if value is not None and name not in ("run", "source", "group", "kind", "profile")
+        ]
+        devices.discard("")
+        return Run(
+            run, first.source, first.group, first.kind, words.label(run), settings, stored, ", ".join(sorted(devices))
+        )
+
+    def _rows(self) -> list[Row]:
+        judged = {str(v["id"]): v for v in self.inputs.verdicts}
+        others = {name: {v["id"]: v for v in made} for name, made in self.inputs.others.items()}
+        rows = []
+        for item in self.inputs.published.statements:
+            verdict = judged.get(item.id, {})
+            if item.source not in self.built:
+                verdict = {}
+            word = str(verdict.get("verdict", NOT_RUN))
+            reason = verdict.get("reason", "") if verdict else "no run of this source exists yet"
+            beside = [
+                (name, str(found["verdict"]), int(found["n"] or 0))
+                for name, made in others.items()
+                if (found := made.get(item.id)) and item.source in self.built
+            ]
+            rows.append(
+                Row(
+                    item.id, item.source, item.kind, item.says.strip(), item.place, text_of(item.published),
+                    markdown.ours(verdict), int(verdict.get("n") or 0), word, verdict_class(word), reason,
+                    verdict.get("why") or "", list(verdict.get("parts", [])), beside, item.artefact,
+                    [str(run) for run in verdict.get("runs", [])], self.profile,
+                )
+            )  # fmt: skip
+        return rows
+
+    def counts(self) -> list[tuple[str, str, dict[str, int]]]:
+        """(source, name, verdict word -> number of statements)."""
+        return [
+            (source, SOURCES[source], dict(Counter(row.word for row in self.rows if row.source == source)))
+            for source in SOURCES
+            if any(row.source == source for row in self.rows)
+        ]
+
+    def headline(self) -> dict[str, dict[str, int]]:
+        """As ``claims.headline``, over the sources that are built."""
+        return headline({"kind": r.kind, "verdict": r.verdict} for r in self.rows if r.source in self.built)
+
+    def artefacts(self) -> list[dict[str, Any]]:
+        """Every figure and table: those that the sources have and those of ours, in the sources' order."""
+        published = {item.id: item for item in self.inputs.published.artefacts}
+        own = [name for name in ARTEFACTS if name not in published]
+        order = list(SOURCES)
+        names = sorted([*published, *own], key=lambda name: (order.index(name.partition(".")[0]), name in own))
+        return [self._artefact(name, published.get(name)) for name in names]
+
+    def _artefact(self, name: str, item: Any) -> dict[str, Any]:
+        made = ARTEFACTS.get(name)
+        source = name.partition(".")[0]
+        runs = self._runs_of(made.runs) if made else []
+        seconds = sum(run.seconds for run in runs)
+        known = item.published if item and isinstance(item.published, Mapping) and "rows" in item.published else {}
+        return {
+            "id": name,
+            "source": source,
+            "says": (item.says if item else made.title if made else "").strip().rstrip("."),
+            "title": made.title if made else "",
+            "ours": item is None,
+            "place": item.place if item else "",
+            "published": text_of(item.published) if item else "",
+            "columns": known.get("columns", []),
+            "cells": known.get("rows", []),
+            "unit": known.get("unit", ""),
+            "kind": made.kind if made else item.kind,
+            "group": made.group if made else "artefact",
+            "drawn": name in self.inputs.present,
+            "files": [(file.rpartition(".")[2], self.file(file)) for file in outputs(name)] if made else [],
+            "picture": self.file(f"{name}.png") if made and made.kind == "figure" else "",
+            "table": self.inputs.tables.get(name),
+            "rows": [row for row in self.rows if row.artefact == name],
+            "runs": runs,
+            "records": sum(len(run.stored) for run in runs),
+            "seconds": seconds,
+            "quickest": min((run.quickest for run in runs), key=_wait, default=None),
+            "devices": sorted({run.device for run in runs if run.device}),
+        }
+
+    def _runs_of(self, patterns: Iterable[str]) -> list[Run]:
+        from fnmatch import fnmatchcase
+
+        found = [run for pattern in patterns for run in self.runs.values() if fnmatchcase(run.run, pattern)]
+        return list({run.run: run for run in found}.values())
+
+    def file(self, name: str) -> str:
+        """A figure or table file of this profile, from a page."""
+        return f"../figures/{self.profile}/{name}"
+
+    def choices(self) -> list[tuple[str, list[Choice]]]:
+        """The ledger by source."""
+        groups = [(source, [c for c in self.inputs.ledger if c.source == source]) for source in SOURCES]
+        return [(source, choices) for source, choices in groups if choices]
+
+    def sums(self) -> list[tuple[str, list[arithmetic.Line]]]:
+        """The arithmetic by source."""
+        groups = [(source, [line for line in self.inputs.arithmetic if line.source == source]) for source in SOURCES]
+        return [(source, found) for source, found in groups if found]
+
+    def compute(self) -> list[dict[str, Any]]:
+        """Core-hours by source and group."""
+        lines = []
+        for source in self.built:
+            for group in GROUPS:
+                runs = [run for run in self.runs.values() if (run.source, run.group) == (source, group)]
+                if runs:
+                    stored = [one for run in runs for one in run.stored]
+                    lines.append(
+                        {
+                            "source": source,
+                            "group": group,
+                            "runs": len(runs),
+                            "records": len(stored),
+                            "hours": sum(one.seconds or 0 for one in stored) / 3600,
+                            "untimed": sum(one.seconds is None for one in stored),
+                            "devices": ", ".join(sorted({run.device for run in runs if run.device})),
+                        }
+                    )
+        return lines
+
+    def environments(self) -> tuple[list[str], list[tuple[dict[str, str], int]]]:
+        """Names of what identifies a machine type, and each machine type with the number of records made on it."""
+        counted = Counter(
+            json.dumps(dict(known.get("machine", {})) | {"precision": known.get("precision")}, sort_keys=True)
+            for known in self._provenance()
+        )
+        found = [(json.loads(machine), count) for machine, count in sorted(counted.items())]
+        first = ("device", "instructions", "system", "python", "torch", "numpy")
+        names = {name for machine, _ in found for name in machine}
+        return sorted(
+            names, key=lambda name: (name not in first, first.index(name) if name in first else 0, name)
+        ), found
+
+    def commits(self) -> list[tuple[str, str, int]]:
+        """(commit, hash of the code, records made by it)."""
+        found = Counter((str(k.get("commit", "")), str(k.get("code", ""))) for k in self._provenance())
+        return [(commit, code, number) for (commit, code), number in sorted(found.items())]
+
+    def _provenance(self) -> list[Mapping[str, Any]]:
+        return [self.inputs.provenance[path] for path in sorted(self.inputs.provenance)]
+
+
+def _wait(stored: Stored) -> tuple[bool, float]:
+    return stored.seconds is None, stored.seconds or 0.0
+
+
+def _result(record: Record) -> str:
+    """What a record ends with, in words."""
+    if record.status == "diverged":
+        return "diverged"
+    if record.kind == "law":
+        return "law executed"
+    if record.kind == "train" and record.rows:
+        last = record.rows[-1]
+        top5 = f", top-5 {100 * last['test_top5']:.1f} %" if "test_top5" in last else ""
+        return f"top-1 {100 * last['test_top1']:.1f} %{top5}, epoch {last['epoch']:g}"
+    return plural(len(record.rows), "row")
+
+
+def site(inputs: Inputs) -> dict[str, str]:
+    """Every page as file name -> text; the same inputs give the same texts."""
+    made = Site(inputs)
+    environment = _environment(made)
+
+    def page(template: str, **values: Any) -> str:
+        return environment.get_template(template).render(**values)
+
+    artefacts = made.artefacts()
+    known = {item["id"]: item for item in artefacts}
+    pages = {
+        "index.html": page("index.html", here="index"),
+        "index.md": markdown.render(made, artefacts),
+        "figures.html": page("figures.html", here="figures", artefacts=artefacts),
+        "runs.html": page("runs.html", here="runs"),
+        "notebooks.html": page("notebooks.html", here="notebooks"),
+        "ledger.html": page("ledger.html", here="ledger"),
+        "arithmetic.html": page("arithmetic.html", here="arithmetic"),
+        "provenance.html": page("provenance.html", here="provenance", versions=numerics.VERSIONS),
+        "terms.html": page("terms.html", here="terms", kinds=KINDS),
+        "cite.html": page("cite.html", here="cite"),
+        "style.css": _style(),
+        "matrix.js": (HERE / "assets/matrix.js").read_text(encoding="utf-8"),
+    }
+    for item in artefacts:
+        pages[f"{item['id']}.html"] = page("artefact.html", here="figures", item=item)
+    for row in made.rows:
+        pages[f"{row.id}.html"] = page(
+            "statement.html", here="index", row=row, kinds=KINDS, item=known.get(row.artefact or ""),
+            runs=made._runs_of(row.runs), missing=[run for run in row.runs if not made._runs_of([run, f"{run}-lr*"])],
+        )  # fmt: skip
+    for source in made.built:
+        mine = [run for run in made.runs.values() if run.source == source]
+        pages[f"runs-{source}.html"] = page("runs-source.html", here="runs", source=source, runs=mine)
+    for source, body in inputs.notebooks.items():
+        pages[f"notebook-{source}.html"] = page("notebook.html", here="notebooks", source=source, body=Markup(body))
+    return {name: text.rstrip("\n") + "\n" for name, text in sorted(pages.items())}
+
+
+def _environment(made: Site) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False,
+    )  # fmt: skip
+    environment.globals |= {
+        "site": made,
+        "profile": made.profile,
+        "SOURCES": SOURCES,
+        "SIGNS": SIGNS,
+        "notebooks": sorted(made.inputs.notebooks),
+        "scale_note": markdown.scale_note(made.profile),
+        "plural": plural,
+        "about": about,
+        "number": words.number,
+    }
+    environment.filters |= {"href": lambda path: quote(str(path), safe="/#.:"), "badge": _badge, "text": text_of}
+    return environment
+
+
+def _badge(word: str, count: int | None = None) -> Markup:
+    """A verdict with its sign; colour only repeats what sign and words say."""
+    name = verdict_class(word)
+    css = name if name in ("holds", "fails") else "open"
+    said = escape(word if count is None else f"{count} {word}")
+    return Markup(f'<span class="badge {css}"><span aria-hidden="true">{SIGNS[name]}</span> {said}</span>')
+
+
+def _style() -> str:
+    from pygments.formatters import HtmlFormatter
+
+    light, dark = (";".join(f"--{key}:{value}" for key, value in THEMES[name].items()) for name in ("light", "dark"))
+    code, code_dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("default", "github-dark"))
+    own = (HERE / "assets/style.css").read_text(encoding="utf-8")
+    return (
+        f":root{{{light}}}\n@media(prefers-color-scheme:dark){{:root{{{dark}}}}}\n{code}\n"
+        f"@media(prefers-color-scheme:dark){{\n{code_dark}\n}}\n{own}"
+    )

@@ -1,0 +1,99 @@
+"""What stands behind a figure or table: run ids, seeds, settings, data, code versions and environment, as JSON.
+
+The same content goes into ``<artefact>.json`` beside the files and, shortened, into the metadata of the PNG. It holds
+no date and no host: those are in the provenance files that it names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from repro import numerics, records
+from repro.records import Record
+from repro.words import label
+
+
+def content(
+    artefact_id: str, title: str, source: str, profile: str, files: Sequence[str],
+    groups: Mapping[str, Sequence[Record]], root: Path = Path(),
+) -> dict[str, Any]:  # fmt: skip
+    """The sidecar of one artefact as a mapping.
+
+    ``runs`` has one entry per run, which is one curve of a figure or the cells of a table that its CSV attributes to
+    the run; ``environments`` are the machine types and versions that provenance names, each given once.
+
+    Args:
+        artefact_id, title, source, profile: identity.
+        files: names of the files that show the artefact.
+        groups: records by run.
+        root: root of the repository, where provenance is looked for; a record without any has no environment.
+
+    Raises:
+        ReproError: a provenance file is damaged.
+    """
+    environments: dict[str, dict[str, Any]] = {}
+    runs = [_run(run, group, environments, root) for run, group in groups.items()]
+    stage = f"pipelines/{profile}/dvc.yaml:figures-{source}"
+    return {
+        "artefact": artefact_id,
+        "title": title,
+        "profile": profile,
+        "files": list(files),
+        "made_by": [f"python -m repro render {artefact_id} --profile {profile}", f"dvc repro {stage}"],
+        "runs": runs,
+        "environments": environments,
+    }
+
+
+def _run(
+    run: str, group: Sequence[Record], environments: dict[str, dict[str, Any]], root: Path
+) -> dict[str, Any]:  # fmt: skip
+    first = group[0]
+    return {
+        "run": run,
+        "label": label(run),
+        "parameters_sha256": records.sha256(first.spec),
+        "data": {name: first.data.get(name) for name in ("name", "sha256", "reduced")},
+        "code_versions": numerics.used_by(first.spec),
+        "n": len(group),
+        "seeds": [_seed(record, environments, root) for record in group],
+    }
+
+
+def _seed(record: Record, environments: dict[str, dict[str, Any]], root: Path) -> dict[str, Any]:
+    path = records.path_of(record)
+    provenance = records.provenance_path(path)
+    entry: dict[str, Any] = {
+        "seed": record.seed,
+        "status": record.status,
+        "fingerprint": record.fingerprint,
+        "record": path.as_posix(),
+        "provenance": None,
+        "environment": None,
+    }
+    if (root / provenance).exists():
+        known = records.read_json(root / provenance)
+        machine = dict(known.get("machine", {})) | {"precision": known.get("precision")}
+        name = records.sha256(machine)[:12]
+        environments[name] = machine
+        entry |= {"provenance": provenance.as_posix(), "environment": name}
+    return entry
+
+
+def text(made: Mapping[str, Any]) -> str:
+    """The file ``<artefact>.json``."""
+    return records.canonical_json(made)
+
+
+def brief(made: Mapping[str, Any]) -> str:
+    """One line for the metadata of a picture: without the paths, which follow from run, seed and profile."""
+    runs = [
+        {name: entry[name] for name in ("run", "parameters_sha256", "code_versions")}
+        | {"seeds": {str(seed["seed"]): seed["fingerprint"] for seed in entry["seeds"]}}
+        for entry in made["runs"]
+    ]
+    short = {name: made[name] for name in ("artefact", "profile", "environments")} | {"runs": runs}
+    return json.dumps(short, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

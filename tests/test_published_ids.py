@@ -1,0 +1,39 @@
+"""Every artefact and statement that the package promises is in ``data/published.yaml``; one that goes missing fails."""
+
+import pytest
+import tree
+
+from repro import specs
+from repro.check import check
+from repro.published import load_published
+
+ARTEFACTS = {
+    "e1": "table1 fig1 table2",
+    "e2": "table1 table2 fig1 table3 fig2 table4 table5 table6",
+    "e3": "fig1 fig2 fig3 fig4 table1 fig5",
+    "lb": "table1 table2 fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 eq2 eq3 teacher",
+}
+STATEMENTS = {"e1": 7, "e2": 12, "e3": 10, "lb": 21}  # c1 to c<number>
+
+
+@pytest.mark.parametrize("source", ARTEFACTS)
+def test_no_artefact_and_no_statement_is_missing(source: str) -> None:
+    published = load_published(tree.REPOSITORY)
+    artefacts = [item.id for item in published.artefacts if item.source == source]
+    statements = [item.id for item in published.statements if item.source == source]
+    assert sorted(artefacts) == sorted(f"{source}.{name}" for name in ARTEFACTS[source].split())
+    assert sorted(statements) == sorted(f"{source}.c{number}" for number in range(1, STATEMENTS[source] + 1))
+
+
+@pytest.mark.parametrize("profile", ["smoke", "laptop"])
+def test_nothing_is_missing_in_the_committed_package(profile: str) -> None:
+    """Runs, figures, tables, notebook sections, rules and verdicts of every source that is built (``repro check``)."""
+    problems, _ = check(profile, tree.REPOSITORY)
+    assert problems == []
+
+
+def test_every_id_either_has_all_it_needs_or_waits() -> None:
+    published = load_published(tree.REPOSITORY)
+    _, waiting = check("laptop", tree.REPOSITORY)
+    for item in [*published.artefacts, *published.statements]:
+        assert (item.source in specs.SOURCES) != any(line.startswith(f"{item.id}: no run or comp") for line in waiting)
