@@ -7,6 +7,8 @@ A trained statement is judged on a *contrast*: one number per seed, computed fro
     equivalence             within the margin holds, entirely outside fails
     value, factor, bound    within the tolerance (below the limit) holds, entirely outside fails
 
+    measured                what ``repro/performance/judge.py`` reads from records of kind ``measure``, over blocks
+
 Everything else is inconclusive. Fewer than three seeds, arms near chance, targets that no arm reached, learning
 rates at the edge of their grid and "equal in the end" of a run that is still rising are inconclusive whatever the
 interval says. Laws and definitions are executed, not sampled; that runs diverge is counted, seed by seed. Margins
@@ -852,10 +854,25 @@ def _not_comparable(part: Mapping[str, Any], evidence: _Evidence, used: Iterable
     return None if evidence.profile == "paper" else "the value was published at full scale"
 
 
+def _judge_measured(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
+    from repro.performance import judge  # which in turn reads this module
+
+    runs = runs_of(part)
+    (seed,) = evidence.seeds(runs)  # a measurement is executed once
+    found = judge.judge(part, {run: evidence.current[run][seed] for run in runs})
+    return PartVerdict(
+        "measured", found.outcome, found.reason, found.text, found.arms,
+        found.interval[0] if found.interval else None, found.interval[1:] if found.interval else None,
+        found.unit, found.n, tuple(runs),
+    )  # fmt: skip
+
+
 def _judge_part(part: Mapping[str, Any], evidence: _Evidence, published: Any) -> PartVerdict:
     try:
         if part["rule"] == "law":
             return _judge_law(part, evidence)
+        if part["rule"] == "measured":
+            return _judge_measured(part, evidence)
         if part["rule"] == "divergence":
             return _judge_divergence(part, evidence)
         if part["rule"] == "definition":

@@ -115,6 +115,24 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--write", action="store_true", help="store them under figures/")
     as_json(made)
 
+    made = add("advise", _advise, "largest and fastest batch for a network on a device")
+    made.add_argument("--model", required=True, help="network, as in repro.models.build")
+    made.add_argument("--data", required=True, metavar="NAME", help="data set with a manifest")
+    made.add_argument("--memory", required=True, metavar="8GiB", help="what the process (on a GPU: the device) may use")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    made.add_argument("--width", type=_whole(1), help="base width (default: the profile's)")
+    made.add_argument("--image-size", type=_whole(4), metavar="PX", help="pixels (default: the profile's)")
+    made.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    made.add_argument("--clients", type=_whole(1), metavar="N", help="number of clients")
+    made.add_argument("--speeds", metavar="1,1,0.5", help="of the clients, relative to this device; repeated if fewer")
+    made.add_argument("--links", metavar="NAMES", help="their links by name (pipelines/e2.yaml), separated by commas")
+    made.add_argument(
+        "--every", type=_whole(1), default=1, metavar="H", help="steps between synchronisations (default 1)"
+    )
+    made.add_argument("--probe", action="store_true", help="measure here first, some minutes")
+    made.add_argument("--check", action="store_true", help="really train at the advised batch and at twice that")
+    as_json(made)
+
     add("book", _book, "write the site that a reviewer opens, and the headline verdicts in README.md")
 
     made = add("arithmetic", _arithmetic, "the sources' own arithmetic, done again", profile=False)
@@ -424,6 +442,74 @@ def _verdicts(options: Any) -> int:
                 f"{v['id']:8} {v['verdict']:24} n={v['n'] if v['n'] is not None else '-'}  {v['ours'] or v['reason']}"
             )
     return 0
+
+
+def _advise(options: Any) -> int:
+    from repro import network
+    from repro.performance import advise
+
+    budget, workload = advise.parse_bytes(options.memory), _workload(options)
+    most = advise.physical_bytes(options.device)
+    if budget > most:
+        has = f"this machine has {advise.gibibytes(most)}"
+        raise ReproError(f"{advise.gibibytes(budget)} of memory; {has}; a budget within it was expected")
+    speeds, links = _clients(options, network.load_links(ROOT))
+    if options.probe:
+        evidence = advise.probe(workload, budget, options.device)
+    else:
+        known = advise.stored(workload, options.data, options.device, ROOT)
+        if known is None:
+            raise ReproError(
+                f"no measurement of {workload.model} at width {workload.width} and {workload.image_size} px on this "
+                "kind of machine is stored; run the command with --probe"
+            )
+        evidence = known
+    advice = advise.advise(workload, evidence, budget, speeds=speeds, links=links, every=options.every)
+    if options.check:
+        advice["check"] = advise.check(workload, advice["largest_batch"], budget, options.device)
+    print(json.dumps(advice, indent=1) if options.json else "\n".join(advise.lines(advice)))
+    failed = options.check and (not advice["check"]["fits"] or advice["check"].get("twice_fits"))
+    return int(bool(failed))
+
+
+def _workload(options: Any) -> Any:
+    """What is advised on: the profile's size of the network, all training images of the data set."""
+    from repro import records
+    from repro.performance.workload import Workload
+
+    known = sorted(path.stem for path in (ROOT / "data/manifests").glob("*.json"))
+    if options.data not in known:
+        raise ReproError(f"unknown data set {options.data!r}; one of {', '.join(known)} was expected")
+    manifest = records.read_json(ROOT / "data/manifests" / f"{options.data}.json")
+    images, height = manifest["arrays"]["train_images"]["shape"][:2]
+    sizes = specs.sizes_of("lb", options.profile, options.model, ROOT)
+    workload = Workload(
+        model=options.model, classes=len(manifest["classes"]), images=images, norm=sizes["norm"],
+        image_size=options.image_size or min(height, sizes["image_size"]), width=options.width or sizes["width"],
+        patch=sizes["patch"], depth=sizes["depth"],
+        precision=options.precision,
+    )  # fmt: skip
+    workload.network()  # an unknown network, or one that these images are too small for, is said before anything runs
+    return workload
+
+
+def _clients(options: Any, known: Sequence[Any]) -> tuple[list[float], list[Any]]:
+    """Speeds and links, one for each client; shorter lists are repeated."""
+    try:
+        speeds = [float(each) for each in options.speeds.split(",")] if options.speeds else []
+    except ValueError as error:
+        raise ReproError(f"--speeds {options.speeds!r}; numbers separated by commas were expected") from error
+    by_name = {link.name: link for link in known}
+    names = options.links.split(",") if options.links else []
+    for name in names:
+        if name not in by_name:
+            raise ReproError(f"--links: unknown link {name!r}; some of {', '.join(by_name)} were expected")
+    count = options.clients or max(len(speeds), len(names))
+    if count < max(len(speeds), len(names)):
+        raise ReproError(f"--clients {count}; at least as many as speeds and links were expected")
+    return [speeds[i % len(speeds)] for i in range(count)] if speeds else [], [
+        by_name[names[i % len(names)]] for i in range(count)
+    ] if names else []
 
 
 def _book(options: Any) -> int:

@@ -35,6 +35,7 @@ VERSIONS = {
     "local_steps": 1,  # which steps a round takes, when it is evaluated
     "models": 1,  # layers, initialisation, normalisation
     "partition": 1,
+    "measure": 1,  # what a measurement runs, counts and times
     "payloads": 2,  # which codecs, what they encode, and what they remember
     "quantised_weights": 1,  # when the shared model is rounded
     "randomness": 1,
@@ -56,6 +57,8 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
     """Versions of the parts that a run of ``spec`` (a resolved spec as a mapping) depends on."""
     if spec["kind"] == "payloads":
         parts = ["batches", *_CODECS, "engines", "models", "partition", "payloads", "randomness", "zip"]
+    elif spec["kind"] == "measure":
+        parts = ["batches", "engines", "measure", "models"]
     elif spec["kind"] == "law":
         parts = ["batches", "codec_dense", "engines", "group_norm", "laws", "models", "randomness"]
         if spec.get("law") == "normalisation":

@@ -118,6 +118,9 @@ _RUNS = _Field(
     "a list of at least two run ids",
     lambda v: isinstance(v, list) and len(v) > 1 and all(isinstance(i, str) for i in v),
 )
+_MEASURED = _Field(
+    "a list of run ids", lambda v: isinstance(v, list) and bool(v) and all(isinstance(i, str) for i in v)
+)
 _METHODS = _Field(
     f"{' and '.join(CODECS)} with the weights 1 and -1",
     lambda v: _PAIR.accepts(v) and set(v) == set(CODECS),
@@ -193,6 +196,10 @@ _PARTS = {
     "divergence": {"runs": _RUNS, "unlike": _RUNS},
     "law": {"run": _TEXT, "checks": _ITEMS},
     "definition": {"run": _TEXT},
+    "measured": {
+        "measures": _one_of("rises", "sharper", "falls_then_stops", "linear", "line_error", "shorter_round"),
+        "runs": _MEASURED,
+    },
 }
 _ANY = {
     "reserved": _TEXT,  # why our runs cannot decide this part yet: it stays inconclusive, its numbers shown
@@ -205,12 +212,23 @@ _GUARDS = {"above_floor": _RUNS, "settled_within": _POSITIVE}
 _OPTIONAL = {
     "order": _GUARDS | {"by_more_than": _POSITIVE},  # least difference
     "ratio": {"at_least": _POSITIVE},  # least ratio
+    # Of "sharper" the runs that are; of "linear" the limit, and of "line_error" the quantity and the published errors,
+    # as fractions.
+    "measured": {
+        "sharp": _MEASURED,
+        "at_most": _POSITIVE,
+        "quantity": _one_of("compute", "loader"),
+        "smallest": _POSITIVE,
+        "largest": _POSITIVE,
+    },
     "equivalence": {"above_floor": _RUNS},
     "value": {"full_scale_only": _TRUE},  # shown at every profile, counted where published values compare
     "bound": _GUARDS,
     "trend": _GUARDS,
     "factor": {"trained": _TRAINED},  # runs whose real bytes count instead of messages x rounds, at full scale
 }
+_NEEDED = {"sharper": {"sharp"}, "linear": {"at_most"}, "line_error": {"quantity", "smallest", "largest"}}
+"""Keys without which a part of the rule ``measured`` says nothing."""
 _CHECK = {"number": _TEXT, "called": _TEXT, "is": _one_of("at most", "above"), "limit": _TEXT, "times": _POSITIVE}
 _NONE: dict[str, _Field] = {}
 
@@ -290,6 +308,8 @@ def _check_judge(where: str, judge: Mapping[str, Any]) -> None:
         _check(here, part, fields, _ANY | _OPTIONAL.get(rule, {}))
         if part.get("metric") in OF_PAYLOADS:
             _check(here, part, fields | {"contrast": _PAYLOAD_ARMS}, _ANY | _OPTIONAL.get(rule, {}))
+        if rule == "measured" and (absent := sorted(_NEEDED.get(part["measures"], set()) - part.keys())):
+            raise ReproError(f"{here}: key '{absent[0]}' is missing; {part['measures']} was expected to say it; add it")
         for check in part.get("checks", []):
             _check(f"{here}: check", check, _CHECK)
     if all("beside" in part for part in judge["parts"]):

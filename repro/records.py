@@ -109,6 +109,8 @@ class Record:
         rows: one mapping per evaluation; accuracies are fractions in 0..1, bytes are cumulative over all workers.
         series: per-round values of quantities logged each round (``train_loss``, and ``gradient_norm`` if tracked).
         law: the numbers of a law that was executed (kind ``law``), else None.
+        machine: of a measurement (kind ``measure``): device, instructions, torch and threads, without which its times
+            and bytes mean nothing; else None, and not stored.
     """
 
     run: str
@@ -125,10 +127,13 @@ class Record:
     rows: list[dict[str, Any]] = field(default_factory=list)
     series: dict[str, list[float]] = field(default_factory=dict)
     law: dict[str, Any] | None = None
+    machine: dict[str, Any] | None = None
 
     def body(self) -> dict[str, Any]:
         """The mapping that is stored, checksum included."""
         content = {"schema": SCHEMA} | {name: getattr(self, name) for name in self.__dataclass_fields__}
+        if self.machine is None:
+            del content["machine"]
         return content | {"checksum": sha256(content)}
 
     @property
@@ -231,4 +236,4 @@ def every(root: Path = Path()) -> Iterator[Path]:
 def differences(ours: Record, other: Record) -> list[str]:
     """Names of the fields in which two records differ; empty when the bodies are bit-identical."""
     a, b = ours.body(), other.body()
-    return [name for name in a if name != "checksum" and a[name] != b[name]]
+    return [name for name in (a | b) if name != "checksum" and a.get(name) != b.get(name)]

@@ -29,6 +29,8 @@ from repro.batches import Batches, Images, shrink
 from repro.engines import Round, fast, probe
 from repro.engines.common import Buffers, LocalSteps, Part, evaluate_shared, gradient_norm, sgd
 from repro.errors import Diverged, NotFinite, ReproError
+from repro.performance import measure
+from repro.performance.workload import Trainer, Workload
 from repro.randomness import derive, generator
 from repro.records import Record
 from repro.specs import HELD_OUT_IMAGES, Spec
@@ -305,6 +307,8 @@ def run(
             local_steps=spec.local_steps, memory_steps=spec.memory_steps,
         )  # fmt: skip
         record = Record(**identity, data=setting.data, status="completed", rows=rows)
+    elif spec.kind == "measure":
+        record = _measure(spec, seed, root, identity, report)
     else:
         pause = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
         record, resumed = _train(spec, seed, root, identity, processes, pause, report)
@@ -316,6 +320,30 @@ def run(
         "seconds": round(time.time() - started + resumed, 1),
     }  # fmt: skip
     return record, provenance
+
+
+def _measure(spec: Spec, seed: int, root: Path, identity: dict[str, Any], report: Callable[[float], None]) -> Record:
+    """A measurement: the caller sees to it that nothing else runs on the machine meanwhile (``repro.sweep``).
+
+    A data set with fewer images than the run asks for is repeated: costs depend on how many there are, not on which.
+    """
+    loaded, where = datasets.load(spec.dataset, root / "data"), device()
+    index = np.arange(spec.train_images) % len(loaded.train_labels)
+    workload = Workload(
+        model=spec.model, classes=spec.classes or loaded.n_classes, image_size=spec.image_size,
+        images=spec.train_images, width=spec.width, norm=spec.norm, patch=spec.patch, depth=spec.depth,
+        precision=spec.precision, momentum=spec.momentum, augment=spec.augment,
+    )  # fmt: skip
+    pixels, labels = shrink(loaded.train_images[index], spec.image_size), loaded.train_labels[index]
+    rows, series = measure.measure(
+        Trainer(workload, pixels, labels, where), spec.batch_sizes or [], blocks=spec.blocks,
+        repetitions=spec.repetitions, peak_sizes=spec.peak_sizes or [], report=report,
+    )  # fmt: skip
+    data = {
+        "name": spec.dataset, "sha256": loaded.sha256, "reduced": loaded.reduced, "classes": workload.classes,
+    }  # fmt: skip
+    kind = measure.machine_kind(machine(), where)
+    return Record(**identity, data=data, status="completed", rows=rows, series=series, machine=kind)
 
 
 def _train(

@@ -6,7 +6,11 @@
 * workers shrink with the training images, ``round(workers x images / published images)``, at least two, so that
   rounds per epoch and local steps per round stay near the published ones (50 000 / (96 x 32) = 16.3 for post 1),
   unless the file says ``fixed_workers: true``, because there the number of devices is the scenario (post 3);
-* the method, the local batch and the number of local epochs per round never change.
+* the method, the local batch and the number of local epochs per round never change; nor do the batch sizes that a
+  measurement goes through, which are its axis. Of a profile's sizes a measurement takes pixels and width, and under
+  ``measure`` the number of images, blocks and repetitions.
+
+``models`` holds sizes of single networks, where those of the source are too small for them.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,7 +32,7 @@ import yaml
 from repro import schedules
 from repro.errors import ReproError
 
-SOURCES = ("e1", "e2", "e3")
+SOURCES = ("e1", "e2", "e3", "lb")
 PROFILES = ("smoke", "laptop", "paper")
 Profile = Literal["smoke", "laptop", "paper"]
 
@@ -60,6 +64,11 @@ class Spec:
         classes: outputs of the classifier, or None for as many as the data set has.
         measured_steps: steps of training at which a run of kind ``payloads`` encodes what would be sent.
         memory_steps: steps before each of these that codecs with a memory see; None: all.
+        patch, depth: of a vision transformer, pixels of a patch and number of blocks; its own when None.
+        batch_sizes: batch sizes that a run of kind ``measure`` goes through, ascending.
+        peak_sizes: those of them whose peak memory is watched in a child process.
+        blocks, repetitions: how often a measurement goes through all sizes, and how many steps it times each time;
+            0 repetitions: memory only.
         once: executed with the profile's first seed only.
         law: which law a run of kind ``law`` executes.
         local_steps: local steps in a round of federated averaging, instead of ``local_epochs``; in a run of kind
@@ -75,7 +84,7 @@ class Spec:
     run: str
     source: str
     group: Literal["artefact", "control"]
-    kind: Literal["train", "law", "payloads"]
+    kind: Literal["train", "law", "payloads", "measure"]
     profile: Profile
     method: Literal["central", "large_batch", "federated"]
     dataset: str
@@ -114,6 +123,12 @@ class Spec:
     diverges_above: float | None = None
     track: list[str] | None = None
     memory_steps: int | None = None
+    patch: int | None = None
+    depth: int | None = None
+    batch_sizes: list[int] | None = None
+    peak_sizes: list[int] | None = None
+    blocks: int = 0
+    repetitions: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The spec as a plain mapping, as it stands in a record; ``lr`` is repeated at the top for readers.
@@ -131,8 +146,14 @@ TRACKED = ("gradient_norm", "per_class", "batch_statistics")
 _SIZES = {
     "train": ("train_images", "test_images", "image_size", "width", "epochs", "precision"),
     "payloads": ("measured_steps", "local_steps", "memory_steps"),
+    "measure": ("image_size", "width"),
 }
 """What a profile may set, by kind of run; messages are those of the full-size networks at every profile."""
+_SIZES_OF = {
+    "models": ("image_size", "width", "patch", "depth"),
+    "measure": ("train_images", "test_images", "blocks", "repetitions"),
+}
+"""What it may set for a single network, and for a measurement."""
 
 # A field's value must lie in this closed range; None is left to the partition's own check.
 _RANGES: dict[str, tuple[float, float]] = {
@@ -154,6 +175,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "weight_decay": (0, math.inf),
     "sparsity_warmup": (0, 1),
     "classes": (2, math.inf),
+    "patch": (1, math.inf),
+    "depth": (1, math.inf),
+    "blocks": (3, math.inf),
+    "repetitions": (0, math.inf),
 }
 
 
@@ -259,12 +284,28 @@ def _make(values: dict[str, Any], where: str) -> Spec:
             f"{where}: local_steps with method {spec.method} and {spec.local_epochs} local epochs; only federated "
             "averaging has local steps, and they replace local_epochs, which stays at 1"
         )
+    if spec.kind == "measure":
+        _check_measurement(spec, where)
     if spec.workers > spec.train_images:
         raise ReproError(
             f"{where}: {spec.workers} workers for {spec.train_images} images at profile {spec.profile}; "
             "at most one worker an image was expected"
         )
     return spec
+
+
+def _check_measurement(spec: Spec, where: str) -> None:
+    """A measurement needs batch sizes that fit its images, and enough blocks for an interval."""
+    sizes = [_expect(size, int, f"{where}, key batch_sizes") for size in spec.batch_sizes or []]
+    if sizes != sorted(set(sizes)) or len(sizes) < 3 or not 1 <= sizes[0] <= sizes[-1] <= spec.train_images:
+        raise ReproError(
+            f"{where}, key batch_sizes: {spec.batch_sizes}; at least three ascending sizes from 1 to the "
+            f"{spec.train_images} images were expected"
+        )
+    if apart := sorted(set(spec.peak_sizes or []) - set(sizes)):
+        raise ReproError(f"{where}, key peak_sizes: {apart[0]}; some of the batch sizes were expected")
+    if spec.repetitions and spec.blocks < 3:
+        raise ReproError(f"{where}, key blocks: {spec.blocks}; at least 3 were expected for an interval of times")
 
 
 def scaled_workers(workers: int, images: int, published_images: int) -> int:
@@ -324,7 +365,7 @@ def _read(source: str, profile: str, root: Path) -> _Files:
         raise ReproError(f"unknown source {source!r}; one of {', '.join(SOURCES)} was expected")
     params_file, spec_file = params_path(profile, root), root / "pipelines" / f"{source}.yaml"
     params = _expect(read_yaml(params_file).get(source), dict, f"{params_file}, key {source}")
-    _expect_keys(params, ("seeds", "sizes", "grid"), f"{params_file}, key {source}")
+    _expect_keys(params, ("seeds", "sizes", "grid", "models", "measure"), f"{params_file}, key {source}")
     content = read_yaml(spec_file)
     _expect_keys(content, ("source", "defaults", "runs", "controls", "grid", "links", "fixed_workers"), str(spec_file))
     _expect(content.get("fixed_workers", False), bool, f"{spec_file}, key fixed_workers")
@@ -335,7 +376,7 @@ def _read(source: str, profile: str, root: Path) -> _Files:
 
 def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **extra: Any) -> Spec:
     """Run ``name`` with the settings of run ``base`` of the spec file, the profile's sizes and ``extra`` on top."""
-    spec_file, params_file, source = files.spec_file, files.params_file, files.source
+    spec_file, source = files.spec_file, files.source
     where = f"{spec_file}, run {name}"
     values = dict(_expect(files.content.get("defaults"), dict, f"{spec_file}, key defaults"))
     section = "runs" if base in files.content["runs"] else "controls"
@@ -343,16 +384,9 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
     published_images = _expect(values.get("train_images"), int, f"{where}, key train_images")
     published_workers = _expect(values.get("workers"), int, f"{where}, key workers")
     own_epochs = values.get("epochs")
-    shrink = _expect(files.params.get("sizes"), dict, f"{params_file}, key {source}.sizes")
-    allowed = {key for keys in _SIZES.values() for key in keys}
-    if set(shrink) - allowed:
-        raise ReproError(
-            f"{params_file}, key {source}.sizes.{sorted(set(shrink) - allowed)[0]}: a profile may set only "
-            f"{', '.join(sorted(allowed))}; anything else belongs into {spec_file}"
-        )
-    own = [key for key in _SIZES.get(values.get("kind", ""), ()) if key in shrink]
-    values |= {key: _setting(key, shrink[key], f"{params_file}, key {source}.sizes.{key}") for key in own}
+    values |= _sizes(files, str(values.get("kind")), str(values.get("model")))
     if values.get("kind") == "train":
+        shrink = files.params["sizes"]
         usual_epochs = files.content["defaults"].get("epochs")
         if "epochs" in shrink and own_epochs != usual_epochs:  # a run that is longer than the others stays so
             values["epochs"] = round(shrink["epochs"] * own_epochs / usual_epochs)
@@ -378,6 +412,45 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
     _expect(schedule.get("lr"), float, f"{where}, key schedule.lr")
     values |= {"run": name, "source": source, "profile": files.profile, "schedule": schedule}
     return _make(values, where)
+
+
+def _sizes(files: _Files, kind: str, model: str) -> dict[str, Any]:
+    """The profile's sizes of a run: those of the source, of the network on top, and of a measurement."""
+    place = f"{files.params_file}, key {files.source}"
+    of_models = _expect(files.params.get("models", {}), dict, f"{place}.models")
+    _expect_keys(of_models, typing.get_args(_hints(Spec)["model"]), f"{place}.models")
+    every = [key for keys in _SIZES.values() for key in keys]
+    sections: list[tuple[str, Any, Sequence[str], Sequence[str]]] = [
+        (f"{place}.sizes", files.params.get("sizes"), every, _SIZES.get(kind, ()))
+    ]
+    if kind in ("train", "measure"):
+        allowed = _SIZES_OF["models"]
+        sections.append((f"{place}.models.{model}", of_models.get(model, {}), allowed, allowed))
+    if kind == "measure":
+        allowed = _SIZES_OF["measure"]
+        sections.append((f"{place}.measure", files.params.get("measure"), allowed, allowed))
+    made: dict[str, Any] = {}
+    for where, given, permitted, own in sections:
+        sizes = _expect(given, dict, where)
+        if unknown := sorted(set(sizes) - set(permitted)):
+            raise ReproError(
+                f"{where}.{unknown[0]}: a profile may set only {', '.join(sorted(set(permitted)))}; anything else "
+                f"belongs into {files.spec_file}"
+            )
+        made |= {key: _setting(key, sizes[key], f"{where}.{key}") for key in own if key in sizes}
+    return made
+
+
+def sizes_of(source: str, profile: str, model: str, root: Path = Path()) -> dict[str, Any]:
+    """``image_size``, ``width``, ``norm``, ``patch`` and ``depth`` that a measurement of ``model`` has at a profile.
+
+    A network that no run of the source measures has the source's usual ones. Raises as ``runs``.
+    """
+    files = _read(source, profile, root)
+    defaults = _expect(files.content.get("defaults"), dict, f"{files.spec_file}, key defaults")
+    own: dict[str, Any] = next((run for run in files.content["runs"].values() if run.get("model") == model), {})
+    values = defaults | own | _sizes(files, "measure", model)
+    return {name: values.get(name) for name in ("image_size", "width", "norm", "patch", "depth")}
 
 
 def _written(files: _Files, section: str) -> list[Spec]:
@@ -455,7 +528,7 @@ GROUPS = ("artefact", "grid", "control")
 
 
 def runs(source: str, profile: str, group: str = "artefact", root: Path = Path()) -> list[tuple[Spec, int]]:
-    """Every (spec, seed) of one group of a source; a law is executed once.
+    """Every (spec, seed) of one group of a source; a law and a measurement are executed once.
 
     Args:
         source: id of the post or paper.
@@ -473,7 +546,11 @@ def runs(source: str, profile: str, group: str = "artefact", root: Path = Path()
     if group == "grid":
         return [(spec, seed) for specs in _grids(files).values() for spec in specs for seed in own]
     listed = _written(files, "runs" if group == "artefact" else "controls")
-    return [(spec, seed) for spec in listed for seed in (seeds[:1] if spec.once or spec.kind == "law" else seeds)]
+    return [
+        (spec, seed)
+        for spec in listed
+        for seed in (seeds[:1] if spec.once or spec.kind in ("law", "measure") else seeds)
+    ]
 
 
 def grids(source: str, profile: str, root: Path = Path()) -> dict[str, list[Spec]]:

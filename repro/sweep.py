@@ -47,7 +47,7 @@ def default_jobs() -> int:
 def sweep(
     tasks: Sequence[Task], root: Path = Path(), *, jobs: int | None = None, time_budget: float | None = None
 ) -> Outcome:
-    """Compute every task that has no valid record, and go on when one of them fails.
+    """Compute every task that has no valid record, and go on when one of them fails; measurements come last, alone.
 
     Args:
         tasks: runs and seeds.
@@ -73,9 +73,15 @@ def sweep(
             waiting = [task for task in todo if task[0].kind != "law" and task[0].dataset == name]
             problems.append(f"{len(waiting)} runs on {name} could not start: {error}")
             todo = [task for task in todo if task not in waiting]
-    computed, left = 0, 0
-    if todo:
-        computed, left = _compute(todo, root, jobs or default_jobs(), time_budget, problems)
+    started, computed, left = time.monotonic(), 0, 0
+    # A measurement has the machine for itself: after all others, one at a time, each in a new process.
+    alone = [task for task in todo if task[0].kind == "measure"]
+    together = [task for task in todo if task not in alone]
+    for part, processes in ((together, jobs or default_jobs()), (alone, 1)):
+        if part:
+            rest = None if time_budget is None else time_budget - (time.monotonic() - started)
+            now, later = _compute(part, root, processes, rest, problems, renew=part is alone)
+            computed, left = computed + now, left + later
     valid = 0
     for spec, seed in tasks:
         record = store.stored(spec, seed, root)
@@ -88,13 +94,20 @@ def sweep(
 
 
 def _compute(
-    todo: list[Task], root: Path, jobs: int, time_budget: float | None, problems: list[str]
+    todo: list[Task], root: Path, jobs: int, time_budget: float | None, problems: list[str], *, renew: bool = False
 ) -> tuple[int, int]:
+    """Compute ``todo`` in ``jobs`` processes; with ``renew``, no process computes two runs."""
     started, computed = time.monotonic(), 0
     waiting, running = list(todo), dict[Future[str], Task]()
     context = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(min(jobs, len(todo)), context, initializer=_start_worker, initargs=(os.getpid(),)) as pool,
+        ProcessPoolExecutor(
+            min(jobs, len(todo)),
+            context,
+            initializer=_start_worker,
+            initargs=(os.getpid(),),
+            max_tasks_per_child=1 if renew else None,
+        ) as pool,
         tqdm(
             total=round(sum(map(cost, todo)) + len(todo)),
             unit="img",

@@ -28,7 +28,10 @@ _DETERMINISTIC = (
 _COUNTED = {
     "train": ("epoch", "round", "lr", "bytes_up", "bytes_down"),
     "payloads": ("step", "what", "codec", "dense_bytes"),
+    "measure": ("batch", "parameters", "buffers", "n", "model", "gradients", "optimiser", "activations", "batch_held"),
 }  # of a row, what no round-off changes
+PEAK_TOLERANCE = 0.1  # of a process's peak memory, which libraries and malloc share in
+TIME_TOLERANCE = 1.25  # factor between median times on the same machine type, beyond the quartiles of both
 SIZE_TOLERANCE = 0.1  # of a payload's length: round-off grows in training, and how well messages zip depends on it
 _UNSTEADY = "threshold"  # what reaches a fixed threshold is as uncertain as the gradient is
 
@@ -52,7 +55,9 @@ def rerun(
     On the same machine type and versions the bodies must be identical. Elsewhere everything but measured floats must
     be equal (rows, rounds and bytes among it), and each last-epoch accuracy must lie where one more seed is expected:
     mean +- t s sqrt(1 + 1/n) over the recorded seeds, 95 %. Lengths of payloads, some of which exist for one seed only,
-    must lie within ``SIZE_TOLERANCE`` of those on record, but for a fixed threshold, whose lengths vary more.
+    must lie within ``SIZE_TOLERANCE`` of those on record, but for a fixed threshold, whose lengths vary more. Of a
+    measurement, bytes of tensors must be equal and, on the same machine type, times and peaks agree within an interval;
+    nothing else should run meanwhile.
 
     Raises:
         ReproError: there is no record to compare with, or it is stale.
@@ -68,6 +73,8 @@ def rerun(
     differing = records.differences(stored, again)
     if not differing:
         return Comparison(spec.run, seed, IDENTICAL, "the record bodies are bit-identical")
+    if stored.kind == "measure":
+        return _measured_again(stored, again)
     before = records.provenance_path(path)
     machine = records.read_json(before)["machine"] if before.exists() else None
     if machine is None:
@@ -75,6 +82,37 @@ def rerun(
     if all(provenance["machine"].get(name) == known for name, known in machine.items()):  # older ones name less
         return Comparison(spec.run, seed, DIFFERS, f"same machine type and versions, but {', '.join(differing)} differ")
     return _elsewhere(stored, again, root)
+
+
+def _measured_again(stored: Record, again: Record) -> Comparison:
+    """Two measurements: what is counted must be equal, times and peaks agree within an interval.
+
+    Times of another machine are another measurement; they are not compared.
+    """
+    counted = _COUNTED["measure"]
+    wrong = [name for name in _DETERMINISTIC if getattr(stored, name) != getattr(again, name)]
+    pairs = list(zip(stored.rows, again.rows, strict=False))
+    if len(stored.rows) != len(again.rows) or any(a[k] != b[k] for a, b in pairs for k in counted):
+        wrong.append("rows")
+    if wrong:
+        return Comparison(stored.run, stored.seed, DIFFERS, f"a measurement, and {', '.join(wrong)} differ")
+    if stored.machine != again.machine:
+        what = "another machine; bytes of tensors are equal, times and peaks are not compared"
+        return Comparison(stored.run, stored.seed, AGREES, what)
+    apart = [
+        f"{part} at batch {a['batch']}" for a, b in pairs for part in ("compute", "movement", "step")
+        if a[part] is not None
+        and (b[part][0] > TIME_TOLERANCE * a[part][2] or a[part][0] > TIME_TOLERANCE * b[part][2])
+    ]  # fmt: skip
+    apart += [
+        f"peak at batch {a['batch']}" for a, b in pairs
+        if a["peak"] is not None and abs(b["peak"] / a["peak"] - 1) > PEAK_TOLERANCE
+    ]  # fmt: skip
+    within = f"quartiles within a factor of {TIME_TOLERANCE:g}, peaks within {100 * PEAK_TOLERANCE:g} %"
+    if apart:
+        told = f"same machine type, but beyond {within}: {', '.join(apart)}"
+        return Comparison(stored.run, stored.seed, DIFFERS, told)
+    return Comparison(stored.run, stored.seed, AGREES, f"a measurement; bytes of tensors are equal, {within}")
 
 
 def _elsewhere(stored: Record, again: Record, root: Path) -> Comparison:

@@ -11,7 +11,7 @@ import pytest
 import tree
 
 from repro import report, specs, tuning
-from repro.check import check
+from repro.check import UNFINISHED, check
 from repro.claims import load_published
 from repro.errors import ReproError
 
@@ -52,7 +52,7 @@ def test_nothing_is_wrong_where_everything_is_there(whole: Path) -> None:
     found, waiting = check("smoke", whole)
     assert found == []
     assert waiting
-    assert not [line for line in waiting if line.split(".")[0] in specs.SOURCES]
+    assert not [line for line in waiting if line.split(".")[0] in set(specs.SOURCES) - UNFINISHED]
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_table_escapes_what_would_split_a_cell() -> None:
 
 
 SHAPES = {(record.run, record.seed): record for record in [*e1_records(), *e2_records(), *e3_records()]}
-STATEMENTS = {"e1": 7, "e2": 12, "e3": 10}
+STATEMENTS = {"e1": 7, "e2": 12, "e3": 10, "lb": 6}
 
 
 def fill(root: Path, *, source: str = "e1", without: str = "", stale: str = "") -> None:
@@ -234,7 +234,7 @@ def test_every_source_has_a_notebook() -> None:
 def test_notebook_shows_every_artefact_and_every_statement(source: str) -> None:
     cells = nbformat.read(ROOT / f"notebooks/{source}.ipynb", 4).cells
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    statements = [item.id for item in claims.load_published(ROOT).statements if item.source == source]
+    statements = [item.id for item in claims.load_published(ROOT).statements if item.source == source and item.judge]
     artefacts = [name for name, item in report.ARTEFACTS.items() if item.source == source]
     assert len(statements) == STATEMENTS[source]
     assert artefacts
@@ -279,6 +279,15 @@ def test_e3_notebook_runs_with_diverged_runs_and_without_controls(
         assert f"no record of run {run}" in names[name].data  # type: ignore[attr-defined]
     own, other, shared = names["toy_rows"][120]  # type: ignore[index]
     assert own > 0.9 > shared > 0.7 > 0.3 > other
+
+
+def test_lb_notebook_runs_on_records_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree.plant(tmp_path)
+    for spec, seed in specs.runs("lb", "laptop", root=tmp_path):
+        tree.record(spec, seed, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names = run_cells("lb")
+    assert len(names["verdicts"]) == STATEMENTS["lb"]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)

@@ -164,7 +164,11 @@ def test_runs_and_controls_depend_on_all_code_that_a_fingerprint_counts(tmp_path
     from repro import cli
 
     root, seen = tree.plant(tmp_path), set()
-    only = {"law": "repro/laws.py", "payloads": "repro/payloads.py"}  # what only runs of one kind are computed with
+    only = {
+        "law": "repro/laws.py",
+        "payloads": "repro/payloads.py",
+        "measure": "repro/performance",
+    }  # what only runs of one kind are computed with
     parts = [
         "batches.py",
         "codecs",
@@ -186,8 +190,8 @@ def test_runs_and_controls_depend_on_all_code_that_a_fingerprint_counts(tmp_path
                 assert {f"repro/{part}" for part in parts} <= set(stage["deps"])
                 assert {kind for kind, file in only.items() if file in stage["deps"]} == kinds - {"train"}
                 seen |= {(profile, s.source, s.group) for s in sweeps}
-    planned = {(p, s, g) for p in specs.PROFILES for s in specs.SOURCES for g in specs.GROUPS}
-    assert seen == {(p, s, g) for p, s, g in planned if g != "grid" or specs.grids(s, p, root)}
+    groups = ((p, s, g) for p in specs.PROFILES for s in specs.SOURCES for g in specs.GROUPS)
+    assert seen == {(p, s, g) for p, s, g in groups if specs.runs(s, p, g, root)}
 
 
 def test_every_path_that_the_makefile_names_exists() -> None:

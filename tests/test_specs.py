@@ -276,7 +276,7 @@ def test_payloads_of_the_larger_network_are_measured_once_and_of_the_smaller_one
         assert [seed for spec, seed in planned if spec.run == f"e2-payloads-resnet50-{classes}"] == [1]
 
 
-@pytest.mark.parametrize(("source", "runs"), [("e1", 9 + 4 + 4 * 7), ("e2", 12 + 1 + 3 * 7), ("e3", 26 + 4)])
+@pytest.mark.parametrize(("source", "runs"), [("e1", 9 + 4 + 4 * 7), ("e2", 12 + 1 + 3 * 7), ("e3", 26 + 4), ("lb", 5)])
 def test_run_ids_are_unique_and_fit_file_names(source: str, runs: int, resolved) -> None:
     for profile, by_run in resolved.items():
         ours = {run: spec for run, spec in by_run.items() if spec.source == source}

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import synthetic_lb
+
 from repro import records, store
 from repro.records import Record
 from repro.specs import Spec
@@ -44,6 +46,10 @@ def record(spec: Spec, seed: int, root: Path, top1: float = 0.5, **changes: Any)
         "test_loss": 1.25, "test_top1": top1, "test_top5": 0.9, "bytes_up": 100, "bytes_down": 100,
     }  # fmt: skip
     rows: list[dict[str, Any]] = [row]
+    series = {"train_loss": [2.25, 1.5]} if spec.kind == "train" else {}
+    if spec.kind == "measure":
+        rows, series = synthetic_lb.rows_and_series(spec.as_dict())
+        changes = {"machine": synthetic_lb.MACHINE} | changes
     if spec.kind == "payloads":
         message = {"what": "gradient", "codec": "int8", "bytes": 25, "dense_bytes": 100}
         rows = [{"step": step} | message for step in spec.measured_steps or [1]]
@@ -51,7 +57,7 @@ def record(spec: Spec, seed: int, root: Path, top1: float = 0.5, **changes: Any)
         run=spec.run, source=spec.source, group=spec.group, kind=spec.kind, profile=spec.profile, seed=seed,
         spec=spec.as_dict(), data={"name": "cifar10", "sha256": "0" * 64, "reduced": None, "classes": 10},
         fingerprint=store.fingerprint(spec, seed, root), status="completed", rows=rows,
-        series={"train_loss": [2.25, 1.5]} if spec.kind == "train" else {},
+        series=series,
     )  # fmt: skip
     made = replace(made, **changes)
     path = records.path_of(made, root)

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from repro import specs
 from repro.errors import ReproError
 from repro.records import Record, write_atomic
-from repro.report import e1, e2, e2_tables, e3, e3_tables, select, sidecar, style, tables
+from repro.report import e1, e2, e2_tables, e3, e3_tables, lb_performance, select, sidecar, style, tables
 from repro.report.tables import Table
 
 __all__ = ["ARTEFACTS", "Artefact", "Table", "figure", "ids", "outputs", "present", "render", "table"]
@@ -53,6 +53,14 @@ class Artefact:
     published: bool = True
     columns: tuple[str, ...] = ()
     rows: Callable[[str, select.Groups], list[dict[str, Any]]] | None = None
+
+
+def _performance(
+    kind: Literal["figure", "table"], runs: tuple[str, ...], draw: Callable[[select.Groups, str], Figure | Table],
+    title: str, **more: Any,
+) -> Artefact:  # fmt: skip
+    """An artefact of the paper's performance models, drawn from measurements."""
+    return Artefact("lb", kind, "artefact", runs, draw, title, **more)
 
 
 _DEFINED: dict[str, Artefact] = {
@@ -275,7 +283,31 @@ _DEFINED: dict[str, Artefact] = {
         published=False,
         columns=e3.COLUMNS,
     ),
-}
+    "lb.fig1": _performance(
+        "figure", lb_performance.TIMED, lb_performance.fig1, "Compute and data-movement time of a step",
+        rows=lb_performance.fig1_rows,
+    ),
+    "lb.fig2": _performance(
+        "figure", lb_performance.TIMED, lb_performance.fig2, "Time of an epoch", rows=lb_performance.fig2_rows
+    ),
+    "lb.fig4": _performance(
+        "figure", lb_performance.FIG4_RUNS, lb_performance.fig4, "Activation memory and batch memory",
+        rows=lb_performance.fig4_rows,
+    ),
+    "lb.fig5": _performance(
+        "figure", lb_performance.TIMED, lb_performance.fig5, "Compute time, measured and predicted",
+        rows=lb_performance.fig5_rows,
+    ),
+    "lb.eq2": _performance("table", lb_performance.TIMED, lb_performance.eq2, "Time of a step, term by term"),
+    "lb.eq3": _performance("table", lb_performance.TIMED, lb_performance.eq3, "Memory of training, term by term"),
+    "lb.extra-fits": _performance(
+        "table", lb_performance.TIMED + lb_performance.FIG4_RUNS, lb_performance.model_fits,
+        "Errors of the fits at sizes they have not seen", published=False,
+    ),
+    "lb.extra-shares": _performance(
+        "table", lb_performance.TIMED, lb_performance.shares, "A round of unequal devices", published=False
+    ),
+}  # fmt: skip
 
 #: What can be drawn, by id: the artefacts of the sources that have specs.
 ARTEFACTS = {name: item for name, item in _DEFINED.items() if item.source in specs.SOURCES}

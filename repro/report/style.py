@@ -202,6 +202,34 @@ def new(
     return figure, list(grid.flat)
 
 
+def grid(
+    title: str, stamp: str, notes: Sequence[str], *, panels: Sequence[str], legend_rows: int = 1
+) -> tuple[Figure, list[Axes]]:  # fmt: skip
+    """As ``new``, with panels that have axes of their own, two in a row; arguments are those of ``new``."""
+    width, left, line, plot_height = 7.2, 0.72, 0.142, 2.2
+    rows = -(-len(panels) // 2)
+    above = textwrap.wrap(stamp, 104)
+    below = [part for note in notes for part in textwrap.wrap(note, 108)]
+    head = 0.30 + 0.19 * legend_rows
+    top, bottom, between = 0.46 + line * len(above) + head, 0.56 + line * len(below), head + 0.5
+    height = top + rows * plot_height + (rows - 1) * between + bottom
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    grey: dict[str, Any] = {"fontsize": 8, "color": "#444444"}
+    figure.text(left / width, 1 - 0.12 / height, title, fontsize=11, fontweight="bold", va="top")
+    figure.text(left / width, 1 - 0.36 / height, "\n".join(above), va="top", **grey)
+    figure.text(left / width, 0.08 / height, "\n".join(below), va="bottom", **grey)
+    axes = figure.subplots(rows, 2, squeeze=False)
+    figure.subplots_adjust(
+        left=left / width, right=1 - 0.2 / width, top=1 - top / height, bottom=bottom / height, wspace=0.3,
+        hspace=between / plot_height,
+    )  # fmt: skip
+    chosen = list(axes.flat)[: len(panels)]
+    for one, panel in zip(chosen, panels, strict=True):
+        one.set_title(panel, pad=5 + 13.7 * legend_rows)
+    return figure, chosen
+
+
 def legend(axes: Axes, handles: Iterable[Line2D], columns: int) -> None:
     """A legend above the axes, so that it hides no data."""
     axes.legend(

@@ -1,0 +1,125 @@
+"""A run of kind ``measure``: what one network costs in time and memory against the batch size.
+
+Its record is a measurement: made alone on the machine, repeated within an interval and never to the last bit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from repro.errors import ReproError
+from repro.performance import memory, peak, timing
+from repro.performance.timing import Timings
+from repro.performance.workload import Trainer
+
+LOADER_REPETITIONS = 5
+
+
+def measure(
+    trainer: Trainer, sizes: Sequence[int], *, blocks: int, repetitions: int,
+    peak_sizes: Sequence[int] = (), report: Callable[[float], None] = lambda share: None,
+) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:  # fmt: skip
+    """Count, time and watch every batch size.
+
+    Args:
+        trainer: what trains; children train the same workload, on random images.
+        sizes: batch sizes, ascending.
+        blocks, repetitions: of the timing (``timing.measure``); with 0 repetitions nothing is timed.
+        peak_sizes: batch sizes whose peak is watched.
+        report: called with the finished share.
+
+    Returns:
+        One row for each batch size, and every single time as series.
+
+        Row: ``batch``; ``parameters``, how many, and bytes of ``buffers``; the bytes ``model``, ``gradients``,
+        ``optimiser``, ``activations`` and ``batch_held`` of Eq. 3; ``loader``, growth of resident memory while the
+        loader makes a batch (median of ``LOADER_REPETITIONS``; None where the system does not tell); ``peak``, of a
+        child process, and ``base``, of its interpreter and libraries (None where not watched); ``n`` timed steps;
+        ``compute``, ``movement`` and ``step`` seconds as [lower quartile, median, upper quartile] (None where nothing
+        was timed); ``cpu_share``, processor time over wall time.
+
+        Series: ``compute 32`` and so on, all seconds of a part at a batch size, block after block; ``probe``, the
+        same step at batch 32 again and again: the machine's noise.
+
+    Raises:
+        ReproError: as ``timing.measure`` and ``peak.train``.
+    """
+    loader = {size: _loader_bytes(trainer, size) for size in sizes}  # first, before training leaves free memory behind
+    counted = {size: memory.terms(trainer, size) for size in sizes}
+    share = 0.85 if peak_sizes else 1.0
+    timed = Timings(0)
+    if repetitions:
+        timed = timing.measure(
+            trainer, sizes, blocks=blocks, repetitions=repetitions, report=lambda done: report(share * done)
+        )
+    device = trainer.device.type
+    parameters = sum(each.numel() for each in trainer.model.parameters())
+    buffers = memory.held(trainer.model.buffers())
+    watched = {size: peak.train(trainer.workload, size, device=device) for size in peak_sizes}
+    rows = []
+    for size in sizes:
+        parts: dict[str, Any] = {part: _quartiles(timed.samples.get((part, size))) for part in timing.PARTS}
+        of = counted[size]
+        rows.append(
+            {"batch": size, "parameters": parameters, "buffers": buffers, "model": of.model,
+             "gradients": of.gradients, "optimiser": of.optimiser,
+             "activations": of.activations, "batch_held": of.batch, "loader": loader[size],
+             "peak": watched[size].peak if size in watched else None,
+             "base": watched[size].base if size in watched else None,
+             "n": len(timed.samples.get(("step", size), [])), **parts,
+             "cpu_share": _digits(timed.cpu_share[size]) if size in timed.cpu_share else None}
+        )  # fmt: skip
+    series = {f"{part} {size}": [_digits(each) for each in samples] for (part, size), samples in timed.samples.items()}
+    report(1.0)
+    return rows, dict(sorted(series.items())) | (
+        {"probe": [_digits(each) for each in timed.probe]} if repetitions else {}
+    )
+
+
+def _digits(value: float) -> float:
+    """Five significant digits: more is noise."""
+    return float(f"{value:.5g}")
+
+
+def _quartiles(samples: Sequence[float] | None) -> list[float] | None:
+    return [_digits(float(each)) for each in np.quantile(samples, (0.25, 0.5, 0.75))] if samples else None
+
+
+def _loader_bytes(trainer: Trainer, size: int) -> int | None:
+    """Growth of this process's resident memory, at its highest, while the loader makes one batch."""
+    batches = trainer.batches(size)
+    trainer.images.window(*batches._slice(0, 0))  # the first call loads code and plans the epoch
+    found = []
+    try:
+        for step in range(LOADER_REPETITIONS):
+            _give_back_free_memory()
+            peak.reset_peak()
+            before = peak.resident()
+            x, y = batches.get(0, step)
+            found.append(peak.resident_peak() - before)
+            del x, y
+    except ReproError:
+        return None
+    return round(statistics.median(found))
+
+
+def _give_back_free_memory() -> None:
+    """Ask malloc to return what is free, so that the next batch is new to the system. Not every C library can."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError) as error:
+        raise ReproError("this C library cannot return free memory; glibc was expected") from error
+
+
+def machine_kind(described: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """What two measurements must share to be comparable: the device, its instructions, threads and torch."""
+    return {
+        "device": described["device"], "instructions": described["instructions"], "torch": described["torch"],
+        "threads": timing.threads(), "kind": device.type,
+    }  # fmt: skip

@@ -1,0 +1,111 @@
+"""How long the parts of a step take: the local terms of Eq. 2, t_c and t_mov, and the whole step, against the batch.
+
+Batch sizes are measured in turn, in several blocks, so that a drift of the machine meets all of them alike and the
+blocks are repetitions of the whole measurement; within a block each size has warm-up steps that do not count. The same
+step on the same batch is timed before every batch size: what differs between these is the machine's noise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from repro.errors import ReproError
+from repro.performance.workload import Trainer
+
+PROBE_BATCH = 32
+PARTS = ("compute", "movement", "step")
+
+
+@dataclass
+class Timings:
+    """Seconds, in order of measurement.
+
+    Attributes:
+        samples: (part, batch) -> one value for each repetition of each block.
+        probe: time of the same step, again and again: one value before each batch size of each block.
+        cpu_share: batch -> processor time over wall time of its steps; well below the number of threads, the process
+            had to share its cores (on a GPU: it waited).
+        blocks: number of blocks.
+    """
+
+    blocks: int
+    samples: dict[tuple[str, int], list[float]] = field(default_factory=dict)
+    probe: list[float] = field(default_factory=list)
+    cpu_share: dict[int, float] = field(default_factory=dict)
+
+
+def measure(
+    trainer: Trainer, sizes: Sequence[int], *, blocks: int, repetitions: int, warm_up: int = 1,
+    report: Callable[[float], None] = lambda share: None,
+) -> Timings:  # fmt: skip
+    """Time every batch size.
+
+    ``movement`` and ``compute`` are the two halves of the same steps, each timed by itself; ``step`` is the same work
+    timed as a whole, in steps of its own, so that Eq. 2's sum can be held against it.
+
+    Args:
+        trainer: what trains.
+        sizes: batch sizes.
+        blocks: how often all sizes are gone through; at least 3, of which an interval can be made.
+        repetitions: timed steps of each size in a block, for the parts and again for the whole.
+        warm_up: steps before these that are not timed.
+        report: called with the finished share.
+
+    Raises:
+        ReproError: fewer than 3 blocks, or no repetition.
+    """
+    if blocks < 3 or repetitions < 1:
+        raise ReproError(f"{blocks} blocks of {repetitions} repetitions; at least 3 blocks of 1 were expected")
+    made = Timings(blocks)
+    probe = trainer.batches(min(PROBE_BATCH, len(trainer.images)))
+    fixed = trainer.move(probe, 0)
+    for _ in range(3):
+        trainer.compute(*fixed)
+    for block in range(blocks):
+        # Every other block runs backwards, so that no size always follows the same one.
+        for n, size in enumerate(sizes[:: 1 if block % 2 == 0 else -1]):
+            made.probe.append(_seconds(trainer, lambda: trainer.compute(*fixed)))
+            _one_size(trainer, size, repetitions, warm_up, made)
+            report((block + (n + 1) / len(sizes)) / blocks)
+    return made
+
+
+def _one_size(trainer: Trainer, size: int, repetitions: int, warm_up: int, made: Timings) -> None:
+    batches = trainer.batches(size)
+    for step in range(warm_up):
+        trainer.compute(*trainer.move(batches, step))
+    trainer.wait()
+    wall, busy = time.perf_counter(), time.process_time()
+    for step in range(repetitions):
+        clock = time.perf_counter()
+        x, y = trainer.move(batches, step)
+        trainer.wait()
+        middle = time.perf_counter()
+        trainer.compute(x, y)
+        trainer.wait()
+        end = time.perf_counter()
+        made.samples.setdefault(("movement", size), []).append(middle - clock)
+        made.samples.setdefault(("compute", size), []).append(end - middle)
+    del x, y
+    for step in range(repetitions):
+        seconds = _seconds(trainer, lambda step=step: trainer.compute(*trainer.move(batches, step)))  # type: ignore[misc]
+        made.samples.setdefault(("step", size), []).append(seconds)
+    share = (time.process_time() - busy) / (time.perf_counter() - wall)
+    made.cpu_share[size] = min(share, made.cpu_share.get(size, share))
+
+
+def _seconds(trainer: Trainer, work: Callable[[], None]) -> float:
+    trainer.wait()
+    start = time.perf_counter()
+    work()
+    trainer.wait()
+    return time.perf_counter() - start
+
+
+def threads() -> int:
+    """Threads that torch computes with."""
+    return torch.get_num_threads()

@@ -1,0 +1,131 @@
+"""``repro advise``: what it advises follows from its evidence, holds when it is tried, and bad input is one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic_lb
+import tree
+
+from repro import cli, network, runner, specs
+from repro.errors import ReproError
+from repro.performance import advise, peak, predict
+from repro.performance.workload import Workload
+
+TOY = Workload(model="resnet18", classes=10, image_size=16, images=4096, width=4)
+
+
+def evidence(slope: float = 1e6, base: float = 3e8, **more: object) -> advise.Evidence:
+    steps = {size: np.full((3, 2), 0.01 + 0.001 * size) for size in (1, 32, 128, 512)}
+    made = {"origin": "made up", "peaks": {16: base + 16 * slope, 64: base + 64 * slope}, "steps": steps, "noise": 0.01}
+    return advise.Evidence(**(made | more))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("text", "count"), [("8GiB", 2**33), ("1.5 GB", 1.5e9), ("1024", 1024), ("3MiB", 3 * 2**20)])
+def test_memory_is_read_with_its_unit(text: str, count: float) -> None:
+    assert advise.parse_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "8 gigs", "-1GiB", "0GiB", "GiB", "nanGiB", "1e9"])
+def test_other_memory_is_one_line(text: str) -> None:
+    with pytest.raises(ReproError, match="a number above 0 and one of"):
+        advise.parse_bytes(text)
+
+
+def test_the_largest_batch_leaves_a_margin_and_never_exceeds_the_images() -> None:
+    budget = 1_000_000_000
+    found = advise.advise(TOY, evidence(), budget)
+    assert found["largest_batch"] == 680  # (0.98e9 - 0.3e9) / 1e6
+    assert found["limited_by"] == "memory"
+    few = Workload(**{**TOY.as_dict(), "images": 100})  # type: ignore[arg-type]
+    assert advise.advise(few, evidence(), budget)["largest_batch"] == 100
+    assert advise.advise(few, evidence(), budget)["limited_by"] == "number of images"
+    with pytest.raises(ReproError, match="one image already needs"):
+        advise.advise(TOY, evidence(), 300_000_000)
+
+
+def test_step_and_epoch_follow_the_measured_steps_also_beyond_them() -> None:
+    found = advise.advise(TOY, evidence(), 10_000_000_000)
+    by_batch = {each["batch"]: each for each in found["batches"]}
+    largest = by_batch[found["largest_batch"]]
+    assert largest["extrapolated"]
+    assert largest["step_seconds"][0] == pytest.approx(0.01 + 0.001 * largest["batch"])
+    assert largest["epoch_seconds"][0] == pytest.approx(-(-4096 // largest["batch"]) * largest["step_seconds"][0])
+
+
+def test_shares_and_synchronisation() -> None:
+    links = [network.Link("slow", down=2, up=1), network.Link("fast", down=200, up=100)]
+    found = advise.advise(TOY, evidence(), 10**9, speeds=[1.0, 0.5], links=links, every=4)
+    shares = found["shares"]
+    for name in ("uniform", "proportional", "equalising"):
+        assert sum(shares[name]["shares"]) == shares["global_batch"]
+    assert shares["proportional"]["round_seconds"] < shares["uniform"]["round_seconds"]
+    assert shares["equalising"]["round_seconds"] <= shares["proportional"]["round_seconds"] * 1.0001
+    seconds = links[0].seconds(found["message_bytes"], found["message_bytes"])
+    assert found["synchronisation_seconds"] == pytest.approx(seconds)
+    first = found["batches"][0]
+    assert first["mean_step_seconds"] == pytest.approx(first["step_seconds"][0] + seconds / 4)
+    assert any("times faster than uniform" in line for line in advise.lines(found))
+
+
+def test_the_advised_batch_really_trains_under_the_limit_and_twice_that_does_not() -> None:
+    base = peak.train(TOY, 1).peak
+    budget = base + 100 * 2**20
+    peaks = advise.probe_memory(TOY, budget)
+    advised = predict.largest_batch(advise._line(peaks), (1 - advise.MARGIN) * budget)
+    found = advise.check(TOY, advised, budget)
+    assert found["fits"], found
+    assert not found["twice_fits"], found
+
+
+def run(arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    code = cli.main(["advise", *arguments.split()])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tree.plant(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--model resnt50 --data cifar10 --memory 1GiB", "unknown model 'resnt50'"),
+        ("--model resnet50 --data cifar --memory 1GiB", "unknown data set 'cifar'"),
+        ("--model alexnet --data cifar10 --memory 1GiB", "at least 63 px were expected"),
+        ("--model resnet50 --data cifar10 --memory 1GB5", "a number above 0"),
+        ("--model resnet50 --data cifar10 --memory 999999GiB", "a budget within it was expected"),
+        ("--model resnet50 --data cifar10 --memory 1GiB", "run the command with --probe"),
+        ("--model resnet50 --data cifar10 --memory 100MiB --probe", "at batch 1 needs more"),
+        ("--model resnet50 --data cifar10 --memory 1GiB --speeds fast", "numbers separated by commas"),
+        ("--model resnet50 --data cifar10 --memory 1GiB --links pigeon", "unknown link 'pigeon'"),
+        ("--model resnet50 --data cifar10 --memory 1GiB --clients 1 --speeds 1,2", "at least as many"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: str, says: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(arguments, capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert says in err
+
+
+def test_committed_measurements_of_this_kind_of_machine_are_used_and_others_are_not(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = specs.find("lb-perf-resnet50", "laptop", root)
+    here = {key: runner.machine()[key] for key in ("device", "instructions", "torch")} | {"threads": 1, "kind": "cpu"}
+    tree.record(spec, 1, root, machine=synthetic_lb.MACHINE)
+    command = "--model resnet50 --data cifar10 --memory 2GiB --json --profile laptop"
+    assert run(command, capsys)[0] == 2
+    tree.record(spec, 1, root, machine=here)
+    code, out, _ = run(command, capsys)
+    found = json.loads(out)
+    assert code == 0
+    assert "measured on this kind of machine" in found["evidence"]
+    assert found["workload"]["images"] == 50_000
+    assert found["largest_batch"] >= found["fastest_batch"] > 0

@@ -1,0 +1,122 @@
+"""A run of kind ``measure``: what its record holds, that it is alone, and that a repetition is compared by interval."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import toy
+import tree
+
+from repro import records, runner, specs, store, sweep, verify
+from repro.errors import ReproError
+from repro.performance import timing
+from repro.performance.workload import Trainer, Workload
+from repro.records import Record
+
+SPEC = toy.spec(
+    "central", kind="measure", source="lb", run="toy-measure", width=4, image_size=16, precision="fp32", momentum=0.9,
+    train_images=64, batch_sizes=[2, 8, 32], blocks=3, repetitions=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made() -> Record:
+    return runner.run(SPEC, 1, toy.ROOT)[0]
+
+
+@pytest.mark.data
+def test_a_record_holds_counts_quartiles_and_every_time(made: Record) -> None:
+    assert [row["batch"] for row in made.rows] == [2, 8, 32]
+    for row in made.rows:
+        assert row["n"] == 6 == len(made.series[f"step {row['batch']}"])
+        for part in timing.PARTS:
+            low, middle, high = row[part]
+            assert 0 < low <= middle <= high
+        assert row["gradients"] == row["optimiser"] == 4 * row["parameters"]
+        assert row["peak"] is None
+        assert 0 < row["cpu_share"] < 1.1
+    assert len(made.series["probe"]) == 3 * 3
+    assert made.machine is not None
+    assert made.machine["threads"] == 1
+    assert made.rows[2]["activations"] > made.rows[0]["activations"]
+
+
+@pytest.mark.data
+def test_a_record_survives_the_disk_and_older_ones_have_no_machine(made: Record, tmp_path: Path) -> None:
+    assert records.read(records.write(made, tmp_path)) == made
+    assert "machine" not in replace(made, machine=None).body()
+
+
+@pytest.mark.data
+def test_a_repetition_agrees_by_interval_and_counts_must_be_equal(made: Record) -> None:
+    assert verify._measured_again(made, made).verdict == verify.AGREES
+    slower = [row | {"step": [2 * each for each in row["step"]]} for row in made.rows]
+    found = verify._measured_again(made, replace(made, rows=slower))
+    assert (found.verdict, "step at batch 2" in found.detail) == (verify.DIFFERS, True)
+    elsewhere = replace(made, rows=slower, machine={"device": "another"})
+    assert verify._measured_again(made, elsewhere).verdict == verify.AGREES
+    other = [row | {"activations": row["activations"] + 4} for row in made.rows]
+    assert verify._measured_again(made, replace(elsewhere, rows=other)).verdict == verify.DIFFERS
+
+
+def test_times_need_blocks_and_repetitions() -> None:
+    trainer = Trainer(Workload(model="resnet18", classes=10, image_size=16, images=16, width=4))
+    for blocks, repetitions in ((2, 1), (3, 0)):
+        with pytest.raises(ReproError, match="at least 3 blocks of 1 were expected"):
+            timing.measure(trainer, [4], blocks=blocks, repetitions=repetitions)
+
+
+def test_measurements_run_after_all_others_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, calls = tree.plant(tmp_path), []
+    monkeypatch.setattr("repro.datasets.load", lambda *_: None)
+
+    def compute(todo: list[sweep.Task], root: Path, jobs: int, *_: object, renew: bool = False) -> tuple[int, int]:
+        calls.append(({spec.kind for spec, _ in todo}, jobs, renew))
+        return len(todo), 0
+
+    monkeypatch.setattr(sweep, "_compute", compute)
+    tasks = [task for source in ("lb", "e1") for task in specs.runs(source, "smoke", root=root)]
+    sweep.sweep(tasks, root, jobs=7)
+    assert calls == [({"train", "law"}, 7, False), ({"measure"}, 1, True)]
+
+
+def test_batch_sizes_never_shrink_and_sizes_of_a_network_win(tmp_path: Path) -> None:
+    root = tree.plant(tmp_path)
+    for profile in specs.PROFILES:
+        for spec, _ in specs.runs("lb", profile, root=root):
+            assert spec.batch_sizes == [1, 32, 64, 128, 256, 512, 1024]
+            assert spec.precision == "fp32"
+    assert specs.find("lb-perf-alexnet", "laptop", root).image_size == 64
+    assert specs.find("lb-perf-resnet50", "laptop", root).image_size == 16
+    assert specs.sizes_of("lb", "laptop", "vit", root)["patch"] == specs.find("lb-perf-vit", "laptop", root).patch
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"),
+    [
+        ("pipelines/lb.yaml", "[1, 32, 64, 128, 256, 512, 1024]", "[1, 64, 32]", "at least three ascending sizes"),
+        ("pipelines/lb.yaml", "[1, 32, 64, 128, 256, 512, 1024]", "[1, 32, 9999]", "to the 1024 images"),
+        ("pipelines/lb.yaml", "peak_sizes: [1, 32", "peak_sizes: [3, 32", "key peak_sizes: 3; some of the batch sizes"),
+        ("pipelines/smoke/params.yaml", "blocks: 3", "blocks: 2", "a value from 3"),
+        ("pipelines/smoke/params.yaml", "vgg11: {image_size: 32}", "vgg11: {epochs: 3}", "models.vgg11.epochs: a prof"),
+        ("pipelines/smoke/params.yaml", "vgg11: {image_size: 32}", "vgg12: {width: 3}", "unknown key 'vgg12'"),
+    ],
+)  # fmt: skip
+def test_a_malformed_measurement_is_one_line(file: str, old: str, new: str, says: str, tmp_path: Path) -> None:
+    root = tree.plant(tmp_path)
+    tree.edit(root / file, old, new)
+    with pytest.raises(ReproError, match=says):
+        specs.runs("lb", "smoke", root=root)
+
+
+def test_a_measurement_has_a_fingerprint_of_its_own_parts(tmp_path: Path) -> None:
+    from repro import numerics
+
+    root = tree.plant(tmp_path)
+    for spec, seed in specs.runs("lb", "smoke", root=root):
+        used = numerics.used_by(spec.as_dict())
+        assert {"measure", "batches", "engines", "models"} <= used.keys()
+        assert "evaluation" not in used
+        assert store.fingerprint(spec, seed, root)
