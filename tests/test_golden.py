@@ -37,6 +37,8 @@ CASES = {
     "federated, int8": toy.spec("federated", codec="int8"),
     "payloads": toy.spec("central", kind="payloads", classes=20, measured_steps=[1, 3], local_steps=2),
     "law": toy.spec("large_batch", kind="law", train_images=24, image_size=16),
+    "law of normalisation": toy.spec("large_batch", kind="law", law="normalisation", image_size=16),
+    "VGG11 with dropout": toy.spec("large_batch", model="vgg11", norm="none", image_size=32, width=2, epochs=1),
     "federated, local steps": toy.spec("federated", local_steps=3, track=["per_class"]),
     "large batch, own statistics": toy.spec(
         "large_batch", workers=5, train_images=200, partition="labels", labels_per_client=2, buffers="local",
