@@ -32,7 +32,7 @@ VERSIONS = {
     "group_norm": 2,  # group, layer and instance norm: groups, first scales, kernels
     "law_normalisation": 1,
     "laws": 2,
-    "local_steps": 1,  # which steps a round takes, when it is evaluated
+    "local_steps": 2,  # which steps a round takes, when it is evaluated
     "models": 1,  # layers, initialisation, normalisation
     "partition": 1,
     "measure": 1,  # what a measurement runs, counts and times

@@ -27,7 +27,7 @@ import torch
 from repro import codecs, datasets, laws, models, partition, payloads, records, schedules, store
 from repro.batches import Batches, Images, shrink
 from repro.engines import Round, fast, probe
-from repro.engines.common import Buffers, LocalSteps, Part, evaluate_shared, gradient_norm, sgd
+from repro.engines.common import Buffers, Part, evaluate_shared, gradient_norm, sgd
 from repro.errors import Diverged, NotFinite, ReproError
 from repro.performance import measure
 from repro.performance.workload import Trainer, Workload
@@ -221,7 +221,7 @@ class _Clock:
     total: int
     every: int
     local_epochs: int | None = None
-    local_steps: LocalSteps | None = None
+    local_steps: int | None = None
 
     @classmethod
     def of(cls, spec: Spec, batches: Batches) -> _Clock:
@@ -229,15 +229,15 @@ class _Clock:
         if spec.method != "federated":
             return cls(steps, spec.epochs * steps, spec.evaluate_every * steps)
         if spec.local_steps is not None:
-            local = LocalSteps(spec.local_steps, spec.epochs * steps)
-            return cls(steps, math.ceil(local.total / local.every), spec.evaluate_every, local_steps=local)
+            every = min(spec.local_steps, spec.epochs * steps)
+            return cls(steps, spec.epochs * steps // every, spec.evaluate_every, local_steps=every)
         total, every = (max(1, epochs // spec.local_epochs) for epochs in (spec.epochs, spec.evaluate_every))
         return cls(steps, total, every, local_epochs=spec.local_epochs)
 
     def epoch(self, rounds: int) -> float:
         """Epochs that ``rounds`` rounds take, a fraction where they end within one."""
         if self.local_steps is not None:
-            return min(rounds * self.local_steps.every, self.local_steps.total) / self.steps
+            return rounds * self.local_steps / self.steps
         return float(rounds * self.local_epochs) if self.local_epochs is not None else rounds / self.steps
 
     def evaluates(self, rounds: int) -> bool:
@@ -250,7 +250,7 @@ class _Clock:
         if self.local_steps is None:
             return rounds % self.every == 0
         between = self.every * self.steps
-        return rounds * self.local_steps.every // between > (rounds - 1) * self.local_steps.every // between
+        return rounds * self.local_steps // between > (rounds - 1) * self.local_steps // between
 
 
 def run(

@@ -71,7 +71,8 @@ class Spec:
             0 repetitions: memory only.
         once: executed with the profile's first seed only.
         law: which law a run of kind ``law`` executes.
-        local_steps: local steps in a round of federated averaging, instead of ``local_epochs``; in a run of kind
+        local_steps: local steps in a round of federated averaging (H), instead of ``local_epochs``. Training ends with
+            the last whole round that fits its epochs; if none does, all of it is one round; in a run of kind
             ``payloads``, steps over which a change of the weights is measured.
         last_scale_zero: group, layer and instance normalisation start with the last scale of each block at zero.
         diverges_above: a training loss above this counts as divergence, besides one that is not finite.

@@ -52,34 +52,21 @@ class Round:
     clients_top1_by_class: list[list[float | None]] | None = None
 
 
-class LocalSteps(NamedTuple):
-    """Rounds of federated averaging that are counted in local steps instead of local epochs.
-
-    Every client takes the same number of steps, so that one with a smaller shard sees its images more often. Epochs
-    are then counted by the largest shard (``Batches.rounds_per_epoch``), for all clients alike.
-
-    Attributes:
-        every: local steps between two aggregations (H).
-        total: local steps of the whole training. If H does not divide them, the last round is the shorter rest; it
-            ends with an aggregation too.
-    """
-
-    every: int
-    total: int
-
-
 def local_range(
-    batches: Batches, client: int, number: int, local_epochs: int, local_steps: LocalSteps | None
+    batches: Batches, client: int, number: int, local_epochs: int, local_steps: int | None
 ) -> tuple[range, int]:
-    """Local steps of ``client`` in round ``number`` (from 0) of federated averaging, and steps in an epoch."""
+    """Local steps of ``client`` in round ``number`` (from 0) of federated averaging, and steps in an epoch.
+
+    Where rounds are counted in ``local_steps`` (H) instead of local epochs, every client takes H steps, so that one
+    with a smaller shard sees its images more often; epochs are then counted by the largest shard, for all alike.
+    """
     if local_steps is not None:
-        every, total = local_steps
-        return range(number * every, min((number + 1) * every, total)), batches.rounds_per_epoch
+        return range(number * local_steps, (number + 1) * local_steps), batches.rounds_per_epoch
     per_epoch = batches.steps_per_epoch(client)
     return range(number * local_epochs * per_epoch, (number + 1) * local_epochs * per_epoch), per_epoch
 
 
-def epochs_before(batches: Batches, number: int, local_epochs: int, local_steps: LocalSteps | None) -> float:
+def epochs_before(batches: Batches, number: int, local_epochs: int, local_steps: int | None) -> float:
     """Epochs that every client has trained when round ``number`` (from 0) of federated averaging begins."""
     steps, per_epoch = local_range(batches, 0, number, local_epochs, local_steps)
     return steps.start / per_epoch

@@ -25,7 +25,6 @@ from repro.codecs.state import State
 from repro.engines.common import (
     AVERAGED,
     Buffers,
-    LocalSteps,
     Part,
     Progress,
     Round,
@@ -179,7 +178,7 @@ class _Serial:
     def __init__(
         self, model: nn.Module, batches: Batches, codec: Codec, lr: Schedule, local_epochs: int, momentum: float,
         weight_decay: float, precision: str, download: Codec, progress: Progress, evaluation: Sequence[Part],
-        buffers: Buffers, local_steps: LocalSteps | None,
+        buffers: Buffers, local_steps: int | None,
     ) -> None:  # fmt: skip
         self.worker = copy.deepcopy(model).train()
         self.batches, self.codec, self.lr, self.local_epochs = batches, codec, lr, local_epochs
@@ -314,7 +313,7 @@ def client_pool(
     model: nn.Module, batches: Batches, codec: Codec, lr: Schedule, *, local_epochs: int = 1, momentum: float = 0.0,
     weight_decay: float = 0.0, precision: str = "fp32", download: Codec | None = None,
     progress: Progress = epochs_seen, evaluation: Sequence[Part] = (), processes: int = 1,
-    buffers: Buffers = AVERAGED, local_steps: LocalSteps | None = None,
+    buffers: Buffers = AVERAGED, local_steps: int | None = None,
 ) -> Iterator[Clients]:  # fmt: skip
     """Clients of federated averaging, on ``processes`` processes. The result does not depend on how many.
 
@@ -339,7 +338,7 @@ def client_pool(
 def federated_averaging(
     model: nn.Module, clients: Clients, batches: Batches, codec: Codec, lr: Schedule, rounds: Iterable[int],
     local_epochs: int = 1, *, states: list[State] | None = None, download: Codec | None = None,
-    buffers: Buffers = AVERAGED, local_steps: LocalSteps | None = None, score_clients_in: int | None = None,
+    buffers: Buffers = AVERAGED, local_steps: int | None = None, score_clients_in: int | None = None,
 ) -> Iterator[Round]:  # fmt: skip
     """``plain.federated_averaging`` with the clients of a ``client_pool``, made with the same codecs and settings.
 

@@ -14,7 +14,6 @@ from repro.codecs.state import State
 from repro.engines.common import (
     AVERAGED,
     Buffers,
-    LocalSteps,
     Progress,
     Round,
     Schedule,
@@ -93,7 +92,7 @@ def federated_averaging(
     model: nn.Module, batches: Batches, codec: Codec, lr: Schedule, rounds: Iterable[int],
     local_epochs: int = 1, momentum: float = 0.0, weight_decay: float = 0.0, precision: str = "fp32", *,
     states: Sequence[State] | None = None, download: Codec | None = None, progress: Progress = epochs_seen,
-    buffers: Buffers = AVERAGED, local_steps: LocalSteps | None = None,
+    buffers: Buffers = AVERAGED, local_steps: int | None = None,
 ) -> Iterator[Round]:  # fmt: skip
     """Federated averaging (McMahan et al. 2017): local SGD, then the average of the models, weighted by images.
 
