@@ -58,7 +58,7 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
     if spec["kind"] == "payloads":
         parts = ["batches", *_CODECS, "engines", "models", "partition", "payloads", "randomness", "zip"]
     elif spec["kind"] == "measure":
-        parts = ["batches", "engines", "measure", "models"]
+        parts = ["batches", "engines", "measure", "models", "randomness"]
     elif spec["kind"] == "law":
         parts = ["batches", "codec_dense", "engines", "group_norm", "laws", "models", "randomness"]
         if spec.get("law") == "normalisation":

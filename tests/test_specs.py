@@ -344,12 +344,13 @@ def test_a_profile_changes_sizes_and_nothing_else(resolved) -> None:
     sizes = {"train_images", "test_images", "image_size", "width", "epochs", "evaluate_every", "workers", "precision"}
     for run, paper in resolved["paper"].items():
         of_payloads = {"measured_steps", "local_steps", "memory_steps"} if paper.kind == "payloads" else set()
+        of_measurements = {"patch", "depth", "blocks", "repetitions"} if paper.kind == "measure" else set()
         for profile in ("smoke", "laptop"):
             ours = dataclasses.asdict(resolved[profile][run])
             differing = {key for key, value in dataclasses.asdict(paper).items() if ours[key] != value}
             lengths = {"schedule"} if {"epochs", "patience", "warmup_epochs"} & set(paper.schedule) else set()
             allowed = of_payloads or sizes | lengths  # messages are those of the full-size network everywhere
-            assert differing <= allowed | {"profile"}, (profile, run)
+            assert differing <= allowed | of_measurements | {"profile"}, (profile, run)
             for key, value in paper.schedule.items():
                 if key in ("epochs", "patience"):  # lengths, in epochs, which shrink as the run does
                     expected = max(1, round(value * ours["epochs"] / paper.epochs))
@@ -468,7 +469,10 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
     assert changed.pop("partition") == train | payloads
     assert changed.pop("laws") == law
     assert changed.pop("law_normalisation") == other
-    assert changed.pop("group_norm") == law | other | runs(lambda s: s.norm in ("group", "layer", "instance"))
+    measured = runs(lambda s: s.kind == "measure")
+    assert changed.pop("measure") == measured
+    normed = runs(lambda s: s.norm in ("group", "layer", "instance")) - measured  # ViT has a norm of its own
+    assert changed.pop("group_norm") == law | other | normed
     assert changed.pop("fixup") == runs(lambda s: s.norm == "fixup")
     assert changed.pop("buffer_policies") == {"e3-noniid-bn-local", "e3-noniid-bn-drop"}
     assert changed.pop("local_steps") == runs(lambda s: s.kind == "train" and s.local_steps is not None)
