@@ -136,7 +136,7 @@ AVERAGED: dict[str, tuple[str, str, range, range]] = {
     "batch": ("BatchNorm", "all images, one channel", range(_IMAGES), range(1, 2)),
     "layer": ("LayerNorm", "one image, all channels", range(1, 2), range(_CHANNELS)),
     "instance": ("InstanceNorm", "one image, one channel", range(1, 2), range(1, 2)),
-    "group": ("GroupNorm", "one image, a group of channels", range(1, 2), range(_CHANNELS // 2)),
+    "group": ("GroupNorm", "one image, some channels", range(1, 2), range(_CHANNELS // 2)),
 }
 
 
