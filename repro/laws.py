@@ -86,7 +86,7 @@ def normalisation(
     """Post 3: what an image's neighbours in the batch, and the mode, change; with BatchNorm both do, else neither.
 
     Runs an untrained ResNet18 with each norm in float64 on random images. All scales start at one, so that every norm
-    layer takes part. BatchNorm's running statistics have seen the very images that are compared.
+    layer takes part. BatchNorm's running statistics are those of other images of the same kind.
 
     Returns:
         For each norm, the largest absolute difference between logits: ``_mode_difference``, in training against
@@ -94,8 +94,8 @@ def normalisation(
         same image among the others. ``_logit_spread``, the standard deviation of the logits over images, shows that
         the network sees its input. Also the sizes used, and the tolerance for "equal".
     """
-    pixels = generator(seed, "law", "normalisation").standard_normal((images, 3, image_size, image_size))
-    x = torch.from_numpy(pixels)
+    pixels = generator(seed, "law", "normalisation").standard_normal((2 * images, 3, image_size, image_size))
+    x, others = torch.from_numpy(pixels).split(images)
     found: dict[str, Any] = {}
     for norm in norms:
         model = build_model(
@@ -107,7 +107,7 @@ def normalisation(
         model.train()
         training, alone = model(x), torch.cat([model(image[None]) for image in x])
         for _ in range(SETTLING_BATCHES):
-            model(x)
+            model(others)
         evaluation = model.eval()(x)
         found |= {
             f"{norm}_mode_difference": float((training - evaluation).abs().max()),

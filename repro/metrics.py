@@ -132,16 +132,22 @@ def mean_top1(record: Record, epochs: Sequence[float]) -> float:
 
 
 def regularisation_gap(record: Record) -> float:
-    """Training minus test top-1 at the last evaluation, a fraction; 0 for a diverged run.
+    """Top-1 on the training images minus top-1 on test images, of the last model; 0 for a diverged run.
 
-    Training accuracy is what the run logged since the evaluation before: on augmented images, in training mode (so
-    with BatchNorm by the statistics of each batch), while the weights still moved.
+    Both are evaluated alike: without augmentation, in evaluation mode, with the weights at rest.
 
     Raises:
-        ReproError: a completed record holds no evaluation.
+        ReproError: a completed record holds no evaluation, or none of its training images.
     """
     rows = _rows(record)
-    return 0.0 if record.status == "diverged" else tidy(rows[-1]["train_top1"] - rows[-1]["test_top1"])
+    if record.status == "diverged":
+        return 0.0
+    if "train_images_top1" not in rows[-1]:
+        raise ReproError(
+            f"record {record.run}.s{record.seed}: no accuracy on training images; a run that tracks training_images "
+            "was expected; name another"
+        )
+    return tidy(rows[-1]["train_images_top1"] - rows[-1]["test_top1"])
 
 
 def own_classes_top1(record: Record) -> float:

@@ -30,7 +30,7 @@ VERSIONS = {
     "evaluation": 1,
     "fixup": 1,  # scalars, their learning rate, initialisation
     "group_norm": 2,  # group, layer and instance norm: groups, first scales, kernels
-    "law_normalisation": 1,
+    "law_normalisation": 2,
     "laws": 2,
     "local_steps": 2,  # which steps a round takes, when it is evaluated
     "models": 1,  # layers, initialisation, normalisation
@@ -43,6 +43,7 @@ VERSIONS = {
     "tracked_batch_statistics": 1,
     "tracked_gradient_norm": 1,
     "tracked_per_class": 1,
+    "tracked_training_images": 1,
     "vgg": 1,  # layers, initialisation, dropout
     "vit": 1,  # layers, initialisation
     "zip": 1,

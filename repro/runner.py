@@ -123,9 +123,13 @@ class Setting:
 
     @property
     def evaluation_parts(self) -> list[Part]:
-        """The batches of an evaluation; their size is part of its numerics."""
-        images, size = self.evaluation, EVALUATION_BATCH
-        return [partial(images.centre, at, at + size) for at in range(0, len(images), size)]
+        """The batches of an evaluation."""
+        return _parts(self.evaluation)
+
+
+def _parts(images: Images) -> list[Part]:
+    """``images`` in batches of an evaluation, whose size is part of its numerics."""
+    return [partial(images.centre, at, at + EVALUATION_BATCH) for at in range(0, len(images), EVALUATION_BATCH)]
 
 
 def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
@@ -428,6 +432,11 @@ def _expect_meaningful(spec: Spec) -> None:
     ):
         if given and not meant:
             raise ReproError(f"{spec.run}: method {spec.method} with {remedy} was expected; correct the spec")
+    if spec.codec == "dgc" and spec.method == "large_batch" and spec.weight_decay:
+        raise ReproError(
+            f"{spec.run}: weight decay with codec dgc, which moves momentum to the workers and leaves decay behind; "
+            "no weight decay was expected; correct the spec"
+        )
     if "batch_statistics" in track and spec.norm != "batch":
         raise ReproError(f"{spec.run}: norm {spec.norm} with track batch_statistics: batch was expected; correct it")
 
@@ -437,7 +446,8 @@ def _at_the_end(spec: Spec, setting: Setting, done: Round, buffers: Buffers) -> 
 
     ``classes_of_clients``: the labels in each client's shard. ``clients_top1_by_class``: for each client the accuracy
     of each class that its own model had before the last aggregation (None: no evaluation image of that class).
-    ``batch_statistics``: ``probe.statistics_against_union``.
+    ``batch_statistics``: ``probe.statistics_against_union``. ``train_images_top1``: accuracy on the training images,
+    without augmentation and in evaluation mode.
     """
     track, found = spec.track or [], dict[str, Any]()
     if "per_class" in track and spec.method != "central":
@@ -448,6 +458,9 @@ def _at_the_end(spec: Spec, setting: Setting, done: Round, buffers: Buffers) -> 
         found["batch_statistics"] = probe.statistics_against_union(
             setting.model, setting.batches, done.number, setting.evaluation, buffers, spec.precision
         )
+    if "training_images" in track:
+        parts = _parts(setting.batches.images)
+        found["train_images_top1"] = evaluate_shared(setting.model, parts, spec.precision, buffers)["top1"]
     return found
 
 

@@ -79,7 +79,8 @@ class Spec:
         track: what a run records besides losses and accuracies: ``gradient_norm`` (L2 norm of the averaged gradient,
             every round), ``per_class`` (accuracy of each class at every evaluation; in federated averaging also that
             of each client's model before the last aggregation), ``batch_statistics`` (how far the statistics of each
-            worker's batch lie from those of all workers, at the end).
+            worker's batch lie from those of all workers, at the end), ``training_images`` (accuracy of the last shared
+            model on its training images, evaluated as test images are).
     """
 
     run: str
@@ -143,7 +144,7 @@ class Spec:
 
 
 HELD_OUT_IMAGES = 5000
-TRACKED = ("gradient_norm", "per_class", "batch_statistics")
+TRACKED = ("gradient_norm", "per_class", "batch_statistics", "training_images")
 _SIZES = {
     "train": ("train_images", "test_images", "image_size", "width", "epochs", "precision"),
     "payloads": ("measured_steps", "local_steps", "memory_steps"),

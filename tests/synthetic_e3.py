@@ -87,6 +87,8 @@ def _last(spec: Spec, final: float, rng: np.random.Generator) -> dict[str, Any]:
             ]
             for shard in _shards(spec)
         ]
+    if "training_images" in track:
+        found["train_images_top1"] = final + GAPS.get(spec.norm, 0.02)
     if "batch_statistics" in track:
         far = 0.6 if spec.partition == "labels" else 0.1
         found["batch_statistics"] = {

@@ -311,12 +311,27 @@ def test_a_run_can_diverge_in_its_first_round_and_still_leaves_a_record(root):
         ("federated", {"track": ["batch_statistics"]}),
         ("federated", {"track": ["gradient_norm"]}),
         ("large_batch", {"track": ["batch_statistics"], "norm": "group"}),
+        ("large_batch", {"codec": "dgc", "momentum": 0.9, "weight_decay": 1e-4}),
     ],
 )
 def test_what_a_method_or_network_could_only_ignore_is_refused(method, changes, root):
     with pytest.raises(ReproError, match=r"was expected; correct") as caught:
         runner.run(toy.spec(method, **changes), 3, root)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["central", "large_batch", "federated"])
+def test_training_images_are_evaluated_as_test_images_are(method, root, monkeypatch):
+    prepare = runner.prepare
+
+    def tested_on_training_images(*arguments):
+        setting = prepare(*arguments)
+        return dataclasses.replace(setting, evaluation=setting.batches.images)
+
+    monkeypatch.setattr(runner, "prepare", tested_on_training_images)
+    record, _ = runner.run(toy.spec(method, track=["training_images"]), 3, root)
+    assert record.rows[-1]["train_images_top1"] == record.rows[-1]["test_top1"]
+    assert all("train_images_top1" not in row for row in record.rows[:-1])
 
 
 def test_grid_runs_never_train_on_what_they_are_evaluated_on(root):
