@@ -95,7 +95,7 @@ def _last(spec: Spec, final: float, rng: np.random.Generator) -> dict[str, Any]:
             "layers": LAYERS,
             "mean_shift": [far + 0.02 * i + 0.005 * float(rng.standard_normal()) for i in range(len(LAYERS))],
             "std_ratio": [0.8 - 0.01 * i for i in range(len(LAYERS))],
-            "own_classes": 0.7, "own_classes_running": final, "mixed": 0.3,
+            "own_classes": 0.7, "own_classes_running": None if spec.buffers == "drop" else final, "mixed": 0.3,
         }  # fmt: skip
     return found
 

@@ -408,6 +408,7 @@ def test_every_choice_that_e3_leaves_open_is_in_the_ledger():
     ids = {choice.id for choice in claims.load_ledger(ROOT) if choice.source == "e3"}
     assert ids >= {
         "e3-groups", "e3-last-scale", "e3-schedule-of-fig2", "e3-fixup-scalars", "e3-iid-reference-of-fig5",
+        "e3-schedule-of-fig5",
         "e3-local-steps-at-reduced-scale", "e3-buffers", "e3-figure-numbers", "e3-large-batch-on-one-device",
         "e3-fixup-shortcut", "e3-validation", "e3-divergence", "e3-local-momentum",
     }  # fmt: skip

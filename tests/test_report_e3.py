@@ -118,7 +118,8 @@ def test_another_process_gives_the_same_bytes_without_torch(rendered: Path, tmp_
     )
     env = {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}", "PYTHONHASHSEED": "7", "HOME": str(tmp_path)}
     names = ["e3.fig1", "e3.table1", "e3.extra-forgetting"]
-    subprocess.run([sys.executable, "-c", code, tmp_path / "out", *names], check=True, env=env, cwd=tmp_path)
+    # provenance is read from the root, so both look there
+    subprocess.run([sys.executable, "-c", code, tmp_path / "out", *names], check=True, env=env, cwd=ROOT)
     for path in (tmp_path / "out").iterdir():
         assert path.read_bytes() == (rendered / path.name).read_bytes()
 
@@ -277,6 +278,29 @@ def test_a_scaled_run_that_does_not_diverge_is_drawn_as_a_curve() -> None:
     assert sum("diverged" in text for text in labels) == 1
 
 
+def test_fig5_says_how_many_rounds_each_run_had() -> None:
+    legend = report.figure("e3.fig5", RECORDS).axes[0].get_legend()
+    assert legend is not None
+    said = [text.get_text() for text in legend.get_texts()]
+    for run in e3.FIG5_RUNS:
+        (record, *_) = of(run)
+        words = f"every {record.spec['local_steps']} batches ({record.rows[-1]['round']} rounds)"
+        assert any(words in text for text in said), run
+
+
+def test_the_collapse_stands_beside_the_accuracy_of_training(rendered: Path) -> None:
+    left = report.figure("e3.extra-collapse", RECORDS).axes[0]
+    names = [tick.get_text() for tick in left.get_xticklabels()]
+    assert names[-2:] == ["own classes,\nof the batch", "training\nbatches"]
+    rows = read_csv((rendered / "e3.extra-collapse.csv").read_text())
+    for record in (r for run in e3.COLLAPSE_RUNS for r in of(run)):
+        (row,) = [
+            row for row in rows
+            if (row["run"], row["seed"], row["quantity"]) == (record.run, str(record.seed), "training_batches_percent")
+        ]  # fmt: skip
+        assert float(row["value"]) == pytest.approx(100 * record.rows[-1]["train_top1"], abs=1e-5)
+
+
 def test_divergence_is_counted_in_rounds_and_epochs() -> None:
     (record,) = [r for r in of("e3-fixup-1024-linear") if r.seed == 1]
     rounds = DIVERGE["e3-fixup-1024-linear"] + 1
@@ -412,7 +436,23 @@ def test_the_buffers_table_pairs_each_policy_with_the_average() -> None:
     assert list(rows) == ["average", "local", "drop"]
     assert rows["average"][4] == "–"
     assert rows["drop"][4].startswith("34.0 points [")
+    assert rows["local"][5].startswith("20.0 [")
+    assert rows["drop"][5] == "–"
     assert e3_tables.BUFFERS_RUNS[0] in {spec.run for spec in planned()}
+
+
+def test_the_buffers_table_tells_whether_the_policies_trained_alike() -> None:
+    def otherwise(record: Record) -> Record:
+        return replace(record, series=record.series | {"train_loss": [*record.series["train_loss"][:-1], 9.0]})
+
+    run = "e3-noniid-bn-local"
+    for records, words in (
+        (RECORDS, "the same number under all of them in every round of all 3 seeds"),
+        (change(run, lost, seeds=(2,)), "in every round of all 2 seeds"),
+        (change(run, otherwise, seeds=(1, 3)), "differs between policies in seeds 1, 3"),
+        (change(run, lost), "No seed completed under every policy"),
+    ):
+        assert words in " ".join(report.table("e3.extra-buffers", records).notes)
 
 
 def test_all_policies_of_the_specs_have_words() -> None:

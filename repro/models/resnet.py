@@ -146,7 +146,7 @@ class ResNet(nn.Module):
         Args:
             generator: draws the weights.
             last_scale_zero: with group, layer and instance norm the last scale of each block starts at zero (Wu & He
-                2018); otherwise training at a learning rate of 0.1 stalls.
+                2018), so that no branch adds anything at first; otherwise each adds one of unit variance.
         """
         zeroed = last_scale_zero and self.norm_kind in ("group", "layer", "instance")
         for module in self.modules():

@@ -349,19 +349,31 @@ def _every(group: Sequence[Record]) -> int:
     return int(select.setting(group, "local_steps"))
 
 
+def _rounds(group: Sequence[Record]) -> str:
+    """Rounds of the completed seeds of a run, in words."""
+    ends = sorted({int(record.rows[-1]["round"]) for record in group if record.status == "completed"})
+    if not ends:
+        return "no round completed"
+    return " or ".join(map(number, ends)) + (" round" if ends == [1] else " rounds")
+
+
 def fig5(groups: select.Groups, profile: str) -> Figure:
     """Federated averaging with GroupNorm, by the local batches between two synchronisations (e3.c7, e3.c9)."""
     figure, (left, right) = style.new(
         "e3.fig5  Federated averaging with GroupNorm",
         select.stamp(groups),
-        [f"{LINES} Right: last epoch of the same runs. 40 batches are ours.", *select.gaps(groups)],
+        [
+            f"{LINES} Right: last epoch of the same runs. 40 batches are ours. In brackets: rounds in all.",
+            *select.gaps(groups),
+        ],
         panels=("accuracy against epochs", "at the end"),
         legend_rows=3,
         right=0.62,
         ratios=(2.2, 1.0),
     )
     words = {
-        run: f"{'IID' if run in IID_RUNS else 'non-IID'}, every {_every(groups[run])} batches" for run in FIG5_RUNS
+        run: f"{'IID' if run in IID_RUNS else 'non-IID'}, every {_every(groups[run])} batches ({_rounds(groups[run])})"
+        for run in FIG5_RUNS
     }
     lines = [_curve(left, groups[run], words[run], 2 * i) for i, run in enumerate(FIG5_RUNS)]
     for runs, open_ in ((IID_RUNS, False), (SKEWED_RUNS, True)):
@@ -491,22 +503,24 @@ def forgetting_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]
 
 
 def _modes(record: Record) -> dict[str, tuple[float, str]]:
-    """Accuracy of the last shared model under each way to normalise a test batch, in percent, and the way in words."""
+    """Accuracy under each way to normalise a test batch, and in training, in percent, and the way in words."""
     found, last = _recorded(record, "batch_statistics"), record.rows[-1]
     return {
         "all_running": (100 * last["test_top1"], "all classes,\nrunning"),
         "own_running": (100 * found["own_classes_running"], "own classes,\nrunning"),
-        "own_batch": (100 * found["own_classes"], "own classes,\nof the batch"),
         "mixed_batch": (100 * found["mixed"], "all classes,\nof the batch"),
+        "own_batch": (100 * found["own_classes"], "own classes,\nof the batch"),
+        "training_batches": (100 * last["train_top1"], "training\nbatches"),
     }
 
 
 def collapse(groups: select.Groups, profile: str) -> Figure:
-    """Why BatchNorm collapses: one model normalised in four ways, and the spread within devices' batches (e3.c1)."""
+    """Why BatchNorm collapses: one model normalised in several ways, and the spread in devices' batches (e3.c1)."""
     notes = [
         "Left: the last shared model on test images of all classes, or of one device's own classes (mean over "
-        "devices), normalised with the running statistics or with those of the batch. Right: mean over devices and "
-        "channels of the standard deviation in the device's batch over that of all batches.",
+        "devices), normalised with the running statistics or with those of the batch; beside them accuracy counted "
+        "while training, over the last epoch: augmented training images, batches of one device. Right: mean over "
+        "devices and channels of the standard deviation in the device's batch over that of all batches.",
         f"Mean over seeds with 95 % Student-t interval. {e1.OURS}",
         *select.gaps(groups),
     ]
@@ -514,9 +528,9 @@ def collapse(groups: select.Groups, profile: str) -> Figure:
         "e3.extra-collapse  Why BatchNorm collapses on label-skewed data",
         select.stamp(groups),
         notes,
-        panels=("one model; test images, and statistics used", "one device against all"),
+        panels=("one model; images, and statistics used", "one device against all"),
         share_y=False,
-        ratios=(1.35, 1.0),
+        ratios=(1.6, 1.0),
     )
     lines: list[Line2D] = []
     names: list[str] = []
@@ -532,7 +546,7 @@ def collapse(groups: select.Groups, profile: str) -> Figure:
             left.plot([place + shift], [mean], **look.kwargs(), zorder=3)
     left.set_xticks(range(len(names)), names, fontsize=7)
     left.set_xlim(-0.5, max(len(names), 1) - 0.5)
-    left.set_ylabel("test accuracy, top-1 (%)")
+    left.set_ylabel("accuracy, top-1 (%)")
     left.set_ylim(0, 100)
     _reference(left, 100 * next(iter(groups.values()))[0].chance, "", last=False)
     style.legend(left, lines, 2)
@@ -652,10 +666,12 @@ def regularisation_rows(artefact: str, groups: select.Groups) -> list[dict[str, 
 
 def initialisation(groups: select.Groups, profile: str) -> Figure:
     """GroupNorm whose blocks start as the identity, GroupNorm with scales of one, and no normalisation at all."""
+    lost = any(record.status == "diverged" for group in groups.values() for record in group)
+    crosses = "X without a line: a seed that diverged. " if lost else ""
     figure, (axes,) = style.new(
-        "e3.extra-initialisation  What lets a network start at a rate of 0.1",
+        "e3.extra-initialisation  GroupNorm's last scale, and no normalisation",
         select.stamp(groups),
-        [f"{LINES} X: a seed that diverged. {e1.OURS}", *select.gaps(groups)],
+        [f"{LINES} {crosses}{e1.OURS}", *select.gaps(groups)],
         legend_rows=3,
         right=0.62,
     )

@@ -20,6 +20,7 @@ from repro.report.e3 import (
     OTHER_NORM_RUNS,
     _finals,
     _network,
+    _recorded,
     _steps,
     _with_interval,
 )
@@ -99,21 +100,49 @@ _POLICIES = {
 }
 
 
+def _training(groups: select.Groups) -> str:
+    """Whether the seeds that completed under every policy trained alike, by their training loss in every round."""
+    losses: dict[int, list[list[float]]] = {}
+    for record in (record for run in BUFFERS_RUNS for record in groups[run]):
+        if record.status == "completed":
+            losses.setdefault(record.seed, []).append(record.series["train_loss"])
+    shared = {seed: found for seed, found in losses.items() if len(found) == len(BUFFERS_RUNS)}
+    if not shared:
+        return "No seed completed under every policy, so that their training cannot be compared."
+    other = sorted(seed for seed, found in shared.items() if any(loss != found[0] for loss in found))
+    if other:
+        return f"The training loss differs between policies in seeds {', '.join(map(str, other))}, which none should."
+    return (
+        "No policy can touch the gradients, which training takes with the statistics of each batch: the training loss "
+        f"is the same number under all of them in every round of all {number(len(shared))} seeds."
+    )
+
+
+def _own_classes(record: Record) -> float | None:
+    """Accuracy on each device's own classes with running statistics, in percent; None where there is no such number."""
+    found = _recorded(record, "batch_statistics")
+    value = None if found is None else found["own_classes_running"]
+    return None if value is None else 100 * value
+
+
 def buffers(groups: select.Groups, profile: str) -> Table:
     """BatchNorm on label-skewed data under each policy for its running statistics."""
     rows, csv_rows = [], []
     for run in BUFFERS_RUNS:
         group = groups[run]
         finals, policy = _finals(group), str(select.setting(group, "buffers"))
+        own = [value for record in group if (value := _own_classes(record)) is not None]
         mean, low, high = select.interval(finals)
         change = ABSENT if run == BN_SKEWED else e1._change(groups[BN_SKEWED], group)
         sent = [record.rows[-1]["bytes_up"] / MEGABYTE for record in group if record.status == "completed"]
         up = number(float(np.mean(sent)), 1) if sent else "diverged"
-        rows.append([policy, *_POLICIES[policy], _with_interval(finals), change, up, str(len(group))])
+        known = _with_interval(own) if own else ABSENT
+        rows.append([policy, *_POLICIES[policy], _with_interval(finals), change, known, up, str(len(group))])
         csv_rows += [
             select.provenance("e3.extra-buffers", record, len(group), COLUMNS)
             | {"accuracy_percent": value, "imputed_chance": int(record.status == "diverged")}
             | {"mean_percent": mean, "low_percent": low, "high_percent": high}
+            | {"own_classes_percent": _own_classes(record)}
             | {"bytes_up": record.rows[-1]["bytes_up"] if record.rows else None}
             for record, value in zip(group, finals, strict=True)
         ]
@@ -121,15 +150,18 @@ def buffers(groups: select.Groups, profile: str) -> Table:
         f"e3.extra-buffers: running statistics of {_network(BN_SKEWED)} on label-skewed data",
         [
             "policy", "running statistics", "evaluated with", "accuracy, last epoch (%)",
-            f"minus {label(BN_SKEWED)}", "sent up (MB)", "n",
+            f"minus {label(BN_SKEWED)}", "own classes (%)", "sent up (MB)", "n",
         ],
         rows,
         [
             select.stamp(groups) + ".",
             "Mean over seeds [95 % Student-t interval]; differences are paired by seed. MB = 10^6 bytes, all devices.",
+            _training(groups),
             "Test batches hold images of all classes, whatever a device has: with `drop` accuracy depends on what else "
             "is in the batch.",
-            "Ours: the post averages and tries nothing else.",
+            "Own classes: test images of each device's own classes, normalised by its running statistics, mean over "
+            f"devices and completed seeds: what a device has that keeps its own. {ABSENT}: no running statistics.",
+            "Ours: the post averages and tries nothing else. Federated averaging with BatchNorm was not run.",
             *select.gaps(groups),
         ],
         csv_rows,
