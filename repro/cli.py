@@ -483,12 +483,11 @@ def _workload(options: Any) -> Any:
     manifest = records.read_json(ROOT / "data/manifests" / f"{options.data}.json")
     images, height = manifest["arrays"]["train_images"]["shape"][:2]
     sizes = specs.sizes_of("lb", options.profile, options.model, ROOT)
-    workload = Workload(
-        model=options.model, classes=len(manifest["classes"]), images=images, norm=sizes["norm"],
-        image_size=options.image_size or min(height, sizes["image_size"]), width=options.width or sizes["width"],
-        patch=sizes["patch"], depth=sizes["depth"],
-        precision=options.precision,
-    )  # fmt: skip
+    chosen = sizes | {
+        "model": options.model, "image_size": options.image_size or min(height, sizes["image_size"]),
+        "width": options.width or sizes["width"], "precision": options.precision,
+    }  # fmt: skip
+    workload = Workload.of(chosen, classes=len(manifest["classes"]), images=images)
     workload.network()  # an unknown network, or one that these images are too small for, is said before anything runs
     return workload
 
