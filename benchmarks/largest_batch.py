@@ -1,9 +1,10 @@
 """Is the largest batch that `repro advise` predicts the largest that fits? Four networks, at laptop size.
 
-The prediction comes from probes in child processes (`repro.performance.advise`). The truth is found by bisection: a
-child trains a few steps at a batch size, its peak resident memory is watched from outside, and it fits if the peak
-stays below the limit. Peaks of one batch size differ by some megabytes, so that the truth is a range: from the largest
-size below which everything fitted to the smallest that did not fit, each tried once.
+The prediction comes from probes in child processes up to half of the limit (`repro.performance.advise.probe_memory`);
+`advise --probe` then tries it out and lowers it until it fits, which is reported beside and not what is judged. The
+truth is found by bisection: a child trains a few steps at a batch size, its peak resident memory is watched from
+outside, and it fits if the peak stays below the limit. Peaks of one batch size differ by some megabytes, so that the
+truth is a range: from the largest size below which everything fitted to the smallest that did not fit, each tried once.
 
 Usage: python benchmarks/largest_batch.py [--limit 2GiB] [--only MODEL ...] [--out FILE]
 """
@@ -21,7 +22,6 @@ from repro.performance import advise, peak, predict
 from repro.performance.workload import Workload
 
 RUNS = ("lb-perf-resnet50", "lb-perf-vgg11", "lb-perf-alexnet", "lb-perf-vit")
-STEPS = 2
 RESOLUTION = 0.01  # of the batch size, at which bisection ends
 ALLOWED = 0.10
 IMAGES = 2  # times the predicted batch: the set must be larger than any batch that is tried
@@ -30,11 +30,8 @@ IMAGES = 2  # times the predicted batch: the set must be larger than any batch t
 def workload(run: str, images: int) -> Workload:
     """The network of a run at laptop size, on ``images`` images."""
     spec = specs.find(run, "laptop")
-    return Workload(
-        model=spec.model, classes=spec.classes or 256, image_size=spec.image_size, images=images, width=spec.width,
-        norm=spec.norm, patch=spec.patch, depth=spec.depth, precision=spec.precision, momentum=spec.momentum,
-        augment=spec.augment,
-    )  # fmt: skip
+    manifest = records.read_json(Path("data/manifests") / f"{spec.dataset}.json")
+    return Workload.of(spec.as_dict(), classes=len(manifest["classes"]), images=images)
 
 
 def truth(work: Workload, start: int, limit: int) -> tuple[int, int, int]:
@@ -43,7 +40,7 @@ def truth(work: Workload, start: int, limit: int) -> tuple[int, int, int]:
     batch = start
     while not fits or not over or over - fits > max(1, RESOLUTION * fits):
         tried += 1
-        if peak.train(work, batch, limit=limit, steps=STEPS).finished:
+        if peak.train(work, batch, limit=limit).finished:
             fits = batch
         else:
             over = batch
@@ -64,16 +61,18 @@ def compare(run: str, limit: int) -> dict[str, Any]:
     while True:  # images lie in memory, too: their number is part of what is predicted
         work = workload(run, images)
         probes = advise.probe_memory(work, limit)
-        predicted = predict.largest_batch(advise._line(probes), (1 - advise.MARGIN) * limit)
+        predicted = predict.advised_batch(advise.line_of(probes), limit)
         if predicted * IMAGES <= images:
             break
         images = 2 ** (predicted * IMAGES - 1).bit_length()
     probing = time.time() - started
+    advised = predict.advised_batch(advise.line_of(advise.try_out(work, probes, limit)), limit)
     fits, over, tried = truth(work, predicted, limit)
     error = predicted / fits - 1
     return {
         "run": run, "workload": work.as_dict(), "probes": {str(k): v for k, v in probes.items()},
-        "predicted": predicted, "fits": fits, "does_not_fit": over, "error": round(error, 4),
+        "predicted": predicted, "advised": advised, "advised_error": round(advised / fits - 1, 4), "fits": fits,
+        "does_not_fit": over, "error": round(error, 4),
         "within": abs(error) <= ALLOWED, "probing_seconds": round(probing, 1), "children": tried,
         "seconds": round(time.time() - started, 1),
     }  # fmt: skip
@@ -93,7 +92,8 @@ def main() -> int:
         row = compare(run, limit)
         rows.append(row)
         print(
-            f"{run}: predicted {row['predicted']}, true limit {row['fits']} to {row['does_not_fit']}, "
+            f"{run}: predicted {row['predicted']}, advised {row['advised']}, "
+            f"true limit {row['fits']} to {row['does_not_fit']}, "
             f"error {100 * row['error']:+.1f} %, {row['children']} children, {row['seconds']} s",
             file=sys.stderr,
         )

@@ -107,6 +107,7 @@ __all__ = [
     "value",
 ]
 
+SEEDS = "seeds"
 LEVEL = 0.95
 MINIMUM_SEEDS = 3
 
@@ -288,13 +289,19 @@ class _Undecided(Exception):
         self.outcome = outcome
 
 
+def _named(repetitions: str) -> dict[str, str]:
+    """What ``n`` counts, where it is not seeds."""
+    return {} if repetitions == SEEDS else {"repetitions": repetitions}
+
+
 @dataclass(frozen=True)
 class PartVerdict:
     """Outcome of one part of a statement, its numbers in the units that readers see.
 
     An end of ``interval`` is None where an arm never reached its target, so that nothing bounds the ratio there.
     Two kinds of part are shown without deciding: another reading (``beside``), and a published value that this profile
-    does not compare (``counted`` is False).
+    does not compare (``counted`` is False). ``repetitions`` says what ``n`` counts: seeds, blocks of a measurement, or
+    that bytes are counted once.
     """
 
     rule: str
@@ -309,20 +316,25 @@ class PartVerdict:
     runs: tuple[str, ...] = ()
     counted: bool = True
     beside: bool = False
+    repetitions: str = SEEDS
 
     def as_json(self) -> dict[str, Any]:
         """Plain mapping with numbers of six significant digits."""
-        return {
-            "rule": self.rule,
-            "outcome": self.outcome,
-            "reason": self.reason,
-            "ours": self.text or None,
-            "arms": {arm: _six_digits(mean) for arm, mean in self.arms.items()},
-            "estimate": _shown(self.estimate),
-            "interval": None if self.interval is None else [_shown(end) for end in self.interval],
-            "unit": self.unit,
-            "n": self.n,
-        } | ({"beside": True} if self.beside else {})
+        return (
+            {
+                "rule": self.rule,
+                "outcome": self.outcome,
+                "reason": self.reason,
+                "ours": self.text or None,
+                "arms": {arm: _six_digits(mean) for arm, mean in self.arms.items()},
+                "estimate": _shown(self.estimate),
+                "interval": None if self.interval is None else [_shown(end) for end in self.interval],
+                "unit": self.unit,
+                "n": self.n,
+            }
+            | ({"beside": True} if self.beside else {})
+            | _named(self.repetitions)
+        )
 
 
 @dataclass(frozen=True)
@@ -358,6 +370,7 @@ class Verdict:
         deciding = [part for part in self.judged if part.outcome == self.outcome]
         shown = deciding[0].as_json() if deciding else {"interval": None, "unit": None}
         reasons = dict.fromkeys(part.reason for part in deciding)
+        least = min(self.judged, key=lambda part: part.n, default=None)
         return {
             "id": statement.id,
             "source": statement.source,
@@ -368,7 +381,7 @@ class Verdict:
             "ours": "; ".join("beside it: " * part.beside + part.text for part in parts if part.text) or None,
             "interval": shown["interval"],
             "unit": shown["unit"],
-            "n": min((part.n for part in self.judged), default=0),
+            "n": least.n if least else 0,
             "verdict": self.word,
             "reason": "; ".join(reasons) or "no run is defined for this statement yet",
             "runs": sorted({run for part in parts for run in part.runs}),
@@ -376,7 +389,7 @@ class Verdict:
             "profile": self.profile,
             "why": statement.judge["why"] if statement.judge else None,
             "parts": [part.as_json() for part in parts],
-        }
+        } | _named(least.repetitions if least else SEEDS)
 
 
 class _Evidence:
@@ -840,8 +853,8 @@ def _of_all_readings(part: Mapping[str, Any], evidence: _Evidence, seeds: Sequen
 def _not_comparable(part: Mapping[str, Any], evidence: _Evidence, used: Iterable[Record]) -> str | None:
     """Why a published number says nothing about what was run here, or None; payloads have full size at any profile."""
     used = list(used)
-    if reduced := sorted({record.data["reduced"] for record in used if record.data["reduced"]}):
-        return f"reduced data: {', '.join(reduced)}"
+    if obstacle := _reduced(used):
+        return obstacle
     if part["metric"] in _FROM_PAYLOADS:
         if not all(map(traffic.is_full_size, used)):
             return "the payloads are those of a smaller network"
@@ -851,7 +864,15 @@ def _not_comparable(part: Mapping[str, Any], evidence: _Evidence, used: Iterable
             heads, labels = unused[0].spec["classes"], unused[0].data["classes"]
             return f"what zip saves depends on the task, and the head of {heads} classes was trained on {labels} labels"
         return None
-    return None if evidence.profile == "paper" else "the value was published at full scale"
+    return None if evidence.profile == "paper" else _AT_FULL_SCALE
+
+
+_AT_FULL_SCALE = "the value was published at full scale"
+
+
+def _reduced(used: Iterable[Record]) -> str | None:
+    reduced = sorted({record.data["reduced"] for record in used if record.data["reduced"]})
+    return f"reduced data: {', '.join(reduced)}" if reduced else None
 
 
 def _judge_measured(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
@@ -859,12 +880,21 @@ def _judge_measured(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict
 
     runs = runs_of(part)
     (seed,) = evidence.seeds(runs)  # a measurement is executed once
-    found = judge.judge(part, {run: evidence.current[run][seed] for run in runs})
-    return PartVerdict(
+    used = {run: evidence.current[run][seed] for run in runs}
+    found = judge.judge(part, used)
+    seen = PartVerdict(
         "measured", found.outcome, found.reason, found.text, found.arms,
         found.interval[0] if found.interval else None, found.interval[1:] if found.interval else None,
-        found.unit, found.n, tuple(runs),
+        found.unit, found.n, tuple(runs), repetitions=found.repetitions,
     )  # fmt: skip
+    if part["measures"] == "line_error" or "full_scale_only" in part:
+        obstacle = _reduced(used.values()) or (None if evidence.profile == "paper" else _AT_FULL_SCALE)
+        if obstacle and found.outcome != NOT_COMPARABLE:
+            counted = "full_scale_only" not in part
+            return replace(seen, outcome=NOT_COMPARABLE, reason=obstacle, counted=counted)
+    if "reserved" in part:
+        return replace(seen, outcome=INCONCLUSIVE, reason=str(part["reserved"]))
+    return seen
 
 
 def _judge_part(part: Mapping[str, Any], evidence: _Evidence, published: Any) -> PartVerdict:

@@ -119,10 +119,10 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--model", required=True, help="network, as in repro.models.build")
     made.add_argument("--data", required=True, metavar="NAME", help="data set with a manifest")
     made.add_argument("--memory", required=True, metavar="8GiB", help="what the process (on a GPU: the device) may use")
-    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     made.add_argument("--width", type=_whole(1), help="base width (default: the profile's)")
     made.add_argument("--image-size", type=_whole(4), metavar="PX", help="pixels (default: the profile's)")
-    made.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    made.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
     made.add_argument("--clients", type=_whole(1), metavar="N", help="number of clients")
     made.add_argument("--speeds", metavar="1,1,0.5", help="of the clients, relative to this device; repeated if fewer")
     made.add_argument("--links", metavar="NAMES", help="their links by name (pipelines/e2.yaml), separated by commas")
@@ -483,12 +483,11 @@ def _workload(options: Any) -> Any:
     manifest = records.read_json(ROOT / "data/manifests" / f"{options.data}.json")
     images, height = manifest["arrays"]["train_images"]["shape"][:2]
     sizes = specs.sizes_of("lb", options.profile, options.model, ROOT)
-    workload = Workload(
-        model=options.model, classes=len(manifest["classes"]), images=images, norm=sizes["norm"],
-        image_size=options.image_size or min(height, sizes["image_size"]), width=options.width or sizes["width"],
-        patch=sizes["patch"], depth=sizes["depth"],
-        precision=options.precision,
-    )  # fmt: skip
+    chosen = sizes | {
+        "model": options.model, "image_size": options.image_size or min(height, sizes["image_size"]),
+        "width": options.width or sizes["width"], "precision": options.precision,
+    }  # fmt: skip
+    workload = Workload.of(chosen, classes=len(manifest["classes"]), images=images)
     workload.network()  # an unknown network, or one that these images are too small for, is said before anything runs
     return workload
 

@@ -212,14 +212,14 @@ _GUARDS = {"above_floor": _RUNS, "settled_within": _POSITIVE}
 _OPTIONAL = {
     "order": _GUARDS | {"by_more_than": _POSITIVE},  # least difference
     "ratio": {"at_least": _POSITIVE},  # least ratio
-    # Of "sharper" the runs that are; of "linear" the limit, and of "line_error" the quantity and the published errors,
-    # as fractions.
+    # Of "sharper" the runs that are; of "linear" the limit, and of "line_error" the quantity and the largest published
+    # error, as a fraction.
     "measured": {
         "sharp": _MEASURED,
         "at_most": _POSITIVE,
         "quantity": _one_of("compute", "loader"),
-        "smallest": _POSITIVE,
         "largest": _POSITIVE,
+        "full_scale_only": _TRUE,
     },
     "equivalence": {"above_floor": _RUNS},
     "value": {"full_scale_only": _TRUE},  # shown at every profile, counted where published values compare
@@ -227,7 +227,7 @@ _OPTIONAL = {
     "trend": _GUARDS,
     "factor": {"trained": _TRAINED},  # runs whose real bytes count instead of messages x rounds, at full scale
 }
-_NEEDED = {"sharper": {"sharp"}, "linear": {"at_most"}, "line_error": {"quantity", "smallest", "largest"}}
+_NEEDED = {"sharper": {"sharp"}, "linear": {"at_most"}, "line_error": {"quantity", "largest"}}
 """Keys without which a part of the rule ``measured`` says nothing."""
 _CHECK = {"number": _TEXT, "called": _TEXT, "is": _one_of("at most", "above"), "limit": _TEXT, "times": _POSITIVE}
 _NONE: dict[str, _Field] = {}

@@ -333,11 +333,7 @@ def _measure(spec: Spec, seed: int, root: Path, identity: dict[str, Any], report
     """
     loaded, where = datasets.load(spec.dataset, root / "data"), device()
     index = np.arange(spec.train_images) % len(loaded.train_labels)
-    workload = Workload(
-        model=spec.model, classes=spec.classes or loaded.n_classes, image_size=spec.image_size,
-        images=spec.train_images, width=spec.width, norm=spec.norm, patch=spec.patch, depth=spec.depth,
-        precision=spec.precision, momentum=spec.momentum, augment=spec.augment,
-    )  # fmt: skip
+    workload = Workload.of(spec.as_dict(), classes=loaded.n_classes, images=spec.train_images)
     pixels, labels = shrink(loaded.train_images[index], spec.image_size), loaded.train_labels[index]
     rows, series = measure.measure(
         Trainer(workload, pixels, labels, where), spec.batch_sizes or [], blocks=spec.blocks,

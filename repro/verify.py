@@ -100,7 +100,7 @@ def _measured_again(stored: Record, again: Record) -> Comparison:
         what = "another machine; bytes of tensors are equal, times and peaks are not compared"
         return Comparison(stored.run, stored.seed, AGREES, what)
     apart = [
-        f"{part} at batch {a['batch']}" for a, b in pairs for part in ("compute", "movement", "step")
+        f"{part} at batch {a['batch']}" for a, b in pairs for part in ("compute", "movement", "update", "step")
         if a[part] is not None
         and (b[part][0] > TIME_TOLERANCE * a[part][2] or a[part][0] > TIME_TOLERANCE * b[part][2])
     ]  # fmt: skip

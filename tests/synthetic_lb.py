@@ -33,17 +33,20 @@ def rows_and_series(
             "batch": batch, "parameters": 1000, "buffers": 80, "model": 4080, "gradients": 4000, "optimiser": 4000,
             "activations": 500 + activation * batch, "batch_held": 3080 * batch,
             "loader": round(4096 + loader * batch), "peak": None, "base": None,
-            "n": blocks * repetitions, "compute": None, "movement": None, "step": None, "cpu_share": None,
+            "n": blocks * repetitions, "cpu_share": None, "compute": None, "movement": None, "update": None,
+            "step": None,
         }  # fmt: skip
         if batch in (spec.get("peak_sizes") or []):
             row |= {"peak": 300_000_000 + 2 * activation * batch, "base": 230_000_000}
         if repetitions:
             compute = max(floor, fixed + seconds * batch)
             row["cpu_share"] = 0.99
-            for part, cost in (("compute", compute), ("movement", 1e-5 * batch), ("step", compute + 1e-5 * batch)):
+            parts = {"compute": compute, "movement": 1e-5 * batch, "update": 1e-5}
+            for part, cost in (*parts.items(), ("step", sum(parts.values()))):
                 found = cost * (1 + wobble * random.random(blocks * repetitions))
                 series[f"{part} {batch}"] = found.tolist()
                 row[part] = np.quantile(found, (0.25, 0.5, 0.75)).tolist()
+        series[f"loader {batch}"] = [float(row["loader"] + 8 * block) for block in range(-2, 3)]
         rows.append(row)
     if repetitions:
         series["probe"] = (0.02 * (1 + wobble * random.random(blocks * len(rows)))).tolist()

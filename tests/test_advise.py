@@ -74,8 +74,8 @@ def test_shares_and_synchronisation() -> None:
 def test_the_advised_batch_really_trains_under_the_limit_and_twice_that_does_not() -> None:
     base = peak.train(TOY, 1).peak
     budget = base + 100 * 2**20
-    peaks = advise.probe_memory(TOY, budget)
-    advised = predict.largest_batch(advise._line(peaks), (1 - advise.MARGIN) * budget)
+    peaks = advise.try_out(TOY, advise.probe_memory(TOY, budget), budget)
+    advised = predict.advised_batch(advise.line_of(peaks), budget)
     found = advise.check(TOY, advised, budget)
     assert found["fits"], found
     assert not found["twice_fits"], found

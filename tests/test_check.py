@@ -11,7 +11,7 @@ import pytest
 import tree
 
 from repro import report, specs, tuning
-from repro.check import UNFINISHED, check
+from repro.check import WAITING, check
 from repro.claims import load_published
 from repro.errors import ReproError
 
@@ -52,7 +52,23 @@ def test_nothing_is_wrong_where_everything_is_there(whole: Path) -> None:
     found, waiting = check("smoke", whole)
     assert found == []
     assert waiting
-    assert not [line for line in waiting if line.split(".")[0] in set(specs.SOURCES) - UNFINISHED]
+    assert {line.split(":")[0] for line in waiting} == WAITING
+
+
+@pytest.mark.parametrize("rule", ["lb.c9", "lb.c17"])
+def test_a_rule_that_is_gone_is_a_problem_also_where_others_wait(rule: str, root: Path) -> None:
+    text = (root / PUBLISHED).read_text()
+    start = text.index("    judge:", text.index(f"- id: {rule}\n"))
+    (root / PUBLISHED).write_text(text[:start] + text[text.index("  - id:", start) :])
+    assert problems(root) == [f"{rule}: no rule; a key `judge` was expected in data/published.yaml"]
+
+
+def test_a_drawing_that_is_gone_is_a_problem_also_where_others_wait(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(report.ARTEFACTS, "lb.fig5")
+    found = problems(root)
+    assert "lb.fig5: nothing draws it; add it to repro.report.ARTEFACTS" in found
 
 
 @pytest.mark.parametrize(

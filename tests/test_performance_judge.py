@@ -12,7 +12,7 @@ import tree
 
 from repro import claims
 from repro.errors import ReproError
-from repro.performance import judge, readings
+from repro.performance import judge, predict, readings
 from repro.records import Record
 
 TIMED = ["lb-perf-resnet50", "lb-perf-vgg11", "lb-perf-alexnet", "lb-perf-vit"]
@@ -62,20 +62,67 @@ def test_activations_on_a_line_hold_and_bent_ones_fail() -> None:
 
 @pytest.mark.parametrize(("floor", "outcome"), [(0.0, claims.HOLDS), (0.2, claims.FAILS)])
 def test_the_largest_error_of_a_line_decides(floor: float, outcome: str) -> None:
-    part = {"measures": "line_error", "quantity": "compute", "runs": TIMED[:1], "smallest": 0.006, "largest": 0.09}
+    part = {"measures": "line_error", "quantity": "compute", "runs": TIMED[:1], "largest": 0.09}
     result = found(part, [synthetic_lb.record(floor=floor)])
     assert result.outcome == outcome
     assert result.n == 5
 
 
-def test_counted_memory_needs_no_interval_and_absent_memory_is_not_comparable() -> None:
-    part = {"measures": "line_error", "quantity": "loader", "runs": TIMED[:1], "smallest": 0.01, "largest": 0.03}
+LOADER = {"measures": "line_error", "quantity": "loader", "runs": TIMED[:1], "largest": 0.03}
+
+
+def with_readings(record: Record, batch: int, readings: list[float]) -> Record:
+    return replace(record, series=record.series | {f"loader {batch}": readings})
+
+
+def test_memory_of_the_loader_is_judged_over_blocks_between_the_extremes_without_a_batch_of_one() -> None:
     record = synthetic_lb.record()
-    assert found(part, [record]).outcome == claims.HOLDS
-    assert found(part, [record]).interval is None
+    result = found(LOADER, [record])
+    assert (result.outcome, result.n, result.repetitions) == (claims.HOLDS, 5, judge.BLOCKS)
+    assert result.interval is not None
+    off = with_readings(record, 1, [12288.0] * 5)  # three pages: half of what the line says
+    assert found(LOADER, [off]).outcome == claims.HOLDS
+    assert "beside it, batch 1: +96.1 %" in found(LOADER, [off]).text
+    bent = with_readings(record, 256, [2 * each for each in record.series["loader 256"]])
+    assert found(LOADER, [bent]).outcome == claims.FAILS
+    assert "−50.0 % at batch 256" in found(LOADER, [bent]).text
+    apart = with_readings(
+        record, 256, [each * f for each, f in zip(record.series["loader 256"], (1, 1, 1, 1, 1.2), strict=True)]
+    )
+    assert found(LOADER, [apart]).outcome == claims.INCONCLUSIVE
+
+
+def test_memory_that_is_not_told_or_not_above_zero_ends_no_other_verdict() -> None:
+    record = synthetic_lb.record()
+    nothing = with_readings(record, 128, [4096.0, 0.0, 4096.0, 4096.0, 4096.0])
+    assert found(LOADER, [nothing]).outcome == claims.INCONCLUSIVE
+    assert found(LOADER, [with_readings(record, 1, [0.0] * 5)]).outcome == claims.HOLDS
     for row in record.rows:
         row["loader"] = None
-    assert found(part, [record]).outcome == claims.NOT_COMPARABLE
+    assert found(LOADER, [record]).outcome == claims.NOT_COMPARABLE
+
+
+def test_the_text_of_a_fit_names_the_worst_batch_its_sign_and_why() -> None:
+    part = {"measures": "line_error", "quantity": "compute", "runs": TIMED[:1], "largest": 0.09}
+    text = found(part, [synthetic_lb.record(floor=0.2, wobble=0.0)]).text
+    assert "% at batch 32; where it was held out up to" in text
+    assert "From 32 to 64 nothing is added: small batches lie on a floor" in text
+    assert "neither end bends the line" in found(part, [synthetic_lb.record(wobble=0.0)]).text
+
+
+@pytest.mark.parametrize(("profile", "reduced"), [("laptop", None), ("paper", "half of it")])
+def test_published_errors_compare_at_full_scale_on_full_data_only(profile: str, reduced: str | None) -> None:
+    published = [s for s in claims.load_published(tree.REPOSITORY).statements if s.id in ("lb.c4", "lb.c8", "lb.c9")]
+    records = [replace(r, data=r.data | {"reduced": reduced}) for r in synthetic_lb.all_records(profile)]
+    c4, c8, c9 = claims.judge_all(published, records, profile=profile)
+    for verdict in (c8, c9):
+        assert verdict["verdict"] == claims.NOT_COMPARABLE
+        assert ("reduced data" if reduced else "published at full scale") in verdict["reason"]
+        assert verdict["ours"]
+        assert verdict["parts"][0]["interval"] is not None
+    assert c4["parts"][1]["outcome"] == claims.NOT_COMPARABLE
+    assert c4["verdict"] == ("reproduced" if profile == "paper" else "holds at laptop scale")
+    assert c9["repetitions"] == "blocks"
 
 
 def test_proportional_shares_shorten_a_round_unless_larger_batches_are_faster() -> None:
@@ -114,4 +161,4 @@ def test_predicted_terms_are_the_counted_ones_where_memory_is_linear() -> None:
 
 def test_the_largest_batch_of_a_budget_is_where_the_processes_line_reaches_it() -> None:
     record = synthetic_lb.record(activation=100_000)
-    assert readings.largest_batch(record, 300_000_000 + 200_000 * 5000) == 5000
+    assert readings.largest_batch(record, (300_000_000 + 200_000 * 5000.5) / (1 - predict.MARGIN)) == 5000

@@ -11,7 +11,7 @@ import tree
 
 from repro import records, runner, specs, store, sweep, verify
 from repro.errors import ReproError
-from repro.performance import timing
+from repro.performance import measure, timing
 from repro.performance.workload import Trainer, Workload
 from repro.records import Record
 
@@ -37,6 +37,9 @@ def test_a_record_holds_counts_quartiles_and_every_time(made: Record) -> None:
         assert row["gradients"] == row["optimiser"] == 4 * row["parameters"]
         assert row["peak"] is None
         assert 0 < row["cpu_share"] < 1.1
+        readings = made.series[f"loader {row['batch']}"]
+        assert len(readings) == measure.LOADER_BLOCKS
+        assert row["loader"] == sorted(readings)[len(readings) // 2]
     assert len(made.series["probe"]) == 3 * 3
     assert made.machine is not None
     assert made.machine["threads"] == 1

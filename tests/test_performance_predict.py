@@ -45,6 +45,12 @@ def test_an_epoch_of_equal_steps_takes_steps_times_as_long() -> None:
     assert np.array_equal(drawn, predict.epoch_seconds([1.0, 3.0], 6400, 64))
 
 
+def test_blocks_that_differ_make_epochs_that_differ() -> None:
+    """A drift between blocks does not average away over the steps of an epoch."""
+    drawn = predict.epoch_seconds([[1.0, 1.0], [3.0, 3.0]], 6400, 64)
+    assert set(drawn) == {100.0, 300.0}
+
+
 @given(st.floats(0, 10), st.floats(0, 10), st.floats(0, 100), st.integers(1, 50))
 def test_the_mean_of_equation_2_is_that_of_its_steps(c: float, m: float, s: float, every: int) -> None:
     steps = [predict.step_seconds(c, m, s, i, every) for i in range(3 * every)]

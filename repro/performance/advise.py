@@ -1,8 +1,10 @@
 """``repro advise``: the largest and the fastest batch for a network on a device, and what they will take.
 
 Memory is that of the whole process, which is what a limit is set on: it is probed in child processes, at batches that
-grow until they fill a good part of the budget (the paper's "extreme batch-sizes"), and goes on as a line. Time comes
-from steps at several sizes. Both can come from committed measurements of the same kind of machine instead.
+grow until they fill half of the budget (the paper's "extreme batch-sizes"), and goes on as a line. malloc keeps what it
+may need again, so that the line bends by some percent; therefore the batch that it predicts is tried out, and lowered
+until it fits. Time comes from steps at several sizes. Both can come from committed measurements of the same kind of
+machine instead.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ from repro.performance.workload import Trainer, Workload
 from repro.records import Record
 
 FIRST_PROBE = 16
-FILLED = 0.3
+FILLED = 0.5
 """Probing stops once a child's growth over its libraries fills this share of what the budget leaves for it."""
-MARGIN = 0.02
-"""Share of the budget that an advice leaves free: two children of the same batch differ by some megabytes."""
+LOWER = 0.93
+"""Factor by which a predicted batch is lowered while trying it out shows that it does not fit."""
 BLOCKS, REPETITIONS = 3, 3
 SIZES = (1, 8, 32, 64, 128, 256, 512, 1024)
 LONGEST_STEP = 4.0
@@ -127,6 +129,21 @@ def probe_memory(workload: Workload, budget: int, device: str = "cpu") -> dict[i
         batch *= 2
 
 
+def try_out(workload: Workload, peaks: Mapping[int, float], budget: int, device: str = "cpu") -> dict[int, float]:
+    """``peaks``, and that of the largest batch: the predicted one, lowered until it really trains within the budget.
+
+    Raises:
+        ReproError: a child failed for another reason than memory.
+    """
+    batch = min(workload.images, predict.advised_batch(line_of(peaks), budget))
+    while batch > max(peaks):
+        found = peak.train(workload, batch, limit=budget, device=device)
+        if found.finished:
+            return {**peaks, batch: found.peak}
+        batch = math.floor(LOWER * batch)
+    return dict(peaks)
+
+
 def probe_time(workload: Workload, largest: int, device: str = "cpu") -> tuple[dict[int, np.ndarray], float]:
     """Seconds of steps at sizes up to ``largest``, as (blocks, repetitions) by batch, and the machine's noise."""
     trainer = Trainer(workload, device=torch.device(device))
@@ -134,10 +151,10 @@ def probe_time(workload: Workload, largest: int, device: str = "cpu") -> tuple[d
     sizes: list[int] = []
     for size in wanted:
         batches = trainer.batches(size)
-        trainer.compute(*trainer.move(batches, 0))
+        trainer.train(batches, 0)
         sizes.append(size)
-        seconds = timing._seconds(trainer, lambda batches=batches: trainer.compute(*trainer.move(batches, 0)))  # type: ignore[misc]
-        if len(sizes) > 1 and seconds > LONGEST_STEP:
+        taken = timing.seconds(trainer, lambda batches=batches: trainer.train(batches, 0))  # type: ignore[misc]
+        if len(sizes) > 1 and taken > LONGEST_STEP:
             break
     made = timing.measure(trainer, sizes, blocks=BLOCKS, repetitions=REPETITIONS)
     low, middle, high = np.quantile(made.probe, (0.25, 0.5, 0.75))
@@ -148,13 +165,14 @@ def probe_time(workload: Workload, largest: int, device: str = "cpu") -> tuple[d
 def probe(workload: Workload, budget: int, device: str = "cpu") -> Evidence:
     """Measure here and now. Raises as ``probe_memory``."""
     torch.set_num_threads(1)
-    peaks = probe_memory(workload, budget, device)
-    largest = min(workload.images, predict.largest_batch(_line(peaks), (1 - MARGIN) * budget))
+    peaks = try_out(workload, probe_memory(workload, budget, device), budget, device)
+    largest = min(workload.images, predict.advised_batch(line_of(peaks), budget))
     steps, noise = probe_time(workload, largest, device)
     return Evidence("probed now on this machine", peaks, steps, noise)
 
 
-def _line(peaks: Mapping[int, float]) -> Line:
+def line_of(peaks: Mapping[int, float]) -> Line:
+    """The line through the two largest of the watched peaks."""
     return Evidence("", dict(peaks), {}, 0.0).memory
 
 
@@ -209,7 +227,7 @@ def advise(
     Raises:
         ReproError: not even one image fits, or impossible clients.
     """
-    fits_at_most = predict.largest_batch(evidence.memory, (1 - MARGIN) * budget)
+    fits_at_most = predict.advised_batch(evidence.memory, budget)
     largest = min(fits_at_most, workload.images)
     timed = {size: float(np.median(each)) for size, each in evidence.steps.items() if size <= largest}
     if largest > max(timed, default=0):

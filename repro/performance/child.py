@@ -31,7 +31,7 @@ def main(task: dict[str, Any]) -> int:
         trainer = Trainer(Workload(**task["workload"]), device=device)
         batches = trainer.batches(task["batch"])
         for step in range(task["steps"]):
-            trainer.compute(*trainer.move(batches, step))
+            trainer.train(batches, step)
         trainer.wait()
     except torch.OutOfMemoryError:
         _say(out_of_memory=True)

@@ -18,7 +18,7 @@ from repro.performance import memory, peak, timing
 from repro.performance.timing import Timings
 from repro.performance.workload import Trainer
 
-LOADER_REPETITIONS = 5
+LOADER_BLOCKS = 5
 
 
 def measure(
@@ -39,18 +39,19 @@ def measure(
 
         Row: ``batch``; ``parameters``, how many, and bytes of ``buffers``; the bytes ``model``, ``gradients``,
         ``optimiser``, ``activations`` and ``batch_held`` of Eq. 3; ``loader``, growth of resident memory while the
-        loader makes a batch (median of ``LOADER_REPETITIONS``; None where the system does not tell); ``peak``, of a
-        child process, and ``base``, of its interpreter and libraries (None where not watched); ``n`` timed steps;
-        ``compute``, ``movement`` and ``step`` seconds as [lower quartile, median, upper quartile] (None where nothing
-        was timed); ``cpu_share``, processor time over wall time.
+        loader makes a batch (median of ``LOADER_BLOCKS``; None where the system does not tell); ``peak``, of a child
+        process, and ``base``, of its interpreter and libraries (None where not watched); ``n`` timed steps;
+        ``compute``, ``movement``, ``update`` and ``step`` seconds as [lower quartile, median, upper quartile] (None
+        where nothing was timed); ``cpu_share``, processor time over wall time.
 
-        Series: ``compute 32`` and so on, all seconds of a part at a batch size, block after block; ``probe``, the
-        same step at batch 32 again and again: the machine's noise.
+        Series: ``compute 32`` and so on, all seconds of a part at a batch size, block after block; ``loader 32``, all
+        readings of ``loader``, one of each block; ``probe``, the same step at batch 32 again and again: the machine's
+        noise.
 
     Raises:
         ReproError: as ``timing.measure`` and ``peak.train``.
     """
-    loader = {size: _loader_bytes(trainer, size) for size in sizes}  # first, before training leaves free memory behind
+    loader = _loader_bytes(trainer, sizes)  # first, before training leaves free memory behind
     counted = {size: memory.terms(trainer, size) for size in sizes}
     share = 0.85 if peak_sizes else 1.0
     timed = Timings(0)
@@ -69,13 +70,15 @@ def measure(
         rows.append(
             {"batch": size, "parameters": parameters, "buffers": buffers, "model": of.model,
              "gradients": of.gradients, "optimiser": of.optimiser,
-             "activations": of.activations, "batch_held": of.batch, "loader": loader[size],
+             "activations": of.activations, "batch_held": of.batch,
+             "loader": round(statistics.median(loader[size])) if loader else None,
              "peak": watched[size].peak if size in watched else None,
              "base": watched[size].base if size in watched else None,
              "n": len(timed.samples.get(("step", size), [])), **parts,
              "cpu_share": _digits(timed.cpu_share[size]) if size in timed.cpu_share else None}
         )  # fmt: skip
     series = {f"{part} {size}": [_digits(each) for each in samples] for (part, size), samples in timed.samples.items()}
+    series |= {f"loader {size}": list(map(float, readings)) for size, readings in loader.items()}
     report(1.0)
     return rows, dict(sorted(series.items())) | (
         {"probe": [_digits(each) for each in timed.probe]} if repetitions else {}
@@ -91,22 +94,30 @@ def _quartiles(samples: Sequence[float] | None) -> list[float] | None:
     return [_digits(float(each)) for each in np.quantile(samples, (0.25, 0.5, 0.75))] if samples else None
 
 
-def _loader_bytes(trainer: Trainer, size: int) -> int | None:
-    """Growth of this process's resident memory, at its highest, while the loader makes one batch."""
-    batches = trainer.batches(size)
-    trainer.images.window(*batches._slice(0, 0))  # the first call loads code and plans the epoch
-    found = []
+def _loader_bytes(trainer: Trainer, sizes: Sequence[int]) -> dict[int, list[int]]:
+    """Growth of this process's resident memory, at its highest, while the loader makes one batch.
+
+    Every block goes through all sizes, so that blocks repeat the whole measurement.
+
+    Returns:
+        One reading of each block by size; nothing where the system does not tell. A reading counts whole pages.
+    """
+    batches = {size: trainer.batches(size) for size in sizes}
+    found: dict[int, list[int]] = {size: [] for size in sizes}
     try:
-        for step in range(LOADER_REPETITIONS):
-            _give_back_free_memory()
-            peak.reset_peak()
-            before = peak.resident()
-            x, y = batches.get(0, step)
-            found.append(peak.resident_peak() - before)
-            del x, y
+        for block in range(LOADER_BLOCKS):
+            for size, each in batches.items():
+                if block == 0:
+                    trainer.images.window(*each._slice(0, 0))  # the first call loads code and plans the epoch
+                _give_back_free_memory()
+                peak.reset_peak()
+                before = peak.resident()
+                x, y = each.get(0, block)
+                found[size].append(peak.resident_peak() - before)
+                del x, y
     except ReproError:
-        return None
-    return round(statistics.median(found))
+        return {}
+    return found
 
 
 def _give_back_free_memory() -> None:

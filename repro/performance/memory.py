@@ -69,6 +69,7 @@ def terms(trainer: Trainer, size: int) -> Terms:
     """Count all five parts at one batch size; takes a training step."""
     x, y = trainer.move(trainer.batches(size), 0)
     trainer.compute(x, y)
+    trainer.update()
     parameters = list(trainer.model.parameters())
     state = [value for each in trainer.optimiser.state.values() for value in each.values() if torch.is_tensor(value)]
     return Terms(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from repro.errors import ReproError
 from repro.performance.fits import Line
@@ -31,6 +32,15 @@ def largest_batch(memory: Line, budget: float) -> int:
             "smaller model or image"
         )
     return math.floor((budget - memory.intercept) / memory.slope)
+
+
+MARGIN = 0.02
+"""Share of a budget that an advice leaves free: two processes at the same batch differ by some megabytes."""
+
+
+def advised_batch(memory: Line, budget: float) -> int:
+    """The largest batch that leaves ``MARGIN`` of the budget free. Raises as ``largest_batch``."""
+    return largest_batch(memory, (1 - MARGIN) * budget)
 
 
 def gibibytes(count: float) -> str:
@@ -67,19 +77,27 @@ def fastest_batch(steps: Mapping[int, float], noise: float) -> Fastest:
     return Fastest(best, rate[best], min(batch for batch in rate if rate[batch] >= rate[best] * (1 - noise)))
 
 
-def epoch_seconds(steps: Sequence[float], images: int, batch: int, draws: int = 200) -> np.ndarray:
-    """Times of ``draws`` epochs: each of its ceil(images / batch) steps takes one of the measured times, at random.
+def epoch_seconds(steps: ArrayLike, images: int, batch: int, draws: int = 200) -> np.ndarray:
+    """Times of ``draws`` epochs, in each of which ceil(images / batch) steps take measured times of one block.
 
-    Steps of a real epoch are not independent, so that the true spread is wider where the machine drifts.
+    First a block is drawn, then steps of it: blocks that differ because the machine drifts make epochs that differ.
+
+    Args:
+        steps: (blocks, repetitions) seconds.
+        images: of an epoch.
+        batch: images of a step.
+        draws: how many epochs.
 
     Raises:
         ReproError: no measured step.
     """
-    if not len(steps):
+    blocks = np.atleast_2d(np.asarray(steps, float))
+    if not blocks.size:
         raise ReproError(f"no step of batch {batch} was timed; at least one was expected; probe first")
     random = generator(0, "epoch", images, batch)
     count = math.ceil(images / batch)
-    return np.array([random.choice(np.asarray(steps), size=count).sum() for _ in range(draws)])
+    drawn = random.integers(len(blocks), size=draws)
+    return np.array([random.choice(blocks[block], size=count).sum() for block in drawn])
 
 
 def step_seconds(compute: float, movement: float, synchronisation: float, step: int, every: int) -> float:

@@ -11,8 +11,8 @@ from repro.errors import ReproError
 from repro.performance import fits, predict
 from repro.records import Record
 
-LEAST_TIMED = 32
-"""Compute time is fitted from this batch up: the paper names a batch of 1 for memory (figure 4b) only."""
+LEAST_FITTED = 32
+"""The paper's lines are fitted from this batch up: a batch of 1 takes a fixed time, and fewer bytes than one page."""
 
 #: The scenario of lb.c17: ten clients, as in the paper's cluster; four fast, three at half and three at quarter speed.
 SPEEDS = (1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25)
@@ -51,7 +51,7 @@ def batches(record: Record, least: int = 1) -> list[int]:
 
 
 def samples(record: Record, part: str, batch: int) -> np.ndarray:
-    """(blocks, repetitions) seconds of ``compute``, ``movement`` or ``step`` at one batch size.
+    """(blocks, repetitions) seconds of ``compute``, ``movement``, ``update`` or ``step`` at one batch size.
 
     Raises:
         ReproError: the record was not timed.
@@ -63,6 +63,21 @@ def samples(record: Record, part: str, batch: int) -> np.ndarray:
             "another run"
         )
     return np.asarray(found).reshape(int(record.spec["blocks"]), -1)
+
+
+def loader_blocks(record: Record, sizes: Sequence[int]) -> np.ndarray:
+    """(blocks, sizes) bytes by which resident memory grew while the loader made a batch.
+
+    Raises:
+        ReproError: the record holds no such readings.
+    """
+    found = [record.series.get(f"loader {size}") for size in sizes]
+    if not all(found):
+        raise ReproError(
+            f"record {record.run}.s{record.seed}: no readings of the loader's memory; a series `loader BATCH` was "
+            "expected; name another run"
+        )
+    return np.stack([np.asarray(each, float) for each in found], axis=1)
 
 
 def medians(record: Record, part: str, sizes: Sequence[int]) -> list[float]:
@@ -116,25 +131,32 @@ def predicted_terms(record: Record, batch: int) -> dict[str, float]:
     }  # fmt: skip
 
 
+def predicted_step(record: Record, batch: int) -> float:
+    """Seconds of a step before it is measured at ``batch``: Eq. 2 without t_sync, fitted to other sizes."""
+    others = [size for size in batches(record, LEAST_FITTED) if size != batch]
+    lines = [fits.least_squares(others, medians(record, part, others)) for part in ("compute", "movement")]
+    return sum(line(batch) for line in lines) + float(np.median(medians(record, "update", others)))
+
+
 def largest_batch(record: Record, budget: float) -> int:
-    """The largest batch whose process stays below ``budget`` bytes, from the two largest watched ones."""
+    """The advised batch for ``budget`` bytes of a whole process, from the two largest watched ones."""
     sizes, peaks = bytes_of(record, "peak")
-    return predict.largest_batch(fits.extremes(sizes[-2:], peaks[-2:]), budget)
+    return predict.advised_batch(fits.extremes(sizes[-2:], peaks[-2:]), budget)
 
 
-def line_errors(x: Sequence[float], y: Sequence[float]) -> dict[str, np.ndarray]:
-    """Errors of the two fits of the paper where they can be wrong, and of both at sizes they were not fitted to.
+def largest_by_terms(record: Record, budget: float) -> int:
+    """The same where only the sum of Eq. 3 counts: what an interpreter and its libraries take is not in it."""
+    ends = [batches(record)[0], batches(record)[-1]]
+    return predict.advised_batch(
+        fits.extremes(ends, [sum(predicted_terms(record, end).values()) for end in ends]), budget
+    )
 
-    Returns:
-        ``all sizes``: of the line fitted to all, at each of them, as the paper reports it; ``all sizes, held out``:
-        at each size of the line fitted to the others; ``extremes``: at the sizes between the two probes, which are
-        held out by themselves.
-    """
-    return {
-        "all sizes": fits.errors(fits.least_squares(x, y), x, y),
-        "all sizes, held out": fits.held_out(fits.least_squares, x, y),
-        "extremes": fits.errors(fits.extremes(x, y), x, y)[1:-1],
-    }
+
+def fitted(fit: str, sizes: Sequence[int], cost: Sequence[float]) -> tuple[list[int], list[float]]:
+    """The sizes and costs that a fit of ``fits.FITS`` gets: lines those from ``LEAST_FITTED`` up, the roofline all."""
+    least = 1 if fit == "roofline" else LEAST_FITTED
+    kept = [(size, each) for size, each in zip(sizes, cost, strict=True) if size >= least]
+    return [size for size, _ in kept], [each for _, each in kept]
 
 
 def round_times(record: Record, seconds: Sequence[float], sizes: Sequence[int]) -> dict[str, float]:

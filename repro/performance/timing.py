@@ -1,4 +1,4 @@
-"""How long the parts of a step take: the local terms of Eq. 2, t_c and t_mov, and the whole step, against the batch.
+"""How long the parts of a step take: the local terms of Eq. 2 (t_c, t_mov), the update, and the whole step.
 
 Batch sizes are measured in turn, in several blocks, so that a drift of the machine meets all of them alike and the
 blocks are repetitions of the whole measurement; within a block each size has warm-up steps that do not count. The same
@@ -17,7 +17,7 @@ from repro.errors import ReproError
 from repro.performance.workload import Trainer
 
 PROBE_BATCH = 32
-PARTS = ("compute", "movement", "step")
+PARTS = ("compute", "movement", "update", "step")
 
 
 @dataclass
@@ -44,8 +44,9 @@ def measure(
 ) -> Timings:  # fmt: skip
     """Time every batch size.
 
-    ``movement`` and ``compute`` are the two halves of the same steps, each timed by itself; ``step`` is the same work
-    timed as a whole, in steps of its own, so that Eq. 2's sum can be held against it.
+    ``movement``, ``compute`` (forward and backward pass) and ``update`` (of the optimiser) are the parts of the same
+    steps, each timed by itself; ``step`` is the same work timed as a whole, in steps of its own, so that Eq. 2's sum
+    can be held against it.
 
     Args:
         trainer: what trains.
@@ -65,10 +66,11 @@ def measure(
     fixed = trainer.move(probe, 0)
     for _ in range(3):
         trainer.compute(*fixed)
+        trainer.update()
     for block in range(blocks):
         # Every other block runs backwards, so that no size always follows the same one.
         for n, size in enumerate(sizes[:: 1 if block % 2 == 0 else -1]):
-            made.probe.append(_seconds(trainer, lambda: trainer.compute(*fixed)))
+            made.probe.append(seconds(trainer, lambda: trainer.compute(*fixed)))
             _one_size(trainer, size, repetitions, warm_up, made)
             report((block + (n + 1) / len(sizes)) / blocks)
     return made
@@ -77,7 +79,7 @@ def measure(
 def _one_size(trainer: Trainer, size: int, repetitions: int, warm_up: int, made: Timings) -> None:
     batches = trainer.batches(size)
     for step in range(warm_up):
-        trainer.compute(*trainer.move(batches, step))
+        trainer.train(batches, step)
     trainer.wait()
     wall, busy = time.perf_counter(), time.process_time()
     for step in range(repetitions):
@@ -87,18 +89,23 @@ def _one_size(trainer: Trainer, size: int, repetitions: int, warm_up: int, made:
         middle = time.perf_counter()
         trainer.compute(x, y)
         trainer.wait()
+        late = time.perf_counter()
+        trainer.update()
+        trainer.wait()
         end = time.perf_counter()
         made.samples.setdefault(("movement", size), []).append(middle - clock)
-        made.samples.setdefault(("compute", size), []).append(end - middle)
+        made.samples.setdefault(("compute", size), []).append(late - middle)
+        made.samples.setdefault(("update", size), []).append(end - late)
     del x, y
     for step in range(repetitions):
-        seconds = _seconds(trainer, lambda step=step: trainer.compute(*trainer.move(batches, step)))  # type: ignore[misc]
-        made.samples.setdefault(("step", size), []).append(seconds)
+        whole = seconds(trainer, lambda step=step: trainer.train(batches, step))  # type: ignore[misc]
+        made.samples.setdefault(("step", size), []).append(whole)
     share = (time.process_time() - busy) / (time.perf_counter() - wall)
     made.cpu_share[size] = min(share, made.cpu_share.get(size, share))
 
 
-def _seconds(trainer: Trainer, work: Callable[[], None]) -> float:
+def seconds(trainer: Trainer, work: Callable[[], None]) -> float:
+    """Wall time of ``work`` from an idle device to an idle device."""
     trainer.wait()
     start = time.perf_counter()
     work()

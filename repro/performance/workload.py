@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +46,19 @@ class Workload:
     def __post_init__(self) -> None:
         if self.precision not in ("fp32", "bf16"):
             raise ReproError(f"precision {self.precision!r}; fp32 or bf16 was expected")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], *, classes: int, images: int) -> Workload:
+        """The workload of a run's settings.
+
+        Args:
+            settings: ``Spec.as_dict()``, or as many of its fields as are known; others are not looked at.
+            classes: of the data set, for settings that name no number of their own.
+            images: training images held in memory.
+        """
+        known = {each.name for each in fields(cls)} - {"classes", "images"}
+        chosen = {name: setting for name, setting in settings.items() if name in known}
+        return cls(classes=settings.get("classes") or classes, images=images, **chosen)
 
     def as_dict(self) -> dict[str, object]:
         """Its settings, for messages between processes."""
@@ -110,10 +125,18 @@ class Trainer:
         return x.to(self.device), y.to(self.device)
 
     def compute(self, x: Tensor, y: Tensor) -> None:
-        """Forward and backward pass, and the step of the optimiser."""
+        """Forward and backward pass: t_c of Eq. 2."""
         with dropout_seeds(self.model, [0]):
             backward(self.model, x, y, self.workload.precision)
+
+    def update(self) -> None:
+        """The step of the optimiser, whose time does not depend on the batch."""
         self.optimiser.step()
+
+    def train(self, batches: Batches, step: int) -> None:
+        """One whole step: data movement, forward and backward pass, update."""
+        self.compute(*self.move(batches, step))
+        self.update()
 
     def wait(self) -> None:
         """Until the device has done what it was given."""
