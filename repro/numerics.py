@@ -35,6 +35,7 @@ VERSIONS = {
     "local_steps": 2,  # which steps a round takes, when it is evaluated
     "models": 1,  # layers, initialisation, normalisation
     "partition": 1,
+    "partition_by_labels": 2,  # counted for these partitions only
     "measure": 1,  # what a measurement runs, counts and times
     "payloads": 2,  # which codecs, what they encode, and what they remember
     "quantised_weights": 1,  # when the shared model is rounded
@@ -79,6 +80,8 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
             parts.append("group_norm")
         if spec["norm"] == "fixup":
             parts.append("fixup")
+        if spec["partition"] == "labels":
+            parts.append("partition_by_labels")
         if spec.get("buffers", "average") != "average":
             parts.append("buffer_policies")
         if spec.get("local_steps") is not None:

@@ -262,17 +262,18 @@ def _images_per_class(labels: NDArray[np.integer]) -> Indices:
 def _holders(images: Indices, clients: int, k: int) -> NDArray[np.bool_]:
     """Choose k labels per client: shape (clients, classes), every label held by 1..images[label] clients.
 
-    Lay the images out sorted by label and cut the line into equal intervals: client r takes k consecutive
-    labels from the one its interval starts in, moved just far enough that no label is skipped. For classes of
-    equal size this is what lets clients have equal sizes. If a class is too small for all the clients that
-    this gives it, fall back on proportional quotas, which exist whenever any assignment does.
+    Lay the labels out in a line, all equally long, and cut it into equal intervals: client r takes k
+    consecutive labels from the one its interval starts in, moved just far enough that no label is skipped. For
+    classes of equal size this is what lets clients have equal sizes; classes that differ a little must not
+    move a client to the next label, which would leave another label to a single client. If a class is too
+    small for all the clients that this gives it, fall back on proportional quotas, which exist whenever any
+    assignment does.
     """
     classes = images.size
     held = np.zeros((clients, classes), dtype=bool)
-    ends = np.cumsum(images)
     start = 0
     for client in range(clients):
-        wanted = int(np.searchsorted(ends * clients, client * ends[-1], side="right"))
+        wanted = client * classes // clients
         lowest = classes - (clients - client) * k
         start = 0 if client == 0 else min(max(wanted, lowest), start + k)
         held[client, np.arange(start, start + k) % classes] = True
@@ -298,13 +299,11 @@ def _equalised(images: Indices, held: NDArray[np.bool_]) -> Indices:
     """Share every label's images among its holders so that clients' sizes are as equal as ``held`` allows.
 
     Returns counts, shape (clients, classes): at least 1 where held, 0 elsewhere, columns summing to
-    ``images``. From an even split, images move along chains of shared labels from a larger client to one
-    smaller by at least two, until no such chain exists; each move lowers the sum of squared sizes, hence this
-    ends, and at its minimum.
+    ``images``. From a split that is even but for what equal sizes need, images move along chains of shared
+    labels from a larger client to one smaller by at least two, until no such chain exists; each move lowers
+    the sum of squared sizes, hence this ends, and at its minimum.
     """
-    counts = np.where(held, images // held.sum(axis=0), 0)
-    extra = images - counts.sum(axis=0)
-    counts += held & (np.cumsum(held, axis=0) <= extra)
+    counts = _nearly_even(images, held)
     sizes = counts.sum(axis=1)
     moved = True
     while moved:
@@ -322,6 +321,35 @@ def _equalised(images: Indices, held: NDArray[np.bool_]) -> Indices:
                 sizes[giver] -= amount
                 sizes[taker] += amount
                 moved = True
+    return counts
+
+
+def _nearly_even(images: Indices, held: NDArray[np.bool_]) -> Indices:
+    """Split every label's images evenly among its holders, but for what equal sizes of the clients need.
+
+    Returns counts, shape (clients, classes), as `_equalised` does; sizes are equal up to rounding, and where
+    no client would have to give up a label. By least squares: sums of labels count most, then sizes, then
+    distances from the even split. Without the last, two labels of a client could be held 96 to 4.
+    """
+    clients, label = np.nonzero(held)
+    even = (images / held.sum(axis=0))[label]
+    of_client = 1e2 * (clients == np.arange(held.shape[0])[:, None])
+    of_label = 1e4 * (label == np.arange(held.shape[1])[:, None])
+    system = np.vstack([of_label, of_client, np.eye(len(even))])
+    wanted = np.concatenate([1e4 * images, np.full(held.shape[0], 1e2 * images.sum() / held.shape[0]), even])
+    shares = np.maximum(np.linalg.lstsq(system, wanted, rcond=None)[0].round(6), 1.0)
+    counts = np.zeros(held.shape, dtype=np.int64)
+    counts[clients, label] = np.floor(shares)
+    rest = np.zeros(held.shape)
+    rest[clients, label] = shares - np.floor(shares)
+    for column, missing in enumerate(images - counts.sum(axis=0)):
+        for _ in range(abs(missing)):  # what rounding left over, or what raising shares to one image took too much
+            if missing > 0:
+                chosen = int(np.argmax(np.where(held[:, column], rest[:, column], -np.inf)))
+                rest[chosen, column] -= 1
+            else:
+                chosen = int(np.argmax(counts[:, column]))
+            counts[chosen, column] += 1 if missing > 0 else -1
     return counts
 
 

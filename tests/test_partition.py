@@ -80,6 +80,18 @@ def test_by_labels_gives_equal_sizes_on_cifar10(clients, k):
     assert max(sizes(shards)) - min(sizes(shards)) <= 1
 
 
+@pytest.mark.parametrize("images", [4_000, 12_000])
+def test_by_labels_is_balanced_where_as_many_clients_as_classes_hold_two_labels_of_a_random_subset(images):
+    """Classes of a random subset differ by a few per cent, which must not leave a client with hardly any of one."""
+    subset = np.random.default_rng(7).permutation(CIFAR10)[:images]
+    shards = partition.by_labels(subset, 10, 2, generator())
+    for shard in shards:
+        counts = np.unique(subset[shard], return_counts=True)[1]
+        assert len(counts) == 2
+        assert counts.min() >= 0.35 * len(shard)
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
 def test_by_labels_gives_contiguous_blocks_while_labels_last():
     labels = shuffled(*[3] * 100)
     shards = partition.by_labels(labels, 10, 10, generator())
