@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     as_json(made)
 
     made = add("data", _data, "fetch and prepare data sets, and write their manifests", profile=False)
-    made.add_argument("names", nargs="*", metavar="NAME", help="data sets (default: what the pipelines need)")
+    made.add_argument(
+        "names", nargs="*", metavar="NAME", help="data sets (default: what all but the measurements of lb need)"
+    )
 
     made = add("run", _run, "one run, one record")
     made.add_argument("run", metavar="RUN", help="run id; `repro list` shows all")

@@ -161,9 +161,8 @@ def probe_time(workload: Workload, largest: int, device: str = "cpu") -> tuple[d
         if len(sizes) > 1 and taken > LONGEST_STEP:
             break
     made = timing.measure(trainer, sizes, blocks=BLOCKS, repetitions=REPETITIONS)
-    low, middle, high = np.quantile(made.probe, (0.25, 0.5, 0.75))
     steps = {size: np.reshape(made.samples["step", size], (BLOCKS, -1)) for size in sizes}
-    return steps, float((high - low) / 2 / middle)
+    return steps, readings.noise_of(made.probe)
 
 
 def probe(workload: Workload, budget: int, device: str = "cpu") -> Evidence:
