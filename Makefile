@@ -30,7 +30,7 @@ help: ## list these targets
 
 reproduce: data dvc-without-git ## install, get the data, recompute whatever is not up to date
 	@echo "== reproduce: dvc repro (says 'up to date' where results belong to the code)"
-	$(REPRO) $(if $(PROFILE),pipelines/$(PROFILE)/dvc.yaml)
+	$(REPRO) --keep-going $(if $(PROFILE),pipelines/$(PROFILE)/dvc.yaml)
 
 rebuild: data dvc-without-git ## compute again what is committed (controls apart); git shows any difference
 	@[ $(SIZE) != paper ] || { echo "make rebuild: records of the paper profile take GPU days; repeat single ones with 'python -m repro rerun RUN --profile paper'" >&2; exit 1; }
@@ -38,7 +38,7 @@ rebuild: data dvc-without-git ## compute again what is committed (controls apart
 	@for folder in data/records/$(SIZE)/*/; do \
 		case $$folder in *_controls/) ;; *) rm -rf "$$folder" ;; esac; \
 	done
-	$(REPRO) --force --no-run-cache $(if $(PROFILE),pipelines/$(PROFILE)/dvc.yaml)
+	$(REPRO) --keep-going --force --no-run-cache $(if $(PROFILE),pipelines/$(PROFILE)/dvc.yaml)
 	@[ ! -e .git ] || git status --short -- README.md book data/records figures ':!book/provenance.html'
 	@echo "== rebuild: done; every result that differs from the committed one is listed above"
 

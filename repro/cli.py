@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     as_json(made)
 
     made = add("data", _data, "fetch and prepare data sets, and write their manifests", profile=False)
-    made.add_argument("names", nargs="*", metavar="NAME", help="data sets (default: what the pipelines need)")
+    made.add_argument(
+        "names", nargs="*", metavar="NAME", help="data sets (default: what all but the measurements of lb need)"
+    )
 
     made = add("run", _run, "one run, one record")
     made.add_argument("run", metavar="RUN", help="run id; `repro list` shows all")
@@ -118,12 +120,18 @@ def _parser() -> argparse.ArgumentParser:
     made = add("advise", _advise, "largest and fastest batch for a network on a device")
     made.add_argument("--model", required=True, help="network, as in repro.models.build")
     made.add_argument("--data", required=True, metavar="NAME", help="data set with a manifest")
-    made.add_argument("--memory", required=True, metavar="8GiB", help="what the process (on a GPU: the device) may use")
+    made.add_argument(
+        "--memory",
+        required=True,
+        metavar="8GiB",
+        help="what the process may use; on a GPU what torch may reserve there, without the driver's context (some "
+        "hundred MB) and the images, which stay with the host",
+    )
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    made.add_argument("--width", type=_whole(1), help="base width (default: the profile's)")
+    made.add_argument("--width", type=_whole(1), help="base width (default: the profile's, not full size)")
     made.add_argument("--image-size", type=_whole(4), metavar="PX", help="pixels (default: the profile's)")
     made.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
-    made.add_argument("--clients", type=_whole(1), metavar="N", help="number of clients")
+    made.add_argument("--clients", type=_whole(1), metavar="N", help="number of clients, with --speeds or --links")
     made.add_argument("--speeds", metavar="1,1,0.5", help="of the clients, relative to this device; repeated if fewer")
     made.add_argument("--links", metavar="NAMES", help="their links by name (pipelines/e2.yaml), separated by commas")
     made.add_argument(
@@ -450,9 +458,11 @@ def _advise(options: Any) -> int:
 
     budget, workload = advise.parse_bytes(options.memory), _workload(options)
     most = advise.physical_bytes(options.device)
-    if budget > most:
+    if budget > most and (options.probe or options.check):  # what is read from records needs no memory here
         has = f"this machine has {advise.gibibytes(most)}"
-        raise ReproError(f"{advise.gibibytes(budget)} of memory; {has}; a budget within it was expected")
+        raise ReproError(
+            f"{advise.gibibytes(budget)} of memory; {has}; a budget within it was expected to probe or check"
+        )
     speeds, links = _clients(options, network.load_links(ROOT))
     if options.probe:
         evidence = advise.probe(workload, budget, options.device)
@@ -503,6 +513,8 @@ def _clients(options: Any, known: Sequence[Any]) -> tuple[list[float], list[Any]
     for name in names:
         if name not in by_name:
             raise ReproError(f"--links: unknown link {name!r}; some of {', '.join(by_name)} were expected")
+    if options.clients and not speeds and not names:
+        raise ReproError(f"--clients {options.clients} alone changes nothing; give their --speeds, --links or both")
     count = options.clients or max(len(speeds), len(names))
     if count < max(len(speeds), len(names)):
         raise ReproError(f"--clients {count}; at least as many as speeds and links were expected")

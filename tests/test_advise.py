@@ -56,6 +56,23 @@ def test_step_and_epoch_follow_the_measured_steps_also_beyond_them() -> None:
     assert largest["epoch_seconds"][0] == pytest.approx(-(-4096 // largest["batch"]) * largest["step_seconds"][0])
 
 
+def test_the_fastest_batch_is_a_measured_one_and_the_largest_may_lie_beyond() -> None:
+    found = advise.advise(TOY, evidence(), 10_000_000_000)
+    assert found["fastest_batch"] == 512 < found["largest_batch"]
+    assert any("time extrapolated beyond 512" in line for line in advise.lines(found))
+
+
+def test_a_budget_that_leaves_one_measured_size_says_so_in_one_line_and_one_that_leaves_none_is_refused() -> None:
+    found = advise.advise(TOY, evidence(), round(320_500_000 / 0.98))  # up to 20 images
+    assert found["measured"] == [1]
+    assert "fastest batch: 1 is the only measured one that this memory leaves; allow more to compare" in "\n".join(
+        advise.lines(found)
+    )
+    late = {size: each for size, each in evidence().steps.items() if size > 100}
+    with pytest.raises(ReproError, match="up to 20, the smallest timed one is 128"):
+        advise.advise(TOY, evidence(steps=late), round(320_500_000 / 0.98))
+
+
 def test_shares_and_synchronisation() -> None:
     links = [network.Link("slow", down=2, up=1), network.Link("fast", down=200, up=100)]
     found = advise.advise(TOY, evidence(), 10**9, speeds=[1.0, 0.5], links=links, every=4)
@@ -100,7 +117,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--model resnet50 --data cifar --memory 1GiB", "unknown data set 'cifar'"),
         ("--model alexnet --data cifar10 --memory 1GiB", "at least 63 px were expected"),
         ("--model resnet50 --data cifar10 --memory 1GB5", "a number above 0"),
-        ("--model resnet50 --data cifar10 --memory 999999GiB", "a budget within it was expected"),
+        ("--model resnet50 --data cifar10 --memory 999999GiB --probe", "a budget within it was expected"),
+        ("--model resnet50 --data cifar10 --memory 999999GiB --check", "a budget within it was expected"),
+        ("--model resnet50 --data cifar10 --memory 999999GiB", "run the command with --probe"),
+        ("--model resnet50 --data cifar10 --memory 1GiB --clients 4", "--clients 4 alone changes nothing"),
         ("--model resnet50 --data cifar10 --memory 1GiB", "run the command with --probe"),
         ("--model resnet50 --data cifar10 --memory 100MiB --probe", "at batch 1 needs more"),
         ("--model resnet50 --data cifar10 --memory 1GiB --speeds fast", "numbers separated by commas"),

@@ -85,6 +85,29 @@ def test_measurements_run_after_all_others_one_at_a_time(tmp_path: Path, monkeyp
     assert calls == [({"train", "law"}, 7, False), ({"measure"}, 1, True)]
 
 
+def test_measurements_without_their_data_are_one_line_and_all_others_are_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, calls = tree.plant(tmp_path), []
+
+    def load(name: str, _: Path) -> None:
+        if name != "cifar10":
+            raise ReproError(f"{name} is not there; run `repro data {name}`")
+
+    def compute(todo: list[sweep.Task], *_: object, **__: object) -> tuple[int, int]:
+        calls.append({(spec.source, spec.dataset) for spec, _ in todo})
+        return len(todo), 0
+
+    monkeypatch.setattr("repro.datasets.load", load)
+    monkeypatch.setattr(sweep, "_compute", compute)
+    done = sweep.sweep([t for source in ("lb", "e1") for t in specs.runs(source, "smoke", root=root)], root)
+    assert ("e1", "cifar10") in calls[0]
+    assert calls[1] == {("lb", "cifar10")}
+    assert [line.split(":")[0] for line in done.problems] == [
+        f"1 runs on {name} could not start" for name in ("caltech101", "caltech256", "cifar100", "food101")
+    ]
+
+
 def test_batch_sizes_never_shrink_and_sizes_of_a_network_win(tmp_path: Path) -> None:
     root = tree.plant(tmp_path)
     for profile in specs.PROFILES:

@@ -1,6 +1,8 @@
 """A child's memory watched from outside: it is counted, it is stopped at a limit, and its failures are one line."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -35,6 +37,28 @@ def test_a_child_trains_under_a_generous_limit_and_is_stopped_at_a_tight_one() -
     stopped = peak.train(TOY, 64, limit=found.base + 8 * MEBIBYTE)
     assert not stopped.finished
     assert stopped.peak > found.base + 8 * MEBIBYTE
+
+
+def child(program: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def test_lines_that_come_at_once_or_in_pieces_are_all_heard() -> None:
+    at_once = 'import os, sys; os.write(1, b\'{"base": 1}\\n{"done": true}\\n\'); sys.stdin.read()'
+    pieces = (
+        "import os, sys, time\n"
+        "for each in (b'{\"ba', b'se\": 1}\\n{\"do', b'ne\": true}\\n'): os.write(1, each); time.sleep(0.05)\n"
+        "sys.stdin.read()"
+    )
+    for program in (at_once, pieces):
+        with child(program) as started:
+            told, _, over = peak._watch(started, None, timeout=20)
+        assert (told, over) == ({"base": 1, "done": True}, False)
+
+
+def test_a_child_that_says_nothing_is_ended_with_one_line() -> None:
+    with child("import time; time.sleep(60)") as started, pytest.raises(ReproError, match=r"not done after 0\.2 s"):
+        peak._watch(started, None, timeout=0.2)
 
 
 def test_a_child_that_fails_says_why_in_one_line() -> None:

@@ -24,6 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for record in RECORDS[:-1]:
         machine = {"device": "abacus", "torch": "2.0"}
         known = {"machine": machine, "precision": "bf16", "finished": "2001-02-03T04:05:06Z", "commit": "c0ffee"}
+        known["code"] = "deadbeef"
         records.write_atomic(root / provenance_path(path_of(record)), json.dumps(known))
     for name in IDS:
         report.render(name, RECORDS, root / "figures", profile="laptop", root=root)
@@ -50,10 +51,12 @@ def test_hashes_versions_and_paths_are_those_of_the_records(name: str, folder: P
             record = stored[run["run"], seed["seed"]]
             assert seed["fingerprint"] == record.fingerprint
             assert seed["record"] == str(path_of(record))
+            assert run["parameters"] == record.spec
             assert run["parameters_sha256"] == records.sha256(record.spec)
             assert run["code_versions"] == numerics.used_by(record.spec)
             known = record != RECORDS[-1]
             assert (seed["environment"] in beside["environments"]) == known
+            assert seed["code"] == ("deadbeef" if known else None)
             assert (seed["provenance"] == str(provenance_path(path_of(record)))) == known
     assert list(beside["environments"].values()) == [{"device": "abacus", "torch": "2.0", "precision": "bf16"}]
 

@@ -102,11 +102,16 @@ def _statement(site: Site, row: Row) -> list[str]:
     return [
         f"**{escaped(row.id)}** {escaped(row.says)} ({escaped(row.kind)}; {escaped(row.place)})",
         escaped(row.published),
-        f"{'; '.join(map(escaped, row.ours))} (n = {row.n})",
+        f"{'; '.join(map(escaped, row.ours))} (n = {_count(row)})",
         f"{SIGNS[row.word]} **{escaped(row.verdict)}**: {escaped(row.reason)}",
         "; ".join(escaped(f"{name}: {word}" + (f" (n = {n})" if n else "")) for name, word, n in row.others) or "–",
         " · ".join([*links, _runs(site, row.runs)]),
     ]
+
+
+def _count(row: Row) -> str:
+    """``n``, and what it counts where that is not seeds."""
+    return str(row.n) if row.repetitions == "seeds" else f"{row.n}, {row.repetitions}"
 
 
 def _runs(site: Site, runs: Sequence[str]) -> str:
@@ -141,7 +146,7 @@ def readme_block(site: Site) -> str:
         lines += _table(
             ["id", "statement", "ours (95 % interval)", "n", "verdict"],
             [
-                [f"[{row.id}](book/index.md)", escaped(row.says), "; ".join(map(escaped, row.ours)), str(row.n),
+                [f"[{row.id}](book/index.md)", escaped(row.says), "; ".join(map(escaped, row.ours)), _count(row),
                  f"{SIGNS[row.word]} {escaped(row.verdict)}"]
                 for row in rows
             ],

@@ -141,6 +141,7 @@ class Row:
     artefact: str | None
     runs: list[str]
     profile: str = ""
+    repetitions: str = "seeds"
 
     @property
     def css(self) -> str:
@@ -228,6 +229,7 @@ class Site:
                     markdown.ours(verdict), int(verdict.get("n") or 0), word, verdict_class(word), reason,
                     verdict.get("why") or "", list(verdict.get("parts", [])), beside, item.artefact,
                     [str(run) for run in verdict.get("runs", [])], self.profile,
+                    str(verdict.get("repetitions", "seeds")),
                 )
             )  # fmt: skip
         return rows

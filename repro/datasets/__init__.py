@@ -58,7 +58,11 @@ __all__ = [
 ]
 
 DEFAULT = ("cifar10",)
-"""What the pipelines need, and ``repro data`` prepares when it is not told what."""
+"""What everything but the paper's measurements needs, and ``repro data`` prepares when it is not told what.
+
+The sets of the measurements cannot be fetched on every machine; a run of one that is not there is a problem of the
+sweep in one line, and all others go on.
+"""
 
 MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"

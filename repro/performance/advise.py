@@ -5,6 +5,10 @@ grow until they fill half of the budget (the paper's "extreme batch-sizes"), and
 may need again, so that the line bends by some percent; therefore the batch that it predicts is tried out, and lowered
 until it fits. Time comes from steps at several sizes. Both can come from committed measurements of the same kind of
 machine instead.
+
+On a GPU the memory is what torch reserves there. The context that the driver keeps for each process and the code of
+kernels (some hundred MB) are not in it, so that a budget must leave them free; nor are the images, which stay with the
+host.
 """
 
 from __future__ import annotations
@@ -157,9 +161,8 @@ def probe_time(workload: Workload, largest: int, device: str = "cpu") -> tuple[d
         if len(sizes) > 1 and taken > LONGEST_STEP:
             break
     made = timing.measure(trainer, sizes, blocks=BLOCKS, repetitions=REPETITIONS)
-    low, middle, high = np.quantile(made.probe, (0.25, 0.5, 0.75))
     steps = {size: np.reshape(made.samples["step", size], (BLOCKS, -1)) for size in sizes}
-    return steps, float((high - low) / 2 / middle)
+    return steps, readings.noise_of(made.probe)
 
 
 def probe(workload: Workload, budget: int, device: str = "cpu") -> Evidence:
@@ -179,7 +182,8 @@ def line_of(peaks: Mapping[int, float]) -> Line:
 def stored(workload: Workload, dataset: str, device: str, root: Path = Path()) -> Evidence | None:
     """Evidence from a committed measurement of the same workload on the same kind of machine, or None.
 
-    Its children held another number of images in memory; the difference is counted.
+    Its children held another number of images in memory; the difference is counted, but on a GPU, where images stay
+    with the host.
     """
     here = measure.machine_kind(runner.machine(), torch.device(device)) | {"threads": 1}
     for record in _measurements(root):
@@ -192,7 +196,7 @@ def stored(workload: Workload, dataset: str, device: str, root: Path = Path()) -
         if record.machine != here or len(sizes) < 2 or "probe" not in record.series:
             continue
         image = (workload.image_size + 2 * max(1, workload.image_size // 8) * workload.augment) ** 2 * 3
-        more = (workload.images - spec["train_images"]) * image
+        more = (workload.images - spec["train_images"]) * image * (device == "cpu")
         steps = {size: readings.samples(record, "step", size) for size in readings.batches(record)}
         origin = f"{records.path_of(record).as_posix()}, measured on this kind of machine"
         return Evidence(origin, {s: p + more for s, p in zip(sizes, peaks, strict=True)}, steps, readings.noise(record))
@@ -230,14 +234,18 @@ def advise(
     fits_at_most = predict.advised_batch(evidence.memory, budget)
     largest = min(fits_at_most, workload.images)
     timed = {size: float(np.median(each)) for size, each in evidence.steps.items() if size <= largest}
-    if largest > max(timed, default=0):
-        timed[largest] = evidence.step(largest)[0]
+    if not timed:
+        raise ReproError(
+            f"{gibibytes(budget)} of memory leaves batches up to {largest}, the smallest timed one is "
+            f"{min(evidence.steps)}; allow more"
+        )
     fastest = predict.fastest_batch(timed, evidence.noise)
     advice: dict[str, Any] = {
         "workload": workload.as_dict(), "evidence": evidence.origin, "noise": evidence.noise, "budget_bytes": budget,
         "largest_batch": largest, "limited_by": "memory" if fits_at_most <= workload.images else "number of images",
         "largest_batch_bytes": round(evidence.memory(largest)),
         "fastest_batch": fastest.batch, "smallest_as_fast": fastest.smallest_as_fast,
+        "measured": sorted(timed), "largest_measured": max(evidence.steps),
         "batches": [
             _costs(workload, evidence, size) for size in sorted({fastest.smallest_as_fast, fastest.batch, largest})
         ],
@@ -302,18 +310,22 @@ def lines(advice: Mapping[str, Any]) -> list[str]:
     """The advice for readers."""
     work = advice["workload"]
     told = [
-        f"{work['model']} of width {work['width']} on {work['images']} images of {work['image_size']} px, "
-        f"{work['precision']}; {advice['evidence']}; noise {100 * advice['noise']:.1f} %",
+        f"this is about {work['model']} of width {work['width']} on images of {work['image_size']} px, "
+        f"{work['images']} of them, {work['precision']}; {advice['evidence']}; noise {100 * advice['noise']:.1f} %",
         f"largest batch: {advice['largest_batch']} (limited by {advice['limited_by']}; predicted peak "
         f"{gibibytes(advice['largest_batch_bytes'])} of {gibibytes(advice['budget_bytes'])})",
-        f"fastest batch: {advice['fastest_batch']}; from {advice['smallest_as_fast']} on as fast within the noise",
+        f"fastest batch of the {len(advice['measured'])} measured ones: {advice['fastest_batch']}; from "
+        f"{advice['smallest_as_fast']} on as fast within the noise"
+        if len(advice["measured"]) > 1
+        else f"fastest batch: {advice['fastest_batch']} is the only measured one that this memory leaves; allow more "
+        "to compare",
     ]
     for each in advice["batches"]:
         step, epoch = each["step_seconds"], each["epoch_seconds"]
         told.append(
             f"  batch {each['batch']}: step {step[0]:.4g} s [{step[1]:.4g}, {step[2]:.4g}], epoch {epoch[0]:.4g} s "
             f"[{epoch[1]:.4g}, {epoch[2]:.4g}], {each['images_per_second']:.0f} images/s, {gibibytes(each['bytes'])}"
-            + (", extrapolated" if each["extrapolated"] else "")
+            + (f", time extrapolated beyond {advice['largest_measured']}" if each["extrapolated"] else "")
             + (
                 f"; with synchronisation {each['mean_step_seconds']:.4g} s a step"
                 if "mean_step_seconds" in each
@@ -322,7 +334,7 @@ def lines(advice: Mapping[str, Any]) -> list[str]:
         )
     if "synchronisation_seconds" in advice:
         told.append(
-            f"synchronisation: {advice['message_bytes'] / 1e6:.1f} MB each way, "
+            f"synchronisation, assumed from the links: {advice['message_bytes'] / 1e6:.1f} MB each way, "
             f"{advice['synchronisation_seconds']:.4g} s on the slowest link, every {advice['every']} steps"
         )
     if "shares" in advice:

@@ -2,7 +2,8 @@
 
 What decides whether a batch fits is not a sum of tensors but what the operating system counts. A child process with an
 interpreter of its own trains a few steps; its parent reads the high-water mark of its resident memory, and ends it when
-it goes beyond a limit. On a GPU the child reports the device memory that torch had reserved.
+it goes beyond a limit. On a GPU the child reports the device memory that torch had reserved: what the driver takes for
+the context of a process and its kernels is not in it, nor are the training images, which stay with the host.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,8 @@ from repro.performance.workload import Workload
 STEPS = 3
 """Steps of a child: gradients and momentum exist from the second on."""
 POLL_SECONDS = 0.01
+TIMEOUT = 1800.0
+"""Seconds that a child may take for its few steps; longer, and it is taken to hang."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,8 @@ def train(workload: Workload, batch: int, *, limit: int | None = None, steps: in
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        ReproError: the child failed for another reason than memory; its last line is in the message.
+        ReproError: the child failed for another reason than memory; its last line is in the message. Or it was not
+            done after ``TIMEOUT`` seconds.
     """
     task = {"workload": workload.as_dict(), "batch": batch, "steps": steps, "device": device, "limit": limit}
     # The child finds the package where its parent found it.
@@ -107,7 +112,7 @@ def train(workload: Workload, batch: int, *, limit: int | None = None, steps: in
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(
-            command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
         ) as child,
     ):
         told, highest, over = _watch(child, limit if device == "cpu" else None)
@@ -122,15 +127,20 @@ def train(workload: Workload, batch: int, *, limit: int | None = None, steps: in
     return Peak(batch, highest, int(told["base"]), limit is None or highest <= limit)
 
 
-def _watch(child: subprocess.Popen[str], limit: int | None) -> tuple[dict[str, Any], int, bool]:
+def _watch(
+    child: subprocess.Popen[bytes], limit: int | None, timeout: float = TIMEOUT
+) -> tuple[dict[str, Any], int, bool]:
     """What the child says, its highest resident memory, and whether it was ended because that exceeded ``limit``.
 
     The child waits for the end of its input before it ends, so that its last high-water mark can still be read.
+
+    Raises:
+        ReproError: it was not done after ``timeout`` seconds.
     """
     assert child.stdin is not None
     assert child.stdout is not None
     told: dict[str, Any] = {}
-    highest, over = 0, False
+    highest, over, unread, end = 0, False, b"", time.monotonic() + timeout
     try:
         with selectors.DefaultSelector() as selector:
             selector.register(child.stdout, selectors.EVENT_READ)
@@ -140,10 +150,18 @@ def _watch(child: subprocess.Popen[str], limit: int | None) -> tuple[dict[str, A
                     highest = max(highest, resident_peak(child.pid))
                 over = limit is not None and highest > limit
                 if said:
-                    line = child.stdout.readline()
-                    if not line:
+                    # Not a buffered readline: what it holds back, the selector does not see.
+                    found = os.read(child.stdout.fileno(), 65536)
+                    if not found:
                         break
-                    told |= json.loads(line)
+                    *lines, unread = (unread + found).split(b"\n")
+                    for line in lines:
+                        told |= json.loads(line)
+                if time.monotonic() > end:
+                    raise ReproError(
+                        f"a child was not done after {timeout:g} s; a few training steps were expected in that time; "
+                        "take a smaller network or image"
+                    )
         if over:
             child.kill()
     except BaseException:

@@ -92,7 +92,12 @@ def block_medians(record: Record, part: str, sizes: Sequence[int]) -> np.ndarray
 
 def noise(record: Record) -> float:
     """How much the same step differs from itself: half the distance of the quartiles over the median, a fraction."""
-    low, middle, high = np.quantile(record.series["probe"], (0.25, 0.5, 0.75))
+    return noise_of(record.series["probe"])
+
+
+def noise_of(seconds: Sequence[float]) -> float:
+    """The same of any times of one and the same step."""
+    low, middle, high = np.quantile(seconds, (0.25, 0.5, 0.75))
     return float((high - low) / 2 / middle)
 
 

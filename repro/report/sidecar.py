@@ -29,7 +29,8 @@ def content(
         artefact_id, title, source, profile: identity.
         files: names of the files that show the artefact.
         groups: records by run.
-        root: root of the repository, where provenance is looked for; a record without any has no environment.
+        root: root of the repository, where provenance is looked for; a record without any has no environment, and
+            no ``code``, the hash of the package that made it.
 
     Raises:
         ReproError: a provenance file is damaged.
@@ -55,6 +56,7 @@ def _run(
     return {
         "run": run,
         "label": label(run),
+        "parameters": first.spec,
         "parameters_sha256": records.sha256(first.spec),
         "data": {name: first.data.get(name) for name in ("name", "sha256", "reduced")},
         "code_versions": numerics.used_by(first.spec),
@@ -73,13 +75,14 @@ def _seed(record: Record, environments: dict[str, dict[str, Any]], root: Path) -
         "record": path.as_posix(),
         "provenance": None,
         "environment": None,
+        "code": None,
     }
     if (root / provenance).exists():
         known = records.read_json(root / provenance)
         machine = dict(known.get("machine", {})) | {"precision": known.get("precision")}
         name = records.sha256(machine)[:12]
         environments[name] = machine
-        entry |= {"provenance": provenance.as_posix(), "environment": name}
+        entry |= {"provenance": provenance.as_posix(), "environment": name, "code": known.get("code")}
     return entry
 
 
