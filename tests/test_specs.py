@@ -475,6 +475,7 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
     assert changed.pop("group_norm") == law | other | normed
     assert changed.pop("fixup") == runs(lambda s: s.norm == "fixup")
     assert changed.pop("buffer_policies") == {"e3-noniid-bn-local", "e3-noniid-bn-drop"}
+    assert changed.pop("partition_by_labels") == runs(lambda s: s.kind == "train" and s.partition == "labels")
     assert changed.pop("local_steps") == runs(lambda s: s.kind == "train" and s.local_steps is not None)
     for name in specs.TRACKED:
         assert changed.pop(f"tracked_{name}") == runs(lambda s, name=name: name in (s.track or []))
