@@ -851,8 +851,9 @@ def test_every_artefact_and_statement_of_the_four_sources_is_listed(published):
     assert {s.id: s.kind for s in published.statements} == kinds
 
 
-def test_exactly_the_statements_of_the_three_posts_are_judged(published):
-    judged = {f"{source}.c{n}" for source, last in (("e1", 7), ("e2", 12), ("e3", 10)) for n in range(1, last + 1)}
+def test_exactly_the_statements_of_the_posts_and_of_the_performance_models_are_judged(published):
+    judged = {f"lb.c{n}" for n in (4, 5, 7, 8, 9, 17)}
+    judged |= {f"{source}.c{n}" for source, last in (("e1", 7), ("e2", 12), ("e3", 10)) for n in range(1, last + 1)}
     assert {s.id for s in published.statements if s.judge} == judged
 
 
