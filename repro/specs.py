@@ -386,7 +386,10 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
     published_images = _expect(values.get("train_images"), int, f"{where}, key train_images")
     published_workers = _expect(values.get("workers"), int, f"{where}, key workers")
     own_epochs = values.get("epochs")
+    memory_only = values.get("repetitions") == 0
     values |= _sizes(files, str(values.get("kind")), str(values.get("model")))
+    if memory_only:  # at every profile
+        values["repetitions"] = 0
     if values.get("kind") == "train":
         shrink = files.params["sizes"]
         usual_epochs = files.content["defaults"].get("epochs")
