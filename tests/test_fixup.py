@@ -310,7 +310,7 @@ def test_an_interrupted_run_goes_on_to_the_same_record(method, root):
 
 
 def test_each_norm_depends_on_its_own_part_only():
-    spec = {"kind": "train", "method": "central", "codec": "dense"}
+    spec = {"kind": "train", "method": "central", "codec": "dense", "partition": "iid"}
     parts = {
         norm: set(numerics.used_by(spec | {"norm": norm})) for norm in ("batch", "group", "layer", "none", "fixup")
     }
