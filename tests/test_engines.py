@@ -3,30 +3,19 @@
 import math
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
+from toy import toy_batches
 
-from repro import codecs, models, partition
-from repro.batches import Batches, Images
+from repro import codecs, models
 from repro.engines import evaluate, fast, plain, shared_state
 from repro.engines.common import gradient_norm
 from repro.errors import NotFinite
 from repro.models.dropout import SeededDropout
 from repro.models.norms import WorkerBatchNorm2d, worker_batches
-from repro.randomness import generator
 
 ROUND_OFF = 1e-11
-
-
-def toy_batches(clients=3, images=59, batch=8, augment=True, seed=5):
-    """59 images over 3 clients: shards of 20, 20 and 19, so epochs of 8 + 8 + 4, twice, and 8 + 11."""
-    random = generator(seed, "toy")
-    pixels = random.integers(0, 256, size=(images, 16, 16, 3), dtype=np.uint8)
-    labels = random.integers(0, 4, size=images)
-    data = Images(pixels, labels, (0.5,) * 3, (0.25,) * 3, dtype=torch.float64, padding=1)
-    return Batches(data, partition.iid(labels, clients, generator(seed, "shards")), batch, seed, augment)
 
 
 def toy_model(norm="batch"):

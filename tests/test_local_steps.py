@@ -2,27 +2,16 @@
 
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
+from toy import toy_batches
 
-from repro import codecs, models, partition
-from repro.batches import Batches, Images
+from repro import codecs, models
 from repro.engines import evaluate, fast, plain, shared_state
 from repro.engines.common import Buffers, load_state
 from repro.models.norms import batch_statistics
-from repro.randomness import generator
 
 ROUND_OFF = 1e-11
-
-
-def toy_batches(images=59, clients=3):
-    """Of 59 images, three clients have 20, 20 and 19: local epochs of 3, 3 and 2 steps of 8; of 48, 2 steps each."""
-    random = generator(5, "toy")
-    pixels = random.integers(0, 256, size=(images, 16, 16, 3), dtype=np.uint8)
-    labels = random.integers(0, 4, size=images)
-    data = Images(pixels, labels, (0.5,) * 3, (0.25,) * 3, dtype=torch.float64, padding=1)
-    return Batches(data, partition.iid(labels, clients, generator(5, "shards")), 8, 5, True)
 
 
 def toy_model(norm="batch"):
