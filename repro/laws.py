@@ -79,6 +79,58 @@ def union_batch(*, workers: int, local_batch: int, image_size: int, width: int, 
     }  # fmt: skip
 
 
+def label_split(*, workers: int, local_batch: int, lr: float, seed: int) -> dict[str, Any]:
+    """Paper lb: BSP without BatchNorm does not depend on how the labels of the same images are spread over workers.
+
+    Takes one round of BSP on the same random images twice, in float64, with really separate workers: dealt by label,
+    so that each worker has one label, and dealt in turn, so that each has all. VGG11 has no normalisation (here no
+    dropout either), ResNet50 has BatchNorm.
+
+    Returns:
+        For each network (``vgg11``, ``resnet50``): ``_max_abs_difference``, the largest difference between the weights
+        after the two rounds, and ``_update_max_abs``, the largest change that a round made. Also the sizes used, and
+        the tolerance for "equal".
+    """
+    n, image_size = workers * local_batch, 32
+    pixels = generator(seed, "law", "label split").integers(0, 256, size=(n, image_size, image_size, 3), dtype=np.uint8)
+    labels = np.repeat(np.arange(workers), local_batch)
+    images = Images(pixels, labels, (0.5,) * 3, (0.25,) * 3, dtype=torch.float64)
+    by_label = np.arange(n).reshape(workers, local_batch)
+    in_turn = by_label.reshape(local_batch, workers).T
+
+    def start(network: str) -> nn.Module:
+        options: dict[str, Any] = {"norm": "none", "dropout": 0.0} if network == "vgg11" else {"norm": "batch"}
+        return build_model(
+            network, classes=workers, width=4, image_size=image_size, seed=derive(seed, "law"), dtype=torch.float64,
+            **options,
+        )  # fmt: skip
+
+    def weights(model: nn.Module) -> list[Tensor]:
+        return [p.detach() for p in model.parameters()]
+
+    def after(network: str, shards: np.ndarray) -> list[Tensor]:
+        model = start(network)
+        optimiser = torch.optim.SGD(model.parameters(), lr=lr)
+        batches = Batches(images, list(shards), local_batch, seed, False)
+        list(plain.large_batch(model, optimiser, batches, build_codec("dense"), lambda _: lr, range(1)))
+        return weights(model)
+
+    def largest(a: list[Tensor], b: list[Tensor]) -> float:
+        return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True))
+
+    found: dict[str, Any] = {}
+    for network in ("vgg11", "resnet50"):
+        apart = after(network, by_label)
+        found |= {
+            f"{network}_max_abs_difference": largest(apart, after(network, in_turn)),
+            f"{network}_update_max_abs": largest(apart, weights(start(network))),
+        }
+    return found | {
+        "workers": workers, "local_batch": local_batch, "image_size": image_size, "width": 4, "tolerance": TOLERANCE,
+        "dtype": "float64",
+    }  # fmt: skip
+
+
 @torch.no_grad()
 def normalisation(
     *, images: int, image_size: int, width: int, seed: int, norms: Sequence[str] = NORMS

@@ -31,6 +31,7 @@ VERSIONS = {
     "fixup": 1,  # scalars, their learning rate, initialisation
     "group_norm": 2,  # group, layer and instance norm: groups, first scales, kernels
     "law_normalisation": 2,
+    "law_label_split": 1,
     "laws": 2,
     "local_steps": 2,  # which steps a round takes, when it is evaluated
     "models": 1,  # layers, initialisation, normalisation
@@ -41,9 +42,11 @@ VERSIONS = {
     "quantised_weights": 1,  # when the shared model is rounded
     "randomness": 1,
     "schedules": 1,
+    "step_up": 1,  # the change of the gradient, and what follows from it
     "tracked_batch_statistics": 1,
     "tracked_gradient_norm": 1,
     "tracked_per_class": 1,
+    "tracked_sharpness": 1,
     "tracked_training_images": 1,
     "vgg": 1,  # layers, initialisation, dropout
     "vit": 1,  # layers, initialisation
@@ -65,6 +68,8 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
         parts = ["batches", "codec_dense", "engines", "group_norm", "laws", "models", "randomness"]
         if spec.get("law") == "normalisation":
             parts = ["group_norm", "law_normalisation", "models", "randomness"]
+        if spec.get("law") == "label_split":
+            parts = ["batches", "codec_dense", "engines", "law_label_split", "models", "randomness", "vgg"]
     else:
         parts = ["batches", "engines", "evaluation", "models", "partition", "randomness", "schedules"]
         if spec["method"] != "central":
@@ -86,12 +91,18 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
             parts.append("buffer_policies")
         if spec.get("local_steps") is not None:
             parts.append("local_steps")
+        if spec.get("step_up") is not None:
+            parts.append("step_up")
         parts += [f"tracked_{name}" for name in spec.get("track") or []]
     if spec.get("model") in _NETWORKS:
         parts.append(_NETWORKS[spec["model"]])
     return {part: VERSIONS[part] for part in parts}
 
 
-def fingerprint(spec: dict[str, Any], seed: int, data_sha256: str | None) -> str:
-    """Hex SHA-256 that identifies what a record was computed from; equal fingerprints mean an equal body."""
-    return records.sha256({"spec": spec, "seed": seed, "data": data_sha256, "numerics": used_by(spec)})
+def fingerprint(spec: dict[str, Any], seed: int, data_sha256: str | None, after: str | None = None) -> str:
+    """Hex SHA-256 that identifies what a record was computed from; equal fingerprints mean an equal body.
+
+    ``after`` is the fingerprint of the run whose record this one reads, where there is one.
+    """
+    content = {"spec": spec, "seed": seed, "data": data_sha256, "numerics": used_by(spec)}
+    return records.sha256(content | ({"after": after} if after else {}))

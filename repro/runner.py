@@ -24,19 +24,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from repro import codecs, datasets, laws, models, partition, payloads, records, schedules, store
+from repro import codecs, datasets, laws, models, partition, payloads, records, schedules, specs, store
 from repro.batches import Batches, Images, shrink
 from repro.engines import Round, fast, probe
-from repro.engines.common import Buffers, Part, evaluate_shared, gradient_norm, sgd
+from repro.engines.common import Buffers, Gate, Part, evaluate_shared, gradient_norm, sgd
+from repro.engines.sharpness import hessian_top_eigenvalue
 from repro.errors import Diverged, NotFinite, ReproError
 from repro.performance import measure
 from repro.performance.workload import Trainer, Workload
 from repro.randomness import derive, generator
 from repro.records import Record
 from repro.specs import HELD_OUT_IMAGES, Spec
+from repro.stepup import StepUp
 
 CHECKPOINT_SECONDS = 20.0
 EVALUATION_BATCH = 500
+SHARPNESS_IMAGES = 500
 _DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.float32}
 
 
@@ -167,6 +170,7 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
     shards = partition.make(
         spec.partition, targets, spec.workers if spec.method != "central" else 1,
         generator(seed, "partition"), labels_per_client=spec.labels_per_client, alpha=spec.dirichlet_alpha,
+        drop_uncovered=spec.drop_uncovered,
     )  # fmt: skip
     return Setting(
         model=models.build(
@@ -201,6 +205,7 @@ class _Progress:
     rows: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     gradient_norms: list[float] = field(default_factory=list)
+    factors: list[float] = field(default_factory=list)
     bytes_up: int = 0
     bytes_down: int = 0
     epoch_loss: float = 0.0
@@ -219,6 +224,7 @@ class _Clock:
         steps: steps in an epoch: rounds without local training, local steps with it.
         total: rounds of the run.
         every: rounds between evaluations; with ``local_steps`` epochs, because rounds need not end with an epoch.
+        also: further rounds after which it is evaluated.
     """
 
     steps: int
@@ -226,12 +232,13 @@ class _Clock:
     every: int
     local_epochs: int | None = None
     local_steps: int | None = None
+    also: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, spec: Spec, batches: Batches) -> _Clock:
         steps = batches.rounds_per_epoch
         if spec.method != "federated":
-            return cls(steps, spec.epochs * steps, spec.evaluate_every * steps)
+            return cls(steps, spec.epochs * steps, spec.evaluate_every * steps, also=tuple(spec.evaluate_at or ()))
         if spec.local_steps is not None:
             every = min(spec.local_steps, spec.epochs * steps)
             return cls(steps, spec.epochs * steps // every, spec.evaluate_every, local_steps=every)
@@ -249,7 +256,7 @@ class _Clock:
 
         With ``local_steps`` it is after the first round that ends at or beyond each multiple of ``every`` epochs.
         """
-        if rounds == self.total:
+        if rounds == self.total or rounds in self.also:
             return True
         if self.local_steps is None:
             return rounds % self.every == 0
@@ -293,7 +300,11 @@ def run(
     }  # fmt: skip
     resumed = 0.0
     if spec.kind == "law":
-        if spec.law == "normalisation":
+        if spec.law == "label_split":
+            numbers = laws.label_split(
+                workers=spec.workers, local_batch=spec.local_batch, lr=spec.schedule["lr"], seed=seed
+            )
+        elif spec.law == "normalisation":
             numbers = laws.normalisation(
                 images=spec.local_batch, image_size=spec.image_size, width=spec.width, seed=seed
             )
@@ -366,7 +377,7 @@ def _train(
         progress.states = [codec.new_state(stream, client) for client in range(batches.clients)]
         progress.own_buffers = Buffers.start(spec.buffers, model, batches.clients).own
     buffers, track = Buffers(spec.buffers, progress.own_buffers), spec.track or []
-    clock = _Clock.of(spec, batches)
+    clock, step_up = _Clock.of(spec, batches), _step_up(spec, seed, root)
     total = clock.total
     started = saved = time.time()
     reason = None
@@ -374,7 +385,7 @@ def _train(
         with ExitStack() as stack:
             lr = lambda epoch: schedule.lr(epoch)  # noqa: E731  (reads the schedule as it stands then)
             rounds, evaluation = _rounds(
-                spec, setting, optimiser, lr, progress, clock, processes, buffers, stack
+                spec, seed, setting, optimiser, lr, progress, clock, processes, buffers, step_up, stack
             )  # fmt: skip
             for done in rounds:
                 if "gradient_norm" in track:
@@ -397,7 +408,7 @@ def _train(
                     if "per_class" in track:
                         row["test_top1_by_class"] = found["top1_by_class"]
                     if done.number == total:
-                        row |= _at_the_end(spec, setting, done, buffers)
+                        row |= _at_the_end(spec, seed, setting, done, buffers)
                     progress.rows.append(row)
                     schedule = schedule.observe(progress.rows[-1]["train_loss"], progress.rows[-1]["epoch"])
                     progress.epoch_loss, progress.epoch_correct, progress.epoch_images = 0.0, 0, 0
@@ -409,8 +420,10 @@ def _train(
     except Diverged as error:
         reason = f"after {progress.rounds} of {total} rounds: {error}"
     series = {"train_loss": progress.losses}
-    if "gradient_norm" in track:
+    if "gradient_norm" in track or spec.step_up:
         series["gradient_norm"] = progress.gradient_norms
+    if spec.step_up:
+        series["step_up_factor"] = progress.factors
     record = Record(
         **identity, data=setting.data, status="completed" if reason is None else "diverged", reason=reason,
         rows=progress.rows, series=series,
@@ -422,6 +435,7 @@ def _expect_meaningful(spec: Spec) -> None:
     """Raise a ReproError for settings that the run's method or network could only ignore."""
     track = spec.track or []
     for given, meant, remedy in (
+        (spec.step_up is not None, spec.method == "central", "step_up: central"),
         (spec.buffers != "average", spec.method != "central", f"buffers {spec.buffers}: large_batch or federated"),
         ("gradient_norm" in track, spec.method != "federated", "track gradient_norm: central or large_batch"),
         ("batch_statistics" in track, spec.method == "large_batch", "track batch_statistics: large_batch"),
@@ -433,17 +447,38 @@ def _expect_meaningful(spec: Spec) -> None:
             f"{spec.run}: weight decay with codec dgc, which moves momentum to the workers and leaves decay behind; "
             "no weight decay was expected; correct the spec"
         )
+    if "gradient_norm" in track and spec.step_up is not None:
+        raise ReproError(f"{spec.run}: track gradient_norm with step_up, which records it anyway; leave it out")
     if "batch_statistics" in track and spec.norm != "batch":
         raise ReproError(f"{spec.run}: norm {spec.norm} with track batch_statistics: batch was expected; correct it")
 
 
-def _at_the_end(spec: Spec, setting: Setting, done: Round, buffers: Buffers) -> dict[str, Any]:
+def _step_up(spec: Spec, seed: int, root: Path) -> StepUp | None:
+    """The rule by which gradients are stepped up; its share is that of another run's record where the spec says so."""
+    if spec.step_up is None:
+        return None
+    share, other = 0.0, spec.step_up.get("share_of")
+    if other is not None:
+        record = store.stored(specs.sibling(other, spec, root), seed, root)
+        if record is None:
+            raise ReproError(
+                f"{spec.run}: it steps up as often as {other}, which has no valid record of seed {seed}; "
+                f"run `python -m repro run {other} --profile {spec.profile}` first"
+            )
+        factors = record.series["step_up_factor"]
+        share = sum(factor != 1 for factor in factors) / max(1, len(factors))  # none if it diverged at once
+    return StepUp.of(specs.described(spec.step_up, share))
+
+
+def _at_the_end(spec: Spec, seed: int, setting: Setting, done: Round, buffers: Buffers) -> dict[str, Any]:
     """What the last row holds besides, where it is tracked; ``done`` is the last round.
 
     ``classes_of_clients``: the labels in each client's shard. ``clients_top1_by_class``: for each client the accuracy
     of each class that its own model had before the last aggregation (None: no evaluation image of that class).
     ``batch_statistics``: ``probe.statistics_against_union``. ``train_images_top1``: accuracy on the training images,
-    without augmentation and in evaluation mode.
+    without augmentation and in evaluation mode. ``hessian_top_eigenvalue``: of the mean loss on the first
+    ``hessian_images`` training images, likewise, after ``hessian_iterations`` products with the Hessian, enough for it
+    to settle where ``hessian_converged``.
     """
     track, found = spec.track or [], dict[str, Any]()
     if "per_class" in track and spec.method != "central":
@@ -457,12 +492,19 @@ def _at_the_end(spec: Spec, setting: Setting, done: Round, buffers: Buffers) -> 
     if "training_images" in track:
         parts = _parts(setting.batches.images)
         found["train_images_top1"] = evaluate_shared(setting.model, parts, spec.precision, buffers)["top1"]
+    if "sharpness" in track:
+        x, y = setting.batches.images.centre(0, SHARPNESS_IMAGES)
+        top = hessian_top_eigenvalue(setting.model, x, y, derive(seed, "sharpness"))
+        found |= {
+            "hessian_top_eigenvalue": top.value, "hessian_iterations": top.iterations,
+            "hessian_converged": top.converged, "hessian_images": len(y),
+        }  # fmt: skip
     return found
 
 
 def _rounds(
-    spec: Spec, setting: Setting, optimiser: torch.optim.Optimizer, lr: Callable[[float], float], progress: _Progress,
-    clock: _Clock, processes: int, buffers: Buffers, stack: ExitStack,
+    spec: Spec, seed: int, setting: Setting, optimiser: torch.optim.Optimizer, lr: Callable[[float], float],
+    progress: _Progress, clock: _Clock, processes: int, buffers: Buffers, step_up: StepUp | None, stack: ExitStack,
 ) -> tuple[Iterator[Round], Callable[[], Mapping[str, Any]]]:  # fmt: skip
     """The rounds of the spec's method that are left, and the evaluation of the model between them."""
     model, batches = setting.model, setting.batches
@@ -472,7 +514,10 @@ def _rounds(
         return evaluate_shared(model, setting.evaluation_parts, spec.precision, buffers)
 
     if spec.method == "central":
-        return fast.centralised(model, optimiser, batches, lr, todo, spec.precision), here
+        if step_up is None:
+            return fast.centralised(model, optimiser, batches, lr, todo, spec.precision), here
+        gate = Gate(step_up, seed, progress.gradient_norms, progress.factors)
+        return fast.centralised(model, optimiser, batches, lr, todo, spec.precision, before_step=gate), here
     codec, download = _codec(spec), codecs.build("int8" if spec.quantised_weights else "dense")
     told = codecs.warm_up(spec.sparsity_warmup, spec.epochs)
     if spec.method == "large_batch":

@@ -10,11 +10,14 @@
   measurement goes through, which are its axis. Of a profile's sizes a measurement takes pixels and width, and under
   ``measure`` the number of images, blocks and repetitions.
 
-``models`` holds sizes of single networks, where those of the source are too small for them.
+``models`` holds sizes of single networks where they are measured, ``trained`` where they are trained, if those of the
+source do not suit them. There, ``local_steps`` is the share of the published local steps between two synchronisations
+that is left, because shards are smaller.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import json
@@ -23,7 +26,7 @@ import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +34,8 @@ import yaml
 
 from repro import schedules
 from repro.errors import ReproError
+from repro.partition import local_steps
+from repro.stepup import StepUp
 
 SOURCES = ("e1", "e2", "e3", "lb")
 PROFILES = ("smoke", "laptop", "paper")
@@ -80,7 +85,12 @@ class Spec:
             every round), ``per_class`` (accuracy of each class at every evaluation; in federated averaging also that
             of each client's model before the last aggregation), ``batch_statistics`` (how far the statistics of each
             worker's batch lie from those of all workers, at the end), ``training_images`` (accuracy of the last shared
-            model on its training images, evaluated as test images are).
+            model on its training images, evaluated as test images are), ``sharpness`` (largest eigenvalue of the
+            Hessian of the training loss, at the end).
+        drop_uncovered: with ``labels``, leave out the images of labels that no worker has.
+        evaluate_at: rounds after which the model is evaluated besides; those after the last do not take place.
+        step_up: paper lb's step-up method, in the terms of ``repro.stepup.StepUp``; None: gradients stay as they are.
+            ``share_of`` instead of ``share`` names another run: as often as that one did with the same seed.
     """
 
     run: str
@@ -119,7 +129,7 @@ class Spec:
     classes: int | None = None
     measured_steps: list[int] | None = None
     once: bool = False
-    law: Literal["union_batch", "normalisation"] = "union_batch"
+    law: Literal["union_batch", "normalisation", "label_split"] = "union_batch"
     local_steps: int | None = None
     last_scale_zero: bool = True
     diverges_above: float | None = None
@@ -131,6 +141,9 @@ class Spec:
     peak_sizes: list[int] | None = None
     blocks: int = 0
     repetitions: int = 0
+    drop_uncovered: bool = False
+    evaluate_at: list[int] | None = None
+    step_up: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The spec as a plain mapping, as it stands in a record; ``lr`` is repeated at the top for readers.
@@ -144,7 +157,7 @@ class Spec:
 
 
 HELD_OUT_IMAGES = 5000
-TRACKED = ("gradient_norm", "per_class", "batch_statistics", "training_images")
+TRACKED = ("gradient_norm", "per_class", "batch_statistics", "training_images", "sharpness")
 _SIZES = {
     "train": ("train_images", "test_images", "image_size", "width", "epochs", "precision"),
     "payloads": ("measured_steps", "local_steps", "memory_steps"),
@@ -153,9 +166,10 @@ _SIZES = {
 """What a profile may set, by kind of run; messages are those of the full-size networks at every profile."""
 _SIZES_OF = {
     "models": ("image_size", "width", "patch", "depth"),
+    "trained": ("train_images", "test_images", "image_size", "width", "epochs"),
     "measure": ("train_images", "test_images", "blocks", "repetitions"),
 }
-"""What it may set for a single network, and for a measurement."""
+"""What it may set for a single network, measured or trained, and for a measurement."""
 
 # A field's value must lie in this closed range; None is left to the partition's own check.
 _RANGES: dict[str, tuple[float, float]] = {
@@ -191,7 +205,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ReproError: the file is missing, is not YAML (with line and column), or holds something else than a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ReproError(f"{path}: no such file; it is part of the repository: `git checkout -- {path}`") from error
     except UnicodeDecodeError as error:
@@ -203,7 +217,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ReproError(f"{path}: not valid YAML{where}: {problem}; mend the file and run again") from error
     if not isinstance(content, dict):
         raise ReproError(f"{path}: the top level is {_kind(content)}; a mapping (key: value) was expected")
-    return content
+    return copy.deepcopy(content)
+
+
+@lru_cache(maxsize=32)
+def _parsed(text: str) -> Any:
+    """Parsed once per content: most of what a command reads, it reads many times."""
+    return yaml.safe_load(text)
 
 
 def _kind(value: object) -> str:
@@ -275,6 +295,11 @@ def _make(values: dict[str, Any], where: str) -> Spec:
             f"{where}: {spec.epochs} epochs at profile {spec.profile} cannot be divided into rounds of "
             f"{spec.local_epochs} local epochs; make epochs a multiple"
         )
+    if spec.step_up is not None:
+        try:
+            StepUp.of(described(spec.step_up, share=0.5))
+        except ReproError as error:
+            raise ReproError(f"{where}, key {error}") from error
     unknown = sorted(set(spec.track or []) - set(TRACKED))
     if unknown:
         raise ReproError(f"{where}, key track: {unknown[0]!r}; some of {', '.join(TRACKED)} were expected")
@@ -308,6 +333,16 @@ def _check_measurement(spec: Spec, where: str) -> None:
         raise ReproError(f"{where}, key peak_sizes: {apart[0]}; some of the batch sizes were expected")
     if spec.repetitions and spec.blocks < 3:
         raise ReproError(f"{where}, key blocks: {spec.blocks}; at least 3 were expected for an interval of times")
+
+
+def described(step_up: Mapping[str, Any], share: float) -> dict[str, Any]:
+    """``step_up`` of a spec in the terms of ``repro.stepup.StepUp``: with ``share`` where it names a run to take it of.
+
+    >>> described({"factor": 4, "when": "random", "share_of": "lb-step-vgg11-t05-x4"}, share=0.25)
+    {'factor': 4, 'when': 'random', 'share': 0.25}
+    """
+    rest = {name: value for name, value in step_up.items() if name != "share_of"}
+    return rest | {"share": share} if "share_of" in step_up else rest
 
 
 def scaled_workers(workers: int, images: int, published_images: int) -> int:
@@ -367,7 +402,7 @@ def _read(source: str, profile: str, root: Path) -> _Files:
         raise ReproError(f"unknown source {source!r}; one of {', '.join(SOURCES)} was expected")
     params_file, spec_file = params_path(profile, root), root / "pipelines" / f"{source}.yaml"
     params = _expect(read_yaml(params_file).get(source), dict, f"{params_file}, key {source}")
-    _expect_keys(params, ("seeds", "sizes", "grid", "models", "measure"), f"{params_file}, key {source}")
+    _expect_keys(params, ("seeds", "sizes", "grid", "models", "trained", "measure"), f"{params_file}, key {source}")
     content = read_yaml(spec_file)
     _expect_keys(content, ("source", "defaults", "runs", "controls", "grid", "links", "fixed_workers"), str(spec_file))
     _expect(content.get("fixed_workers", False), bool, f"{spec_file}, key fixed_workers")
@@ -391,13 +426,22 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
     if memory_only:  # at every profile
         values["repetitions"] = 0
     if values.get("kind") == "train":
-        shrink = files.params["sizes"]
-        usual_epochs = files.content["defaults"].get("epochs")
-        if "epochs" in shrink and own_epochs != usual_epochs:  # a run that is longer than the others stays so
+        shrink, usual_epochs = files.params["sizes"], files.content["defaults"].get("epochs")
+        own_size = "epochs" in _networks(files, "trained").get(str(values.get("model")), {})
+        if "epochs" in shrink and own_epochs != usual_epochs and not own_size:  # a longer run stays longer
             values["epochs"] = round(shrink["epochs"] * own_epochs / usual_epochs)
         if values.get("method") != "central" and not files.content.get("fixed_workers"):
             values["workers"] = scaled_workers(published_workers, values["train_images"], published_images)
+        if files.params.get("trained") and values.get("local_steps") is not None:
+            share = _local_steps_share(files, str(values["model"]))
+            values["local_steps"] = max(
+                1, round(_expect(values["local_steps"], int, f"{where}, key local_steps") * share)
+            )
     values |= extra
+    if "evaluate_as_batch" in values:
+        values["evaluate_at"] = _rounds_of_batch(values, where)
+    if isinstance(values.get("step_up"), dict) and "share_of" in values["step_up"]:
+        _check_share_of(values["step_up"]["share_of"], files, f"{where}, key step_up.share_of")
     grid = values.get("lr_grid")
     schedule = dict(_expect(values.get("schedule"), dict, f"{where}, key schedule"))
     epochs = _setting("epochs", values.get("epochs"), f"{where}, key epochs")
@@ -419,18 +463,60 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
     return _make(values, where)
 
 
+def _local_steps_share(files: _Files, model: str) -> float:
+    """Share of the published local steps between two synchronisations that a profile leaves to ``model``; 1 usually."""
+    place = f"{files.params_file}, key {files.source}.trained.{model}.local_steps"
+    share = _expect(_networks(files, "trained").get(model, {}).get("local_steps", 1.0), float, place)
+    if not 0 < share <= 1:
+        raise ReproError(f"{place}: {share}; a share above 0 and up to 1 was expected")
+    return float(share)
+
+
+def _rounds_of_batch(values: dict[str, Any], where: str) -> list[int]:
+    """Rounds after which a run with a local batch of ``evaluate_as_batch`` is evaluated, all else equal.
+
+    Runs of different batch sizes can so be compared at equal iterations.
+    """
+    batch = _setting("local_batch", values.pop("evaluate_as_batch"), f"{where}, key evaluate_as_batch")
+    sizes = (_setting(name, values.get(name), f"{where}, key {name}") for name in ("train_images", "epochs"))
+    images, epochs = sizes
+    between = local_steps(images, batch) * _setting("evaluate_every", values.get("evaluate_every"), where)
+    return list(range(between, local_steps(images, batch) * epochs + 1, between))
+
+
+def _check_share_of(other: Any, files: _Files, where: str) -> None:
+    """A run can step up as often as another one of the source's artefacts that is gated by the gradient's change."""
+    gated = {
+        name: run.get("step_up", {}).get("when") in ("above", "below")
+        for name, run in files.content["runs"].items()
+        if run.get("step_up")
+    }
+    if not gated.get(_expect(other, str, where)):
+        raise ReproError(f"{where}: {other!r}; one of {', '.join(gated)} was expected")
+
+
+def _networks(files: _Files, section: str) -> dict[str, Any]:
+    """The profile's sizes by network: section ``models`` (measured) or ``trained``."""
+    place = f"{files.params_file}, key {files.source}.{section}"
+    found: dict[str, Any] = _expect(files.params.get(section, {}), dict, place)
+    _expect_keys(found, typing.get_args(_hints(Spec)["model"]), place)
+    return {model: _expect(sizes, dict, f"{place}.{model}") for model, sizes in found.items()}
+
+
 def _sizes(files: _Files, kind: str, model: str) -> dict[str, Any]:
     """The profile's sizes of a run: those of the source, of the network on top, and of a measurement."""
     place = f"{files.params_file}, key {files.source}"
-    of_models = _expect(files.params.get("models", {}), dict, f"{place}.models")
-    _expect_keys(of_models, typing.get_args(_hints(Spec)["model"]), f"{place}.models")
     every = [key for keys in _SIZES.values() for key in keys]
     sections: list[tuple[str, Any, Sequence[str], Sequence[str]]] = [
         (f"{place}.sizes", files.params.get("sizes"), every, _SIZES.get(kind, ()))
     ]
-    if kind in ("train", "measure"):
-        allowed = _SIZES_OF["models"]
-        sections.append((f"{place}.models.{model}", of_models.get(model, {}), allowed, allowed))
+    of_networks = {"train": "trained" if "trained" in files.params else "models", "measure": "models"}.get(kind)
+    if of_networks is not None:
+        network = dict(_networks(files, of_networks).get(model, {}))
+        if of_networks == "trained":
+            network.pop("local_steps", None)
+        allowed = _SIZES_OF[of_networks]
+        sections.append((f"{place}.{of_networks}.{model}", network, allowed, allowed))
     if kind == "measure":
         allowed = _SIZES_OF["measure"]
         sections.append((f"{place}.measure", files.params.get("measure"), allowed, allowed))
@@ -583,6 +669,12 @@ def find(run: str, profile: str, root: Path = Path()) -> Spec:
     near = difflib.get_close_matches(run, known, n=3, cutoff=0.3)
     hint = f"did you mean {', '.join(near)}? " if near else ""
     raise ReproError(f"unknown run {run!r}; {hint}`python -m repro list` shows all run ids")
+
+
+def sibling(run: str, spec: Spec, root: Path = Path()) -> Spec:
+    """The spec of another run of the same source, profile and root as ``spec``, from its artefacts."""
+    files = _read(spec.source, spec.profile, root)
+    return _resolve(files, run, run, group="artefact")
 
 
 def default_profile(root: Path = Path()) -> str:

@@ -18,7 +18,9 @@ from repro.specs import Spec
 def fingerprint(spec: Spec, seed: int, root: Path = Path()) -> str:
     """The fingerprint that a valid record of this run carries; reads the data set's manifest, not its images."""
     data = datasets.manifest_sha256(spec.dataset, root / "data") if spec.kind != "law" else None
-    return numerics.fingerprint(spec.as_dict(), seed, data)
+    other = (spec.step_up or {}).get("share_of")
+    after = fingerprint(specs.sibling(other, spec, root), seed, root) if other else None
+    return numerics.fingerprint(spec.as_dict(), seed, data, after)
 
 
 def record_path(spec: Spec, seed: int, root: Path = Path()) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import toy
 
-from repro import numerics, records, runner, store
+from repro import numerics, records, runner, specs, stepup, store
 from repro.errors import ReproError
 
 pytestmark = pytest.mark.data
@@ -106,6 +106,21 @@ def test_a_killed_run_goes_on_with_each_workers_statistics_and_all_that_it_track
     resumed, _ = runner.run(spec, 3, root, checkpoint_seconds=0, report=seen.append)
     assert resumed.body() == undisturbed.body()
     assert len(seen) <= len(undisturbed.series["train_loss"]) - rounds_before + 1, "it started from the beginning"
+
+
+def test_a_killed_step_up_run_goes_on_with_the_norm_of_its_last_gradient(root):
+    spec = toy.spec("central", epochs=4, momentum=0.9, step_up={"factor": 4, "threshold": 0.2})
+    undisturbed, _ = runner.run(spec, 3, root, checkpoint_seconds=math.inf)
+    factors = undisturbed.series["step_up_factor"]
+    assert {1.0, 4.0} == set(factors), "the gate never switched; the test shows nothing"
+
+    def kill(share):
+        if share > 0.6:
+            raise Killed
+
+    with pytest.raises(Killed):
+        runner.run(spec, 3, root, checkpoint_seconds=0, report=kill)
+    assert runner.run(spec, 3, root, checkpoint_seconds=0)[0].body() == undisturbed.body()
 
 
 def test_a_schedule_with_a_state_survives_an_interruption(root):
@@ -212,6 +227,68 @@ def test_an_evaluation_every_second_epoch_comes_with_the_first_round_at_or_beyon
     assert [row["epoch"] for row in record.rows] == [2.25, 4.5]  # 9 of 8 steps, 18 of 16
 
 
+def test_further_evaluations_add_rows_and_change_no_other_number(root):
+    usual, _ = runner.run(toy.spec("central", epochs=2), 3, root)
+    steps = usual.rows[0]["round"]
+    also = [1, steps - 1, steps, 99 * steps]  # a round that is evaluated anyway, and one after the last
+    more, _ = runner.run(toy.spec("central", epochs=2, evaluate_at=also), 3, root)
+    assert [row["round"] for row in more.rows] == [1, steps - 1, steps, 2 * steps]
+    tested = ("epoch", "round", "lr", "test_loss", "test_top1", "test_top5")
+    at_epochs = [row for row in more.rows if row["epoch"] in (1.0, 2.0)]
+    assert [[row[k] for k in tested] for row in at_epochs] == [[row[k] for k in tested] for row in usual.rows]
+    assert more.series == usual.series
+
+
+def test_a_step_up_run_records_norms_and_factors_and_follows_its_rule(root):
+    stepped, _ = runner.run(toy.spec("central", epochs=3, step_up={"factor": 4, "threshold": 0.2}), 3, root)
+    plain, _ = runner.run(toy.spec("central", epochs=3, track=["gradient_norm"]), 3, root)
+    rule = stepup.StepUp(4, "above", 0.2)
+    norms, factors = stepped.series["gradient_norm"], stepped.series["step_up_factor"]
+    assert factors == [rule.factor_at(change, 0.0) for change in stepup.gradient_changes(norms)]
+    first = factors.index(4.0)
+    assert norms[: first + 1] == plain.series["gradient_norm"][: first + 1]  # until it is first stepped up
+    assert norms[first + 1] != plain.series["gradient_norm"][first + 1]
+
+
+def test_a_random_gate_needs_the_record_that_it_takes_its_share_of(root, monkeypatch):
+    gated = toy.spec("central", epochs=3, step_up={"factor": 4, "threshold": 0.2})
+    monkeypatch.setattr(specs, "sibling", lambda run, spec, root: gated)
+    spec = dataclasses.replace(
+        gated, run="toy-random", step_up={"factor": 4, "when": "random", "share_of": "toy"}, epochs=20
+    )
+    with pytest.raises(
+        ReproError, match=r"steps up as often as toy, which has no valid record of seed 3; run "
+    ) as caught:
+        runner.run(spec, 3, root)
+    assert "\n" not in str(caught.value)
+    record, provenance = runner.run(gated, 3, root)
+    runner.save(record, provenance, root)
+    share = np.mean(np.array(record.series["step_up_factor"]) == 4)
+    drawn = np.mean(np.array(runner.run(spec, 3, root)[0].series["step_up_factor"]) == 4)
+    assert 0 < share < 1
+    assert abs(drawn - share) < 4 * math.sqrt(share * (1 - share) / (20 * len(record.series["train_loss"]) / 3))
+
+
+def test_a_record_that_reads_another_is_stale_when_that_one_changes(root, monkeypatch):
+    gated = toy.spec("central", step_up={"factor": 4, "threshold": 0.2})
+    spec = dataclasses.replace(gated, run="toy-random", step_up={"factor": 4, "when": "random", "share_of": "toy"})
+    prints = set()
+    for threshold in (0.2, 0.3):
+        other = dataclasses.replace(gated, step_up={"factor": 4, "threshold": threshold})
+        monkeypatch.setattr(specs, "sibling", lambda run, spec, root, other=other: other)
+        prints.add(store.fingerprint(spec, 3, root))
+    assert len(prints) == 2
+
+
+def test_sharpness_is_tracked_at_the_end(root):
+    record, _ = runner.run(toy.spec("central", epochs=2, track=["sharpness"]), 3, root)
+    last = record.rows[-1]
+    assert last["hessian_top_eigenvalue"] > 0
+    assert last["hessian_converged"] in (True, False)
+    assert 0 < last["hessian_images"] <= 500
+    assert "hessian_top_eigenvalue" not in record.rows[0]
+
+
 def test_as_many_local_steps_as_an_epoch_has_are_an_epoch(root):
     by_steps, _ = runner.run(toy.spec("federated", epochs=3, local_steps=4), 3, root)
     by_epochs, _ = runner.run(toy.spec("federated", epochs=3), 3, root)
@@ -312,6 +389,8 @@ def test_a_run_can_diverge_in_its_first_round_and_still_leaves_a_record(root):
         ("federated", {"track": ["gradient_norm"]}),
         ("large_batch", {"track": ["batch_statistics"], "norm": "group"}),
         ("large_batch", {"codec": "dgc", "momentum": 0.9, "weight_decay": 1e-4}),
+        ("large_batch", {"step_up": {"factor": 2, "threshold": 0.5}}),
+        ("federated", {"step_up": {"factor": 2, "threshold": 0.5}}),
     ],
 )
 def test_what_a_method_or_network_could_only_ignore_is_refused(method, changes, root):

@@ -17,6 +17,8 @@ from repro.codecs import Codec
 from repro.errors import NotFinite, ReproError
 from repro.models.dropout import dropout_seeds
 from repro.models.norms import batch_statistics
+from repro.randomness import generator
+from repro.stepup import StepUp, gradient_change
 
 Schedule = Callable[[float], float]  # epochs of data seen so far -> learning rate
 Progress = Callable[[float], float]  # epochs of data seen so far -> what codecs are told (``state["progress"]``)
@@ -254,6 +256,39 @@ def gradient_norm(model: nn.Module) -> float:
     if not math.isfinite(norm):
         raise NotFinite(f"the gradient's norm is {norm}; a finite one was expected; lower the learning rate")
     return norm
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The step-up method in a training (paper lb, Eqs. 6 and 8): call it between the backward pass and the step.
+
+    Attributes:
+        rule: when gradients are stepped up, and by how much.
+        seed: of the run; a ``random`` rule draws by the number of the step.
+        norms: L2 norm of the unscaled gradient in every iteration so far; the caller's, who may store them.
+        factors: factor of the gradient in every iteration so far, likewise.
+    """
+
+    rule: StepUp
+    seed: int
+    norms: list[float]
+    factors: list[float]
+
+    def __call__(self, model: nn.Module, step: int) -> None:
+        """Multiply the gradient that ``model`` holds by its factor in ``step``.
+
+        Raises:
+            NotFinite: the gradient holds NaN or infinity.
+        """
+        norm = gradient_norm(model)
+        change = gradient_change(norm, self.norms[-1] if self.norms else None)
+        factor = self.rule.factor_at(change, generator(self.seed, "step_up", step).random())
+        if factor != 1:
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
+        self.norms.append(norm)
+        self.factors.append(factor)
 
 
 class Score(NamedTuple):

@@ -1,0 +1,89 @@
+"""The top eigenvalue of the Hessian by power iteration, against closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from repro.engines.common import NotFinite
+from repro.engines.sharpness import TOLERANCE, hessian_top_eigenvalue, top_eigenvalue
+from repro.models import build
+
+
+def quadratic(eigenvalues: list[float], rotation_seed: int = 3):
+    """Products with a symmetric matrix of known eigenvalues, split over two tensors."""
+    n = len(eigenvalues)
+    q, _ = torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(rotation_seed)).double())
+    matrix = q @ torch.diag(torch.tensor(eigenvalues, dtype=torch.float64)) @ q.T
+
+    def product(vector: list[Tensor]) -> list[Tensor]:
+        image = matrix @ torch.cat([part.flatten() for part in vector])
+        return [image[:2], image[2:].reshape(1, -1)]
+
+    return product, [torch.zeros(2, dtype=torch.float64), torch.zeros(1, n - 2, dtype=torch.float64)]
+
+
+@pytest.mark.parametrize(
+    ("eigenvalues", "top"),
+    [
+        ([7.0, 3.0, 1.0, 0.5], 7.0),
+        ([3.0, -9.0, 1.0, 0.5], 3.0),  # the largest in magnitude is negative
+        ([-1.0, -4.0, -2.0, -3.0], -1.0),
+        ([5.0, 0.0, 0.0, 0.0], 5.0),
+    ],
+)
+def test_power_iteration_finds_the_largest_eigenvalue_of_a_known_quadratic(eigenvalues, top) -> None:
+    found = top_eigenvalue(*quadratic(eigenvalues), seed=1)
+    assert found.converged
+    assert found.value == pytest.approx(top, abs=20 * TOLERANCE * max(map(abs, eigenvalues)))
+
+
+def test_a_hessian_of_zero_has_the_eigenvalue_zero() -> None:
+    assert top_eigenvalue(lambda v: [0 * t for t in v], [torch.zeros(3)], seed=1)[:2] == (0.0, 1)
+
+
+def test_two_eigenvalues_of_almost_equal_size_are_said_not_to_have_settled(monkeypatch) -> None:
+    monkeypatch.setattr("repro.engines.sharpness.MAX_ITERATIONS", 2)
+    found = top_eigenvalue(*quadratic([4.0, -3.9, 1.0, 0.0]), seed=1)
+    assert not found.converged
+
+
+def test_an_infinite_product_is_an_error() -> None:
+    with pytest.raises(NotFinite):
+        top_eigenvalue(lambda v: [t * torch.inf for t in v], [torch.zeros(3)], seed=1)
+
+
+def test_of_a_network_it_is_the_largest_eigenvalue_of_the_explicit_hessian() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.Tanh(), nn.Dropout(0.5), nn.Linear(3, 3)).double()
+    x, y = torch.randn(20, 3, 2, 2, dtype=torch.float64), torch.arange(20) % 3
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    model.eval()
+
+    def loss(flat: Tensor) -> Tensor:
+        parts = flat.split([p.numel() for p in parameters])
+        own = {name: part.view_as(p) for name, part, p in zip(names, parts, parameters, strict=True)}
+        return F.cross_entropy(torch.func.functional_call(model, own, (x,)), y)
+
+    hessian = torch.autograd.functional.hessian(loss, torch.cat([p.detach().flatten() for p in parameters]))
+    exact = float(torch.linalg.eigvalsh(hessian).max())
+    model.train()
+    found = hessian_top_eigenvalue(model, x, y, seed=1)
+    assert found.converged
+    assert found.value == pytest.approx(exact, rel=0.02)
+    assert model.training
+    assert all(p.grad is None for p in parameters)
+
+
+@pytest.mark.parametrize(
+    ("model", "norm", "px"), [("resnet50", "batch", 16), ("vgg11", "none", 32), ("alexnet", "none", 64)]
+)
+def test_networks_of_the_paper_have_one_and_stay_as_they_are(model: str, norm: str, px: int) -> None:
+    net = build(model, classes=5, width=8, norm=norm, image_size=px, seed=1)
+    x, y = torch.randn(6, 3, px, px, generator=torch.Generator().manual_seed(2)), torch.arange(6) % 5
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    a, b = (hessian_top_eigenvalue(net, x, y, seed=s).value for s in (1, 1))
+    assert a == b > 0
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
