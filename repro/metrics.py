@@ -380,8 +380,14 @@ def was_measured_late(record: Record) -> bool:
     return max(row["step"] for row in record.rows) >= rounds("large_batch") / 10
 
 
+def has_settled_eigenvalue(record: Record) -> bool:
+    """Whether the iteration for the top eigenvalue of the Hessian settled; a diverged run has none that could."""
+    return record.status == "completed" and bool(record.rows[-1]["hessian_converged"])
+
+
 CONDITIONS: dict[str, tuple[Callable[[Record], bool], str]] = {
     "cut": (was_cut, "never cut its learning rate"),
+    "eigenvalue": (has_settled_eigenvalue, "has no top eigenvalue that settled"),
     "late": (was_measured_late, "was measured in the first tenth of the post's training only"),
 }
 """What a part of a rule can need of a run in every seed, by name: the test, and what is said of a run that fails it."""
