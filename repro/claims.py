@@ -36,22 +36,28 @@ from repro.metrics import (
     TARGETS,
     Measured,
     common_epochs,
+    early_iterations,
     epochs_to_first_cut,
     epochs_to_target,
     final_top1,
+    final_top5,
     last_quarter_gain,
+    mean_gradient_norm,
     mean_top1,
     other_classes_top1,
     own_classes_top1,
+    planned_rounds,
     regularisation_gap,
     rounds_to_target,
+    step_up_share,
     target_accuracy,
     tidy,
     to_first_cut,
     to_target,
+    top1_at,
+    top_eigenvalue,
 )
 from repro.published import (
-    ACCURACIES,
     OF_CLIENTS,
     OF_PAYLOADS,
     TO_TARGET,
@@ -262,11 +268,20 @@ _RULES: dict[str, Callable[[Interval, Mapping[str, Any]], str]] = {
 _NEEDS_TRAINED_ARM = ("order", "ratio", "trend", "equivalence")
 _AT_THE_END: dict[str, tuple[Callable[[Record], float], str]] = {  # metric of one record, and how an arm's is said
     "final_top1": (final_top1, "{arm} {value} %"),
+    "final_top5": (final_top5, "{arm} {value} % top-5"),
     "regularisation_gap": (regularisation_gap, "gap of {arm} {value} points"),
     "own_classes_top1": (own_classes_top1, "{arm} {value} % on a device's own classes"),
     "other_classes_top1": (other_classes_top1, "{arm} {value} % on the others"),
 }
 _FROM_PAYLOADS = (*OF_PAYLOADS, "total_sent")
+_IN_PERCENT = {name: said for name, (_, said) in _AT_THE_END.items()} | {
+    "mean_top1": "{arm} {value} %",
+    "top1_at_equal_iterations": "{arm} {value} % at equal iterations",
+    "step_up_share": "{arm} {value} % of iterations stepped up",
+}
+"""How an arm's metric is said, where it is a fraction."""
+_AS_LOGARITHM = ("best_lr", "early_gradient_norm")
+"""Metrics whose value is a log2, so that differences and slopes are factors."""
 _METHODS = {"large_batch": "large batch", "federated": "federated averaging"}
 _GIGABYTE = 1e9
 
@@ -478,7 +493,7 @@ def _measure(part: Mapping[str, Any], evidence: _Evidence, seeds: Sequence[int])
     used = {arm: {seed: evidence.current[arm][seed] for seed in seeds} for arm in arms}
     every = [record for by_seed in used.values() for record in by_seed.values()]
     epochs: list[float] = []
-    target = 0.0
+    target, at = 0.0, 0
     if metric == "mean_top1":
         epochs = common_epochs(every)
         if not epochs:
@@ -486,6 +501,12 @@ def _measure(part: Mapping[str, Any], evidence: _Evidence, seeds: Sequence[int])
     elif metric == "epochs_to_first_cut":
         if lost := [f"{label(record.run)} (seed {record.seed})" for record in every if record.status == "diverged"]:
             raise _Undecided(INCONCLUSIVE, f"{', '.join(lost)} diverged, so when its rate would be cut is unknown")
+    elif metric == "top1_at_equal_iterations":
+        at = min(planned_rounds(record) for record in every)
+        if lost := [f"{label(record.run)} (seed {record.seed})" for record in every if top1_at(record, at) is None]:
+            raise _Undecided(INCONCLUSIVE, f"not evaluated at iteration {at}, the last common one: {', '.join(lost)}")
+    elif metric == "early_gradient_norm":
+        at = early_iterations(every)
     elif metric in TO_TARGET:
         known = [record for by_seed in evidence.current.values() for record in by_seed.values()]
         try:
@@ -498,11 +519,35 @@ def _measure(part: Mapping[str, Any], evidence: _Evidence, seeds: Sequence[int])
             return Measured(_AT_THE_END[metric][0](record))
         if metric == "mean_top1":
             return Measured(mean_top1(record, epochs))
+        if metric == "top1_at_equal_iterations":
+            return Measured(_known(record, top1_at(record, at), "its accuracy"))
+        if metric == "early_gradient_norm":
+            return Measured(math.log2(_positive(record, mean_gradient_norm(record, at), "the norm of its gradient")))
+        if metric == "step_up_share":
+            return Measured(_known(record, step_up_share(record), "its share of steps"))
+        if metric == "top_eigenvalue":
+            return Measured(_positive(record, top_eigenvalue(record), "the top eigenvalue of its Hessian"))
         if metric == "epochs_to_first_cut":
             return to_first_cut(record)
         return to_target(record, target, "epoch" if metric == "epochs_to_target" else "round")
 
     return {arm: {seed: read(record) for seed, record in by_seed.items()} for arm, by_seed in used.items()}
+
+
+def _known(record: Record, found: float | None, what: str) -> float:
+    """``found``, or the end of the question where the run diverged before it could be read."""
+    if found is None:
+        raise _Undecided(INCONCLUSIVE, f"{label(record.run)} (seed {record.seed}) diverged, so {what} is unknown")
+    return found
+
+
+def _positive(record: Record, found: float | None, what: str) -> float:
+    """The same for what is compared as a ratio."""
+    if (known := _known(record, found, what)) <= 0:
+        raise _Undecided(
+            INCONCLUSIVE, f"{label(record.run)} (seed {record.seed}): {what} is {known:.2g}, and has no logarithm"
+        )
+    return known
 
 
 def _of_payloads(part: Mapping[str, Any], arm: str, evidence: _Evidence, seed: int) -> Measured:
@@ -593,7 +638,9 @@ def _open_ends(part: Mapping[str, Any], table: _Table) -> tuple[bool, bool]:
     return _stopped(table[fast]), _stopped(table[slow])
 
 
-def _reservation(part: Mapping[str, Any], evidence: _Evidence, runs: Sequence[str], seeds: Sequence[int]) -> str | None:
+def _reservation(
+    part: Mapping[str, Any], table: _Table, evidence: _Evidence, runs: Sequence[str], seeds: Sequence[int]
+) -> str | None:
     """Why a part stays inconclusive whatever its interval says, or None."""
 
     def mean_of(metric: Callable[[Record], float], run: str) -> float:
@@ -614,8 +661,11 @@ def _reservation(part: Mapping[str, Any], evidence: _Evidence, runs: Sequence[st
                     if scores[edge] == max(scores.values()):
                         return f"the best learning rate of {label(arm)} (seed {seed}) is {edge:g}, an edge of the grid"
     needs_trained_arm = part["rule"] in _NEEDS_TRAINED_ARM and part["metric"] not in (*_FROM_PAYLOADS, *OF_CLIENTS)
+    needs_trained_arm |= part["metric"] == "step_up_share"
     if needs_trained_arm or "above_floor" in part:
         finals = {run: mean_of(final_top1, run) for run in runs}
+        if part["metric"] == "top1_at_equal_iterations":  # what a longer run reaches later does not count
+            finals = {run: float(np.mean([reading.value for reading in table[run].values()])) for run in runs}
         floor = accuracy_floor(evidence.current[runs[0]][seeds[0]].chance)
         needed = f"too close to chance ({number(100 * floor, 1)} % needed)"
         if needs_trained_arm and max(finals.values()) < floor:
@@ -640,7 +690,7 @@ def _reason(part: Mapping[str, Any], outcome: str, bounds: bool) -> str:
     """Where the interval lies; ``bounds``: it rests on lower bounds of seeds that never got there."""
     rule = part["rule"]
     if rule in ("order", "ratio", "trend"):
-        equal = "1 (no difference)" if rule == "ratio" or part["metric"] == "best_lr" else "0"
+        equal = "1 (no difference)" if rule == "ratio" or part["metric"] in _AS_LOGARITHM else "0"
         if "by_more_than" in part:
             equal = f"{100 * part['by_more_than']:g} {'%' if _is_level(part) else 'points'}"
         if "at_least" in part:
@@ -653,7 +703,8 @@ def _reason(part: Mapping[str, Any], outcome: str, bounds: bool) -> str:
     elif rule == "value" and part["metric"] == "compression_rate":
         limits = f"{part['published']:g} ± {part['tolerance']:g} times"
     elif rule == "value":
-        limits = f"{100 * part['published']:g} ± {100 * part['tolerance']:g} %"
+        unit = "%" if _is_level(part) else "points"
+        limits = f"{100 * part['published']:g} ± {100 * part['tolerance']:g} {unit}"
     elif rule == "factor":
         limits = f"{part['published']:g} times ± {100 * part['tolerance']:g} %"
     else:
@@ -666,15 +717,17 @@ def _arm_texts(metric: str, table: _Table) -> tuple[dict[str, float], list[str]]
     """Mean of each arm over seeds, as a number and as text: "> N" where a seed never got there."""
     numbers, texts = {}, []
     for arm, by_seed in table.items():
-        if metric in (*ACCURACIES, *_AT_THE_END):
+        if metric in _IN_PERCENT:
             numbers[arm] = float(np.mean([100 * reading.value for reading in by_seed.values()]))  # as in figures
-            _, said = _AT_THE_END.get(metric, _AT_THE_END["final_top1"])
-            texts.append(said.format(arm=label(arm), value=number(numbers[arm], 1)))
+            texts.append(_IN_PERCENT[metric].format(arm=label(arm), value=number(numbers[arm], 1)))
             continue
         mean = float(np.mean([reading.value for reading in by_seed.values()]))
-        if metric == "best_lr":
+        if metric in _AS_LOGARITHM:
             numbers[arm] = 2**mean
             texts.append(f"{label(arm)} {2**mean:.3g}")
+        elif metric == "top_eigenvalue":
+            numbers[arm] = mean
+            texts.append(f"top eigenvalue of {label(arm)} {mean:.3g}")
         elif metric == "saved_by_zip":
             numbers[arm] = 100 * mean
             texts.append(f"zip saves {number(100 * mean, 1)} % of {_arm_label(arm)}")
@@ -705,26 +758,25 @@ def _in_units(part: Mapping[str, Any], interval: Interval) -> tuple[list[float],
     ends = [interval.estimate, interval.low, interval.high]
     if part["rule"] in ("ratio", "factor"):
         return [math.exp(end) for end in ends], "times"
-    if part["metric"] == "best_lr":
-        return [2.0**end for end in ends], "times"
+    per_doubling = " per doubling" if part["rule"] == "trend" else ""
+    if part["metric"] in _AS_LOGARITHM:
+        return [2.0**end for end in ends], "times" + per_doubling
     if part["metric"] == "compression_rate":
         return ends, "times"
     percent = [100 * end for end in ends]
-    if part["rule"] == "value" or _is_level(part):
-        return percent, "%"
-    return percent, "points per doubling" if part["rule"] == "trend" else "points"
+    return percent, "%" if _is_level(part) else "points" + per_doubling
 
 
 def _is_level(part: Mapping[str, Any]) -> bool:
-    """Whether a contrast is an accuracy rather than a difference of accuracies."""
-    return part["rule"] in ("order", "bound") and bool(tidy(sum(part["contrast"].values())))
+    """Whether a contrast is an accuracy, or a share, rather than a difference of them."""
+    return part["rule"] in ("order", "bound", "value") and bool(tidy(sum(part["contrast"].values())))
 
 
 def _in_words(estimate: float, low: float, high: float, unit: str, open_ends: tuple[bool, bool], n: int) -> str:
     """``+2.1 points [+1.2, +3.0]``; a ratio of which only a bound is known is said as one."""
 
     def say(value: float) -> str:
-        return number(value, 2 if unit == "times" else 1, sign=unit.startswith("points"))
+        return number(value, 2 if unit.startswith("times") else 1, sign=unit.startswith("points"))
 
     bound = {(False, True): "> ", (True, False): "< "}.get(open_ends, "")
     ends = [say(low) if not open_ends[0] else "no lower end", say(high) if not open_ends[1] else "no upper end"]
@@ -832,7 +884,7 @@ def _judge_trained(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
         if obstacle := _not_comparable(part, evidence, used):
             counted = not part.get("full_scale_only", False)
             return replace(seen, outcome=NOT_COMPARABLE, reason=obstacle, counted=counted)
-    if reservation := _reservation(part, evidence, runs, seeds):
+    if reservation := _reservation(part, table, evidence, runs, seeds):
         return replace(seen, reason=reservation)
     outcome = _RULES[part["rule"]](interval, part)
     return replace(seen, outcome=outcome, reason=_reason(part, outcome, any(open_ends)))

@@ -17,6 +17,8 @@ TARGET_AT_FULL_SCALE = 0.80
 """Target accuracy of post e1, table 2."""
 CENTRAL_AT_FULL_SCALE = 0.9302
 """What ResNet18 reaches centrally on CIFAR-10: README of github.com/kuangliu/pytorch-cifar."""
+EARLY = 0.25
+"""Early training (paper lb, figure 6): this share of the iterations of the run that has the fewest."""
 
 
 class Target(NamedTuple):
@@ -37,6 +39,7 @@ SCALES: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "log2_global_batch": lambda spec: math.log2(spec["workers"] * spec["local_batch"]),
     "log2_local_epochs": lambda spec: math.log2(spec["local_epochs"]),
     "log2_local_steps": lambda spec: math.log2(spec["local_steps"]),
+    "log2_step_up": lambda spec: math.log2((spec.get("step_up") or {"factor": 1.0})["factor"]),
 }
 """What a trend can run over, from the spec of a run."""
 
@@ -94,6 +97,35 @@ def final_top1(record: Record) -> float:
     """
     rows = _rows(record)
     return record.chance if record.status == "diverged" else float(rows[-1]["test_top1"])
+
+
+def final_top5(record: Record) -> float:
+    """As :func:`final_top1`, top-5; a diverged run counts as chance.
+
+    Raises:
+        ReproError: a completed record holds no evaluation.
+    """
+    rows = _rows(record)
+    if record.status == "diverged":
+        return min(1.0, 5 * record.chance)
+    return float(rows[-1]["test_top5"])
+
+
+def planned_rounds(record: Record) -> int:
+    """Rounds of the whole training (iterations, where training is central), also of a run that diverged before."""
+    rows = _rows(record)
+    return int(_budget(record)["round"] if record.status == "diverged" else rows[-1]["round"])
+
+
+def top1_at(record: Record, at: int) -> float | None:
+    """Top-1 accuracy (a fraction) at the evaluation after ``at`` rounds, None if there is none.
+
+    A diverged run counts as chance, as at the end.
+    """
+    rows = _rows(record)
+    if record.status == "diverged":
+        return record.chance
+    return next((float(row["test_top1"]) for row in rows if row["round"] == at), None)
 
 
 def last_quarter_gain(record: Record) -> float:
@@ -198,6 +230,81 @@ def divergence(record: Record) -> tuple[int, float] | None:
     return rounds, rounds / _rounds_per_epoch(record)
 
 
+# Gradients, steps and sharpness (paper lb) ----------------------------------------------------------------------
+
+
+def early_iterations(records: Iterable[Record]) -> int:
+    """Iterations that count as early for all of ``records``: the share ``EARLY`` of the fewest planned, at least 1."""
+    return max(1, math.ceil(EARLY * min(planned_rounds(record) for record in records)))
+
+
+def mean_gradient_norm(record: Record, iterations: int) -> float | None:
+    """Mean L2 norm of the unscaled gradient over the first ``iterations``; None if the run diverged before.
+
+    It is the cumulative norm of paper lb, figure 6, divided by the iterations, which are the same for runs compared.
+
+    Raises:
+        ReproError: the run did not record the norm of every iteration.
+    """
+    _rows(record)
+    norms = _series(record, "gradient_norm", "track: [gradient_norm]")
+    if record.status == "diverged" and len(norms) < iterations:
+        return None
+    if len(norms) < iterations:
+        raise ReproError(
+            f"record {record.run}.s{record.seed}: {len(norms)} gradient norms; one for each of the first {iterations} "
+            f"iterations was expected; run `python -m repro rerun {record.run}`"
+        )
+    return float(np.mean(norms[:iterations]))
+
+
+def step_up_share(record: Record) -> float | None:
+    """Share of all iterations whose gradient was scaled by the factor X of the run's step function (paper lb, Eq. 6).
+
+    The first iteration, which has no change of the gradient and is never scaled, counts. Of a diverged run the
+    iterations until then count; None if there is none.
+
+    Raises:
+        ReproError: the run has no step function, or did not record its factors.
+    """
+    _rows(record)
+    settings = record.spec.get("step_up")
+    if not settings:
+        raise ReproError(
+            f"record {record.run}.s{record.seed}: no step function; a run with `step_up` was expected; name another run"
+        )
+    factors = _series(record, "step_up_factor", "step_up")
+    if not factors and record.status == "diverged":
+        return None
+    return float(np.mean([factor == settings["factor"] for factor in factors]))
+
+
+def top_eigenvalue(record: Record) -> float | None:
+    """Top eigenvalue of the Hessian of the mean training loss at the last weights; None for a diverged run.
+
+    Raises:
+        ReproError: a completed run did not record it.
+    """
+    rows = _rows(record)
+    if record.status == "diverged":
+        return None
+    if "hessian_top_eigenvalue" not in rows[-1]:
+        raise ReproError(
+            f"record {record.run}.s{record.seed}: no eigenvalue of the Hessian; a run that tracks it was expected; "
+            "name another run"
+        )
+    return float(rows[-1]["hessian_top_eigenvalue"])
+
+
+def _series(record: Record, name: str, setting: str) -> list[float]:
+    if name not in record.series:
+        raise ReproError(
+            f"record {record.run}.s{record.seed}: no series {name}; a run with `{setting}` was expected; "
+            "name another run"
+        )
+    return record.series[name]
+
+
 # Epochs and rounds until something happens ---------------------------------------------------------------------
 
 
@@ -273,8 +380,14 @@ def was_measured_late(record: Record) -> bool:
     return max(row["step"] for row in record.rows) >= rounds("large_batch") / 10
 
 
+def has_settled_eigenvalue(record: Record) -> bool:
+    """Whether the iteration for the top eigenvalue of the Hessian settled; a diverged run has none that could."""
+    return record.status == "completed" and bool(record.rows[-1]["hessian_converged"])
+
+
 CONDITIONS: dict[str, tuple[Callable[[Record], bool], str]] = {
     "cut": (was_cut, "never cut its learning rate"),
+    "eigenvalue": (has_settled_eigenvalue, "has no top eigenvalue that settled"),
     "late": (was_measured_late, "was measured in the first tenth of the post's training only"),
 }
 """What a part of a rule can need of a run in every seed, by name: the test, and what is said of a run that fails it."""

@@ -17,6 +17,11 @@ from repro.traffic import CHANGE, CODECS, GRADIENT, WEIGHTS
 
 TO_TARGET = ("epochs_to_target", "rounds_to_target")
 ACCURACIES = ("final_top1", "mean_top1")
+OTHER_ACCURACIES = ("final_top5", "top1_at_equal_iterations")
+"""Accuracies that an order, a value or a bound can look at, besides ``ACCURACIES``.
+
+At equal iterations means at the evaluation after as many iterations as the shortest of the compared runs has.
+"""
 OF_CLIENTS = ("own_classes_top1", "other_classes_top1")
 """Metrics of the clients' own models before the last aggregation."""
 OF_PAYLOADS = ("compression_rate", "saved_by_zip")
@@ -170,11 +175,19 @@ _CHOICE = {
 _JUDGE = {"why": _TEXT, "parts": _ITEMS}
 _ACCURACY = {"metric": _one_of(*ACCURACIES), "contrast": _CONTRAST}
 _PARTS = {
-    "order": {"metric": _one_of(*ACCURACIES, *OF_CLIENTS, "regularisation_gap", "best_lr"), "contrast": _CONTRAST},
-    "ratio": {"metric": _one_of(*TO_TARGET, "epochs_to_first_cut", "compression_rate"), "contrast": _PAIR},
+    "order": {
+        "metric": _one_of(
+            *ACCURACIES, *OTHER_ACCURACIES, *OF_CLIENTS, "regularisation_gap", "step_up_share", "best_lr"
+        ),
+        "contrast": _CONTRAST,
+    },
+    "ratio": {
+        "metric": _one_of(*TO_TARGET, "epochs_to_first_cut", "compression_rate", "top_eigenvalue"),
+        "contrast": _PAIR,
+    },
     "equivalence": _ACCURACY | {"margin": _POSITIVE},
     "value": {
-        "metric": _one_of(*ACCURACIES, *OF_PAYLOADS),
+        "metric": _one_of(*ACCURACIES, *OTHER_ACCURACIES, *OF_PAYLOADS),
         "contrast": _CONTRAST,
         "published": _NUMBER,
         "tolerance": _POSITIVE,
@@ -186,9 +199,13 @@ _PARTS = {
         "published": _POSITIVE,
         "tolerance": _POSITIVE,
     },
-    "bound": {"metric": _one_of(*ACCURACIES, *OF_CLIENTS), "contrast": _CONTRAST, "at_most": _NUMBER},
+    "bound": {
+        "metric": _one_of(*ACCURACIES, *OTHER_ACCURACIES, *OF_CLIENTS, "step_up_share"),
+        "contrast": _CONTRAST,
+        "at_most": _NUMBER,
+    },
     "trend": {
-        "metric": _one_of(*ACCURACIES),
+        "metric": _one_of(*ACCURACIES, "early_gradient_norm"),
         "runs": _RUNS,
         "against": _one_of(*SCALES),
         "direction": _one_of("rising", "falling"),
@@ -211,7 +228,7 @@ _ANY = {
 _GUARDS = {"above_floor": _RUNS, "settled_within": _POSITIVE}
 _OPTIONAL = {
     "order": _GUARDS | {"by_more_than": _POSITIVE},  # least difference
-    "ratio": {"at_least": _POSITIVE},  # least ratio
+    "ratio": _GUARDS | {"at_least": _POSITIVE},  # least ratio
     # Of "sharper" the runs that are; of "linear" the limit, and of "line_error" the quantity and the largest published
     # error, as a fraction.
     "measured": {
