@@ -45,6 +45,10 @@ CASES = {
         track=["batch_statistics", "gradient_norm", "per_class"],
     ),
     "federated, no statistics": toy.spec("federated", buffers="drop"),
+    "ResNet50, sharpness": toy.spec("central", model="resnet50", width=2, epochs=1, track=["sharpness"]),
+    "step-up": toy.spec("central", step_up={"factor": 4, "threshold": 0.2}, evaluate_at=[1]),
+    "step-up, at random": toy.spec("central", step_up={"factor": 4, "when": "random", "share": 0.5}),
+    "law of label split": toy.spec("large_batch", kind="law", law="label_split", train_images=24),
 }  # fmt: skip
 EXACT = {"epoch", "round", "lr", "bytes_up", "bytes_down", "step", "what", "codec", "dense_bytes"}
 
@@ -75,6 +79,7 @@ def test_results_change_only_with_a_version(name):
     tolerance = 5e-2 if "bf16" in name else 1e-7
     hint = "results changed, and no version in repro/numerics.py did"
     assert ours["train_loss"] == pytest.approx(golden["train_loss"], rel=tolerance), hint
+    assert ours.get("step_up_factor") == golden.get("step_up_factor"), hint
     assert ours.get("gradient_norm", []) == pytest.approx(golden.get("gradient_norm", []), rel=tolerance), hint
     assert len(ours["rows"]) == len(golden["rows"]), hint
     for a, b in zip(ours["rows"], golden["rows"], strict=True):
