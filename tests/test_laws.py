@@ -60,3 +60,19 @@ def test_a_run_of_the_law_takes_its_sizes_from_its_spec():
     spec = toy.spec("large_batch", kind="law", law="normalisation", image_size=16, local_batch=4)
     record, _ = runner.run(spec, 1, toy.ROOT)
     assert record.law == laws.normalisation(images=4, image_size=16, width=4, seed=1)
+
+
+def test_without_batchnorm_bsp_does_not_depend_on_the_label_split_and_with_it_it_does():
+    found = laws.label_split(workers=4, local_batch=8, lr=0.1, seed=1)
+    assert found["vgg11_max_abs_difference"] <= found["tolerance"]
+    assert found["vgg11_update_max_abs"] > 1e6 * found["tolerance"]
+    assert found["resnet50_max_abs_difference"] > 1e6 * found["tolerance"]
+
+
+def test_the_law_of_the_label_split_notices_workers_that_are_not_weighted_alike(monkeypatch):
+    from repro.engines import plain
+
+    weighted = plain.weighted_mean
+    monkeypatch.setattr(plain, "weighted_mean", lambda parts, images: weighted(parts, [2 * images[0], *images[1:]]))
+    found = laws.label_split(workers=4, local_batch=8, lr=0.1, seed=1)
+    assert found["vgg11_max_abs_difference"] > 1e6 * found["tolerance"]
