@@ -421,10 +421,10 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
     published_images = _expect(values.get("train_images"), int, f"{where}, key train_images")
     published_workers = _expect(values.get("workers"), int, f"{where}, key workers")
     own_epochs = values.get("epochs")
-    memory_only = values.get("repetitions") == 0
-    values |= _sizes(files, str(values.get("kind")), str(values.get("model")))
-    if memory_only:  # at every profile
-        values["repetitions"] = 0
+    sizes = _sizes(files, str(values.get("kind")), str(values.get("model")))
+    if values.get("repetitions") == 0:  # memory only, at every profile
+        sizes.pop("repetitions", None)
+    values |= sizes
     if values.get("kind") == "train":
         shrink, usual_epochs = files.params["sizes"], files.content["defaults"].get("epochs")
         own_size = "epochs" in _networks(files, "trained").get(str(values.get("model")), {})
@@ -550,8 +550,13 @@ def _written(files: _Files, section: str) -> list[Spec]:
     return [_resolve(files, name, name, group=group) for name in files.content[section]]
 
 
+def _has_grid(files: _Files) -> bool:
+    """Whether grids choose the source's learning rates; else every rate is its own."""
+    return "grid" in files.content or "grid" in files.params
+
+
 def _grids(files: _Files) -> dict[str, list[Spec]]:
-    if "grid" not in files.content and "grid" not in files.params:  # every learning rate is the source's own
+    if not _has_grid(files):
         return {}
     spec_file, params_file = files.spec_file, files.params_file
     place = f"{params_file}, key {files.source}.grid"
@@ -591,7 +596,7 @@ def _seeds(files: _Files) -> tuple[list[int], list[int]]:
     """Seeds of the artefacts and of the controls."""
     place = f"{files.params_file}, key {files.source}"
     seeds = _listed(files.params, f"{place}.seeds")
-    if "grid" not in files.content and "grid" not in files.params:
+    if not _has_grid(files):
         return seeds, []
     own = _listed(_expect(files.params.get("grid"), dict, f"{place}.grid"), f"{place}.grid.seeds")
     if set(seeds) & set(own):
