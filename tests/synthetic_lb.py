@@ -1,10 +1,17 @@
-"""Measurement records with known laws: time max(floor, a + c B), memory linear in B, without any measuring."""
+"""Records of paper lb: measurements with known laws (time max(floor, a + c B), memory linear in B), and trained runs.
+
+The trained ones are smooth curves in which the paper's statements hold, at small sizes; nothing is measured or trained.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from synthetic import hash_name
 
 from repro.records import Record
 
@@ -84,3 +91,189 @@ def record(run: str = "lb-perf-resnet50", profile: str = "laptop", **laws: Any) 
 def all_records(profile: str = "laptop", **laws: Any) -> list[Record]:
     """One record for each run of the paper's performance models."""
     return [record(run, profile, **laws) for run in RUNS]
+
+
+# Trained runs ------------------------------------------------------------------------------------------------
+
+EPOCHS, IMAGES, CLIENTS = 24, 4096, 10
+PACE = 1.9  # epochs to 63 % of the final accuracy: with it batch 32 and 64 are where the paper has them
+CLASSES = {"cifar10": 10, "cifar100": 100, "caltech101": 101}
+DATA = {"resnet50": "cifar10", "vgg11": "cifar100", "alexnet": "caltech101"}
+SMALL = {"resnet50": 32, "vgg11": 64, "alexnet": 32}
+LABELS = {"resnet50": 1, "vgg11": 10, "alexnet": 10}
+FACTORS = (2, 4, 8, 16)
+GATED = (("resnet50", "05"), ("vgg11", "05"), ("vgg11", "08"))
+#: Accuracy at the end of the runs of tables 1 and 2: IID and non-IID.
+TABLES = {
+    "bsp-resnet50": (0.82, 0.60), "fa-resnet50": (0.78, 0.45), "fa250-resnet50": (0.77, 0.44),
+    "fa1000-resnet50": (0.74, 0.40), "bsp-vgg11": (0.45, 0.43), "fa-vgg11": (0.40, 0.20),
+    "fa250-vgg11": (0.38, 0.18), "fa1000-vgg11": (0.33, 0.12), "bsp-alexnet": (0.50, 0.48),
+    "fa-alexnet": (0.45, 0.25), "fa250-alexnet": (0.43, 0.22), "fa1000-alexnet": (0.40, 0.18),
+}  # fmt: skip
+#: The same for the batch sizes, and for factors 2, 4, 8 and 16 at batch 1024.
+BATCH_FINALS = {
+    "resnet50": {32: 0.80, 256: 0.75, 1024: 0.60}, "vgg11": {64: 0.70, 256: 0.62, 1024: 0.50},
+    "alexnet": {32: 0.50, 256: 0.45, 1024: 0.35},
+}  # fmt: skip
+STEP_FINALS = {
+    "step-resnet50-t05": (0.61, 0.62, 0.635, 0.649), "step-vgg11-t05": (0.55, 0.54, 0.30, 0.10),
+    "step-vgg11-t08": (0.52, 0.53, 0.467, 0.30), "always-resnet50": (0.59, 0.58, 0.57, 0.56),
+    "always-vgg11": (0.46, 0.45, 0.20, 0.10), "random-resnet50-t05": (0.6, 0.6, 0.6, 0.6),
+    "random-vgg11-t05": (0.5, 0.5, 0.2, 0.1), "random-vgg11-t08": (0.5, 0.5, 0.4, 0.2),
+    "equation-resnet50-t05": (0.60, 0.59, 0.58, 0.57), "equation-vgg11-t05": (0.48, 0.46, 0.40, 0.20),
+    "equation-vgg11-t08": (0.47, 0.44, 0.35, 0.15),
+}  # fmt: skip
+SHARES = {"t05": 0.6, "t08": 0.2}
+RATES = {"resnet50": (0.1, 1e-4), "vgg11": (0.01, 5e-4), "alexnet": (0.01, 5e-4)}
+
+
+def train_spec(run: str, model: str, profile: str = "laptop", **changes: Any) -> dict[str, Any]:
+    """The fields of a trained run's spec that readers use."""
+    rate, decay = RATES[model]
+    made = {
+        "run": run, "source": "lb", "group": "artefact", "kind": "train", "profile": profile, "method": "central",
+        "dataset": DATA[model], "train_images": IMAGES, "test_images": 1000, "image_size": 32, "evaluate_on": "test",
+        "evaluate_every": 1, "model": model, "width": 8, "norm": "batch" if model == "resnet50" else "none",
+        "workers": 1, "partition": "iid", "labels_per_client": None, "local_batch": 32, "local_epochs": 1,
+        "local_steps": None, "epochs": EPOCHS, "schedule": {"kind": "constant", "lr": rate}, "lr": rate,
+        "momentum": 0.9, "weight_decay": decay, "augment": True, "precision": "fp32", "buffers": "average",
+        "codec": "dense", "expects_divergence": False, "step_up": None, "evaluate_at": None, "track": None,
+    }  # fmt: skip
+    made |= changes
+    return made | {"lr": made["schedule"]["lr"]}
+
+
+def planned() -> dict[str, tuple[dict[str, Any], float]]:
+    """Run -> changes of its spec (``model`` among them) and the accuracy at its end."""
+    runs: dict[str, tuple[dict[str, Any], float]] = {}
+    for name, finals in TABLES.items():
+        kind, model = name.split("-")
+        settings: dict[str, Any] = {"model": model, "workers": CLIENTS, "method": "federated"}
+        settings |= {
+            "bsp": {"method": "large_batch"},
+            "fa250": {"local_steps": 25},
+            "fa1000": {"local_steps": 100},
+        }.get(kind, {})
+        runs[f"lb-{name}-iid"] = settings, finals[0]
+        apart = settings | {"partition": "labels", "labels_per_client": LABELS[model]}
+        runs[f"lb-{name}-noniid"] = apart, finals[1]
+        if model == "resnet50" and kind in ("bsp", "fa"):
+            for split, base, final in (("iid", settings, finals[0]), ("noniid", apart, finals[1])):
+                more: dict[str, dict[str, Any]] = {f"b{batch}": {"local_batch": batch} for batch in (16, 64)}
+                more |= {f"lr0_{d}": {"schedule": {"kind": "constant", "lr": float(f"0.{d}")}} for d in ("03", "3")}
+                for change, differs in more.items():
+                    control = base | {"group": "control"} | differs
+                    runs[f"lb-{name}-{split}-{change}"] = control, final - 0.02
+    apart = runs["lb-bsp-resnet50-noniid"][0] | {"group": "control"}
+    runs |= {f"lb-bsp-resnet50-noniid-{b}": (apart | {"buffers": b}, 0.3) for b in ("local", "drop")}
+    for model, by_batch in BATCH_FINALS.items():
+        common: dict[str, Any] = {"model": model, "track": ["gradient_norm", "sharpness"]}
+        if model == "vgg11":
+            common["dataset"] = "cifar10"
+        at = list(range(4, 4 * EPOCHS + 1, 4))
+        for batch, final in by_batch.items():
+            runs[f"lb-batch-{model}-{batch}"] = common | {"local_batch": batch, "evaluate_at": at}, final
+    for name, of_factors in STEP_FINALS.items():
+        kind, model, *threshold = name.split("-")
+        settings = runs[f"lb-batch-{model}-1024"][0] | {"track": None}
+        settings |= {} if kind == "step" else {"group": "control"}
+        for factor, final in zip(FACTORS, of_factors, strict=True):
+            when: dict[str, Any] = {"when": {"step": "above", "equation": "below"}.get(kind, kind)}
+            if kind in ("step", "equation"):
+                when["threshold"] = int(threshold[0][1:]) / 10
+            elif kind == "random":
+                when["share"] = SHARES[threshold[0]]
+                if factor not in (4, 16):
+                    continue
+            runs[f"lb-{name}-x{factor}"] = settings | {"step_up": {"factor": float(factor)} | when}, final
+    for model in ("resnet50", "vgg11"):
+        for times in ("0_25", "4", "16"):
+            rate = RATES[model][0] * float(times.replace("_", "."))
+            settings = runs[f"lb-batch-{model}-1024"][0] | {"track": None, "group": "control"}
+            runs[f"lb-rate-{model}-{times}"] = settings | {"schedule": {"kind": "constant", "lr": rate}}, 0.45
+    return runs
+
+
+def _evaluations(spec: dict[str, Any]) -> list[tuple[int, float]]:
+    """(round, epoch) of every evaluation."""
+    steps = IMAGES // spec["workers"] // spec["local_batch"]
+    if spec["local_steps"]:
+        every = spec["local_steps"] / steps
+        return [(k, k * every) for k in range(1, int(EPOCHS / every) + 1)]
+    if spec["method"] == "federated":
+        return [(epoch, float(epoch)) for epoch in range(1, EPOCHS + 1)]
+    rounds = {epoch * steps for epoch in range(1, EPOCHS + 1)} | set(spec["evaluate_at"] or ())
+    return [(at, at / steps) for at in sorted(rounds)]
+
+
+def _series(spec: dict[str, Any], rounds: int, rng: np.random.Generator) -> dict[str, list[float]]:
+    series = {"train_loss": [2.3 / (1 + 0.01 * at) for at in range(rounds)]}
+    if spec["method"] == "central":
+        level = 8.0 * spec["local_batch"] ** -0.3
+        series["gradient_norm"] = (level * np.exp(0.1 * rng.standard_normal(rounds))).tolist()
+    if step_up := spec["step_up"]:
+        share = {"always": 1.0}.get(step_up["when"], step_up.get("share", SHARES.get(spec["run"].split("-")[3], 0.0)))
+        up = round((1 - share if step_up["when"] == "below" else share) * rounds)
+        series["step_up_factor"] = [1.0] * (rounds - up) + [step_up["factor"]] * up
+    return series
+
+
+def _trained(run: str, seed: int, profile: str, changes: dict[str, Any], final: float) -> Record:
+    rng = np.random.default_rng([seed, *run.encode()])
+    spec = train_spec(run, profile=profile, **changes)
+    classes = CLASSES[spec["dataset"]]
+    chance = 1 / classes
+    final += 0.002 * (seed - 2) + 0.0005 * rng.standard_normal() if final > 0.1 else 0.0
+    rows: list[dict[str, Any]] = []
+    for at, epoch in _evaluations(spec):
+        top1 = chance + (final - chance) * (1 - math.exp(-epoch / PACE))
+        sent = 0 if spec["method"] == "central" else at * CLIENTS * 700_000
+        rows.append({
+            "epoch": epoch, "round": at, "lr": spec["lr"], "train_loss": 2.3 * math.exp(-epoch / 9),
+            "train_top1": top1, "test_loss": 2.3 * math.exp(-epoch / 11), "test_top1": top1,
+            "test_top5": min(1.0, 5 * chance + 1.5 * (top1 - chance)), "bytes_up": sent, "bytes_down": sent,
+        })  # fmt: skip
+    if spec["track"]:
+        sharp = spec["local_batch"] ** 0.5 * (1 + 0.02 * rng.standard_normal())
+        rows[-1] |= {
+            "hessian_top_eigenvalue": sharp, "hessian_iterations": 40, "hessian_images": 500, "hessian_converged": True,
+        }  # fmt: skip
+    return _record(run, seed, spec, classes, rows=rows, series=_series(spec, rows[-1]["round"], rng))
+
+
+def _record(run: str, seed: int, spec: dict[str, Any], classes: int, **content: Any) -> Record:
+    return Record(
+        run=run, source="lb", group=spec["group"], kind=spec["kind"], profile=spec["profile"], seed=seed, spec=spec,
+        data={"name": spec["dataset"], "sha256": "0" * 64, "reduced": None, "classes": classes},
+        fingerprint=f"{hash_name(run) + seed:016x}", status="completed", **content,
+    )  # fmt: skip
+
+
+def law(profile: str = "laptop", **numbers: float) -> Record:
+    """The executed law of the label split, in which it holds; ``numbers`` replace its own."""
+    spec = train_spec("lb-law-label-split", "vgg11", profile, kind="law")
+    found = {
+        "vgg11_max_abs_difference": 1e-16, "vgg11_update_max_abs": 0.01, "resnet50_max_abs_difference": 1e-3,
+        "resnet50_update_max_abs": 0.01, "tolerance": 1e-12, "workers": 4, "local_batch": 8, "dtype": "float64",
+    }  # fmt: skip
+    return _record(spec["run"], 1, spec, 10, law=found | numbers)
+
+
+def trained_records(
+    seeds: Collection[int] = (1, 2, 3), profile: str = "laptop", group: str | None = None
+) -> list[Record]:
+    """One record per trained run and seed, of the artefacts, the controls, or both; with the artefacts the law."""
+    made = [
+        _trained(run, seed, profile, changes, final)
+        for run, (changes, final) in planned().items()
+        for seed in seeds
+        if group in (None, changes.get("group", "artefact"))
+    ]
+    return [*made, *([law(profile)] if group != "control" else [])]
+
+
+def stopped(trained: Record, rounds: int = 0) -> Record:
+    """``trained`` as it is when the run diverges after some rounds."""
+    rows = [row for row in trained.rows if row["round"] <= rounds]
+    series = {name: values[:rounds] for name, values in trained.series.items()}
+    return replace(trained, status="diverged", reason="the training loss is nan", rows=rows, series=series)
