@@ -25,9 +25,9 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
     """Compare ``data/published.yaml`` with what exists.
 
     Every artefact needs something that draws it from defined runs, its files under
-    ``figures/<profile>`` and a place in a notebook of the source; every statement needs a rule whose runs are defined, a
-    figure or table that something draws (laws and definitions are shown by the code that executes them), a verdict and
-    a place in a notebook; and the stored learning rates must be those that the grids choose today. What is in
+    ``figures/<profile>`` and a place in a notebook of the source; every statement needs a rule whose runs are defined,
+    a figure or table that something draws (laws and definitions are shown by the code that executes them), a verdict
+    and a place in a notebook; and the stored learning rates must be those that the grids choose today. What is in
     ``WAITING`` and has neither a rule nor a drawing waits.
 
     Returns:
