@@ -10,6 +10,7 @@ from pathlib import Path
 from repro import claims, records, report, specs, tuning
 from repro.claims import Published, Statement
 from repro.errors import ReproError
+from repro.notebooks import of_source
 
 WAITING = frozenset(["lb.teacher", "lb.c16", "lb.c21"])
 """Artefacts and statements that have no run yet. Every other one that lacks something is a problem."""
@@ -19,9 +20,9 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
     """Compare ``data/published.yaml`` with what exists.
 
     Every artefact needs something that draws it from defined runs, its files under
-    ``figures/<profile>`` and a place in the source's notebook; every statement needs a rule whose runs are defined, a
-    figure or table that something draws (laws and definitions are shown by the code that executes them), a verdict and
-    a place in the notebook; and the stored learning rates must be those that the grids choose today. What is in
+    ``figures/<profile>`` and a place in a notebook of the source; every statement needs a rule whose runs are defined,
+    a figure or table that something draws (laws and definitions are shown by the code that executes them), a verdict
+    and a place in a notebook; and the stored learning rates must be those that the grids choose today. What is in
     ``WAITING`` and has neither a rule nor a drawing waits.
 
     Returns:
@@ -82,11 +83,12 @@ def _later(published: Published, source: str) -> list[str]:
 
 
 def _not_in_notebook(published: Published, source: str, later: list[str], root: Path) -> Iterator[str]:
-    notebook = root / "notebooks" / f"{source}.ipynb"
-    text = notebook.read_text(encoding="utf-8") if notebook.exists() else ""
+    found = of_source(root / "notebooks", source)
+    text = "\n".join(path.read_text(encoding="utf-8") for path in found)
+    where = " or ".join(f"notebooks/{path.name}" for path in found) or f"notebooks/{source}.ipynb"
     for name in _ids(published, source):
         if name not in later and not re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", text):
-            yield f"{name}: not in notebooks/{source}.ipynb; a section that names it was expected"
+            yield f"{name}: not in {where}; a section that names it was expected"
 
 
 def _unfit(statement: Statement) -> Iterator[str]:

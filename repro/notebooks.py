@@ -30,13 +30,18 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from pygments.formatters import HtmlFormatter
 
-from repro import claims, store, words
+from repro import claims, report, store, words
 from repro.errors import ReproError
 from repro.page import THEMES
 from repro.records import Record, write_atomic
 from repro.report import ARTEFACTS, select, style
 
 CELL_SECONDS = 600  # a cell that runs longer hangs: cells train on toy data only
+
+
+def of_source(folder: Path, source: str) -> list[Path]:
+    """The notebooks of a source in ``folder``: ``<source>.ipynb``, and then ``<source>-<part>.ipynb`` by name."""
+    return [path for path in (folder / f"{source}.ipynb", *sorted(folder.glob(f"{source}-*.ipynb"))) if path.exists()]
 
 
 # Executing -----------------------------------------------------------------------------------------------
@@ -335,6 +340,22 @@ def load(source: str, profile: str, root: Path = Path()) -> Loaded:
 def show(figure: Figure, alt: str) -> Image:
     """A figure as a picture of stable bytes, with the text that a reader who cannot see it gets instead."""
     return Image(style.to_bytes(figure, "png", ""), alt=alt, width=round(100 * figure.get_figwidth()))
+
+
+def drawn(artefact_id: str, records: Iterable[Record], alt: str) -> Image | Markdown:
+    """A figure with the text ``alt``, or a table; of controls without records a line that says which are missing.
+
+    Raises:
+        ReproError: records of something else than a control are missing, or records are doubled or of mixed profiles.
+    """
+    try:
+        if ARTEFACTS[artefact_id].kind == "table":
+            return Markdown(report.table(artefact_id, records).markdown())
+        return show(report.figure(artefact_id, records), alt)
+    except ReproError as missing:
+        if ARTEFACTS[artefact_id].group != "control":
+            raise
+        return Markdown(f"Not drawn: {missing}.")
 
 
 def percent(fractions: Sequence[float]) -> str:

@@ -420,6 +420,21 @@ def test_a_statement_links_to_the_section_that_names_fewest_others() -> None:
     }  # fmt: skip
 
 
+def test_every_notebook_of_a_source_is_listed_with_its_title_and_ids_link_to_the_one_that_has_their_section() -> None:
+    more = '<h1 id="M">More &amp; <em>more</em><a class="anchor-link" href="#M">¶</a></h1><h2 id="three">e1.c3</h2>'
+    site = views.Site(inputs(notebooks={"e1": NOTEBOOK, "e1-more": more, "e12": more}))
+    assert site.notebooks_of("e1") == {"e1": "Post 1", "e1-more": "More & more"}
+    assert [site.section(i) for i in ("e1.c2", "e1.c3", "e1.c1")] == [
+        "notebook-e1.html#Figure-1", "notebook-e1-more.html#three", "notebook-e1.html"
+    ]  # fmt: skip
+    made = book.site(site.inputs)
+    assert '<a href="notebook-e1-more.html">More &amp; more</a>' in made["notebooks.html"]
+    assert "notebooks/e1-more.ipynb" in made["notebook-e1-more.html"]
+    assert 'href="notebook-e1-more.html#three"' in made["e1.c3.html"]
+    (row,) = (line for line in made["index.md"].splitlines() if line.startswith("| **e1.c3**"))
+    assert "notebooks/e1-more.ipynb" in row
+
+
 # README ---------------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from repro import report, specs, tuning
 from repro.check import WAITING, check
 from repro.claims import load_published
 from repro.errors import ReproError
+from repro.notebooks import of_source
 
 PUBLISHED, SPECS, NOTEBOOK = "data/published.yaml", "pipelines/e1.yaml", "notebooks/e1.ipynb"
 
@@ -24,7 +25,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tree.plant(tmp_path_factory.mktemp("whole"))
     (root / "notebooks").mkdir()
     for source in specs.SOURCES:
-        shutil.copy(tree.REPOSITORY / f"notebooks/{source}.ipynb", root / "notebooks")
+        for path in of_source(tree.REPOSITORY / "notebooks", source):
+            shutil.copy(path, root / "notebooks")
         for spec, seed in specs.runs(source, "smoke", "grid", root):
             tree.record(spec, seed, root)
         tuning.write(source, "smoke", root)
@@ -95,6 +97,15 @@ def test_a_name_that_does_not_exist_is_said(file: str, old: str, new: str, says:
 @pytest.mark.parametrize("longer", ["e1.c10", "lb.e1.c1", "e1.c1-2", "e1.c1x"])
 def test_an_id_within_a_longer_one_is_no_mention(longer: str, root: Path) -> None:
     (root / NOTEBOOK).write_text((root / NOTEBOOK).read_text().replace("e1.c1", longer))
+    assert problems(root) == ["e1.c1: not in notebooks/e1.ipynb; a section that names it was expected"]
+
+
+def test_a_section_may_be_in_any_notebook_of_the_source_and_in_no_other(root: Path) -> None:
+    moved = (root / NOTEBOOK).read_text()
+    (root / NOTEBOOK).write_text(moved.replace("e1.c1", "e1.moved"))
+    (root / "notebooks/e1-more.ipynb").write_text("about e1.c1")
+    assert problems(root) == []
+    (root / "notebooks/e1-more.ipynb").rename(root / "notebooks/e12.ipynb")
     assert problems(root) == ["e1.c1: not in notebooks/e1.ipynb; a section that names it was expected"]
 
 

@@ -18,7 +18,7 @@ from synthetic_e3 import DIVERGE, e3_records
 
 from repro import claims, laws, records, report, specs, store
 from repro.errors import ReproError
-from repro.notebooks import execute, html_page, load, percent, show, table
+from repro.notebooks import drawn, execute, html_page, load, of_source, percent, show, table
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -148,7 +148,7 @@ def test_table_escapes_what_would_split_a_cell() -> None:
 
 
 SHAPES = {(record.run, record.seed): record for record in [*e1_records(), *e2_records(), *e3_records()]}
-STATEMENTS = {"e1": 7, "e2": 12, "e3": 10, "lb": 6}
+STATEMENTS = {"e1": 7, "e2": 12, "e3": 10, "lb": 19}
 
 
 def fill(root: Path, *, source: str = "e1", without: str = "", stale: str = "") -> None:
@@ -230,22 +230,32 @@ def test_every_source_has_a_notebook() -> None:
     assert {path.stem for path in COMMITTED} >= set(specs.SOURCES)
 
 
+def code_of(path: Path) -> str:
+    cells = nbformat.read(path, 4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+
+
+def judged(code: str) -> set[str]:
+    """The statements whose verdicts the code of a notebook shows."""
+    return set(re.findall(r'statement\(verdicts\["([\w.]+)"\]\)', code))
+
+
 @pytest.mark.parametrize("source", specs.SOURCES)
-def test_notebook_shows_every_artefact_and_every_statement(source: str) -> None:
-    cells = nbformat.read(ROOT / f"notebooks/{source}.ipynb", 4).cells
-    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+def test_notebooks_of_a_source_show_every_artefact_and_every_statement_in_one_of_them(source: str) -> None:
+    codes = [code_of(path) for path in of_source(ROOT / "notebooks", source)]
     statements = [item.id for item in claims.load_published(ROOT).statements if item.source == source and item.judge]
     artefacts = [name for name, item in report.ARTEFACTS.items() if item.source == source]
     assert len(statements) == STATEMENTS[source]
     assert artefacts
-    assert [name for name in artefacts if f'("{name}", records)' not in code] == []
-    assert [name for name in statements if f'statement(verdicts["{name}"])' not in code] == []
+    drawings = [re.findall(r'\(\s*"([\w.-]+)", records\b', code) for code in codes]
+    assert sorted(name for found in drawings for name in set(found)) == sorted(artefacts)
+    assert sorted(name for code in codes for name in judged(code)) == sorted(statements)
 
 
-def run_cells(source: str) -> dict[str, object]:
+def run_cells(name: str) -> dict[str, object]:
     """The names that the cells of a committed notebook leave behind, run here and now."""
     names: dict[str, object] = {}
-    for cell in nbformat.read(ROOT / f"notebooks/{source}.ipynb", 4).cells:
+    for cell in nbformat.read(ROOT / f"notebooks/{name}.ipynb", 4).cells:
         if cell.cell_type == "code":
             exec(cell.source, names)
     return names
@@ -281,13 +291,71 @@ def test_e3_notebook_runs_with_diverged_runs_and_without_controls(
     assert own > 0.9 > shared > 0.7 > 0.3 > other
 
 
-def test_lb_notebook_runs_on_records_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def lb_changes(spec: specs.Spec) -> dict[str, object]:
+    """What the record of a run of the paper holds besides: two evaluations, and the series of its gradients."""
+    if spec.kind == "law":
+        numbers = {"vgg11_max_abs_difference": 1e-16, "resnet50_max_abs_difference": 0.01, "tolerance": 1e-12}
+        return {"rows": [], "law": numbers}
+    if spec.kind != "train":
+        return {}
+    row = {
+        "lr": 0.1, "train_loss": 1.5, "train_top1": 0.4, "test_loss": 1.25, "test_top5": 0.9, "bytes_up": 100,
+        "bytes_down": 100,
+    }  # fmt: skip
+    ends = [row | {"epoch": part * spec.epochs, "round": 10 * part, "test_top1": 0.5 * part} for part in (0.5, 1)]
+    ends[-1] |= {"hessian_top_eigenvalue": 2.0, "hessian_iterations": 9, "hessian_converged": True, "hessian_images": 5}
+    norms = [1.0, 1.5, 1.0, 0.5, 0.75, 1.0, 1.25, 1.0, 0.5, 0.5]
+    series = {"train_loss": [1.5] * 10, "gradient_norm": norms, "step_up_factor": [1.0] + [4.0] * 9}
+    return {"rows": ends, "series": series}
+
+
+@pytest.mark.parametrize("path", of_source(ROOT / "notebooks", "lb"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("groups", [("artefact",), ("artefact", "control")], ids=["alone", "with controls"])
+def test_lb_notebooks_run_on_records_alone(
+    path: Path, groups: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tree.plant(tmp_path)
-    for spec, seed in specs.runs("lb", "laptop", root=tmp_path):
-        tree.record(spec, seed, tmp_path)
+    for group in groups:
+        for spec, seed in specs.runs("lb", "laptop", group, root=tmp_path):
+            tree.record(spec, seed, tmp_path, **lb_changes(spec))
     monkeypatch.chdir(tmp_path)
-    names = run_cells("lb")
-    assert len(names["verdicts"]) == STATEMENTS["lb"]  # type: ignore[arg-type]
+    names = run_cells(path.stem)
+    assert set(names["verdicts"]) == judged(code_of(path)) != set()  # type: ignore[call-overload]
+
+
+def test_toys_of_the_step_up_notebook_agree_with_what_is_known() -> None:
+    names: dict[str, object] = {}
+    for cell in nbformat.read(ROOT / "notebooks/lb-step-up.ipynb", 4).cells:
+        if cell.id in ("setup", "toy-rate", "toy-occupancy"):
+            exec(cell.source, names)
+    walks = [f"{weight:.10f}" for weight in names["toy_walks"].values()]  # type: ignore[attr-defined]
+    assert walks == ["0.4716714053", "0.4716714053", "0.4496145348"]
+    shares = [round(names["probability"](t, s), 2) for t, s in ((0.5, 0.3), (0.5, 1.5), (0.8, 0.5), (0.8, 1.5))]  # type: ignore[operator]
+    assert shares == [0.10, 0.71, 0.12, 0.49]
+    assert names["half"] == pytest.approx({0.5: 0.801, 0.8: 1.543}, abs=2e-3)
+
+
+def test_toys_of_the_tables_notebook_obey_the_laws() -> None:
+    names: dict[str, object] = {}
+    for cell in nbformat.read(ROOT / "notebooks/lb-tables.ipynb", 4).cells:
+        if cell.id == "setup" or (cell.cell_type == "code" and cell.id.startswith("toy-")):
+            exec(cell.source, names)
+    differences = names["toy_splits"]
+    assert differences.pop(("BSP", "no normalisation")) < 1e-12  # type: ignore[attr-defined]
+    assert min(differences.values()) > 0.1  # type: ignore[attr-defined]
+    for found, expected in names["toy_lengths"].values():  # type: ignore[attr-defined]
+        assert found == pytest.approx(expected, rel=0.05)
+    for known, found in names["toy_tops"].values():  # type: ignore[attr-defined]
+        assert found.value == pytest.approx(known, rel=0.02)
+
+
+def test_a_drawing_of_controls_may_be_missing_and_another_may_not() -> None:
+    records = e1_records()
+    assert drawn("e1.fig1", records, alt="three curves").alt == "three curves"  # type: ignore[union-attr]
+    assert drawn("e1.table2", records, alt="").data == report.table("e1.table2", records).markdown()
+    assert "no record of run e1-grid-central" in str(drawn("e1.extra-grid", records, alt="").data)
+    with pytest.raises(ReproError, match=r"e1\.fig1: no record of run"):
+        drawn("e1.fig1", [], alt="")
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)

@@ -31,7 +31,7 @@ class Inputs:
         provenance: path of a record -> content of its provenance file.
         tables: artefact id -> table.
         present: ids of figures and tables whose files exist; the others are "not run".
-        notebooks: source -> executed notebook as HTML without a frame.
+        notebooks: name -> executed notebook as HTML without a frame; those of a source lie together.
         manifests: data set -> its manifest, with ``citation`` and ``licence`` as ``data/sources.yaml`` gives them.
         arithmetic: computations on the sources' own numbers.
         citation: content of ``CITATION.cff``.
@@ -59,6 +59,7 @@ def load(profile: str, root: Path = Path()) -> Inputs:
         ReproError: a record, verdict, notebook or file of the package is missing or damaged.
     """
     from repro.book.notebook import body
+    from repro.notebooks import of_source
 
     found = {source: store.current(source, profile, root).records for source in specs.SOURCES}
     records = [record for made in found.values() for record in made]
@@ -67,7 +68,7 @@ def load(profile: str, root: Path = Path()) -> Inputs:
         path = path_of(record)
         if (root / provenance_path(path)).exists():
             provenance[path.as_posix()] = read_json(root / provenance_path(path))
-    executed = {s: root / f"figures/{profile}/notebooks/{s}.ipynb" for s in specs.SOURCES}
+    executed = [path for s in specs.SOURCES for path in of_source(root / f"figures/{profile}/notebooks", s)]
     present = report.present(profile, root)
     pictures = {name: root / f"figures/{profile}/{name}.png" for name in sorted(present)}
     return Inputs(
@@ -80,7 +81,7 @@ def load(profile: str, root: Path = Path()) -> Inputs:
         provenance=provenance,
         tables={i: report.table(i, found[a.source]) for i, a in report.ARTEFACTS.items() if a.kind == "table"},
         present=frozenset(present),
-        notebooks={s: body(path, pictures, f"../figures/{profile}") for s, path in executed.items() if path.exists()},
+        notebooks={path.stem: body(path, pictures, f"../figures/{profile}") for path in executed},
         manifests=_manifests(root),
         arithmetic=arithmetic.lines(root),
         citation=_yaml(root / "CITATION.cff"),

@@ -97,7 +97,7 @@ def _headline(site: Site) -> list[str]:
 def _statement(site: Site, row: Row) -> list[str]:
     links = [_link(row.artefact, f"#{row.artefact}")] if row.artefact else []
     if row.source in site.inputs.notebooks:
-        links.append(_link("notebook", site.file(f"notebooks/{row.source}.ipynb")))
+        links.append(_link("notebook", site.file(f"notebooks/{site.notebook_of(row.id)}.ipynb")))
     links.append(_link("spec", f"../pipelines/{row.source}.yaml"))
     return [
         f"**{escaped(row.id)}** {escaped(row.says)} ({escaped(row.kind)}; {escaped(row.place)})",

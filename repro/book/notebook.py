@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import re
 import zlib
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 from repro.errors import ReproError
 
 _HEADING = re.compile(r'<h[23] id="(?P<anchor>[^"]+)"')
+_TITLE = re.compile(r'<h1[^>]*>(?P<title>.*?)(?:<a class="anchor-link"[^>]*>[^<]*</a>)?</h1>', re.DOTALL)
 _EMBEDDED = re.compile(r'<img(?P<before>[^>]*?) src="data:image/png;base64,(?P<data>[^"]+)"(?P<after>[^>]*)>')
 
 
@@ -48,14 +50,20 @@ def body(path: Path, pictures: Mapping[str, Path], folder: str) -> str:
     return _EMBEDDED.sub(linked, html_body(notebook, path))
 
 
-def sections(html: str, ids: Iterable[str]) -> dict[str, str]:
+def title(body: str) -> str:
+    """The first heading of a notebook's HTML as plain text; empty where there is none."""
+    found = _TITLE.search(body)
+    return html.unescape(re.sub(r"<[^>]+>", "", found["title"])).strip() if found else ""
+
+
+def sections(body: str, ids: Iterable[str]) -> dict[str, str]:
     """Anchor of the section of a notebook that deals with each of ``ids``; ids that no section names are left out.
 
     Of the sections that name an id it is the one that names fewest others: tables at the end name all statements.
     """
-    headings = list(_HEADING.finditer(html))
-    ends = [found.start() for found in headings[1:]] + [len(html)]
-    parts = [(found["anchor"], html[found.start() : end]) for found, end in zip(headings, ends, strict=True)]
+    headings = list(_HEADING.finditer(body))
+    ends = [found.start() for found in headings[1:]] + [len(body)]
+    parts = [(found["anchor"], body[found.start() : end]) for found, end in zip(headings, ends, strict=True)]
     wanted = list(ids)
     named = {anchor: {name for name in wanted if _names(text, name)} for anchor, text in parts}
     where: dict[str, str] = {}

@@ -157,15 +157,18 @@ class Site:
     runs: dict[str, Run] = field(init=False)
     rows: list[Row] = field(init=False)
     built: list[str] = field(init=False)
-    sections: dict[str, str] = field(init=False)
+    sections: dict[str, tuple[str, str]] = field(init=False)  # id -> (notebook, anchor)
 
     def __post_init__(self) -> None:
         ids = [artefact.id for artefact in self.inputs.published.artefacts]
         ids += [statement.id for statement in self.inputs.published.statements]
         self.sections = {
-            name: f"notebook-{source}.html#{quote(anchor)}"
-            for source, body in self.inputs.notebooks.items()
-            for name, anchor in notebook.sections(body, [i for i in ids if i.startswith(f"{source}.")]).items()
+            item: (name, anchor)
+            for source in SOURCES
+            for name in self.notebooks_of(source)
+            for item, anchor in notebook.sections(
+                self.inputs.notebooks[name], [i for i in ids if i.startswith(f"{source}.")]
+            ).items()
         }
         self.built = list(dict.fromkeys(item.source for item in ARTEFACTS.values()))
         self.runs = self._runs()
@@ -175,6 +178,23 @@ class Site:
     def profile(self) -> str:
         """Whose results are shown."""
         return self.inputs.profile
+
+    def notebooks_of(self, source: str) -> dict[str, str]:
+        """The notebooks of a source: name -> title."""
+        return {
+            name: notebook.title(body) or name
+            for name, body in self.inputs.notebooks.items()
+            if name == source or name.startswith(f"{source}-")
+        }
+
+    def notebook_of(self, item: str) -> str:
+        """Name of the notebook that deals with a figure, table or statement; its source where no section does."""
+        return self.sections.get(item, (item.partition(".")[0], ""))[0]
+
+    def section(self, item: str) -> str:
+        """The section that deals with a figure, table or statement, as a link."""
+        anchor = self.sections.get(item, ("", ""))[1]
+        return f"notebook-{self.notebook_of(item)}.html" + (f"#{quote(anchor)}" if anchor else "")
 
     def _runs(self) -> dict[str, Run]:
         by_run: dict[str, list[Record]] = {}
@@ -399,8 +419,8 @@ def site(inputs: Inputs) -> dict[str, str]:
     for source in made.built:
         mine = [run for run in made.runs.values() if run.source == source]
         pages[f"runs-{source}.html"] = page("runs-source.html", here="runs", source=source, runs=mine)
-    for source, body in inputs.notebooks.items():
-        pages[f"notebook-{source}.html"] = page("notebook.html", here="notebooks", source=source, body=Markup(body))
+    for name, body in inputs.notebooks.items():
+        pages[f"notebook-{name}.html"] = page("notebook.html", here="notebooks", name=name, body=Markup(body))
     return {name: text.rstrip("\n") + "\n" for name, text in sorted(pages.items())}
 
 
