@@ -173,7 +173,8 @@ def record(spec: dict[str, Any], seed: int) -> Record:
     rows = [row for row in rows if row["round"] <= rounds]
     if not lost and "gradient_norm" in spec.get("track", []):
         sharp = 12 * spec["local_batch"] ** 0.3 * math.exp(0.1 * rng.standard_normal())
-        rows[-1] |= {"hessian_top_eigenvalue": sharp, "hessian_iterations": 20, "hessian_images": 512}
+        rows[-1] |= {"hessian_top_eigenvalue": sharp, "hessian_iterations": 20, "hessian_converged": True,
+                     "hessian_images": 512}  # fmt: skip
     return Record(
         run=spec["run"], source="lb", group=spec["group"], kind="train", profile=spec["profile"], seed=seed, spec=spec,
         data={"name": dataset, "sha256": "0" * 64, "classes": classes,

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from scipy.stats import gaussian_kde
 
 from repro import metrics
@@ -72,7 +72,9 @@ _GREY = "#777777"
 def _scale(groups: select.Groups) -> str:
     """The scale at which runs were made, from their records: sizes by network, images, epochs, seeds."""
     members = [record for group in groups.values() for record in group]
-    sizes = dict.fromkeys(f"{TITLES[r.spec['model']]} {r.spec['image_size']} px width {r.spec['width']}" for r in members)
+    sizes = dict.fromkeys(
+        f"{TITLES[r.spec['model']]} {r.spec['image_size']} px width {r.spec['width']}" for r in members
+    )
     images, epochs = (select._span(int(r.spec[name]) for r in members) for name in ("train_images", "epochs"))
     counts = [len(group) for group in groups.values()]
     text = (
@@ -86,9 +88,7 @@ def _scale(groups: select.Groups) -> str:
 
 def _gaps(groups: select.Groups, diverged: str = "counted at chance") -> list[str]:
     """As ``select.gaps``, with all diverged runs in one sentence, for here they are many."""
-    lost = {
-        run: [str(record.seed) for record in group if record.status == "diverged"] for run, group in groups.items()
-    }
+    lost = {run: [str(record.seed) for record in group if record.status == "diverged"] for run, group in groups.items()}
     said = [f"{label(run)} ({', '.join(seeds)})" for run, seeds in lost.items() if seeds]
     notes = [f"Diverged, {diverged} (seeds): {'; '.join(said)}."] if said else []
     return notes + [note for note in select.gaps(groups) if not note.startswith("Diverged")]
@@ -138,6 +138,11 @@ def _path(group: Sequence[Record]) -> _Path:
 def _iterations(group: Sequence[Record]) -> int:
     """Iterations that a run was given."""
     return int(_path(group).iterations[-1])
+
+
+def _given(groups: select.Groups, models: Sequence[str]) -> str:
+    """Iterations of the largest batch, in words."""
+    return ", ".join(f"{TITLES[model]} {number(_iterations(groups[_batch(model)]))}" for model in models)
 
 
 def _origin(artefact: str, record: Record, n: int) -> dict[str, Any]:
@@ -215,7 +220,7 @@ def fig3(groups: select.Groups, profile: str) -> Figure:
         [f"{e3.LINES} The paper does not say what its axis is. Above: equal iterations, logarithmic axis. Below: equal "
          "images. All runs of a network see the same number of images; dotted: chance.",
          *_gaps(groups)],
-        panels=[title(groups[_batch(model)][0]) for model in MODELS], heights=(2.1, 2.1), legend_rows=2,
+        panels=[title(groups[_batch(model)][0]) for model in MODELS], heights=(2.1, 2.1), legend_rows=3,
     )  # fmt: skip
     for above, below, model in zip(upper, lower, MODELS, strict=True):
         lines = []
@@ -223,7 +228,7 @@ def fig3(groups: select.Groups, profile: str) -> Figure:
             group = groups[_batch(model, batch)]
             lines.append(_draw(above, group, f"batch {batch}", shift=2 * i))
             _draw(below, group, f"batch {batch}", images=True, shift=2 * i)
-        style.legend(above, lines, 1 if any("diverged" in str(line.get_label()) for line in lines) else 2)
+        style.legend(above, lines, 1)
         above.set_xscale("log")
         above.set_xlabel("iterations", fontsize=8)
         below.set_xlabel("training images seen (thousands)", fontsize=8)
@@ -352,13 +357,15 @@ def _density(group: Sequence[Record], total: int, which: Callable[[np.ndarray], 
     have kernels of one width, so that those at X and at 1x sum to that of all iterations.
 
     Returns:
-        Values at ``_grid(total)``; None with fewer than two different iterations, which have no density.
+        Values at ``_grid(total)``, NaN where every seed had diverged; None with fewer than two different iterations,
+        which have no density.
     """
     steps = np.concatenate([np.flatnonzero(which(_series(record, "step_up_factor"))) + 1 for record in group])
     if len(set(steps)) < 2:
         return None
-    kernel = gaussian_kde(steps, bw_method=_WIDTH * total / steps.std(ddof=1))
-    return np.asarray(kernel(_grid(total))) * len(steps) / len(group)
+    kernel, at = gaussian_kde(steps, bw_method=_WIDTH * total / steps.std(ddof=1)), _grid(total)
+    last = max(len(record.series["step_up_factor"]) for record in group)
+    return np.where(at <= last, kernel(at) * len(steps) / len(group), np.nan)
 
 
 def _grid(total: int) -> np.ndarray:
@@ -380,15 +387,16 @@ def _factor(group: Sequence[Record]) -> int:
 def _step_figure(name: str, words: str, groups: select.Groups, cases: Sequence[tuple[str, str]]) -> Figure:
     """A column a network: accuracy, density of the iterations at X, and their share."""
     gates = [select.setting(groups[_stepped(*case)[1]], "step_up")["threshold"] for case in cases]
-    ends = ", ".join(f"{TITLES[model]} {number(_iterations(groups[_batch(model)]))}" for model, _ in cases)
+    ends = _given(groups, [model for model, _ in cases])
     wide = len(cases) == 1
     figure, (upper, middle, lower) = style.rows(
         f"{name}  {words}", _scale(groups),
-        [f"{e3.LINES} X times the gradient where the squared norm changes by {gates[0]:g} or more (the paper's text). "
-         f"All stop at equal iterations ({ends}), after which the larger batch has seen more images.",
+        [f"{e3.LINES} Batch 1024, gradient times X where its squared norm has changed by {gates[0]:g} or more since "
+         f"the iteration before (Eq. 8, the text's reading). Equal iterations ({ends}), not equal images: the small "
+         "batch is cut there.",
          "Middle: Gaussian kernel density estimate of the iterations that used X, times their number, so that 1 means "
-         f"all; kernels as wide as {100 * _WIDTH:g} % of training. A density over the factor itself, as the paper "
-         "seems to draw, misleads: a factor has two values, and nothing lies between them. Bottom: their share.",
+         f"all; standard deviation of the kernels {100 * _WIDTH:g} % of training. A density over the factor itself "
+         "would mislead: it has two values, and nothing lies between them. Bottom: share of the iterations at X.",
          *_gaps(groups)],
         panels=[TITLES[model] for model, _ in cases], heights=(2.3, 1.1, 0.9), legend_rows=2 if wide else 3,
         right=0.72, gap=0.46,
@@ -404,19 +412,20 @@ def _step_figure(name: str, words: str, groups: select.Groups, cases: Sequence[t
         for place, group in enumerate(stepped[1:]):
             _draw_density(density, group, total)
             _draw_share(bars, place, _shares(group), group)
-        every = _density(stepped[1], total, _PICKED["all"])
+        whole = next((group for group in stepped[1:] if all(r.status == "completed" for r in group)), None)
+        every = None if whole is None else _density(whole, total, _PICKED["all"])
         if every is not None:
             density.plot(_grid(total), every, color=_GREY, linewidth=1.0, linestyle=(0, (1, 2)))
-        if last:
+        if last and every is not None:
             style.margin_label(density, 1.0, "all")
         for axes in (above, density):
             axes.set_xlim(0, 1.02 * total)
             axes.set_xlabel("iterations", fontsize=8)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         density.set_ylim(0, 1.15)
-        _share_axis(bars, [f"X = {factor}" for factor in FACTORS])
+        _share_axis(bars, list(map(str, FACTORS)))
     _accuracy_axis(upper[0])
-    middle[0].set_ylabel("at X\n(density, 1 = all)", fontsize=8)
+    middle[0].set_ylabel("at X (1 = all)", fontsize=8)
     lower[0].set_ylabel("at X (%)", fontsize=8)
     figure.align_ylabels()
     return figure
@@ -450,6 +459,7 @@ def _share_axis(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks([0, 50, 100])
     axes.grid(False, axis="x")
     axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_xlabel("step-up factor X", fontsize=8)
 
 
 def fig7(groups: select.Groups, profile: str) -> Figure:
@@ -513,11 +523,16 @@ def _share_rows(artefact: str, group: Sequence[Record], empty: dict[str, Any]) -
 # Controls ---------------------------------------------------------------
 
 
-def _ends(axes: Axes, points: Iterable[tuple[float, Sequence[Record]]], look: style.Style, text: str) -> Line2D:
-    """Final accuracy of runs against a factor: mean and interval over seeds, and an X where a seed diverged."""
+def _ends(
+    axes: Axes, points: Iterable[tuple[float, Sequence[Record]]], look: style.Style, text: str, shift: float = 1.0
+) -> Line2D:
+    """Final accuracy of runs against a factor: mean and interval over seeds, and an X where a seed diverged.
+
+    ``shift``: of points on the logarithmic axis, so that those of one factor stand side by side.
+    """
     x, found, lost = [], [], []
     for factor, group in points:
-        x.append(factor)
+        x.append(factor * shift)
         found.append(select.interval(e3._finals(group)))
         lost.append(any(record.status == "diverged" for record in group))
     mean, low, high = np.array(found).T
@@ -548,14 +563,18 @@ _GATED = {
     "random": "random, same share", "rate": "learning rate times X",
 }  # fmt: skip
 
+_BESIDE = {"rate": 0.87, "above": 0.96, "below": 1.06, "always": 1.06, "random": 1.17}
+"""Shifts of points that belong to one factor."""
+
 
 def equation(groups: select.Groups, profile: str) -> Figure:
     """The equation's reading of the step function beside the text's: accuracy and share of iterations at X."""
     figure, (upper, lower) = style.rows(
         "lb.extra-equation  Two readings of the step function", _scale(groups),
         ["The text steps up where the gradient changes much, Eq. 6 and the conclusion where it changes little. Batch "
-         "1024, equal iterations. Above: accuracy at the end; X marks a factor at which a seed diverged. Below: share "
-         f"of the iterations at X. Bars: 95 % Student-t interval over seeds. {OURS}",
+         f"1024, equal iterations ({_given(groups, STEPPED)}). Above: accuracy at the end; X marks a factor at which a "
+         "seed diverged. Below: share of the iterations at X. Points side by side belong to one factor. Bars: 95 % "
+         f"Student-t interval over seeds. {OURS}",
          *_gaps(groups)],
         panels=[_panel(groups, case) for case in CASES], heights=(2.3, 1.4), right=0.72, gap=0.46,
     )  # fmt: skip
@@ -564,11 +583,12 @@ def equation(groups: select.Groups, profile: str) -> Figure:
         for when, runs in (("above", _stepped(*case)), ("below", _read_by_equation(*case))):
             points = [(_factor(groups[run]), groups[run]) for run in runs]
             look = style.GATES[when]
-            lines.append(_ends(above, points, look, _GATED[when]))
+            lines.append(_ends(above, points, look, _GATED[when], _BESIDE[when]))
             shares = [(factor, _shares(group)) for factor, group in points[1:]]
             known = [(factor, *select.interval(values)) for factor, values in shares if values]
             if known:
                 x, mean, low, high = np.array(known).T
+                x = x * _BESIDE[when]
                 below.plot(x, mean, **look.kwargs() | {"linewidth": 1.3}, zorder=3)
                 below.errorbar(x, mean, yerr=[mean - low, high - mean], fmt="none", ecolor=look.colour, capsize=2)
         if above is upper[0]:
@@ -580,7 +600,7 @@ def equation(groups: select.Groups, profile: str) -> Figure:
             axes.set_xlim(0.85, 19)
             _factor_axis(axes, "step-up factor X")
     _accuracy_axis(upper[0])
-    upper[0].set_ylabel("test accuracy at the end,\ntop-1 (%)", fontsize=8)
+    upper[0].set_ylabel("accuracy at the end, top-1 (%)", fontsize=8)
     lower[0].set_ylabel("iterations at X (%)", fontsize=8)
     figure.align_ylabels()
     return figure
@@ -595,13 +615,13 @@ def _rate_points(groups: select.Groups, model: str) -> list[tuple[float, list[Re
 
 def gating(groups: select.Groups, profile: str) -> Figure:
     """Gated by the gradient's change, always, at random or by the learning rate: accuracy against X (lb.c20)."""
-    ends = ", ".join(f"{TITLES[model]} {number(_iterations(groups[_batch(model)]))}" for model in STEPPED)
+    ends = _given(groups, STEPPED)
     figure, (panels,) = style.rows(
         "lb.extra-gating  What the gate is worth", _scale(groups),
         [f"Accuracy at the end of equally many iterations ({ends}) at batch 1024. X marks a factor at which a seed "
          "diverged. Always X is the learning rate times X with the weight decay divided by X. Random: each iteration "
-         "steps up with the share that the gated run had. Bars: 95 % Student-t interval over seeds. "
-         f"{OURS}",
+         "steps up with the share that the gated run had. Points side by side belong to one factor. Bars: 95 % "
+         f"Student-t interval over seeds. {OURS}",
          *_gaps(groups)],
         panels=[_panel(groups, case) for case in CASES], heights=(2.9,), legend_rows=2, right=0.72,
     )  # fmt: skip
@@ -613,7 +633,7 @@ def gating(groups: select.Groups, profile: str) -> Figure:
             "random": [(float(x), groups[f"lb-random-{model}-{threshold}-x{x}"]) for x in (4, 16)],
             "rate": _rate_points(groups, model),
         }
-        lines = [_ends(axes, points, style.GATES[when], _GATED[when]) for when, points in arms.items()]
+        lines = [_ends(axes, points, style.GATES[when], _GATED[when], _BESIDE[when]) for when, points in arms.items()]
         if axes is panels[0]:
             style.legend(axes, lines, 2)
         _chance(axes, groups[_batch(model)], last=axes is panels[-1])
@@ -676,6 +696,7 @@ def sharpness(groups: select.Groups, profile: str) -> Figure:
     """Top Hessian eigenvalue at the end of training against the batch size (lb.c19)."""
     ended = {run: [r for r in group if r.status == "completed"] for run, group in groups.items()}
     below = [label(run) for run, group in ended.items() if len(_eigenvalues(group)) < len(group)]
+    open_ = [label(run) for run, group in ended.items() if not all(_at_end(r, "hessian_converged") for r in group)]
     images = {int(_at_end(record, "hessian_images")) for group in ended.values() for record in group}
     figure, (panels,) = style.rows(
         "lb.extra-sharpness  Sharpness of minima by batch size", _scale(groups),
@@ -684,6 +705,7 @@ def sharpness(groups: select.Groups, profile: str) -> Figure:
          "with its 95 % Student-t interval. Logarithmic axes. Equal images are fewer iterations of a larger batch, "
          f"which may not be at a minimum yet: the CSV has the training loss. {OURS}",
          *([f"Not above 0, so not on this axis: {', '.join(below)}."] if below else []),
+         *([f"Not settled after the last product with the Hessian: {', '.join(open_)}."] if open_ else []),
          *_gaps(groups, "no eigenvalue")],
         panels=[title(groups[_batch(model)][0]) for model in MODELS], heights=(2.6,), legend_rows=0,
     )  # fmt: skip
@@ -710,6 +732,9 @@ def sharpness(groups: select.Groups, profile: str) -> Figure:
         axes.set_xlabel("batch size (images)", fontsize=8)
     if drawn:
         panels[0].set_yscale("log")
+        panels[0].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        panels[0].yaxis.set_minor_locator(NullLocator())
+        panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panels[0].set_ylabel("top Hessian eigenvalue (no unit)", fontsize=8)
     return figure
 
@@ -722,7 +747,7 @@ def sharpness_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]
         spans = np.exp(select.interval(np.log(found))).tolist() if found else [None] * 3
         for record in group:
             last = record.rows[-1] if record.status == "completed" else {}
-            names = ("hessian_iterations", "hessian_images", "train_loss")
+            names = ("hessian_iterations", "hessian_converged", "hessian_images", "train_loss")
             rows.append(
                 _origin(artefact, record, len(group))
                 | {"iterations": last.get("round"), "top_eigenvalue": _at_end(record, "hessian_top_eigenvalue")}

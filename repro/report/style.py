@@ -156,7 +156,9 @@ GATES = {
 def _of_paper() -> dict[str, Style]:
     looks = {}
     for model, small in (("resnet50", 32), ("vgg11", 64), ("alexnet", 32)):
-        looks |= {f"lb-batch-{model}-{batch}": look for batch, look in ((small, _SMALL), (256, _MIDDLE), (1024, _LARGE))}
+        looks |= {
+            f"lb-batch-{model}-{batch}": look for batch, look in ((small, _SMALL), (256, _MIDDLE), (1024, _LARGE))
+        }
         for threshold in ("t05", "t08"):
             looks |= {f"lb-step-{model}-{threshold}-x{factor}": look for factor, look in FACTORS.items() if factor > 1}
     return looks
@@ -282,7 +284,7 @@ def rows(
     Returns:
         The figure and its axes, row by row.
     """
-    width, left, line = 7.2, 0.68, 0.142
+    width, left, line = 7.2, 0.72, 0.142
     above = textwrap.wrap(stamp, 104)
     below = [part for note in notes for part in textwrap.wrap(note, 108)]
     top = 0.46 + line * len(above) + 0.19 * legend_rows + (0.24 if any(panels) else 0.0)
