@@ -563,7 +563,7 @@ _GATED = {
     "random": "random, same share", "rate": "learning rate times X",
 }  # fmt: skip
 
-_BESIDE = {"rate": 0.87, "above": 0.96, "below": 1.06, "always": 1.06, "random": 1.17}
+_BESIDE = {"rate": 0.8, "above": 0.93, "below": 1.07, "always": 1.08, "random": 1.25}
 """Shifts of points that belong to one factor."""
 
 
@@ -597,7 +597,7 @@ def equation(groups: select.Groups, profile: str) -> Figure:
         e3._reference(below, 50, "half", last=above is upper[-1])
         below.set_ylim(0, 100)
         for axes in (above, below):
-            axes.set_xlim(0.85, 19)
+            axes.set_xlim(0.8, 20)
             _factor_axis(axes, "step-up factor X")
     _accuracy_axis(upper[0])
     upper[0].set_ylabel("accuracy at the end, top-1 (%)", fontsize=8)
@@ -637,7 +637,7 @@ def gating(groups: select.Groups, profile: str) -> Figure:
         if axes is panels[0]:
             style.legend(axes, lines, 2)
         _chance(axes, groups[_batch(model)], last=axes is panels[-1])
-        axes.set_xlim(0.2, 20)
+        axes.set_xlim(0.16, 25)
         _factor_axis(axes, "factor X", 0.25)
     _accuracy_axis(panels[0])
     panels[0].set_ylabel("test accuracy at the end, top-1 (%)", fontsize=8)
