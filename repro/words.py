@@ -99,8 +99,10 @@ def _label_of_post_3(run: str) -> str:
 
 def _label_of_paper(run: str) -> str:
     found = _OF_PAPER.fullmatch(run)
-    kind = None if found is None else _change(found["kind"], _KINDS)
-    if found is None or kind == found["kind"] not in ("batch", "always", "random"):
+    if found is None:
+        return run
+    kind = _change(found["kind"], _KINDS)
+    if kind == found["kind"] and kind not in _KINDS:
         return run
     network = _NETWORKS[found["network"]]
     if found["kind"] == "batch":
