@@ -42,6 +42,28 @@ _SETTINGS = {
     r"unit": "last scale one",
 }
 
+# The paper names its trained runs by what they vary, and the network.
+_OF_PAPER = re.compile(r"lb-(?P<kind>[a-z0-9]+)-(?P<network>resnet50|vgg11|alexnet)-(?P<rest>[a-z0-9_-]+)")
+_NETWORKS = {"resnet50": "ResNet50", "vgg11": "VGG11", "alexnet": "AlexNet"}
+_KINDS = {
+    r"bsp": "BSP",
+    r"fa": "FA",
+    r"fa(\d+)": r"FA every \1",
+    r"batch": "batch",
+    r"rate": "learning rate ×",
+    r"step": "",
+    r"equation": "Eq. 6",
+    r"always": "always",
+    r"random": "random",
+}
+_SETTINGS_OF_PAPER = _SETTINGS | {
+    r"t(\d)(\d)": r"threshold \1.\2",
+    r"x(\d+)": r"X = \1",
+    r"b(\d+)": r"local batch \1",
+    r"lr(\d+)_(\d+)": r"learning rate \1.\2",
+}
+del _SETTINGS_OF_PAPER[r"(\d+)"]
+
 
 def label(run: str) -> str:
     """A run, or an arm of a learning-rate grid, in words; an id of another form as it is.
@@ -50,9 +72,13 @@ def label(run: str) -> str:
     ('centralised', 'federated averaging (2 labels, GroupNorm)', 'large batch (×4, learning rate 0.1)')
     >>> label("e3-noniid-bn"), label("e3-fedavg-iid-150"), label("e3-fixup-1024-linear")
     ('BatchNorm (non-IID)', 'federated averaging (IID, every 150 batches)', 'Fixup (batch 1024, linear scaling)')
+    >>> label("lb-fa250-vgg11-iid"), label("lb-batch-resnet50-32"), label("lb-equation-vgg11-t08-x4")
+    ('VGG11 FA every 250 (IID)', 'ResNet50 batch 32', 'VGG11 X = 4 (threshold 0.8, Eq. 6)')
     """
     if run.startswith("e3-"):
         return _label_of_post_3(run)
+    if run.startswith("lb-"):
+        return _label_of_paper(run)
     found = _RUN.fullmatch(run)
     if not found:
         return run
@@ -71,6 +97,26 @@ def _label_of_post_3(run: str) -> str:
     if more or not network or words == settings:
         return run
     return f"{_NORMS[network]} ({', '.join(words)})"
+
+
+def _label_of_paper(run: str) -> str:
+    found = _OF_PAPER.fullmatch(run)
+    if found is None:
+        return run
+    kind = _change(found["kind"], _KINDS)
+    if kind == found["kind"] and kind not in _KINDS:
+        return run
+    network = _NETWORKS[found["network"]]
+    if found["kind"] == "batch":
+        return f"{network} batch {found['rest']}"
+    if found["kind"] == "rate":
+        return f"{network} {kind}{found['rest'].replace('_', '.')}"
+    words = [_change(part, _SETTINGS_OF_PAPER) for part in found["rest"].split("-")]
+    if kind.startswith(("BSP", "FA")):
+        return f"{network} {kind} ({', '.join(words)})"
+    *more, factor = words
+    settings = [*more, *([kind] if kind else [])]
+    return f"{network} {factor} ({', '.join(settings)})"
 
 
 def _change(part: str, known: Mapping[str, str]) -> str:

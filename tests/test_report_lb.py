@@ -12,7 +12,7 @@ import synthetic_lb
 from repro import report
 from repro.errors import ReproError
 
-IDS = report.ids("lb", "artefact")
+IDS = [name for name, item in report.ARTEFACTS.items() if item.draw.__module__ == "repro.report.lb_performance"]
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -20,7 +20,20 @@ from matplotlib.figure import Figure
 from repro import specs
 from repro.errors import ReproError
 from repro.records import Record, write_atomic
-from repro.report import e1, e2, e2_tables, e3, e3_tables, lb_performance, select, sidecar, style, tables
+from repro.report import (
+    e1,
+    e2,
+    e2_tables,
+    e3,
+    e3_tables,
+    lb_performance,
+    lb_training,
+    lb_training_tables,
+    select,
+    sidecar,
+    style,
+    tables,
+)
 from repro.report.tables import Table
 
 __all__ = ["ARTEFACTS", "Artefact", "Table", "figure", "ids", "outputs", "present", "render", "table"]
@@ -306,6 +319,50 @@ _DEFINED: dict[str, Artefact] = {
     ),
     "lb.extra-shares": _performance(
         "table", lb_performance.TIMED, lb_performance.shares, "A round of unequal devices", published=False
+    ),
+    "lb.table1": Artefact(
+        "lb", "table", "artefact", lb_training_tables.TABLE1_RUNS, lb_training_tables.table1,
+        "Accuracy of bulk-synchronous training and federated averaging",
+    ),
+    "lb.table2": Artefact(
+        "lb", "table", "artefact", lb_training_tables.TABLE2_RUNS, lb_training_tables.table2,
+        "Accuracy of federated averaging by synchronisation",
+    ),
+    "lb.fig3": Artefact(
+        "lb", "figure", "artefact", lb_training.FIG3_RUNS, lb_training.fig3, "Test accuracy by batch size",
+        rows=lb_training.fig3_rows,
+    ),
+    "lb.fig6": Artefact(
+        "lb", "figure", "artefact", lb_training.FIG6_RUNS, lb_training.fig6, "Gradient norm in early training",
+        rows=lb_training.fig6_rows,
+    ),
+    "lb.fig7": Artefact(
+        "lb", "figure", "artefact", lb_training.FIG7_RUNS, lb_training.fig7, "Step-up factors at threshold 0.5",
+        rows=lb_training.step_rows,
+    ),
+    "lb.fig8": Artefact(
+        "lb", "figure", "artefact", lb_training.FIG8_RUNS, lb_training.fig8, "Step-up factors at threshold 0.8",
+        rows=lb_training.step_rows,
+    ),
+    "lb.extra-sharpness": Artefact(
+        "lb", "figure", "artefact", lb_training.FIG3_RUNS, lb_training.sharpness, "Sharpness of minima by batch size",
+        published=False, rows=lb_training.sharpness_rows,
+    ),
+    "lb.extra-equation": Artefact(
+        "lb", "figure", "control", lb_training.EQUATION_RUNS, lb_training.equation,
+        "Two readings of the step function", published=False, rows=lb_training.end_rows,
+    ),
+    "lb.extra-gating": Artefact(
+        "lb", "figure", "control", lb_training.GATING_RUNS, lb_training.gating, "What the gate is worth",
+        published=False, rows=lb_training.end_rows,
+    ),
+    "lb.extra-buffers": Artefact(
+        "lb", "table", "control", lb_training_tables.BUFFERS_RUNS, lb_training_tables.buffers,
+        "One label per client: running statistics averaged, local or dropped", published=False,
+    ),
+    "lb.extra-sensitivity": Artefact(
+        "lb", "table", "control", lb_training_tables.SENSITIVITY_RUNS, lb_training_tables.sensitivity,
+        "Table 1 at other learning rates and local batches", published=False,
     ),
 }  # fmt: skip
 

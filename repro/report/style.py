@@ -6,6 +6,8 @@ tritanopia, and have at least 3:1 contrast on white (WCAG 2.2, 1.4.11). Arms tha
 keep its line style and take a shade or a marker of their own. What compresses the messages of a method keeps its hue
 and takes shade, marker and line style of its own, because such curves lie on top of each other. Post 3 compares
 networks, not methods: there each normalisation has a colour, the split of the data or the batch a marker and a shade.
+The paper varies the batch (from the centralised black to the large batch's blue) and the step-up factor, which grows
+darker with the factor.
 """
 
 from __future__ import annotations
@@ -129,13 +131,49 @@ def _of_post_3() -> dict[str, Style]:
 #: Arms of post 3, keyed by run. Open markers: non-IID shards, or another policy than the first of its kind.
 NETWORKS = _of_post_3()
 
+#: Batches of the paper's centralised runs: the small one, 256 and 1024.
+_SMALL = METHODS["central"]
+_MIDDLE = Style("#4F93CF", "D", (0, (1.2, 1.2)))
+_LARGE = METHODS["large_batch"]
+#: Step-up factors at batch 1024; factor 1 is the run without a step-up.
+FACTORS = {
+    1: _LARGE,
+    2: Style("#DE6A5E", "^", "-"),
+    4: Style("#B8352F", "D", (0, (5.0, 1.2, 1.2, 1.2))),
+    8: Style("#85131F", "v", (0, (3.0, 1.0))),
+    16: Style("#4A0410", "P", (0, (1.2, 1.2))),
+}
+#: When the gradient is stepped up, keyed by ``when`` of a spec's ``step_up``; ``rate``: the learning rate is instead.
+GATES = {
+    "above": Style("#B8352F", "D", "-"),
+    "below": Style("#2B8A6B", "s", (0, (5.0, 1.5)), filled=False),
+    "always": Style("#1A1A1A", "s", (0, (5.0, 1.2, 1.2, 1.2))),
+    "random": Style("#8A6D00", "v", (0, (1.2, 1.2)), filled=False),
+    "rate": Style("#5B7FA6", "^", (0, (3.0, 1.0))),
+}
+
+
+def _of_paper() -> dict[str, Style]:
+    looks = {}
+    for model, small in (("resnet50", 32), ("vgg11", 64), ("alexnet", 32)):
+        looks |= {
+            f"lb-batch-{model}-{batch}": look for batch, look in ((small, _SMALL), (256, _MIDDLE), (1024, _LARGE))
+        }
+        for threshold in ("t05", "t08"):
+            looks |= {f"lb-step-{model}-{threshold}-x{factor}": look for factor, look in FACTORS.items() if factor > 1}
+    return looks
+
+
+#: Arms of the paper, keyed by run.
+TRAINED = _of_paper()
+
 
 def of(run: str, method: str) -> Style:
     """The style of ``run``: its own where it varies its method, else that of its ``method``.
 
     Runs of post 1 with GroupNorm look like those with BatchNorm, with which they never share a figure.
     """
-    return NETWORKS.get(run) or (ARMS | COMPRESSED).get(run.removesuffix("-gn"), METHODS[method])
+    return (NETWORKS | TRAINED).get(run) or (ARMS | COMPRESSED).get(run.removesuffix("-gn"), METHODS[method])
 
 
 def context() -> Any:
@@ -228,6 +266,47 @@ def grid(
     for one, panel in zip(chosen, panels, strict=True):
         one.set_title(panel, pad=5 + 13.7 * legend_rows)
     return figure, chosen
+
+
+def rows(
+    title: str, stamp: str, notes: Sequence[str], *, panels: Sequence[str], heights: Sequence[float],
+    legend_rows: int = 1, right: float = 0.25, share_y: bool = True, gap: float = 0.5,
+) -> tuple[Figure, list[list[Axes]]]:  # fmt: skip
+    """As ``new``, with several rows of axes that have x-axes of their own; the legends stand above the first row.
+
+    Args:
+        title, stamp, notes, legend_rows, right: those of ``new``.
+        panels: one title per column.
+        heights: of each row, in inches.
+        share_y: whether a row has one y-axis.
+        gap: inches between two rows, for tick labels and an axis label.
+
+    Returns:
+        The figure and its axes, row by row.
+    """
+    width, left, line = 7.2, 0.72, 0.142
+    above = textwrap.wrap(stamp, 104)
+    below = [part for note in notes for part in textwrap.wrap(note, 108)]
+    top = 0.46 + line * len(above) + 0.19 * legend_rows + (0.24 if any(panels) else 0.0)
+    bottom = 0.56 + line * len(below)
+    height = top + sum(heights) + gap * (len(heights) - 1) + bottom
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    grey: dict[str, Any] = {"fontsize": 8, "color": "#444444"}
+    figure.text(left / width, 1 - 0.12 / height, title, fontsize=11, fontweight="bold", va="top")
+    figure.text(left / width, 1 - 0.36 / height, "\n".join(above), va="top", **grey)
+    figure.text(left / width, 0.08 / height, "\n".join(below), va="bottom", **grey)
+    axes = figure.subplots(
+        len(heights), len(panels), sharey="row" if share_y else False, squeeze=False,
+        gridspec_kw={"height_ratios": list(heights)},
+    )  # fmt: skip
+    figure.subplots_adjust(
+        left=left / width, right=1 - right / width, top=1 - top / height, bottom=bottom / height,
+        wspace=0.1 if share_y else 0.3, hspace=gap * len(heights) / sum(heights),
+    )  # fmt: skip
+    for one, panel in zip(axes[0], panels, strict=True):
+        one.set_title(panel, pad=5 + 13.7 * legend_rows)
+    return figure, [list(row) for row in axes]
 
 
 def legend(axes: Axes, handles: Iterable[Line2D], columns: int) -> None:

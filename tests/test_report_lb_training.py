@@ -1,0 +1,475 @@
+"""Laws of the figures and tables of the paper's training experiments: drawn from records alone, whatever diverged."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from synthetic_lb_training import (
+    IMAGES,
+    LOCAL_STEPS,
+    artefact_specs,
+    control_specs,
+    training_control_records,
+    training_records,
+)
+
+from repro import report
+from repro.errors import ReproError
+from repro.published import load_published
+from repro.records import Record
+from repro.report import lb_training, lb_training_tables, select, style
+from repro.words import label
+
+ROOT = Path(__file__).parent.parent
+MODULES = ("repro.report.lb_training", "repro.report.lb_training_tables")
+IDS = [name for name, item in report.ARTEFACTS.items() if item.draw.__module__ in MODULES]
+FIGURES = [name for name in IDS if report.ARTEFACTS[name].kind == "figure"]
+TABLES = [name for name in IDS if report.ARTEFACTS[name].kind == "table"]
+RECORDS = [*training_records(), *training_control_records()]
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("figures")
+    for name in IDS:
+        report.render(name, RECORDS, out, profile="laptop")
+    return out
+
+
+def change(runs: tuple[str, ...], how: Callable[[Record], Record], seeds: tuple[int, ...] = (1, 2, 3)) -> list[Record]:
+    return [how(r) if r.run in runs and r.seed in seeds else r for r in RECORDS]
+
+
+def lost(record: Record) -> Record:
+    """As it is when the run diverges at its first step."""
+    series = {name: [] for name in record.series}
+    return replace(record, status="diverged", reason="the training loss is nan", rows=[], series=series)
+
+
+def stopped(record: Record, evaluations: int = 2) -> Record:
+    """As it is when the run diverges after a few evaluations."""
+    rows = record.rows[:evaluations]
+    series = {name: values[: rows[-1]["round"]] for name, values in record.series.items()}
+    return replace(record, status="diverged", reason="the training loss is nan", rows=rows, series=series)
+
+
+def texts(figure: Figure) -> str:
+    return " ".join(text.get_text() for text in figure.findobj(Text)).replace("\n", " ")
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def of(run: str) -> list[Record]:
+    return [r for r in RECORDS if r.run == run]
+
+
+def draw(name: str, records: list[Record]) -> Any:
+    return (report.figure if name in FIGURES else report.table)(name, records)
+
+
+def drawn_line(axes: Any, text: str) -> np.ndarray:
+    """(2, points) of the line that the legend calls ``text``."""
+    (line,) = [line for line in axes.lines if line.get_label() == text]
+    return np.asarray(line.get_xydata(), float).T
+
+
+def values(rows: list[dict[str, str]], name: str, **where: str) -> list[float]:
+    return [float(row[name]) for row in rows if all(row[key] == value for key, value in where.items())]
+
+
+# All artefacts ----------------------------------------------------------
+
+
+def test_the_paper_has_its_artefacts_and_controls_apart() -> None:
+    published = {"lb.table1", "lb.table2", "lb.fig3", "lb.fig6", "lb.fig7", "lb.fig8"}
+    assert {name for name in IDS if report.ARTEFACTS[name].published} == published
+    controls = {"lb.extra-equation", "lb.extra-gating", "lb.extra-buffers", "lb.extra-sensitivity"}
+    assert {name for name in IDS if report.ARTEFACTS[name].group == "control"} == controls
+    assert set(IDS) == published | controls | {"lb.extra-sharpness"}
+
+
+def test_every_run_is_shown_somewhere_and_controls_only_with_controls() -> None:
+    own, controls = ({spec["run"] for spec in specs()} for specs in (artefact_specs, control_specs))
+    assert {run for name in IDS for run in report.ARTEFACTS[name].runs} == own | controls
+    for name in IDS:
+        if report.ARTEFACTS[name].group == "artefact":
+            assert not set(report.ARTEFACTS[name].runs) & controls, name
+
+
+def test_render_writes_the_named_files_and_no_other(rendered: Path) -> None:
+    assert {path.name for path in rendered.iterdir()} == {file for name in IDS for file in report.outputs(name)}
+
+
+def test_another_process_gives_the_same_bytes_without_torch(rendered: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from synthetic_lb_training import training_records, training_control_records\n"
+        "from repro import report; records = [*training_control_records(), *training_records()][::-1]\n"
+        "for name in sys.argv[2:]: report.render(name, records, Path(sys.argv[1]), profile='laptop')\n"
+        "assert 'torch' not in sys.modules"
+    )
+    env = {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}", "PYTHONHASHSEED": "7", "HOME": str(tmp_path)}
+    names = ["lb.fig8", "lb.table1"]
+    subprocess.run([sys.executable, "-c", code, tmp_path / "out", *names], check=True, env=env, cwd=ROOT)
+    for name in names:
+        for file in report.outputs(name):
+            assert (tmp_path / "out" / file).read_bytes() == (rendered / file).read_bytes()
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_a_run_without_a_record_is_one_line_that_says_what_to_do(name: str) -> None:
+    run = report.ARTEFACTS[name].runs[-1]
+    with pytest.raises(ReproError, match=f"no record of run {run}; at least one seed was expected") as error:
+        draw(name, [record for record in RECORDS if record.run != run])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", IDS)
+@pytest.mark.parametrize("how", ["all at the first step", "one seed of each"])
+def test_runs_that_diverged_are_drawn_and_said(name: str, how: str) -> None:
+    artefact = report.ARTEFACTS[name]
+    some = how == "one seed of each"
+    records = change(artefact.runs, stopped if some else lost, (2,) if some else (1, 2, 3))
+    drawn = draw(name, records)
+    said = texts(drawn) if isinstance(drawn, Figure) else " ".join(drawn.notes)
+    groups = select.group(name, records, artefact.runs)
+    rows = artefact.rows(name, groups) if artefact.rows is not None else drawn.csv_rows
+    for run in artefact.runs:
+        assert f"{label(run)} (" in said, run
+        assert any(row["run"] == run and row["status"] == "diverged" for row in rows), run
+    assert "Diverged, " in said
+    assert select.csv_text(rows)
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_one_seed_is_drawn_without_an_interval(name: str) -> None:
+    drawn = draw(name, [record for record in RECORDS if record.seed == 1])
+    said = texts(drawn) if isinstance(drawn, Figure) else " ".join(drawn.notes)
+    assert "One seed, so no interval" in said
+    assert "nan" not in said.lower()
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_a_reduced_profile_says_so_on_the_face(name: str) -> None:
+    drawn = draw(name, RECORDS)
+    said = texts(drawn) if isinstance(drawn, Figure) else " ".join(drawn.notes)
+    assert "laptop profile: " in said
+    assert "n = 3 seeds – not the published scale" in said
+
+
+def test_what_was_not_recorded_is_one_line() -> None:
+    def bare(record: Record) -> Record:
+        rows = [{k: v for k, v in row.items() if not k.startswith("hessian")} for row in record.rows]
+        return replace(record, rows=rows, series={"train_loss": record.series["train_loss"]})
+
+    for name, what in (
+        ("lb.fig6", "gradient_norm"), ("lb.fig7", "step_up_factor"), ("lb.extra-sharpness", "hessian_"),
+    ):  # fmt: skip
+        with pytest.raises(ReproError, match=f"no {what}.* in pipelines/lb.yaml") as error:
+            report.figure(name, [bare(record) for record in RECORDS])
+        assert "\n" not in str(error.value)
+
+
+# Figures ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_text_leaves_the_figure_and_no_legend_covers_data(name: str) -> None:
+    figure = report.figure(name, RECORDS)
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    figure.draw(renderer)
+    for text in (text for text in figure.findobj(Text) if text.get_visible() and text.get_text()):
+        box = text.get_window_extent(renderer)
+        assert figure.bbox.x0 <= box.x0, text.get_text()
+        assert box.x1 <= figure.bbox.x1, text.get_text()
+        assert figure.bbox.y0 <= box.y0, text.get_text()
+        assert box.y1 <= figure.bbox.y1, text.get_text()
+    boxes = [axes.get_window_extent(renderer) for axes in figure.axes]
+    legends = [found.get_window_extent(renderer) for axes in figure.axes if (found := axes.get_legend()) is not None]
+    for legend, box in itertools.product(legends, boxes):
+        assert not legend.overlaps(box)
+    for one, other in [*itertools.combinations(boxes, 2), *itertools.combinations(legends, 2)]:
+        assert not one.overlaps(other)
+    notes = figure.texts[-1].get_window_extent(renderer)
+    for axes in figure.axes:
+        assert not axes.xaxis.label.get_text() or not axes.xaxis.label.get_window_extent(renderer).overlaps(notes)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_axes_name_their_units(name: str) -> None:
+    figure = report.figure(name, RECORDS)
+    labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert labels
+    for text in labels:
+        assert re.search(r"\((%|no unit|1 = all)\)", text), text
+    for axes in figure.axes:
+        assert re.search(r"iterations|\(thousands\)|factor X|\(images\)", axes.get_xlabel()), axes.get_xlabel()
+
+
+def test_fig3_draws_the_mean_of_every_evaluation_over_iterations_and_images(rendered: Path) -> None:
+    figure, rows = report.figure("lb.fig3", RECORDS), read_csv(rendered / "lb.fig3.csv")
+    for column, model in enumerate(lb_training.MODELS):
+        for batch in lb_training.BATCHES[model]:
+            group = of(f"lb-batch-{model}-{batch}")
+            expected = np.mean([[100 * row["test_top1"] for row in r.rows] for r in group], axis=0)
+            above, below = (drawn_line(figure.axes[place], f"batch {batch}") for place in (column, column + 3))
+            np.testing.assert_allclose(above[1], expected)
+            np.testing.assert_allclose(below[1], expected)
+            np.testing.assert_array_equal(above[0], [row["round"] for row in group[0].rows])
+            np.testing.assert_allclose(below[0], [row["epoch"] * IMAGES / 1000 for row in group[0].rows])
+            where = {"run": group[0].run, "seed": "2"}
+            np.testing.assert_allclose(values(rows, "mean_percent", **where), expected, rtol=1e-6)
+            np.testing.assert_allclose(values(rows, "iteration", **where), above[0])
+
+
+def test_curves_of_small_batches_can_be_compared_at_the_iterations_of_the_largest(rendered: Path) -> None:
+    rows = read_csv(rendered / "lb.fig3.csv")
+    small, large = (
+        set(values(rows, "iteration", run=run, seed="1")) for run in ("lb-batch-vgg11-64", "lb-batch-vgg11-1024")
+    )
+    assert large <= small
+    assert len(large) == 16
+
+
+def test_fig6_sums_the_norms_and_is_what_its_csv_says(rendered: Path) -> None:
+    figure, rows = report.figure("lb.fig6", RECORDS), read_csv(rendered / "lb.fig6.csv")
+    for column, model in enumerate(lb_training.STEPPED):
+        for batch in lb_training.BATCHES[model]:
+            group = of(f"lb-batch-{model}-{batch}")
+            x, y = drawn_line(figure.axes[column], f"batch {batch}")
+            np.testing.assert_array_equal(x, np.arange(1, 65))  # as many as the batch of 1024 has
+            np.testing.assert_allclose(y, np.mean([np.cumsum(r.series["gradient_norm"][:64]) for r in group], axis=0))
+            np.testing.assert_allclose(values(rows, "mean", run=group[0].run, seed="3"), y, rtol=1e-6)
+
+
+def test_long_curves_are_thinned_alike_from_start_to_end() -> None:
+    def longer(record: Record) -> Record:
+        series = {name: (values * 40)[:5000] for name, values in record.series.items()}
+        return replace(record, series=series)
+
+    records = change(lb_training.FIG6_RUNS, longer)
+    rows = lb_training.fig6_rows("lb.fig6", select.group("lb.fig6", records, lb_training.FIG6_RUNS))
+    at = [row["iteration"] for row in rows if (row["run"], row["seed"]) == (lb_training.FIG6_RUNS[0], 1)]
+    assert (len(at), at[0], at[-1]) == (200, 1, 1000)
+    assert (np.diff(at) > 0).all()
+
+
+@pytest.mark.parametrize(("name", "cases"), [("lb.fig7", lb_training.CASES[:2]), ("lb.fig8", lb_training.CASES[2:])])
+def test_step_figures_draw_equal_iterations_densities_and_shares(
+    name: str, cases: tuple[tuple[str, str], ...], rendered: Path
+) -> None:
+    figure, rows = report.figure(name, RECORDS), read_csv(rendered / f"{name}.csv")
+    upper, middle, lower = (figure.axes[i * len(cases) : (i + 1) * len(cases)] for i in range(3))
+    for above, density, bars, (model, threshold) in zip(upper, middle, lower, cases, strict=True):
+        small = lb_training.BATCHES[model][0]
+        assert drawn_line(above, f"batch {small}")[0].max() == 64
+        assert max(values(rows, "iteration", run=f"lb-batch-{model}-{small}", quantity="accuracy_percent")) == 64
+        assert drawn_line(above, "X = 4")[0].max() == 64
+        heights = [patch.get_height() for patch in bars.patches]
+        for factor, height, line in zip(lb_training.FACTORS, heights, density.lines, strict=False):
+            run = f"lb-step-{model}-{threshold}-x{factor}"
+            shares = [100 * np.mean(np.array(r.series["step_up_factor"]) == factor) for r in of(run)]
+            assert height == pytest.approx(np.mean(shares))
+            found = values(rows, "value", run=run, quantity="iterations_at_x_percent")
+            assert found == pytest.approx(shares, rel=1e-6)
+            smooth = np.asarray(line.get_ydata(), float)
+            stored = [row["value"] for row in rows if (row["run"], row["quantity"]) == (run, "density_at_x")]
+            stored_numbers = [float(value) if value else np.nan for value in stored]
+            np.testing.assert_allclose(stored_numbers, smooth, rtol=1e-6)
+
+
+def test_densities_at_x_and_at_1x_sum_to_that_of_all_and_integrate_to_the_iterations() -> None:
+    group = of("lb-step-resnet50-t05-x4")
+    at_x, at_1x, every = (lb_training._density(group, 64, which) for which in lb_training._PICKED.values())
+    assert at_x is not None
+    assert at_1x is not None
+    assert every is not None
+    np.testing.assert_allclose(at_x + at_1x, every)
+    assert every[32] == pytest.approx(1, abs=0.01)
+    assert np.mean(at_x[10:54]) == pytest.approx(
+        np.mean([np.array(r.series["step_up_factor"])[10:54] > 1 for r in group]), abs=0.06
+    )
+
+
+def test_a_density_needs_two_iterations() -> None:
+    def never(record: Record) -> Record:
+        return replace(record, series=record.series | {"step_up_factor": [1.0] * 63 + [4.0]})
+
+    group = [never(record) for record in of("lb-step-resnet50-t05-x4")]
+    assert lb_training._density(group, 64, lambda factors: factors > 1) is None
+    figure = report.figure("lb.fig7", change(("lb-step-resnet50-t05-x4",), never))
+    assert len(figure.axes[2].lines) == len(report.figure("lb.fig7", RECORDS).axes[2].lines) - 1
+
+
+def test_a_factor_that_diverged_is_a_mark_at_chance() -> None:
+    above = report.figure("lb.fig8", RECORDS).axes[0]
+    x, y = drawn_line(above, "X = 16: diverged")
+    np.testing.assert_array_equal(x, [len(r.series["train_loss"]) for r in of("lb-step-vgg11-t08-x16")])
+    np.testing.assert_allclose(y, 10)
+
+
+@pytest.mark.parametrize("name", ["lb.extra-equation", "lb.extra-gating"])
+def test_ends_against_factors_are_those_of_the_csv(name: str, rendered: Path) -> None:
+    figure, rows = report.figure(name, RECORDS), read_csv(rendered / f"{name}.csv")
+    other = "equation" if name == "lb.extra-equation" else "random"
+    words = lb_training._GATED["below" if other == "equation" else "random"]
+    factors = lb_training.FACTORS if other == "equation" else (4, 16)
+    for axes, (model, threshold) in zip(figure.axes, lb_training.CASES, strict=False):
+        stored = {
+            factor: values(rows, "accuracy_mean_percent", run=f"lb-{other}-{model}-{threshold}-x{factor}", seed="1")[0]
+            for factor in factors
+        }
+        drawn = drawn_line(axes, words)[1][-len(factors) :]
+        np.testing.assert_allclose(drawn, list(stored.values()), rtol=1e-6)
+    for row in rows:
+        if row["step_up_when"]:
+            (record,) = (r for r in of(row["run"]) if str(r.seed) == row["seed"])
+            share = 100 * np.mean(np.array(record.series["step_up_factor"]) > 1)
+            assert float(row["iterations_at_x_percent"]) == pytest.approx(share, rel=1e-6)
+        else:
+            assert row["iterations_at_x_percent"] == ""
+
+
+def test_the_learning_rate_sweep_stands_at_its_factor_of_the_rate() -> None:
+    groups = select.group("lb.extra-gating", RECORDS, lb_training.GATING_RUNS)
+    points = [(factor, group[0].run) for factor, group in lb_training._rate_points(groups, "vgg11")]
+    assert [factor for factor, _ in points] == pytest.approx([0.25, 1, 4, 16])
+    assert points[1][1] == "lb-batch-vgg11-1024"
+
+
+def test_sharpness_is_the_geometric_mean_and_says_what_a_log_axis_cannot_show(rendered: Path) -> None:
+    figure, rows = report.figure("lb.extra-sharpness", RECORDS), read_csv(rendered / "lb.extra-sharpness.csv")
+    run = "lb-batch-resnet50-256"
+    expected = np.exp(np.mean([np.log(r.rows[-1]["hessian_top_eigenvalue"]) for r in of(run)]))
+    assert values(rows, "geometric_mean", run=run, seed="1")[0] == pytest.approx(expected, rel=1e-6)
+    heights = [np.asarray(line.get_ydata(), float) for line in figure.axes[0].lines]
+    assert any(len(y) == 1 and y[0] == pytest.approx(expected) for y in heights)
+    assert figure.axes[2].get_yscale() == "log"
+
+    def saddle(record: Record) -> Record:
+        last = record.rows[-1] | {"hessian_top_eigenvalue": -1.0, "hessian_converged": False}
+        return replace(record, rows=[*record.rows[:-1], last])
+
+    said = texts(report.figure("lb.extra-sharpness", change((run,), saddle, (1,))))
+    assert f"Not above 0, so not on this axis: {label(run)}" in said
+    assert f"Not settled after the last product with the Hessian: {label(run)}" in said
+
+
+# Looks ------------------------------------------------------------------
+
+
+def lightness(colour: str) -> float:
+    encoded = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    return float(116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16)
+
+
+def test_factors_darken_in_order_and_looks_have_contrast_and_differ() -> None:
+    steps = [lightness(style.FACTORS[factor].colour) for factor in lb_training.FACTORS]
+    assert min(-np.diff(steps)) > 10
+    for looks in (style.FACTORS.values(), style.GATES.values()):
+        for look in looks:
+            assert 1.05 / (((lightness(look.colour) + 16) / 116) ** 3 + 0.05) >= 3.0, look
+        for one, other in itertools.combinations(looks, 2):
+            assert (one.marker, one.line) != (other.marker, other.line)
+
+
+def test_a_method_has_the_colour_that_it_has_everywhere() -> None:
+    for spec in (*artefact_specs(), *control_specs()):
+        look = style.of(spec["run"], spec["method"])
+        if spec["method"] != "central":
+            assert look == style.METHODS[spec["method"]], spec["run"]
+    assert style.of("lb-batch-vgg11-64", "central") == style.of("lb-batch-resnet50-32", "central")
+
+
+# Tables -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_rectangular_latex_is_balanced_and_lines_name_their_records(name: str, rendered: Path) -> None:
+    table = report.table(name, RECORDS)
+    assert {len(row) for row in table.rows} == {len(table.header)}
+    text = table.latex()
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+    assert not re.search(r"(?<!\\)[%#_]", text)
+    assert not set(re.sub(r"[ -~\n]", "", text))
+    rows = read_csv(rendered / f"{name}.csv")
+    assert {row["run"] for row in rows} == set(report.ARTEFACTS[name].runs)
+    for row in rows:
+        (record,) = (r for r in of(row["run"]) if str(r.seed) == row["seed"])
+        assert (row["artefact"], row["fingerprint"]) == (name, record.fingerprint)
+        assert float(row["top1_percent"]) == pytest.approx(100 * record.rows[-1]["test_top1"], rel=1e-6)
+        assert float(row["top5_percent"]) == pytest.approx(100 * record.rows[-1]["test_top5"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "table"), [("lb.table1", lb_training_tables.PUBLISHED_1), ("lb.table2", lb_training_tables.PUBLISHED_2)]
+)
+def test_published_values_are_those_of_the_list_of_what_is_published(
+    name: str, table: dict[tuple[str, str], tuple[float, float]]
+) -> None:
+    (found,) = (item.published["rows"] for item in load_published(ROOT).artefacts if item.id == name)
+    assert table == {(row[0].lower(), row[2].replace("-", "")): (row[3], row[4]) for row in found}
+    shown = [row[-3] for row in report.table(name, RECORDS).rows]
+    assert [float(text) for text in shown] == [value for pair in table.values() for value in pair]
+
+
+def test_nearer_is_said_at_the_published_scale_only() -> None:
+    for name in ("lb.table1", "lb.table2"):
+        small = report.table(name, RECORDS)
+        assert {row[-2] for row in small.rows} == {"–"}
+        assert "no value is comparable" in " ".join(small.notes)
+    table = report.table("lb.table1", training_records("paper"))
+    nearer = {tuple(row[:3]): row[-2] for row in table.rows}
+    assert nearer["VGG11 on CIFAR-100", "IID", "BSP"] == "top-5"  # 33 and 73 % against 83.91
+    assert nearer["ResNet50 on CIFAR-10", "non-IID", "FA"] == "top-1"  # 46 and 78 % against 58.72
+    assert "not the published scale" not in " ".join(table.notes)
+
+
+def test_table2_says_the_local_steps_and_synchronisations_of_the_records() -> None:
+    table = report.table("lb.table2", RECORDS)
+    for row in table.rows:
+        steps = LOCAL_STEPS[int(row[2].removeprefix("FA, "))]
+        assert row[3] == str(steps)
+        assert row[4] == str(13 * 16 // steps)  # 400 images a client are 13 batches of 32
+
+
+def test_a_diverged_seed_counts_at_chance_of_its_data() -> None:
+    table = report.table("lb.table1", change(("lb-fa-vgg11-iid",), lost))
+    (row,) = (row for row in table.rows if row[:3] == ["VGG11 on CIFAR-100", "IID", "FA"])
+    assert row[3].startswith("1.0 [1.0, 1.0], diverged 3 of 3 seeds")
+    assert row[4].startswith("5.0 [")
+
+
+def test_differences_are_paired_by_seed() -> None:
+    table = report.table("lb.extra-sensitivity", RECORDS)
+    assert [tuple(row[:2]) for row in table.rows] == [
+        ("0.1", "32"), ("0.03", "32"), ("0.3", "32"), ("0.1", "16"), ("0.1", "64")
+    ]  # fmt: skip
+    finals = {run: [100 * r.rows[-1]["test_top1"] for r in of(run)] for run in lb_training_tables.SENSITIVITY_RUNS[:4]}
+    bsp, bsp_apart, fa, fa_apart = (np.array(values) for values in finals.values())
+    expected = [bsp - fa, bsp_apart - fa_apart, bsp - bsp_apart, fa - fa_apart]
+    for cell, difference in zip(table.rows[0][3:7], expected, strict=True):
+        assert cell.startswith(f"{difference.mean():.1f} points [".replace("-", "−"))
+
+
+def test_buffers_stand_beside_the_average() -> None:
+    table = report.table("lb.extra-buffers", RECORDS)
+    assert [row[0] for row in table.rows] == ["average", "local", "drop"]
+    assert table.rows[0][5] == "–"
+    assert "65.35 %" in " ".join(table.notes)
