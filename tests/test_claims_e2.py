@@ -689,7 +689,7 @@ def test_every_choice_that_e2_leaves_open_is_in_the_ledger():
         ),
         (
             "rule: equivalence, metric: final_top1, contrast: {a: 1}, margin: 1, needs: {luck: [a]}",
-            "needs", "a mapping from cut, late to lists of run ids",
+            "needs", "a mapping from cut, eigenvalue, late to lists of run ids",
         ),
         ("rule: equivalence, metric: final_top1, contrast: {a: 1}, margin: 1, beside: 1", "beside", "true was"),
         (
