@@ -97,9 +97,14 @@ class Batches:
         shards: for each client, indices into ``images``.
         size: images in a local batch.
         seed: seed of the run; client, epoch and purpose are added to it.
+        wait: in large-batch training, a client that has finished its epoch waits for the others, so that no image is
+            used twice in an epoch. Otherwise it goes on with its next one, so that all clients take part in every step
+            however large their shards are, and an epoch has the steps of a shard of mean size.
     """
 
-    def __init__(self, images: Images, shards: Sequence[np.ndarray], size: int, seed: int, augment: bool) -> None:
+    def __init__(
+        self, images: Images, shards: Sequence[np.ndarray], size: int, seed: int, augment: bool, *, wait: bool = True
+    ) -> None:
         self.images, self.shards, self.size, self.seed, self.augment = (
             images,
             list(shards),
@@ -107,6 +112,7 @@ class Batches:
             seed,
             augment,
         )
+        self.wait = wait
         self._epoch: dict[int, tuple[int, tuple[np.ndarray, ...]]] = {}
 
     @property
@@ -120,7 +126,9 @@ class Batches:
 
     @property
     def rounds_per_epoch(self) -> int:
-        """Steps in which every client has seen all of its images at least once."""
+        """Steps in which every client has seen all of its images at least once; of a mean shard if clients go on."""
+        if not self.wait:
+            return local_steps(round(sum(map(len, self.shards)) / self.clients), self.size)
         return max(self.steps_per_epoch(client) for client in range(self.clients))
 
     def _plan(self, client: int, epoch: int) -> tuple[np.ndarray, ...]:
@@ -152,14 +160,17 @@ class Batches:
     def round(self, step: int) -> list[int]:
         """Clients that take part in step ``step`` of large-batch training: those whose epoch still has a batch.
 
-        Shards that differ by an image can differ by one local batch. Epochs stay aligned: a client that has
-        finished its epoch waits, so that no image is used twice in an epoch.
+        Shards that differ by an image can differ by one local batch. Epochs stay aligned where clients wait.
         """
+        if not self.wait:
+            return list(range(self.clients))
         within = step % self.rounds_per_epoch
         return [client for client in range(self.clients) if within < self.steps_per_epoch(client)]
 
     def local_step(self, client: int, step: int) -> int:
         """Local batch number of ``client`` in step ``step`` of large-batch training (see ``round``)."""
+        if not self.wait:
+            return step
         epoch, within = divmod(step, self.rounds_per_epoch)
         return epoch * self.steps_per_epoch(client) + within
 

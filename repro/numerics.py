@@ -16,6 +16,7 @@ VERSIONS = {
     "alexnet": 1,  # layers, initialisation, dropout
     "batches": 1,  # subset, scaling, order of images, augmentation, normalisation
     "buffer_policies": 1,  # local and drop
+    "clients_go_on": 1,  # with shards of different sizes, who takes part in a step, and how long an epoch is
     "codec_1-bit": 1,
     "codec_dense": 1,
     "codec_dgc": 1,
@@ -93,6 +94,8 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
             parts.append("local_steps")
         if spec.get("step_up") is not None:
             parts.append("step_up")
+        if not spec.get("clients_wait", True):
+            parts.append("clients_go_on")
         parts += [f"tracked_{name}" for name in spec.get("track") or []]
     if spec.get("model") in _NETWORKS:
         parts.append(_NETWORKS[spec["model"]])

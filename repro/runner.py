@@ -183,7 +183,7 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
             seed=derive(seed, "weights"),
             dtype=dtype,
         ).to(where),
-        batches=Batches(images, shards, spec.local_batch, seed, spec.augment),
+        batches=Batches(images, shards, spec.local_batch, seed, spec.augment, wait=spec.clients_wait),
         evaluation=Images(
             shrink(pixels[other], spec.image_size), labels[other], mean, std, dtype=dtype, device=str(where)
         ),

@@ -88,6 +88,9 @@ class Spec:
             model on its training images, evaluated as test images are), ``sharpness`` (largest eigenvalue of the
             Hessian of the training loss, at the end).
         drop_uncovered: with ``labels``, leave out the images of labels that no worker has.
+        clients_wait: in large-batch training a worker that has finished its epoch waits for the others. Where shards
+            differ in size, false lets it go on with its next one, so that all take part in every step; an epoch, and
+            the length of rounds of ``local_steps``, is then counted by the mean shard.
         evaluate_at: rounds after which the model is evaluated besides; those after the last do not take place.
         step_up: paper lb's step-up method, in the terms of ``repro.stepup.StepUp``; None: gradients stay as they are.
             ``share_of`` instead of ``share`` names another run: as often as that one did with the same seed.
@@ -142,6 +145,7 @@ class Spec:
     blocks: int = 0
     repetitions: int = 0
     drop_uncovered: bool = False
+    clients_wait: bool = True
     evaluate_at: list[int] | None = None
     step_up: dict[str, Any] | None = None
 

@@ -196,3 +196,32 @@ def test_batches_have_the_asked_type_and_lie_channels_last(dtype: torch.dtype) -
 def test_images_without_a_label_each_are_refused() -> None:
     with pytest.raises(ReproError, match="4 images with 3 labels; one label for each image was expected"):
         Images(pixels(4), np.arange(3), MEAN, STD)
+
+
+def test_clients_that_go_on_all_take_part_in_every_step_and_see_each_image_once_an_epoch_of_their_own():
+    sizes = (40, 9, 17)
+    labels = np.arange(sum(sizes))
+    images = Images(np.zeros((len(labels), 8, 8, 3), np.uint8), labels, (0.5,) * 3, (0.25,) * 3)
+    shards = np.split(labels, np.cumsum(sizes)[:-1])
+    batches = Batches(images, shards, 4, 5, False, wait=False)
+    assert batches.rounds_per_epoch == 6  # 22 images a client: 5 batches and a rest of 2
+    for step in range(batches.rounds_per_epoch):
+        assert batches.round(step) == [0, 1, 2]
+    for client, shard in enumerate(shards):
+        steps = batches.steps_per_epoch(client)
+        for epoch in range(2):
+            seen = [
+                batches.get(client, batches.local_step(client, step))[1]
+                for step in range(epoch * steps, (epoch + 1) * steps)
+            ]
+            assert sorted(torch.cat(seen).tolist()) == shard.tolist()
+
+
+def test_whether_clients_wait_does_not_matter_where_shards_are_equal():
+    labels = np.arange(48)
+    images = Images(np.zeros((48, 8, 8, 3), np.uint8), labels, (0.5,) * 3, (0.25,) * 3)
+    shards = np.split(labels, 3)
+    a, b = (Batches(images, shards, 4, 5, False, wait=wait) for wait in (True, False))
+    assert a.rounds_per_epoch == b.rounds_per_epoch
+    for step in range(2 * a.rounds_per_epoch):
+        assert torch.equal(a.union(step)[1], b.union(step)[1])

@@ -46,6 +46,9 @@ CASES = {
     ),
     "federated, no statistics": toy.spec("federated", buffers="drop"),
     "ResNet50, sharpness": toy.spec("central", model="resnet50", width=2, epochs=1, track=["sharpness"]),
+    "large batch, clients go on": toy.spec(
+        "large_batch", partition="dirichlet", dirichlet_alpha=0.5, clients_wait=False
+    ),
     "step-up": toy.spec("central", step_up={"factor": 4, "threshold": 0.2}, evaluate_at=[1]),
     "step-up, at random": toy.spec("central", step_up={"factor": 4, "when": "random", "share": 0.5}),
     "law of label split": toy.spec("large_batch", kind="law", law="label_split", train_images=24),
