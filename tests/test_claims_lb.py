@@ -18,6 +18,7 @@ from repro.claims import FAILS, HOLDS, INCONCLUSIVE, NOT_COMPARABLE, NOT_RUN
 from repro.errors import ReproError
 from repro.published import Statement, load_ledger, load_published
 from repro.records import Record
+from repro.words import label
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = (1, 2, 3, 6, 10, 11, 12, 13, 14, 15, 18, 19, 20)
@@ -353,7 +354,7 @@ def test_runs_that_were_not_evaluated_at_equal_iterations_are_named(statements):
     change(records, "lb-batch-vgg11-64", rows=lambda r: [row for row in r.rows if row["round"] != 96])
     verdict = judge(statements, records, "lb.c18")
     assert outcomes(verdict)[:2] == [HOLDS, INCONCLUSIVE]
-    assert "not evaluated at iteration 96, the last common one: lb-batch-vgg11-64 (seed 1)" in verdict["reason"]
+    assert f"not evaluated at iteration 96, the last common one: {label('lb-batch-vgg11-64')} (seed 1)" in verdict["reason"]
 
 
 def test_chance_after_equal_iterations_is_chance_whatever_the_longer_run_reaches_later(statements):

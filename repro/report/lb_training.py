@@ -28,7 +28,6 @@ STEPPED = ("resnet50", "vgg11")
 """Networks whose gradients are stepped up."""
 CASES = (("resnet50", "t05"), ("vgg11", "t05"), ("vgg11", "t08"))
 """Network and threshold of figures 7 and 8, as run ids have them."""
-RATES = ("0_25", "4", "16")
 
 
 def _batch(model: str, batch: int = 1024) -> str:
@@ -44,6 +43,10 @@ def _read_by_equation(model: str, threshold: str) -> tuple[str, ...]:
     return (_batch(model), *(f"lb-equation-{model}-{threshold}-x{factor}" for factor in FACTORS))
 
 
+def _always(model: str) -> tuple[str, ...]:
+    return (_batch(model), *(f"lb-always-{model}-x{factor}" for factor in FACTORS))
+
+
 FIG3_RUNS = tuple(_batch(model, batch) for model in MODELS for batch in BATCHES[model])
 FIG6_RUNS = tuple(_batch(model, batch) for model in STEPPED for batch in BATCHES[model])
 FIG7_RUNS = tuple(
@@ -53,9 +56,9 @@ FIG8_RUNS = (*_stepped("vgg11", "t08"), _batch("vgg11", BATCHES["vgg11"][0]))
 EQUATION_RUNS = tuple(dict.fromkeys(run for case in CASES for run in (*_stepped(*case), *_read_by_equation(*case))))
 GATING_RUNS = tuple(dict.fromkeys((
     *(run for case in CASES for run in _stepped(*case)),
-    *(f"lb-always-{model}-x{factor}" for model in STEPPED for factor in FACTORS),
+    *(run for model in STEPPED for run in _always(model)),
     *(f"lb-random-{model}-{threshold}-x{factor}" for model, threshold in CASES for factor in (4, 16)),
-    *(f"lb-rate-{model}-{rate}" for model in STEPPED for rate in RATES),
+    *(f"lb-rate-{model}-0_25" for model in STEPPED),
 )))  # fmt: skip
 
 OURS = "The paper has no such figure."
@@ -149,7 +152,7 @@ def _origin(artefact: str, record: Record, n: int) -> dict[str, Any]:
     """The columns with which every row of these CSV files begins."""
     step_up = record.spec.get("step_up") or {}
     return select.provenance(artefact, record, n, _COLUMNS) | {
-        f"step_up_{name}": step_up.get(name) for name in ("factor", "threshold", "when", "share")
+        f"step_up_{name}": step_up.get(name) for name in ("factor", "threshold", "when", "share_of")
     }
 
 
@@ -177,7 +180,8 @@ def _draw(
         axes.fill_between(x[kept], path.curve.low[kept], path.curve.high[kept], color=look.colour, alpha=0.16,
                           linewidth=0)  # fmt: skip
     if ends:
-        at = [epochs * group[0].spec["train_images"] / 1000 if images else rounds for rounds, epochs in ends]
+        seen = float(group[0].spec["train_images"]) / 1000
+        at = [epochs * seen if images else max(1.0, rounds) for rounds, epochs in ends]  # 0 is on no logarithmic axis
         marks = _cross(axes, at, [100 * group[0].chance] * len(at), look.colour)
         if line is None:
             marks.set_label(f"{text}: diverged")
@@ -188,13 +192,18 @@ def _draw(
 
 
 def _path_rows(artefact: str, group: Sequence[Record], until: float = math.inf) -> list[dict[str, Any]]:
-    """One row per seed and evaluation."""
+    """One row per seed and evaluation; one without numbers per seed where all diverged before any ``until`` there."""
     path = _path(group)
+    names = ("iteration", "epoch", "images_seen", "accuracy_percent", "imputed_chance", "mean_percent", "low_percent",
+             "high_percent")  # fmt: skip
+    if path.iterations[0] > until:
+        return [_origin(artefact, record, len(group)) | dict.fromkeys(names) for record in group]
     return [
         _origin(artefact, record, len(group))
-        | {"iteration": int(path.iterations[i]), "epoch": path.curve.epochs[i], "images_seen": path.images[i]}
-        | {"accuracy_percent": values[i], "imputed_chance": int(imputed[i])}
-        | {"mean_percent": path.curve.mean[i], "low_percent": path.curve.low[i], "high_percent": path.curve.high[i]}
+        | dict(zip(names, (
+            int(path.iterations[i]), path.curve.epochs[i], path.images[i], values[i], int(imputed[i]),
+            path.curve.mean[i], path.curve.low[i], path.curve.high[i],
+        ), strict=True))
         for record, values, imputed in zip(group, path.curve.values, path.curve.imputed, strict=True)
         for i in range(len(path.iterations)) if path.iterations[i] <= until
     ]  # fmt: skip
@@ -560,10 +569,10 @@ def _panel(groups: select.Groups, case: tuple[str, str]) -> str:
 
 _GATED = {
     "above": "change ≥ threshold (text)", "below": "change < threshold (Eq. 6)", "always": "X always",
-    "random": "random, same share", "rate": "learning rate times X",
+    "random": "random, same share", "rate": "quarter of the learning rate",
 }  # fmt: skip
 
-_BESIDE = {"rate": 0.8, "above": 0.93, "below": 1.07, "always": 1.08, "random": 1.25}
+_BESIDE = {"rate": 1.0, "above": 0.93, "below": 1.07, "always": 1.08, "random": 1.25}
 """Shifts of points that belong to one factor."""
 
 
@@ -606,22 +615,22 @@ def equation(groups: select.Groups, profile: str) -> Figure:
     return figure
 
 
-def _rate_points(groups: select.Groups, model: str) -> list[tuple[float, list[Record]]]:
-    """Factor of the learning rate and runs, that of 1 among them."""
-    runs = [_batch(model), *(f"lb-rate-{model}-{rate}" for rate in RATES)]
-    base = float(select.setting(groups[runs[0]], "lr"))
-    return sorted(((float(select.setting(groups[run], "lr")) / base, groups[run]) for run in runs), key=lambda p: p[0])
+def _slower(groups: select.Groups, model: str) -> tuple[float, list[Record]]:
+    """Factor of the learning rate, and the run that has nothing else changed."""
+    slow = groups[f"lb-rate-{model}-0_25"]
+    return float(select.setting(slow, "lr")) / float(select.setting(groups[_batch(model)], "lr")), list(slow)
 
 
 def gating(groups: select.Groups, profile: str) -> Figure:
-    """Gated by the gradient's change, always, at random or by the learning rate: accuracy against X (lb.c20)."""
+    """Gated by the gradient's change, always or at random, and a slower run: accuracy against X (lb.c20)."""
     ends = _given(groups, STEPPED)
     figure, (panels,) = style.rows(
         "lb.extra-gating  What the gate is worth", _scale(groups),
         [f"Accuracy at the end of equally many iterations ({ends}) at batch 1024. X marks a factor at which a seed "
-         "diverged. Always X is the learning rate times X with the weight decay divided by X. Random: each iteration "
-         "steps up with the share that the gated run had. Points side by side belong to one factor. Bars: 95 % "
-         f"Student-t interval over seeds. {OURS}",
+         "diverged. X always is the sweep of the learning rate: the rate times X with the weight decay divided by X. "
+         "At 0.25 stands the rate times 0.25 with the weight decay as it is. Random: each iteration steps up with the "
+         "share that the gated run had. Points side by side belong to one factor. Bars: 95 % Student-t interval over "
+         f"seeds. {OURS}",
          *_gaps(groups)],
         panels=[_panel(groups, case) for case in CASES], heights=(2.9,), legend_rows=2, right=0.72,
     )  # fmt: skip
@@ -629,9 +638,9 @@ def gating(groups: select.Groups, profile: str) -> Figure:
         model, threshold = case
         arms: dict[str, list[tuple[float, list[Record]]]] = {
             "above": [(_factor(groups[run]), groups[run]) for run in _stepped(*case)],
-            "always": [(float(x), groups[f"lb-always-{model}-x{x}"]) for x in FACTORS],
+            "always": [(_factor(groups[run]), groups[run]) for run in _always(model)],
             "random": [(float(x), groups[f"lb-random-{model}-{threshold}-x{x}"]) for x in (4, 16)],
-            "rate": _rate_points(groups, model),
+            "rate": [_slower(groups, model)],
         }
         lines = [_ends(axes, points, style.GATES[when], _GATED[when], _BESIDE[when]) for when, points in arms.items()]
         if axes is panels[0]:
