@@ -141,6 +141,10 @@ def test_every_run_that_a_rule_names_is_one_of_the_world(statements):
     assert named <= {record.run for record in world().values()}
 
 
+def test_the_world_is_made_of_the_planned_runs():
+    assert {spec.run for spec in synthetic_lb.planned()} == set(synthetic_lb.finals())
+
+
 def test_all_arms_at_chance_decide_nothing_in_favour_of_anything(statements):
     records = world()
     for name, record in records.items():
@@ -354,7 +358,10 @@ def test_runs_that_were_not_evaluated_at_equal_iterations_are_named(statements):
     change(records, "lb-batch-vgg11-64", rows=lambda r: [row for row in r.rows if row["round"] != 96])
     verdict = judge(statements, records, "lb.c18")
     assert outcomes(verdict)[:2] == [HOLDS, INCONCLUSIVE]
-    assert f"not evaluated at iteration 96, the last common one: {label('lb-batch-vgg11-64')} (seed 1)" in verdict["reason"]
+    assert (
+        f"not evaluated at iteration 96, the last common one: {label('lb-batch-vgg11-64')} (seed 1)"
+        in verdict["reason"]
+    )
 
 
 def test_chance_after_equal_iterations_is_chance_whatever_the_longer_run_reaches_later(statements):

@@ -148,6 +148,7 @@ def test_a_run_without_a_record_is_one_line_that_says_what_to_do(name: str) -> N
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", IDS)
 @pytest.mark.parametrize("how", ["all at the first step", "one seed of each"])
 def test_runs_that_diverged_are_drawn_and_said(name: str, how: str) -> None:
@@ -220,6 +221,34 @@ def test_no_text_leaves_the_figure_and_no_legend_covers_data(name: str) -> None:
     notes = figure.texts[-1].get_window_extent(renderer)
     for axes in figure.axes:
         assert not axes.xaxis.label.get_text() or not axes.xaxis.label.get_window_extent(renderer).overlaps(notes)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_few_iterations_and_wide_intervals_are_labelled_without_overlap(name: str) -> None:
+    """Two seeds far apart, of which each has little more than its first evaluation."""
+
+    def short(record: Record) -> Record:
+        last = record.rows[-1] | {"round": 30} if record.status == "completed" else record.rows[-1]
+        last |= {"hessian_top_eigenvalue": 10.0 ** (4 * record.seed), "epoch": 16.0}
+        series = {name: [10.0**record.seed, 1.0] for name in record.series}
+        return replace(record, rows=[record.rows[0] | {"round": 8}, last], series=series)
+
+    figure = report.figure(name, change(report.ARTEFACTS[name].runs, short))
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    figure.draw(renderer)
+    beyond = ticks_beyond_their_axis(figure)
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            texts = [*axis.get_ticklabels("both"), *(axes.texts if axis is axes.xaxis else [])]
+            shown = [text for text in texts if text.get_text() and text.get_visible() and text not in beyond]
+            boxes = [text.get_window_extent(renderer) for text in shown]
+            assert not [1 for one, other in itertools.combinations(boxes, 2) if one.overlaps(other)]
+    labelled = [axes for axes in figure.axes if axes.get_ylabel()]
+    for axes in labelled:
+        ticks = [text for text in axes.get_yticklabels() if text.get_text() and text not in beyond]
+        assert len(ticks) >= 2
+        own = axes.get_window_extent(renderer)
+        assert all(text.get_window_extent(renderer).y1 <= own.y1 for text in axes.texts if text.get_fontsize() == 7)
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from scipy.stats import gaussian_kde
 
 from repro import metrics
@@ -145,7 +145,7 @@ def _iterations(group: Sequence[Record]) -> int:
 
 def _given(groups: select.Groups, models: Sequence[str]) -> str:
     """Iterations of the largest batch, in words."""
-    return ", ".join(f"{TITLES[model]} {number(_iterations(groups[_batch(model)]))}" for model in models)
+    return ", ".join(f"{number(_iterations(groups[_batch(model)]))} of {TITLES[model]}" for model in models)
 
 
 def _origin(artefact: str, record: Record, n: int) -> dict[str, Any]:
@@ -156,9 +156,9 @@ def _origin(artefact: str, record: Record, n: int) -> dict[str, Any]:
     }
 
 
-def _cross(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str) -> Line2D:
+def _cross(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, size: float = 8) -> Line2D:
     """The mark of what diverged."""
-    (marks,) = axes.plot(x, y, color=colour, marker="X", markersize=8, linestyle="none", zorder=5, clip_on=False,
+    (marks,) = axes.plot(x, y, color=colour, marker="X", markersize=size, linestyle="none", zorder=5, clip_on=False,
                          markeredgecolor="white")  # fmt: skip
     return marks
 
@@ -239,6 +239,8 @@ def fig3(groups: select.Groups, profile: str) -> Figure:
             _draw(below, group, f"batch {batch}", images=True, shift=2 * i)
         style.legend(above, lines, 1)
         above.set_xscale("log")
+        above.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        above.xaxis.set_minor_formatter(NullFormatter())
         above.set_xlabel("iterations", fontsize=8)
         below.set_xlabel("training images seen (thousands)", fontsize=8)
         below.set_xlim(left=0)
@@ -291,7 +293,7 @@ def _cumulative(group: Sequence[Record], count: int) -> _Norms | None:
 def fig6(groups: select.Groups, profile: str) -> Figure:
     """Cumulative gradient norm in early training, by batch size (lb.c10)."""
     early = {model: _early(groups, model) for model in STEPPED}
-    spans = ", ".join(f"{TITLES[model]} {number(count)}" for model, count in early.items())
+    spans = ", ".join(f"{number(count)} of {TITLES[model]}" for model, count in early.items())
     figure, (panels,) = style.rows(
         "lb.fig6  Gradient norm in early training", _scale(groups),
         [f"Sum of the L2 norms of the gradients so far. {e3.LINES} Shown are the first {number(_EARLY)} iterations, or "
@@ -434,8 +436,8 @@ def _step_figure(name: str, words: str, groups: select.Groups, cases: Sequence[t
         density.set_ylim(0, 1.15)
         _share_axis(bars, list(map(str, FACTORS)))
     _accuracy_axis(upper[0])
-    middle[0].set_ylabel("at X (1 = all)", fontsize=8)
-    lower[0].set_ylabel("at X (%)", fontsize=8)
+    middle[0].set_ylabel("density at X\n(1 = all)", fontsize=8)
+    lower[0].set_ylabel("iterations\nat X (%)", fontsize=8)
     figure.align_ylabels()
     return figure
 
@@ -458,7 +460,7 @@ def _draw_share(axes: Axes, place: float, values: Sequence[float], group: Sequen
     axes.bar([place], [mean], width=0.55, color=colour, zorder=2)
     if not np.isnan(low):
         axes.plot([place] * 2, [max(0.0, low), min(100.0, high)], color=_GREY, linewidth=1.2, zorder=3)
-    top = mean if np.isnan(high) else max(mean, high)
+    top = mean if np.isnan(high) else min(100.0, high)
     axes.text(place, top + 4, f"{number(mean)} %", ha="center", va="bottom", fontsize=7)
 
 
@@ -545,11 +547,12 @@ def _ends(
         found.append(select.interval(e3._finals(group)))
         lost.append(any(record.status == "diverged" for record in group))
     mean, low, high = np.array(found).T
-    (line,) = axes.plot(x, mean, **look.kwargs() | {"linewidth": 1.3}, label=text, zorder=3)
+    alone = {"linestyle": "none"} if len(x) == 1 else {}
+    (line,) = axes.plot(x, mean, **look.kwargs() | {"linewidth": 1.3, "markersize": 4} | alone, label=text, zorder=3)
     axes.errorbar(x, mean, yerr=[mean - low, high - mean], fmt="none", ecolor=look.colour, capsize=2, elinewidth=1.0)
     at = np.flatnonzero(lost)
     if len(at):
-        _cross(axes, np.array(x)[at].tolist(), mean[at].tolist(), look.colour)
+        _cross(axes, np.array(x)[at].tolist(), mean[at].tolist(), look.colour, 6)
     return line
 
 
@@ -572,7 +575,7 @@ _GATED = {
     "random": "random, same share", "rate": "quarter of the learning rate",
 }  # fmt: skip
 
-_BESIDE = {"rate": 1.0, "above": 0.93, "below": 1.07, "always": 1.08, "random": 1.25}
+_BESIDE = {"rate": 1.0, "above": 0.85, "below": 1.12, "always": 1.0, "random": 1.18}
 """Shifts of points that belong to one factor."""
 
 
@@ -581,9 +584,9 @@ def equation(groups: select.Groups, profile: str) -> Figure:
     figure, (upper, lower) = style.rows(
         "lb.extra-equation  Two readings of the step function", _scale(groups),
         ["The text steps up where the gradient changes much, Eq. 6 and the conclusion where it changes little. Batch "
-         f"1024, equal iterations ({_given(groups, STEPPED)}). Above: accuracy at the end; X marks a factor at which a "
-         "seed diverged. Below: share of the iterations at X. Points side by side belong to one factor. Bars: 95 % "
-         f"Student-t interval over seeds. {OURS}",
+         f"1024, equal iterations ({_given(groups, STEPPED)}). Above: accuracy at the end; a cross marks a factor at "
+         "which a seed diverged. Below: share of the iterations at X. Points side by side belong to one factor. Bars: "
+         f"95\u00a0% Student-t interval over seeds. {OURS}",
          *_gaps(groups)],
         panels=[_panel(groups, case) for case in CASES], heights=(2.3, 1.4), right=0.72, gap=0.46,
     )  # fmt: skip
@@ -598,15 +601,16 @@ def equation(groups: select.Groups, profile: str) -> Figure:
             if known:
                 x, mean, low, high = np.array(known).T
                 x = x * _BESIDE[when]
-                below.plot(x, mean, **look.kwargs() | {"linewidth": 1.3}, zorder=3)
-                below.errorbar(x, mean, yerr=[mean - low, high - mean], fmt="none", ecolor=look.colour, capsize=2)
+                below.plot(x, mean, **look.kwargs() | {"linewidth": 1.3, "markersize": 4}, zorder=3)
+                below.errorbar(x, mean, yerr=[mean - low, high - mean], fmt="none", ecolor=look.colour, capsize=2,
+                               elinewidth=1.0)  # fmt: skip
         if above is upper[0]:
             style.legend(above, lines, 2)
         _chance(above, groups[_batch(case[0])], last=above is upper[-1])
         e3._reference(below, 50, "half", last=above is upper[-1])
         below.set_ylim(0, 100)
         for axes in (above, below):
-            axes.set_xlim(0.8, 20)
+            axes.set_xlim(0.66, 23)
             _factor_axis(axes, "step-up factor X")
     _accuracy_axis(upper[0])
     upper[0].set_ylabel("accuracy at the end, top-1 (%)", fontsize=8)
@@ -626,11 +630,11 @@ def gating(groups: select.Groups, profile: str) -> Figure:
     ends = _given(groups, STEPPED)
     figure, (panels,) = style.rows(
         "lb.extra-gating  What the gate is worth", _scale(groups),
-        [f"Accuracy at the end of equally many iterations ({ends}) at batch 1024. X marks a factor at which a seed "
-         "diverged. X always is the sweep of the learning rate: the rate times X with the weight decay divided by X. "
-         "At 0.25 stands the rate times 0.25 with the weight decay as it is. Random: each iteration steps up with the "
-         "share that the gated run had. Points side by side belong to one factor. Bars: 95 % Student-t interval over "
-         f"seeds. {OURS}",
+        [f"Accuracy at the end of equally many iterations ({ends}) at batch 1024. A cross marks a factor at which a "
+         "seed diverged. X always is the sweep of the learning rate: the rate times X with the weight decay divided by "
+         "X. At 0.25 stands the rate times 0.25 with the weight decay as it is. Random: each iteration steps up with "
+         "the share that the gated run had. Points side by side belong to one factor. Bars: 95\u00a0% Student-t "
+         f"interval over seeds. {OURS}",
          *_gaps(groups)],
         panels=[_panel(groups, case) for case in CASES], heights=(2.9,), legend_rows=2, right=0.72,
     )  # fmt: skip
@@ -727,7 +731,7 @@ def sharpness(groups: select.Groups, profile: str) -> Figure:
             if not found:
                 continue
             drawn = True
-            axes.plot([batch * 1.15] * len(found), found, color=look.colour, marker=".", markersize=4,
+            axes.plot([batch * 1.35] * len(found), found, color=look.colour, marker=".", markersize=4,
                       linestyle="none", zorder=2)  # fmt: skip
             mean, low, high = np.exp(select.interval(np.log(found)))
             if not np.isnan(low):
@@ -741,7 +745,8 @@ def sharpness(groups: select.Groups, profile: str) -> Figure:
         axes.set_xlabel("batch size (images)", fontsize=8)
     if drawn:
         panels[0].set_yscale("log")
-        panels[0].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        least, most = panels[0].get_ylim()
+        panels[0].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0) if most < 100 * least else (1.0,)))
         panels[0].yaxis.set_minor_locator(NullLocator())
         panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panels[0].set_ylabel("top Hessian eigenvalue (no unit)", fontsize=8)
