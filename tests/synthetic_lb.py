@@ -1,6 +1,7 @@
 """Records of paper lb: measurements with known laws (time max(floor, a + c B), memory linear in B), and trained runs.
 
-The trained ones are smooth curves in which the paper's statements hold, at small sizes; nothing is measured or trained.
+The trained ones are smooth curves in which the paper's statements hold, with specs of ``pipelines/lb.yaml`` at small
+sizes; nothing is measured or trained.
 """
 
 from __future__ import annotations
@@ -8,13 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from synthetic import hash_name
 
+from repro import specs
 from repro.records import Record
+from repro.specs import Spec
 
+ROOT = Path(__file__).resolve().parent.parent
 BATCHES = [1, 32, 64, 128, 256, 512, 1024]
 MACHINE = {"device": "a processor", "instructions": "AVX512", "torch": "2.0", "threads": 1, "kind": "cpu"}
 
@@ -95,14 +100,13 @@ def all_records(profile: str = "laptop", **laws: Any) -> list[Record]:
 
 # Trained runs ------------------------------------------------------------------------------------------------
 
-EPOCHS, IMAGES, CLIENTS = 24, 4096, 10
+EPOCHS, IMAGES = 24, 4096
+SIZES = {"train_images": IMAGES, "test_images": 1000, "epochs": EPOCHS, "evaluate_every": 1}
+LOCAL_STEPS = {"fa250": 25, "fa1000": 100}
 PACE = 1.9  # epochs to 63 % of the final accuracy: with it batch 32 and 64 are where the paper has them
 CLASSES = {"cifar10": 10, "cifar100": 100, "caltech101": 101}
-DATA = {"resnet50": "cifar10", "vgg11": "cifar100", "alexnet": "caltech101"}
-SMALL = {"resnet50": 32, "vgg11": 64, "alexnet": 32}
-LABELS = {"resnet50": 1, "vgg11": 10, "alexnet": 10}
 FACTORS = (2, 4, 8, 16)
-GATED = (("resnet50", "05"), ("vgg11", "05"), ("vgg11", "08"))
+SPLITS = ("iid", "noniid")
 #: Accuracy at the end of the runs of tables 1 and 2: IID and non-IID.
 TABLES = {
     "bsp-resnet50": (0.82, 0.60), "fa-resnet50": (0.78, 0.45), "fa250-resnet50": (0.77, 0.44),
@@ -124,151 +128,114 @@ STEP_FINALS = {
     "equation-vgg11-t08": (0.47, 0.44, 0.35, 0.15),
 }  # fmt: skip
 SHARES = {"t05": 0.6, "t08": 0.2}
-RATES = {"resnet50": (0.1, 1e-4), "vgg11": (0.01, 5e-4), "alexnet": (0.01, 5e-4)}
 
 
-def train_spec(run: str, model: str, profile: str = "laptop", **changes: Any) -> dict[str, Any]:
-    """The fields of a trained run's spec that readers use."""
-    rate, decay = RATES[model]
-    made = {
-        "run": run, "source": "lb", "group": "artefact", "kind": "train", "profile": profile, "method": "central",
-        "dataset": DATA[model], "train_images": IMAGES, "test_images": 1000, "image_size": 32, "evaluate_on": "test",
-        "evaluate_every": 1, "model": model, "width": 8, "norm": "batch" if model == "resnet50" else "none",
-        "workers": 1, "partition": "iid", "labels_per_client": None, "local_batch": 32, "local_epochs": 1,
-        "local_steps": None, "epochs": EPOCHS, "schedule": {"kind": "constant", "lr": rate}, "lr": rate,
-        "momentum": 0.9, "weight_decay": decay, "augment": True, "precision": "fp32", "buffers": "average",
-        "codec": "dense", "expects_divergence": False, "step_up": None, "evaluate_at": None, "track": None,
-    }  # fmt: skip
-    made |= changes
-    return made | {"lr": made["schedule"]["lr"]}
-
-
-def planned() -> dict[str, tuple[dict[str, Any], float]]:
-    """Run -> changes of its spec (``model`` among them) and the accuracy at its end."""
-    runs: dict[str, tuple[dict[str, Any], float]] = {}
-    for name, finals in TABLES.items():
-        kind, model = name.split("-")
-        settings: dict[str, Any] = {"model": model, "workers": CLIENTS, "method": "federated"}
-        settings |= {
-            "bsp": {"method": "large_batch"},
-            "fa250": {"local_steps": 25},
-            "fa1000": {"local_steps": 100},
-        }.get(kind, {})
-        runs[f"lb-{name}-iid"] = settings, finals[0]
-        apart = settings | {"partition": "labels", "labels_per_client": LABELS[model]}
-        runs[f"lb-{name}-noniid"] = apart, finals[1]
-        if model == "resnet50" and kind in ("bsp", "fa"):
-            for split, base, final in (("iid", settings, finals[0]), ("noniid", apart, finals[1])):
-                more: dict[str, dict[str, Any]] = {f"b{batch}": {"local_batch": batch} for batch in (16, 64)}
-                more |= {f"lr0_{d}": {"schedule": {"kind": "constant", "lr": float(f"0.{d}")}} for d in ("03", "3")}
-                for change, differs in more.items():
-                    control = base | {"group": "control"} | differs
-                    runs[f"lb-{name}-{split}-{change}"] = control, final - 0.02
-    apart = runs["lb-bsp-resnet50-noniid"][0] | {"group": "control"}
-    runs |= {f"lb-bsp-resnet50-noniid-{b}": (apart | {"buffers": b}, 0.3) for b in ("local", "drop")}
-    for model, by_batch in BATCH_FINALS.items():
-        common: dict[str, Any] = {"model": model, "track": ["gradient_norm", "sharpness"]}
-        if model == "vgg11":
-            common["dataset"] = "cifar10"
-        at = list(range(4, 4 * EPOCHS + 1, 4))
-        for batch, final in by_batch.items():
-            runs[f"lb-batch-{model}-{batch}"] = common | {"local_batch": batch, "evaluate_at": at}, final
+def finals() -> dict[str, float]:
+    """Run -> accuracy at its end, of every trained run."""
+    ends = {
+        f"lb-{name}-{split}": final for name, both in TABLES.items() for split, final in zip(SPLITS, both, strict=True)
+    }
+    for run in [f"lb-{method}-alexnet-{split}" for method in ("bsp", "fa") for split in SPLITS]:
+        ends |= {f"{run}-{changed}": ends[run] - 0.02 for changed in ("lr0_01", "b64")}
+    ends |= {f"lb-bsp-resnet50-noniid-{policy}": 0.3 for policy in ("local", "drop")}
+    ends |= {
+        f"lb-batch-{m}-{batch}": final for m, by_batch in BATCH_FINALS.items() for batch, final in by_batch.items()
+    }
+    ends |= {f"lb-rate-{model}-0_25": 0.45 for model in ("resnet50", "vgg11")}
     for name, of_factors in STEP_FINALS.items():
-        kind, model, *threshold = name.split("-")
-        settings = runs[f"lb-batch-{model}-1024"][0] | {"track": None}
-        settings |= {} if kind == "step" else {"group": "control"}
-        for factor, final in zip(FACTORS, of_factors, strict=True):
-            when: dict[str, Any] = {"when": {"step": "above", "equation": "below"}.get(kind, kind)}
-            if kind in ("step", "equation"):
-                when["threshold"] = int(threshold[0][1:]) / 10
-            elif kind == "random":
-                when["share"] = SHARES[threshold[0]]
-                if factor not in (4, 16):
-                    continue
-            runs[f"lb-{name}-x{factor}"] = settings | {"step_up": {"factor": float(factor)} | when}, final
-    for model in ("resnet50", "vgg11"):
-        for times in ("0_25", "4", "16"):
-            rate = RATES[model][0] * float(times.replace("_", "."))
-            settings = runs[f"lb-batch-{model}-1024"][0] | {"track": None, "group": "control"}
-            runs[f"lb-rate-{model}-{times}"] = settings | {"schedule": {"kind": "constant", "lr": rate}}, 0.45
-    return runs
+        by_factor = dict(zip(FACTORS, of_factors, strict=True))
+        chosen = (4, 16) if name.startswith("random") else FACTORS
+        ends |= {f"lb-{name}-x{factor}": by_factor[factor] for factor in chosen}
+    return ends
 
 
-def _evaluations(spec: dict[str, Any]) -> list[tuple[int, float]]:
+def planned(profile: str = "laptop", kind: str = "train") -> list[Spec]:
+    """The paper's runs of a kind, those of the controls among them; trained ones at ``SIZES``."""
+    found = {spec.run: spec for group in ("artefact", "control") for spec, _ in specs.runs("lb", profile, group, ROOT)}
+    return [_small(spec) if kind == "train" else spec for spec in found.values() if spec.kind == kind]
+
+
+def _small(spec: Spec) -> Spec:
+    small = replace(spec, **SIZES)
+    if spec.local_steps is not None:
+        small = replace(small, local_steps=LOCAL_STEPS[spec.run.split("-")[1]])
+    if spec.evaluate_at is not None:  # where the batch of 1024 is evaluated
+        small = replace(small, evaluate_at=list(range(4, 4 * EPOCHS + 1, 4)))
+    return small
+
+
+def _evaluations(spec: Spec) -> list[tuple[int, float]]:
     """(round, epoch) of every evaluation."""
-    steps = IMAGES // spec["workers"] // spec["local_batch"]
-    if spec["local_steps"]:
-        every = spec["local_steps"] / steps
+    steps = IMAGES // spec.workers // spec.local_batch
+    if spec.method == "federated":
+        every = (spec.local_steps or steps) / steps
         return [(k, k * every) for k in range(1, int(EPOCHS / every) + 1)]
-    if spec["method"] == "federated":
-        return [(epoch, float(epoch)) for epoch in range(1, EPOCHS + 1)]
-    rounds = {epoch * steps for epoch in range(1, EPOCHS + 1)} | set(spec["evaluate_at"] or ())
+    rounds = {epoch * steps for epoch in range(1, EPOCHS + 1)} | set(spec.evaluate_at or ())
     return [(at, at / steps) for at in sorted(rounds)]
 
 
-def _series(spec: dict[str, Any], rounds: int, rng: np.random.Generator) -> dict[str, list[float]]:
+def _series(spec: Spec, rounds: int, rng: np.random.Generator) -> dict[str, list[float]]:
     series = {"train_loss": [2.3 / (1 + 0.01 * at) for at in range(rounds)]}
-    if spec["method"] == "central":
-        level = 8.0 * spec["local_batch"] ** -0.3
+    if "gradient_norm" in (spec.track or ()) or spec.step_up:
+        level = 8.0 * spec.local_batch**-0.3
         series["gradient_norm"] = (level * np.exp(0.1 * rng.standard_normal(rounds))).tolist()
-    if step_up := spec["step_up"]:
-        share = {"always": 1.0}.get(step_up["when"], step_up.get("share", SHARES.get(spec["run"].split("-")[3], 0.0)))
+    if step_up := spec.step_up:
+        share = 1.0 if step_up["when"] == "always" else SHARES[spec.run.split("-")[3]]
         up = round((1 - share if step_up["when"] == "below" else share) * rounds)
-        series["step_up_factor"] = [1.0] * (rounds - up) + [step_up["factor"]] * up
+        series["step_up_factor"] = [1.0] * (rounds - up) + [float(step_up["factor"])] * up
     return series
 
 
-def _trained(run: str, seed: int, profile: str, changes: dict[str, Any], final: float) -> Record:
-    rng = np.random.default_rng([seed, *run.encode()])
-    spec = train_spec(run, profile=profile, **changes)
-    classes = CLASSES[spec["dataset"]]
+def _trained(spec: Spec, seed: int, final: float) -> Record:
+    rng = np.random.default_rng([seed, *spec.run.encode()])
+    classes = CLASSES[spec.dataset]
     chance = 1 / classes
     final += 0.002 * (seed - 2) + 0.0005 * rng.standard_normal() if final > 0.1 else 0.0
     rows: list[dict[str, Any]] = []
     for at, epoch in _evaluations(spec):
         top1 = chance + (final - chance) * (1 - math.exp(-epoch / PACE))
-        sent = 0 if spec["method"] == "central" else at * CLIENTS * 700_000
+        sent = 0 if spec.method == "central" else at * spec.workers * 700_000
         rows.append({
-            "epoch": epoch, "round": at, "lr": spec["lr"], "train_loss": 2.3 * math.exp(-epoch / 9),
+            "epoch": epoch, "round": at, "lr": spec.schedule["lr"], "train_loss": 2.3 * math.exp(-epoch / 9),
             "train_top1": top1, "test_loss": 2.3 * math.exp(-epoch / 11), "test_top1": top1,
             "test_top5": min(1.0, 5 * chance + 1.5 * (top1 - chance)), "bytes_up": sent, "bytes_down": sent,
         })  # fmt: skip
-    if spec["track"]:
-        sharp = spec["local_batch"] ** 0.5 * (1 + 0.02 * rng.standard_normal())
+    if "sharpness" in (spec.track or ()):
+        sharp = spec.local_batch**0.5 * (1 + 0.02 * rng.standard_normal())
         rows[-1] |= {
             "hessian_top_eigenvalue": sharp, "hessian_iterations": 40, "hessian_images": 500, "hessian_converged": True,
         }  # fmt: skip
-    return _record(run, seed, spec, classes, rows=rows, series=_series(spec, rows[-1]["round"], rng))
+    return _record(spec, seed, rows=rows, series=_series(spec, rows[-1]["round"], rng))
 
 
-def _record(run: str, seed: int, spec: dict[str, Any], classes: int, **content: Any) -> Record:
+def _record(spec: Spec, seed: int, **content: Any) -> Record:
     return Record(
-        run=run, source="lb", group=spec["group"], kind=spec["kind"], profile=spec["profile"], seed=seed, spec=spec,
-        data={"name": spec["dataset"], "sha256": "0" * 64, "reduced": None, "classes": classes},
-        fingerprint=f"{hash_name(run) + seed:016x}", status="completed", **content,
+        run=spec.run, source="lb", group=spec.group, kind=spec.kind, profile=spec.profile, seed=seed,
+        spec=spec.as_dict(),
+        data={"name": spec.dataset, "sha256": "0" * 64, "reduced": None, "classes": CLASSES[spec.dataset]},
+        fingerprint=f"{hash_name(spec.run) + seed:016x}", status="completed", **content,
     )  # fmt: skip
 
 
 def law(profile: str = "laptop", **numbers: float) -> Record:
     """The executed law of the label split, in which it holds; ``numbers`` replace its own."""
-    spec = train_spec("lb-law-label-split", "vgg11", profile, kind="law")
+    (spec,) = planned(profile, "law")
     found = {
         "vgg11_max_abs_difference": 1e-16, "vgg11_update_max_abs": 0.01, "resnet50_max_abs_difference": 1e-3,
         "resnet50_update_max_abs": 0.01, "tolerance": 1e-12, "workers": 4, "local_batch": 8, "dtype": "float64",
     }  # fmt: skip
-    return _record(spec["run"], 1, spec, 10, law=found | numbers)
+    return _record(spec, 1, law=found | numbers)
 
 
 def trained_records(
     seeds: Collection[int] = (1, 2, 3), profile: str = "laptop", group: str | None = None
 ) -> list[Record]:
     """One record per trained run and seed, of the artefacts, the controls, or both; with the artefacts the law."""
+    ends = finals()
     made = [
-        _trained(run, seed, profile, changes, final)
-        for run, (changes, final) in planned().items()
-        for seed in seeds
-        if group in (None, changes.get("group", "artefact"))
-    ]
+        _trained(spec, seed, ends[spec.run])
+        for spec in planned(profile) if group in (None, spec.group) for seed in seeds
+    ]  # fmt: skip
     return [*made, *([law(profile)] if group != "control" else [])]
 
 

@@ -18,6 +18,7 @@ from repro.claims import FAILS, HOLDS, INCONCLUSIVE, NOT_COMPARABLE, NOT_RUN
 from repro.errors import ReproError
 from repro.published import Statement, load_ledger, load_published
 from repro.records import Record
+from repro.words import label
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = (1, 2, 3, 6, 10, 11, 12, 13, 14, 15, 18, 19, 20)
@@ -138,6 +139,10 @@ def test_only_one_statement_and_what_stands_beside_need_control_runs(statements)
 def test_every_run_that_a_rule_names_is_one_of_the_world(statements):
     named = {run for s in statements.values() for run in claims.runs_named(s)}
     assert named <= {record.run for record in world().values()}
+
+
+def test_the_world_is_made_of_the_planned_runs():
+    assert {spec.run for spec in synthetic_lb.planned()} == set(synthetic_lb.finals())
 
 
 def test_all_arms_at_chance_decide_nothing_in_favour_of_anything(statements):
@@ -353,7 +358,10 @@ def test_runs_that_were_not_evaluated_at_equal_iterations_are_named(statements):
     change(records, "lb-batch-vgg11-64", rows=lambda r: [row for row in r.rows if row["round"] != 96])
     verdict = judge(statements, records, "lb.c18")
     assert outcomes(verdict)[:2] == [HOLDS, INCONCLUSIVE]
-    assert "not evaluated at iteration 96, the last common one: lb-batch-vgg11-64 (seed 1)" in verdict["reason"]
+    assert (
+        f"not evaluated at iteration 96, the last common one: {label('lb-batch-vgg11-64')} (seed 1)"
+        in verdict["reason"]
+    )
 
 
 def test_chance_after_equal_iterations_is_chance_whatever_the_longer_run_reaches_later(statements):

@@ -362,7 +362,7 @@ _DEFINED: dict[str, Artefact] = {
     ),
     "lb.extra-sensitivity": Artefact(
         "lb", "table", "control", lb_training_tables.SENSITIVITY_RUNS, lb_training_tables.sensitivity,
-        "Table 1 at other learning rates and local batches", published=False,
+        "Table 1 at another learning rate and another local batch", published=False,
     ),
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from scipy.stats import gaussian_kde
 
 from repro import metrics
@@ -28,7 +28,6 @@ STEPPED = ("resnet50", "vgg11")
 """Networks whose gradients are stepped up."""
 CASES = (("resnet50", "t05"), ("vgg11", "t05"), ("vgg11", "t08"))
 """Network and threshold of figures 7 and 8, as run ids have them."""
-RATES = ("0_25", "4", "16")
 
 
 def _batch(model: str, batch: int = 1024) -> str:
@@ -44,6 +43,10 @@ def _read_by_equation(model: str, threshold: str) -> tuple[str, ...]:
     return (_batch(model), *(f"lb-equation-{model}-{threshold}-x{factor}" for factor in FACTORS))
 
 
+def _always(model: str) -> tuple[str, ...]:
+    return (_batch(model), *(f"lb-always-{model}-x{factor}" for factor in FACTORS))
+
+
 FIG3_RUNS = tuple(_batch(model, batch) for model in MODELS for batch in BATCHES[model])
 FIG6_RUNS = tuple(_batch(model, batch) for model in STEPPED for batch in BATCHES[model])
 FIG7_RUNS = tuple(
@@ -53,9 +56,9 @@ FIG8_RUNS = (*_stepped("vgg11", "t08"), _batch("vgg11", BATCHES["vgg11"][0]))
 EQUATION_RUNS = tuple(dict.fromkeys(run for case in CASES for run in (*_stepped(*case), *_read_by_equation(*case))))
 GATING_RUNS = tuple(dict.fromkeys((
     *(run for case in CASES for run in _stepped(*case)),
-    *(f"lb-always-{model}-x{factor}" for model in STEPPED for factor in FACTORS),
+    *(run for model in STEPPED for run in _always(model)),
     *(f"lb-random-{model}-{threshold}-x{factor}" for model, threshold in CASES for factor in (4, 16)),
-    *(f"lb-rate-{model}-{rate}" for model in STEPPED for rate in RATES),
+    *(f"lb-rate-{model}-0_25" for model in STEPPED),
 )))  # fmt: skip
 
 OURS = "The paper has no such figure."
@@ -142,20 +145,20 @@ def _iterations(group: Sequence[Record]) -> int:
 
 def _given(groups: select.Groups, models: Sequence[str]) -> str:
     """Iterations of the largest batch, in words."""
-    return ", ".join(f"{TITLES[model]} {number(_iterations(groups[_batch(model)]))}" for model in models)
+    return ", ".join(f"{number(_iterations(groups[_batch(model)]))} of {TITLES[model]}" for model in models)
 
 
 def _origin(artefact: str, record: Record, n: int) -> dict[str, Any]:
     """The columns with which every row of these CSV files begins."""
     step_up = record.spec.get("step_up") or {}
     return select.provenance(artefact, record, n, _COLUMNS) | {
-        f"step_up_{name}": step_up.get(name) for name in ("factor", "threshold", "when", "share")
+        f"step_up_{name}": step_up.get(name) for name in ("factor", "threshold", "when", "share_of")
     }
 
 
-def _cross(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str) -> Line2D:
+def _cross(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, size: float = 8) -> Line2D:
     """The mark of what diverged."""
-    (marks,) = axes.plot(x, y, color=colour, marker="X", markersize=8, linestyle="none", zorder=5, clip_on=False,
+    (marks,) = axes.plot(x, y, color=colour, marker="X", markersize=size, linestyle="none", zorder=5, clip_on=False,
                          markeredgecolor="white")  # fmt: skip
     return marks
 
@@ -177,7 +180,8 @@ def _draw(
         axes.fill_between(x[kept], path.curve.low[kept], path.curve.high[kept], color=look.colour, alpha=0.16,
                           linewidth=0)  # fmt: skip
     if ends:
-        at = [epochs * group[0].spec["train_images"] / 1000 if images else rounds for rounds, epochs in ends]
+        seen = float(group[0].spec["train_images"]) / 1000
+        at = [epochs * seen if images else max(1.0, rounds) for rounds, epochs in ends]  # 0 is on no logarithmic axis
         marks = _cross(axes, at, [100 * group[0].chance] * len(at), look.colour)
         if line is None:
             marks.set_label(f"{text}: diverged")
@@ -188,13 +192,18 @@ def _draw(
 
 
 def _path_rows(artefact: str, group: Sequence[Record], until: float = math.inf) -> list[dict[str, Any]]:
-    """One row per seed and evaluation."""
+    """One row per seed and evaluation; one without numbers per seed where all diverged before any ``until`` there."""
     path = _path(group)
+    names = ("iteration", "epoch", "images_seen", "accuracy_percent", "imputed_chance", "mean_percent", "low_percent",
+             "high_percent")  # fmt: skip
+    if path.iterations[0] > until:
+        return [_origin(artefact, record, len(group)) | dict.fromkeys(names) for record in group]
     return [
         _origin(artefact, record, len(group))
-        | {"iteration": int(path.iterations[i]), "epoch": path.curve.epochs[i], "images_seen": path.images[i]}
-        | {"accuracy_percent": values[i], "imputed_chance": int(imputed[i])}
-        | {"mean_percent": path.curve.mean[i], "low_percent": path.curve.low[i], "high_percent": path.curve.high[i]}
+        | dict(zip(names, (
+            int(path.iterations[i]), path.curve.epochs[i], path.images[i], values[i], int(imputed[i]),
+            path.curve.mean[i], path.curve.low[i], path.curve.high[i],
+        ), strict=True))
         for record, values, imputed in zip(group, path.curve.values, path.curve.imputed, strict=True)
         for i in range(len(path.iterations)) if path.iterations[i] <= until
     ]  # fmt: skip
@@ -230,6 +239,8 @@ def fig3(groups: select.Groups, profile: str) -> Figure:
             _draw(below, group, f"batch {batch}", images=True, shift=2 * i)
         style.legend(above, lines, 1)
         above.set_xscale("log")
+        above.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        above.xaxis.set_minor_formatter(NullFormatter())
         above.set_xlabel("iterations", fontsize=8)
         below.set_xlabel("training images seen (thousands)", fontsize=8)
         below.set_xlim(left=0)
@@ -282,7 +293,7 @@ def _cumulative(group: Sequence[Record], count: int) -> _Norms | None:
 def fig6(groups: select.Groups, profile: str) -> Figure:
     """Cumulative gradient norm in early training, by batch size (lb.c10)."""
     early = {model: _early(groups, model) for model in STEPPED}
-    spans = ", ".join(f"{TITLES[model]} {number(count)}" for model, count in early.items())
+    spans = ", ".join(f"{number(count)} of {TITLES[model]}" for model, count in early.items())
     figure, (panels,) = style.rows(
         "lb.fig6  Gradient norm in early training", _scale(groups),
         [f"Sum of the L2 norms of the gradients so far. {e3.LINES} Shown are the first {number(_EARLY)} iterations, or "
@@ -425,8 +436,8 @@ def _step_figure(name: str, words: str, groups: select.Groups, cases: Sequence[t
         density.set_ylim(0, 1.15)
         _share_axis(bars, list(map(str, FACTORS)))
     _accuracy_axis(upper[0])
-    middle[0].set_ylabel("at X (1 = all)", fontsize=8)
-    lower[0].set_ylabel("at X (%)", fontsize=8)
+    middle[0].set_ylabel("density at X\n(1 = all)", fontsize=8)
+    lower[0].set_ylabel("iterations\nat X (%)", fontsize=8)
     figure.align_ylabels()
     return figure
 
@@ -449,7 +460,7 @@ def _draw_share(axes: Axes, place: float, values: Sequence[float], group: Sequen
     axes.bar([place], [mean], width=0.55, color=colour, zorder=2)
     if not np.isnan(low):
         axes.plot([place] * 2, [max(0.0, low), min(100.0, high)], color=_GREY, linewidth=1.2, zorder=3)
-    top = mean if np.isnan(high) else max(mean, high)
+    top = mean if np.isnan(high) else min(100.0, high)
     axes.text(place, top + 4, f"{number(mean)} %", ha="center", va="bottom", fontsize=7)
 
 
@@ -536,11 +547,12 @@ def _ends(
         found.append(select.interval(e3._finals(group)))
         lost.append(any(record.status == "diverged" for record in group))
     mean, low, high = np.array(found).T
-    (line,) = axes.plot(x, mean, **look.kwargs() | {"linewidth": 1.3}, label=text, zorder=3)
+    alone = {"linestyle": "none"} if len(x) == 1 else {}
+    (line,) = axes.plot(x, mean, **look.kwargs() | {"linewidth": 1.3, "markersize": 4} | alone, label=text, zorder=3)
     axes.errorbar(x, mean, yerr=[mean - low, high - mean], fmt="none", ecolor=look.colour, capsize=2, elinewidth=1.0)
     at = np.flatnonzero(lost)
     if len(at):
-        _cross(axes, np.array(x)[at].tolist(), mean[at].tolist(), look.colour)
+        _cross(axes, np.array(x)[at].tolist(), mean[at].tolist(), look.colour, 6)
     return line
 
 
@@ -560,10 +572,10 @@ def _panel(groups: select.Groups, case: tuple[str, str]) -> str:
 
 _GATED = {
     "above": "change ≥ threshold (text)", "below": "change < threshold (Eq. 6)", "always": "X always",
-    "random": "random, same share", "rate": "learning rate times X",
+    "random": "random, same share", "rate": "quarter of the learning rate",
 }  # fmt: skip
 
-_BESIDE = {"rate": 0.8, "above": 0.93, "below": 1.07, "always": 1.08, "random": 1.25}
+_BESIDE = {"rate": 1.0, "above": 0.85, "below": 1.12, "always": 1.0, "random": 1.18}
 """Shifts of points that belong to one factor."""
 
 
@@ -572,9 +584,9 @@ def equation(groups: select.Groups, profile: str) -> Figure:
     figure, (upper, lower) = style.rows(
         "lb.extra-equation  Two readings of the step function", _scale(groups),
         ["The text steps up where the gradient changes much, Eq. 6 and the conclusion where it changes little. Batch "
-         f"1024, equal iterations ({_given(groups, STEPPED)}). Above: accuracy at the end; X marks a factor at which a "
-         "seed diverged. Below: share of the iterations at X. Points side by side belong to one factor. Bars: 95 % "
-         f"Student-t interval over seeds. {OURS}",
+         f"1024, equal iterations ({_given(groups, STEPPED)}). Above: accuracy at the end; a cross marks a factor at "
+         "which a seed diverged. Below: share of the iterations at X. Points side by side belong to one factor. Bars: "
+         f"95\u00a0% Student-t interval over seeds. {OURS}",
          *_gaps(groups)],
         panels=[_panel(groups, case) for case in CASES], heights=(2.3, 1.4), right=0.72, gap=0.46,
     )  # fmt: skip
@@ -589,15 +601,16 @@ def equation(groups: select.Groups, profile: str) -> Figure:
             if known:
                 x, mean, low, high = np.array(known).T
                 x = x * _BESIDE[when]
-                below.plot(x, mean, **look.kwargs() | {"linewidth": 1.3}, zorder=3)
-                below.errorbar(x, mean, yerr=[mean - low, high - mean], fmt="none", ecolor=look.colour, capsize=2)
+                below.plot(x, mean, **look.kwargs() | {"linewidth": 1.3, "markersize": 4}, zorder=3)
+                below.errorbar(x, mean, yerr=[mean - low, high - mean], fmt="none", ecolor=look.colour, capsize=2,
+                               elinewidth=1.0)  # fmt: skip
         if above is upper[0]:
             style.legend(above, lines, 2)
         _chance(above, groups[_batch(case[0])], last=above is upper[-1])
         e3._reference(below, 50, "half", last=above is upper[-1])
         below.set_ylim(0, 100)
         for axes in (above, below):
-            axes.set_xlim(0.8, 20)
+            axes.set_xlim(0.66, 23)
             _factor_axis(axes, "step-up factor X")
     _accuracy_axis(upper[0])
     upper[0].set_ylabel("accuracy at the end, top-1 (%)", fontsize=8)
@@ -606,22 +619,22 @@ def equation(groups: select.Groups, profile: str) -> Figure:
     return figure
 
 
-def _rate_points(groups: select.Groups, model: str) -> list[tuple[float, list[Record]]]:
-    """Factor of the learning rate and runs, that of 1 among them."""
-    runs = [_batch(model), *(f"lb-rate-{model}-{rate}" for rate in RATES)]
-    base = float(select.setting(groups[runs[0]], "lr"))
-    return sorted(((float(select.setting(groups[run], "lr")) / base, groups[run]) for run in runs), key=lambda p: p[0])
+def _slower(groups: select.Groups, model: str) -> tuple[float, list[Record]]:
+    """Factor of the learning rate, and the run that has nothing else changed."""
+    slow = groups[f"lb-rate-{model}-0_25"]
+    return float(select.setting(slow, "lr")) / float(select.setting(groups[_batch(model)], "lr")), list(slow)
 
 
 def gating(groups: select.Groups, profile: str) -> Figure:
-    """Gated by the gradient's change, always, at random or by the learning rate: accuracy against X (lb.c20)."""
+    """Gated by the gradient's change, always or at random, and a slower run: accuracy against X (lb.c20)."""
     ends = _given(groups, STEPPED)
     figure, (panels,) = style.rows(
         "lb.extra-gating  What the gate is worth", _scale(groups),
-        [f"Accuracy at the end of equally many iterations ({ends}) at batch 1024. X marks a factor at which a seed "
-         "diverged. Always X is the learning rate times X with the weight decay divided by X. Random: each iteration "
-         "steps up with the share that the gated run had. Points side by side belong to one factor. Bars: 95 % "
-         f"Student-t interval over seeds. {OURS}",
+        [f"Accuracy at the end of equally many iterations ({ends}) at batch 1024. A cross marks a factor at which a "
+         "seed diverged. X always is the sweep of the learning rate: the rate times X with the weight decay divided by "
+         "X. At 0.25 stands the rate times 0.25 with the weight decay as it is. Random: each iteration steps up with "
+         "the share that the gated run had. Points side by side belong to one factor. Bars: 95\u00a0% Student-t "
+         f"interval over seeds. {OURS}",
          *_gaps(groups)],
         panels=[_panel(groups, case) for case in CASES], heights=(2.9,), legend_rows=2, right=0.72,
     )  # fmt: skip
@@ -629,9 +642,9 @@ def gating(groups: select.Groups, profile: str) -> Figure:
         model, threshold = case
         arms: dict[str, list[tuple[float, list[Record]]]] = {
             "above": [(_factor(groups[run]), groups[run]) for run in _stepped(*case)],
-            "always": [(float(x), groups[f"lb-always-{model}-x{x}"]) for x in FACTORS],
+            "always": [(_factor(groups[run]), groups[run]) for run in _always(model)],
             "random": [(float(x), groups[f"lb-random-{model}-{threshold}-x{x}"]) for x in (4, 16)],
-            "rate": _rate_points(groups, model),
+            "rate": [_slower(groups, model)],
         }
         lines = [_ends(axes, points, style.GATES[when], _GATED[when], _BESIDE[when]) for when, points in arms.items()]
         if axes is panels[0]:
@@ -718,7 +731,7 @@ def sharpness(groups: select.Groups, profile: str) -> Figure:
             if not found:
                 continue
             drawn = True
-            axes.plot([batch * 1.15] * len(found), found, color=look.colour, marker=".", markersize=4,
+            axes.plot([batch * 1.35] * len(found), found, color=look.colour, marker=".", markersize=4,
                       linestyle="none", zorder=2)  # fmt: skip
             mean, low, high = np.exp(select.interval(np.log(found)))
             if not np.isnan(low):
@@ -732,7 +745,8 @@ def sharpness(groups: select.Groups, profile: str) -> Figure:
         axes.set_xlabel("batch size (images)", fontsize=8)
     if drawn:
         panels[0].set_yscale("log")
-        panels[0].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        least, most = panels[0].get_ylim()
+        panels[0].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0) if most < 100 * least else (1.0,)))
         panels[0].yaxis.set_minor_locator(NullLocator())
         panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panels[0].set_ylabel("top Hessian eigenvalue (no unit)", fontsize=8)

@@ -154,7 +154,7 @@ GATES = {
 
 
 def _of_paper() -> dict[str, Style]:
-    looks = {}
+    looks: dict[str, Style] = {}
     for model, small in (("resnet50", 32), ("vgg11", 64), ("alexnet", 32)):
         looks |= {
             f"lb-batch-{model}-{batch}": look for batch, look in ((small, _SMALL), (256, _MIDDLE), (1024, _LARGE))
