@@ -107,7 +107,7 @@ def final_top5(record: Record) -> float:
     """
     rows = _rows(record)
     if record.status == "diverged":
-        return min(1.0, 5 * record.chance)
+        return min(1.0, 5 / int(record.data["classes"]))
     return float(rows[-1]["test_top5"])
 
 
@@ -120,12 +120,12 @@ def planned_rounds(record: Record) -> int:
 def top1_at(record: Record, at: int) -> float | None:
     """Top-1 accuracy (a fraction) at the evaluation after ``at`` rounds, None if there is none.
 
-    A diverged run counts as chance, as at the end.
+    A run that diverged before counts as chance there; one that diverged later had not diverged yet.
     """
-    rows = _rows(record)
-    if record.status == "diverged":
+    found = next((float(row["test_top1"]) for row in _rows(record) if row["round"] == at), None)
+    if found is None and record.status == "diverged" and len(record.series.get("train_loss", [])) <= at:
         return record.chance
-    return next((float(row["test_top1"]) for row in rows if row["round"] == at), None)
+    return found
 
 
 def last_quarter_gain(record: Record) -> float:

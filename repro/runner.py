@@ -30,6 +30,7 @@ from repro.engines import Round, fast, probe
 from repro.engines.common import Buffers, Gate, Part, evaluate_shared, gradient_norm, sgd
 from repro.engines.sharpness import hessian_top_eigenvalue
 from repro.errors import Diverged, NotFinite, ReproError
+from repro.metrics import step_up_share
 from repro.performance import measure
 from repro.performance.workload import Trainer, Workload
 from repro.randomness import derive, generator
@@ -436,6 +437,7 @@ def _expect_meaningful(spec: Spec) -> None:
     track = spec.track or []
     for given, meant, remedy in (
         (spec.step_up is not None, spec.method == "central", "step_up: central"),
+        (spec.evaluate_at is not None, spec.method != "federated", "evaluate_at: central or large_batch"),
         (spec.buffers != "average", spec.method != "central", f"buffers {spec.buffers}: large_batch or federated"),
         ("gradient_norm" in track, spec.method != "federated", "track gradient_norm: central or large_batch"),
         ("batch_statistics" in track, spec.method == "large_batch", "track batch_statistics: large_batch"),
@@ -449,6 +451,11 @@ def _expect_meaningful(spec: Spec) -> None:
         )
     if "gradient_norm" in track and spec.step_up is not None:
         raise ReproError(f"{spec.run}: track gradient_norm with step_up, which records it anyway; leave it out")
+    if spec.evaluate_at is not None and spec.schedule["kind"] == "plateau":
+        raise ReproError(
+            f"{spec.run}: evaluate_at with schedule plateau, which every evaluation moves; a schedule "
+            "without a state was expected; correct the spec"
+        )
     if "batch_statistics" in track and spec.norm != "batch":
         raise ReproError(f"{spec.run}: norm {spec.norm} with track batch_statistics: batch was expected; correct it")
 
@@ -465,8 +472,7 @@ def _step_up(spec: Spec, seed: int, root: Path) -> StepUp | None:
                 f"{spec.run}: it steps up as often as {other}, which has no valid record of seed {seed}; "
                 f"run `python -m repro run {other} --profile {spec.profile}` first"
             )
-        factors = record.series["step_up_factor"]
-        share = sum(factor != 1 for factor in factors) / max(1, len(factors))  # none if it diverged at once
+        share = step_up_share(record) or 0.0  # None if it diverged at once
     return StepUp.of(specs.described(spec.step_up, share))
 
 

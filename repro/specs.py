@@ -11,8 +11,8 @@
   ``measure`` the number of images, blocks and repetitions.
 
 ``models`` holds sizes of single networks where they are measured, ``trained`` where they are trained, if those of the
-source do not suit them. There, ``local_steps`` is the share of the published local steps between two synchronisations
-that is left, because shards are smaller.
+source do not suit them. There, ``local_steps_share`` is the share of the published local steps between two
+synchronisations that is left, because shards are smaller.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Spec:
             the length of rounds of ``local_steps``, is then counted by the mean shard.
         evaluate_at: rounds after which the model is evaluated besides; those after the last do not take place.
         step_up: paper lb's step-up method, in the terms of ``repro.stepup.StepUp``; None: gradients stay as they are.
-            ``share_of`` instead of ``share`` names another run: as often as that one did with the same seed.
+            ``share_of`` instead of ``share`` names another run: on average as often as that one did with the same seed.
     """
 
     run: str
@@ -469,8 +469,8 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
 
 def _local_steps_share(files: _Files, model: str) -> float:
     """Share of the published local steps between two synchronisations that a profile leaves to ``model``; 1 usually."""
-    place = f"{files.params_file}, key {files.source}.trained.{model}.local_steps"
-    share = _expect(_networks(files, "trained").get(model, {}).get("local_steps", 1.0), float, place)
+    place = f"{files.params_file}, key {files.source}.trained.{model}.local_steps_share"
+    share = _expect(_networks(files, "trained").get(model, {}).get("local_steps_share", 1.0), float, place)
     if not 0 < share <= 1:
         raise ReproError(f"{place}: {share}; a share above 0 and up to 1 was expected")
     return float(share)
@@ -518,7 +518,7 @@ def _sizes(files: _Files, kind: str, model: str) -> dict[str, Any]:
     if of_networks is not None:
         network = dict(_networks(files, of_networks).get(model, {}))
         if of_networks == "trained":
-            network.pop("local_steps", None)
+            network.pop("local_steps_share", None)
         allowed = _SIZES_OF[of_networks]
         sections.append((f"{place}.{of_networks}.{model}", network, allowed, allowed))
     if kind == "measure":

@@ -13,7 +13,7 @@ import pytest
 import synthetic_lb
 from synthetic_lb import stopped
 
-from repro import claims, metrics
+from repro import claims, metrics, records
 from repro.claims import FAILS, HOLDS, INCONCLUSIVE, NOT_COMPARABLE, NOT_RUN
 from repro.errors import ReproError
 from repro.published import Statement, load_ledger, load_published
@@ -561,3 +561,29 @@ def test_every_choice_that_the_papers_training_leaves_open_is_in_the_ledger():
         "lb-label-split-without-batchnorm", "lb-one-label-per-client", "lb-hundred-of-101-labels",
         "lb-frequency-against-table-1", "lb-factor-of-the-abstract", "lb-density", "lb-large-batches", "lb-sharpness",
     }  # fmt: skip
+
+
+def test_a_run_that_diverges_after_the_common_iteration_counts_as_it_was_then() -> None:
+    record = next(r for r in _made("laptop", (1, 2, 3)) if r.run == "lb-batch-vgg11-64")
+    at = record.rows[0]["round"]
+    late = replace(record, status="diverged", rows=record.rows[:1], series={"train_loss": [1.0] * (at + 5)})
+    early = replace(record, status="diverged", rows=[], series={"train_loss": [1.0] * (at - 1)})
+    assert metrics.top1_at(late, at) == record.rows[0]["test_top1"] != record.chance
+    assert metrics.top1_at(early, at) == record.chance
+    assert metrics.top1_at(late, at + 1) is None, "it was trained that far and not evaluated there"
+
+
+def test_chance_is_the_share_of_the_largest_class_where_one_stands_out() -> None:
+    by_run = {r.run: r for r in _made("laptop", (1, 2, 3))}
+    assert by_run["lb-bsp-alexnet-iid"].chance == pytest.approx(160 / 1695)
+    assert by_run["lb-bsp-vgg11-iid"].chance == 1 / 100
+    assert claims.accuracy_floor(160 / 1695) == pytest.approx(160 / 1695 + 0.10)
+
+
+@pytest.mark.data
+def test_the_largest_classes_are_those_of_the_prepared_data() -> None:
+    path = Path(__file__).resolve().parents[1] / "data/prepared/caltech101/test_labels.npy"
+    if not path.exists():
+        pytest.skip("CalTech-101 is not prepared here")
+    counts = np.bincount(np.load(path))
+    assert records.LARGEST_CLASS["caltech101"] == counts.max() / counts.sum()

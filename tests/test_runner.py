@@ -120,7 +120,10 @@ def test_a_killed_step_up_run_goes_on_with_the_norm_of_its_last_gradient(root):
 
     with pytest.raises(Killed):
         runner.run(spec, 3, root, checkpoint_seconds=0, report=kill)
-    assert runner.run(spec, 3, root, checkpoint_seconds=0)[0].body() == undisturbed.body()
+    seen = []
+    resumed, _ = runner.run(spec, 3, root, checkpoint_seconds=0, report=seen.append)
+    assert resumed.body() == undisturbed.body()
+    assert len(seen) < len(factors) / 2, "it started from the beginning"
 
 
 def test_a_schedule_with_a_state_survives_an_interruption(root):
@@ -284,7 +287,8 @@ def test_sharpness_is_tracked_at_the_end(root):
     record, _ = runner.run(toy.spec("central", epochs=2, track=["sharpness"]), 3, root)
     last = record.rows[-1]
     assert last["hessian_top_eigenvalue"] > 0
-    assert last["hessian_converged"] in (True, False)
+    assert isinstance(last["hessian_converged"], bool)
+    assert 1 <= last["hessian_iterations"] <= 200
     assert 0 < last["hessian_images"] <= 500
     assert "hessian_top_eigenvalue" not in record.rows[0]
 
@@ -391,6 +395,8 @@ def test_a_run_can_diverge_in_its_first_round_and_still_leaves_a_record(root):
         ("large_batch", {"codec": "dgc", "momentum": 0.9, "weight_decay": 1e-4}),
         ("large_batch", {"step_up": {"factor": 2, "threshold": 0.5}}),
         ("federated", {"step_up": {"factor": 2, "threshold": 0.5}}),
+        ("federated", {"evaluate_at": [1]}),
+        ("central", {"evaluate_at": [1], "schedule": {"kind": "plateau", "lr": 0.05, "factor": 0.5, "patience": 1}}),
     ],
 )
 def test_what_a_method_or_network_could_only_ignore_is_refused(method, changes, root):

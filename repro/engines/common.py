@@ -60,7 +60,7 @@ def local_range(
     """Local steps of ``client`` in round ``number`` (from 0) of federated averaging, and steps in an epoch.
 
     Where rounds are counted in ``local_steps`` (H) instead of local epochs, every client takes H steps, so that one
-    with a smaller shard sees its images more often; epochs are then counted by the largest shard, for all alike.
+    with a smaller shard sees its images more often; epochs are then those of ``batches.rounds_per_epoch`` for all.
     """
     if local_steps is not None:
         return range(number * local_steps, (number + 1) * local_steps), batches.rounds_per_epoch

@@ -48,11 +48,8 @@ _MEAN = "Mean over seeds after the last epoch [95 % Student-t interval]."
 
 def _accuracies(group: Sequence[Record], name: str) -> list[float]:
     """Accuracy at the last evaluation in percent, ``test_top1`` or ``test_top5``; a diverged seed counts at chance."""
-    guess = {"test_top1": 1, "test_top5": 5}[name]
-    return [
-        100 * (min(1.0, guess * record.chance) if record.status == "diverged" else float(record.rows[-1][name]))
-        for record in group
-    ]
+    final = {"test_top1": metrics.final_top1, "test_top5": metrics.final_top5}[name]
+    return [100 * final(record) for record in group]
 
 
 def _cells(group: Sequence[Record]) -> list[str]:
