@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,18 +101,22 @@ def test_measurements_without_their_data_are_one_line_and_all_others_are_compute
 
     monkeypatch.setattr("repro.datasets.load", load)
     monkeypatch.setattr(sweep, "_compute", compute)
-    done = sweep.sweep([t for source in ("lb", "e1") for t in specs.runs(source, "smoke", root=root)], root)
+    tasks = [task for source in ("lb", "e1") for task in specs.runs(source, "smoke", root=root)]
+    done = sweep.sweep(tasks, root)
+    runs = Counter(spec.dataset for spec, _ in tasks if spec.kind != "law")
     assert ("e1", "cifar10") in calls[0]
-    assert calls[1] == {("lb", "cifar10")}
+    assert calls[1] == {("lb", "cifar10")}, "the measurement, alone"
     assert [line.split(":")[0] for line in done.problems] == [
-        f"1 runs on {name} could not start" for name in ("caltech101", "caltech256", "cifar100", "food101")
+        f"{runs[name]} runs on {name} could not start" for name in ("caltech101", "caltech256", "cifar100", "food101")
     ]
 
 
 def test_batch_sizes_never_shrink_and_sizes_of_a_network_win(tmp_path: Path) -> None:
     root = tree.plant(tmp_path)
     for profile in specs.PROFILES:
-        for spec, _ in specs.runs("lb", profile, root=root):
+        measured = [spec for spec, _ in specs.runs("lb", profile, root=root) if spec.kind == "measure"]
+        assert len(measured) == 5
+        for spec in measured:
             assert spec.batch_sizes == [1, 32, 64, 128, 256, 512, 1024]
             assert spec.precision == "fp32"
     assert specs.find("lb-perf-alexnet", "laptop", root).image_size == 64
@@ -141,7 +146,9 @@ def test_a_measurement_has_a_fingerprint_of_its_own_parts(tmp_path: Path) -> Non
     from repro import numerics
 
     root = tree.plant(tmp_path)
-    for spec, seed in specs.runs("lb", "smoke", root=root):
+    measured = [task for task in specs.runs("lb", "smoke", root=root) if task[0].kind == "measure"]
+    assert len(measured) == 5
+    for spec, seed in measured:
         used = numerics.used_by(spec.as_dict())
         assert {"measure", "batches", "engines", "models"} <= used.keys()
         assert "evaluation" not in used
