@@ -371,18 +371,13 @@ def code_of(function: Callable[..., Any]) -> Markdown:
     return Markdown(f"```python\n{inspect.getsource(function)}```")
 
 
-def _count(verdict: Mapping[str, Any]) -> str:
-    """``n``, and what it counts where that is not seeds."""
-    named = verdict.get("repetitions")
-    return f"{verdict['n']}, {named}" if named else str(verdict["n"])
-
-
 def statement(verdict: Mapping[str, Any]) -> Markdown:
     """A statement of a source, and what our runs say about it (an item of ``claims.judge_all``)."""
+    n = words.counted(verdict["n"], verdict.get("repetitions"))
     lines = [
         f"**{verdict['id']}** ({verdict['kind']}). {verdict['says']}",
         f"**Ours:** {verdict['ours'] or 'no number yet'}.",
-        f"**Verdict:** {verdict['verdict']} (n = {_count(verdict)}); {verdict['reason']}.",
+        f"**Verdict:** {verdict['verdict']} (n = {n}); {verdict['reason']}.",
     ]
     return Markdown("\n>\n".join(f"> {line}" for line in lines))
 
@@ -397,5 +392,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
 
 def verdict_table(verdicts: Iterable[Mapping[str, Any]]) -> Markdown:
     """All statements of a source with our numbers and verdicts."""
-    rows = [[f"**{v['id']}** {v['says']}", v["ours"] or "–", v["verdict"], _count(v)] for v in verdicts]
+    rows = [
+        [f"**{v['id']}** {v['says']}", v["ours"] or "–", v["verdict"], words.counted(v["n"], v.get("repetitions"))]
+        for v in verdicts
+    ]
     return table(["statement", "ours", "verdict", "n"], rows)

@@ -379,6 +379,7 @@ def _train(
         progress.own_buffers = Buffers.start(spec.buffers, model, batches.clients).own
     buffers, track = Buffers(spec.buffers, progress.own_buffers), spec.track or []
     clock, step_up = _Clock.of(spec, batches), _step_up(spec, seed, root)
+    gate = Gate(step_up, seed, progress.gradient_norms, progress.factors) if step_up else None
     total = clock.total
     started = saved = time.time()
     reason = None
@@ -386,7 +387,7 @@ def _train(
         with ExitStack() as stack:
             lr = lambda epoch: schedule.lr(epoch)  # noqa: E731  (reads the schedule as it stands then)
             rounds, evaluation = _rounds(
-                spec, seed, setting, optimiser, lr, progress, clock, processes, buffers, step_up, stack
+                spec, setting, optimiser, lr, progress, clock, processes, buffers, gate, stack
             )  # fmt: skip
             for done in rounds:
                 if "gradient_norm" in track:
@@ -509,8 +510,8 @@ def _at_the_end(spec: Spec, seed: int, setting: Setting, done: Round, buffers: B
 
 
 def _rounds(
-    spec: Spec, seed: int, setting: Setting, optimiser: torch.optim.Optimizer, lr: Callable[[float], float],
-    progress: _Progress, clock: _Clock, processes: int, buffers: Buffers, step_up: StepUp | None, stack: ExitStack,
+    spec: Spec, setting: Setting, optimiser: torch.optim.Optimizer, lr: Callable[[float], float],
+    progress: _Progress, clock: _Clock, processes: int, buffers: Buffers, gate: Gate | None, stack: ExitStack,
 ) -> tuple[Iterator[Round], Callable[[], Mapping[str, Any]]]:  # fmt: skip
     """The rounds of the spec's method that are left, and the evaluation of the model between them."""
     model, batches = setting.model, setting.batches
@@ -520,9 +521,6 @@ def _rounds(
         return evaluate_shared(model, setting.evaluation_parts, spec.precision, buffers)
 
     if spec.method == "central":
-        if step_up is None:
-            return fast.centralised(model, optimiser, batches, lr, todo, spec.precision), here
-        gate = Gate(step_up, seed, progress.gradient_norms, progress.factors)
         return fast.centralised(model, optimiser, batches, lr, todo, spec.precision, before_step=gate), here
     codec, download = _codec(spec), codecs.build("int8" if spec.quantised_weights else "dense")
     told = codecs.warm_up(spec.sparsity_warmup, spec.epochs)

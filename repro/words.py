@@ -124,6 +124,15 @@ def _change(part: str, known: Mapping[str, str]) -> str:
     return part
 
 
+def counted(n: int, repetitions: str | None = None) -> str:
+    """``n``, and what it counts where that is not seeds.
+
+    >>> counted(3), counted(3, "seeds"), counted(5, "blocks")
+    ('3', '3', '5, blocks')
+    """
+    return str(n) if repetitions in (None, "seeds") else f"{n}, {repetitions}"
+
+
 def number(value: float, digits: int = 0, *, sign: bool = False) -> str:
     """Narrow no-break spaces between thousands, true minus, ``digits`` decimals; ``sign``: also a plus.
 

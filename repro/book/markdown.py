@@ -11,6 +11,7 @@ from urllib.parse import quote
 from repro.errors import ReproError
 from repro.page import SIGNS, SOURCES, verdict_class
 from repro.records import write_atomic
+from repro.words import counted
 
 if TYPE_CHECKING:
     from repro.book.views import Row, Site
@@ -102,16 +103,11 @@ def _statement(site: Site, row: Row) -> list[str]:
     return [
         f"**{escaped(row.id)}** {escaped(row.says)} ({escaped(row.kind)}; {escaped(row.place)})",
         escaped(row.published),
-        f"{'; '.join(map(escaped, row.ours))} (n = {_count(row)})",
+        f"{'; '.join(map(escaped, row.ours))} (n = {counted(row.n, row.repetitions)})",
         f"{SIGNS[row.word]} **{escaped(row.verdict)}**: {escaped(row.reason)}",
         "; ".join(escaped(f"{name}: {word}" + (f" (n = {n})" if n else "")) for name, word, n in row.others) or "–",
         " · ".join([*links, _runs(site, row.runs)]),
     ]
-
-
-def _count(row: Row) -> str:
-    """``n``, and what it counts where that is not seeds."""
-    return str(row.n) if row.repetitions == "seeds" else f"{row.n}, {row.repetitions}"
 
 
 def _runs(site: Site, runs: Sequence[str]) -> str:
@@ -146,7 +142,8 @@ def readme_block(site: Site) -> str:
         lines += _table(
             ["id", "statement", "ours (95 % interval)", "n", "verdict"],
             [
-                [f"[{row.id}](book/index.md)", escaped(row.says), "; ".join(map(escaped, row.ours)), _count(row),
+                [f"[{row.id}](book/index.md)", escaped(row.says), "; ".join(map(escaped, row.ours)),
+                 counted(row.n, row.repetitions),
                  f"{SIGNS[row.word]} {escaped(row.verdict)}"]
                 for row in rows
             ],

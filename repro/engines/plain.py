@@ -34,12 +34,12 @@ from repro.engines.common import (
 
 def centralised(
     model: nn.Module, optimiser: torch.optim.Optimizer, batches: Batches, lr: Schedule, steps: Iterable[int],
-    precision: str = "fp32", *, before_step: Callable[[nn.Module, int], object] = lambda model, step: None,
+    precision: str = "fp32", *, before_step: Callable[[nn.Module, int], None] | None = None,
 ) -> Iterator[Round]:  # fmt: skip
     """Mini-batch SGD in one place. A round is a step; nothing is sent.
 
-    ``before_step`` is called with the model, which holds its gradient, and the number of the step, and may change the
-    gradient.
+    ``before_step``, if given, is called with the model, which holds its gradient, and the number of the step, and may
+    change the gradient.
     """
     model.train()
     for step in steps:
@@ -47,7 +47,8 @@ def centralised(
         set_lr(optimiser, rate)
         x, y = batches.get(0, step)
         loss, correct = backward(model, x, y, precision, [batches.dropout_seed(0, step)])
-        before_step(model, step)
+        if before_step is not None:
+            before_step(model, step)
         optimiser.step()
         yield Round(step + 1, rate, loss, correct, len(y), 0, 0)
 

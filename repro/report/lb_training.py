@@ -346,19 +346,9 @@ def fig6_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]:
 # lb.fig7, lb.fig8 -------------------------------------------------------
 
 
-def share(record: Record) -> float | None:
-    """Share of the iterations of a run that stepped its gradient up; None for a run without an iteration.
-
-    Raises:
-        ReproError: the run did not record its factors.
-    """
-    factors = _series(record, "step_up_factor")
-    return float(np.mean(factors > 1)) if len(factors) else None
-
-
 def _shares(group: Sequence[Record]) -> list[float]:
     """In percent, of the seeds that have one."""
-    return [100 * found for record in group if (found := share(record)) is not None]
+    return [100 * found for record in group if (found := metrics.step_up_share(record)) is not None]
 
 
 def _density(group: Sequence[Record], total: int, which: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
@@ -527,7 +517,7 @@ def _share_rows(artefact: str, group: Sequence[Record], empty: dict[str, Any]) -
         | empty
         | {"mean": mean, "low": low, "high": high}
         for record in group
-        for found in [share(record)]
+        for found in [metrics.step_up_share(record)]
     ]
 
 
@@ -662,7 +652,7 @@ def end_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]:
     rows = []
     for group in groups.values():
         finals = e3._finals(group)
-        shares = [share(record) if "step_up" in record.spec else None for record in group]
+        shares = [metrics.step_up_share(record) if "step_up" in record.spec else None for record in group]
         known = [100 * found for found in shares if found is not None]
         spans = {
             name: dict(zip(("mean", "low", "high"), select.interval(values) if values else (None,) * 3, strict=True))
