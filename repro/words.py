@@ -92,6 +92,8 @@ def _label_of_post_3(run: str) -> str:
     if network == "fedavg":
         settings = [f"every{part}" if part.isdecimal() else part for part in settings]
     words = [_change(part, _SETTINGS) for part in settings]
+    if network == "fedavg":
+        words, more = [*(_NORMS[norm] for norm in more), *words], []
     if more or not network or words == settings:
         return run
     return f"{_NORMS[network]} ({', '.join(words)})"

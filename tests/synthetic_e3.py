@@ -33,6 +33,7 @@ FINALS = {
     "e3-fixup-128": 0.79, "e3-fixup-1024": 0.785, "e3-fixup-2048": 0.78,
     "e3-fedavg-iid-10": 0.78, "e3-fedavg-iid-150": 0.74,
     "e3-fedavg-noniid-10": 0.50, "e3-fedavg-noniid-40": 0.35, "e3-fedavg-noniid-150": 0.18,
+    "e3-fedavg-noniid-bn": 0.25, "e3-fedavg-noniid-bn-local": 0.28, "e3-fedavg-noniid-bn-drop": 0.33,
     "e3-noniid-bn-local": 0.20, "e3-noniid-bn-drop": 0.45, "e3-gn-128-unit-scale": 0.30,
 }  # fmt: skip
 #: run -> rounds until it diverges

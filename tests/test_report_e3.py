@@ -432,12 +432,15 @@ def test_table1_counts_a_single_diverged_seed_at_chance_and_says_so() -> None:
 
 def test_the_buffers_table_pairs_each_policy_with_the_average() -> None:
     table = report.table("e3.extra-buffers", RECORDS)
-    rows = {row[0]: row for row in table.rows}
-    assert list(rows) == ["average", "local", "drop"]
-    assert rows["average"][4] == "–"
-    assert rows["drop"][4].startswith("34.0 points [")
-    assert rows["local"][5].startswith("20.0 [")
-    assert rows["drop"][5] == "–"
+    rows = {(row[0], row[1]): row for row in table.rows}
+    policies = ("average", "local", "drop")
+    assert list(rows) == [(method, policy) for method in ("large batch", "federated averaging") for policy in policies]
+    for method, gain in (("large batch", "34.0"), ("federated averaging", "8.0")):
+        assert rows[method, "average"][5] == "–"
+        assert rows[method, "drop"][5].startswith(f"{gain} points [")
+        assert rows[method, "drop"][6] == "–"
+    assert rows["large batch", "local"][6].startswith("20.0 [")
+    assert rows["federated averaging", "local"][6] == "–"
     assert e3_tables.BUFFERS_RUNS[0] in {spec.run for spec in planned()}
 
 

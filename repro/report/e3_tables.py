@@ -25,11 +25,13 @@ from repro.report.e3 import (
     _with_interval,
 )
 from repro.report.tables import ABSENT, MEGABYTE, Table
-from repro.words import label, number
+from repro.words import number
 
 SLOW_RUNS = ("e3-gn-1024-slow", "e3-gn-2048-slow")
 TABLE1_RUNS = (*GN_RUNS, *SLOW_RUNS, *OTHER_NORM_RUNS, *FIXUP_RUNS, *LINEAR_RUNS)
-BUFFERS_RUNS = (BN_SKEWED, "e3-noniid-bn-local", "e3-noniid-bn-drop")
+BSP_BUFFERS_RUNS = (BN_SKEWED, "e3-noniid-bn-local", "e3-noniid-bn-drop")
+FEDERATED_BUFFERS_RUNS = ("e3-fedavg-noniid-bn", "e3-fedavg-noniid-bn-local", "e3-fedavg-noniid-bn-drop")
+BUFFERS_RUNS = (*BSP_BUFFERS_RUNS, *FEDERATED_BUFFERS_RUNS)
 
 LOST = "No value published: the post's own table was a picture and is lost."
 
@@ -93,6 +95,7 @@ def _csv(group: Sequence[Record]) -> list[dict[str, Any]]:
     ]
 
 
+_METHODS = {"large_batch": "large batch", "federated": "federated averaging"}
 _POLICIES = {
     "average": ("sent and averaged in every round", "the average"),
     "local": ("kept on each device", "each device's in turn, mean of the accuracies"),
@@ -103,24 +106,25 @@ _POLICIES = {
 def _training(groups: select.Groups) -> str:
     """Whether the seeds that completed under every policy trained alike, by their training loss in every round."""
     losses: dict[int, list[list[float]]] = {}
-    for record in (record for run in BUFFERS_RUNS for record in groups[run]):
+    for record in (record for run in BSP_BUFFERS_RUNS for record in groups[run]):
         if record.status == "completed":
             losses.setdefault(record.seed, []).append(record.series["train_loss"])
-    shared = {seed: found for seed, found in losses.items() if len(found) == len(BUFFERS_RUNS)}
+    shared = {seed: found for seed, found in losses.items() if len(found) == len(BSP_BUFFERS_RUNS)}
     if not shared:
         return "No seed completed under every policy, so that their training cannot be compared."
     other = sorted(seed for seed, found in shared.items() if any(loss != found[0] for loss in found))
     if other:
         return f"The training loss differs between policies in seeds {', '.join(map(str, other))}, which none should."
     return (
-        "No policy can touch the gradients, which training takes with the statistics of each batch: the training loss "
-        f"is the same number under all of them in every round of all {number(len(shared))} seeds."
+        "In large-batch training no policy can touch the gradients, which are taken with the statistics of each batch: "
+        f"the training loss is the same number under all of them in every round of all {number(len(shared))} seeds."
     )
 
 
 def _own_classes(record: Record) -> float | None:
     """Accuracy on each device's own classes with running statistics, in percent; None where there is no such number."""
-    found = _recorded(record, "batch_statistics")
+    tracked = "batch_statistics" in record.spec.get("track", [])
+    found = _recorded(record, "batch_statistics") if tracked else None
     value = None if found is None else found["own_classes_running"]
     return None if value is None else 100 * value
 
@@ -130,14 +134,16 @@ def buffers(groups: select.Groups, profile: str) -> Table:
     rows, csv_rows = [], []
     for run in BUFFERS_RUNS:
         group = groups[run]
+        method = _METHODS[select.setting(group, "method")]
+        averaged = (BSP_BUFFERS_RUNS if run in BSP_BUFFERS_RUNS else FEDERATED_BUFFERS_RUNS)[0]
         finals, policy = _finals(group), str(select.setting(group, "buffers"))
         own = [value for record in group if (value := _own_classes(record)) is not None]
         mean, low, high = select.interval(finals)
-        change = ABSENT if run == BN_SKEWED else e1._change(groups[BN_SKEWED], group)
+        change = ABSENT if run == averaged else e1._change(groups[averaged], group)
         sent = [record.rows[-1]["bytes_up"] / MEGABYTE for record in group if record.status == "completed"]
         up = number(float(np.mean(sent)), 1) if sent else "diverged"
         known = _with_interval(own) if own else ABSENT
-        rows.append([policy, *_POLICIES[policy], _with_interval(finals), change, known, up, str(len(group))])
+        rows.append([method, policy, *_POLICIES[policy], _with_interval(finals), change, known, up, str(len(group))])
         csv_rows += [
             select.provenance("e3.extra-buffers", record, len(group), COLUMNS)
             | {"accuracy_percent": value, "imputed_chance": int(record.status == "diverged")}
@@ -149,8 +155,8 @@ def buffers(groups: select.Groups, profile: str) -> Table:
     return Table(
         f"e3.extra-buffers: running statistics of {_network(BN_SKEWED)} on label-skewed data",
         [
-            "policy", "running statistics", "evaluated with", "accuracy, last epoch (%)",
-            f"minus {label(BN_SKEWED)}", "own classes (%)", "sent up (MB)", "n",
+            "method", "policy", "running statistics", "evaluated with", "accuracy, last epoch (%)", "minus average",
+            "own classes (%)", "sent up (MB)", "n",
         ],
         rows,
         [
@@ -160,8 +166,11 @@ def buffers(groups: select.Groups, profile: str) -> Table:
             "Test batches hold images of all classes, whatever a device has: with `drop` accuracy depends on what else "
             "is in the batch.",
             "Own classes: test images of each device's own classes, normalised by its running statistics, mean over "
-            f"devices and completed seeds: what a device has that keeps its own. {ABSENT}: no running statistics.",
-            "Ours: the post averages and tries nothing else. Federated averaging with BatchNorm was not run.",
+            f"devices and completed seeds: what a device has that keeps its own. {ABSENT}: no running statistics, or "
+            "not recorded (federated averaging).",
+            f"Federated averaging: {select.setting(groups[FEDERATED_BUFFERS_RUNS[0]], 'local_steps')} local batches "
+            "between two synchronisations.",
+            "Ours: the post averages, says so of large-batch training, and tries nothing else.",
             *select.gaps(groups),
         ],
         csv_rows,
