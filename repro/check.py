@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from repro import claims, records, report, specs, tuning
+from repro import claims, records, report, rules, specs, tuning
 from repro.claims import Published, Statement
 from repro.errors import ReproError
 from repro.notebooks import of_source
@@ -64,7 +64,7 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
             verdict = verdicts.get(statement.id)
             if verdict is None:
                 problems.append(f"{statement.id}: no verdict in {verdict_file.relative_to(root)}; run `dvc repro`")
-            elif verdict["verdict"] == claims.NOT_RUN:
+            elif verdict["verdict"] == rules.NOT_RUN:
                 waiting.append(f"{statement.id}: not run ({verdict['reason']})")
     return problems, waiting
 

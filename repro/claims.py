@@ -1,19 +1,13 @@
 """The rule that turns records into a verdict on each published statement.
 
 A trained statement is judged on a *contrast*: one number per seed, computed from runs that share that seed
-(they are paired). The contrast gets a Student-t 95 % interval over seeds; the rule asks where all of it lies:
+(they are paired). The contrast gets a Student-t 95 % interval over seeds, and a rule of ``repro/rules.py`` asks where
+all of it lies. The rule ``measured`` reads records of kind ``measure``, over blocks (``repro/performance/judge.py``).
 
-    order, ratio, trend     above zero (or a least difference) holds, below it fails
-    equivalence             within the margin holds, entirely outside fails
-    value, factor, bound    within the tolerance (below the limit) holds, entirely outside fails
-
-    measured                what ``repro/performance/judge.py`` reads from records of kind ``measure``, over blocks
-
-Everything else is inconclusive. Fewer than three seeds, arms near chance, targets that no arm reached, learning
-rates at the edge of their grid and "equal in the end" of a run that is still rising are inconclusive whatever the
-interval says. Laws and definitions are executed, not sampled; that runs diverge is counted, seed by seed. Margins
-live in ``data/published.yaml`` and were committed before the first run of what they judge; rules that changed later
-are disclosed in ``data/ledger.yaml``.
+Fewer than three seeds, arms near chance, targets that no arm reached, learning rates at the edge of their grid and
+"equal in the end" of a run that is still rising are inconclusive whatever the interval says. Laws and definitions are
+executed, not sampled; that runs diverge is counted, seed by seed. Margins live in ``data/published.yaml`` and were
+committed before the first run of what they judge; rules that changed later are disclosed in ``data/ledger.yaml``.
 """
 
 from __future__ import annotations
@@ -23,12 +17,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
-from repro import traffic
+from repro import rules, traffic
 from repro.errors import ReproError
 from repro.metrics import (
     CONDITIONS,
@@ -37,8 +30,6 @@ from repro.metrics import (
     Measured,
     common_epochs,
     early_iterations,
-    epochs_to_first_cut,
-    epochs_to_target,
     final_top1,
     final_top5,
     last_quarter_gain,
@@ -48,7 +39,6 @@ from repro.metrics import (
     own_classes_top1,
     planned_rounds,
     regularisation_gap,
-    rounds_to_target,
     step_up_share,
     target_accuracy,
     tidy,
@@ -65,60 +55,30 @@ from repro.published import (
     Choice,
     Published,
     Statement,
-    is_number,
     load_ledger,
     load_published,
     runs_named,
     runs_of,
 )
 from repro.records import Record
+from repro.rules import FAILS, HOLDS, INCONCLUSIVE, NOT_COMPARABLE, NOT_RUN, Interval
 from repro.words import label, number
 
 __all__ = [
-    "FAILS",
-    "HOLDS",
-    "INCONCLUSIVE",
-    "NOT_COMPARABLE",
     "NOT_RUN",
     "Artefact",
     "Choice",
-    "Interval",
     "Published",
     "Statement",
-    "accuracy_floor",
-    "bound",
-    "common_epochs",
-    "compound",
-    "epochs_to_first_cut",
-    "epochs_to_target",
-    "equivalence",
-    "factor",
-    "final_top1",
     "headline",
     "judge_all",
-    "last_quarter_gain",
-    "law",
     "load_ledger",
     "load_published",
-    "mean_top1",
-    "order",
-    "paired_interval",
-    "ratio",
-    "rounds_to_target",
     "runs_named",
-    "slope",
-    "target_accuracy",
-    "trend",
-    "unmet_checks",
-    "value",
 ]
 
 SEEDS = "seeds"
-LEVEL = 0.95
 MINIMUM_SEEDS = 3
-
-HOLDS, FAILS, INCONCLUSIVE = "holds", "fails", "inconclusive"
-NOT_COMPARABLE, NOT_RUN = "not comparable", "not run"
 MISSING, STALE = "missing", "stale"
 
 _GRID_RUN = re.compile(r"^(?P<arm>.+)-lr(?P<rate>[0-9_]+)$")
@@ -127,143 +87,16 @@ _CONTENTS = {None: "", traffic.GRADIENT: "", traffic.CHANGE: "changes, ", traffi
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Intervals and rules
-
-
-class Interval(NamedTuple):
-    """Mean of ``n`` paired values with its 95 % interval; unbounded for one value."""
-
-    estimate: float
-    low: float
-    high: float
-    n: int
-
-    def __neg__(self) -> Interval:
-        return Interval(-self.estimate, -self.high, -self.low, self.n)
-
-
-def paired_interval(values: Sequence[float], resolution: float = 0.0) -> Interval:
-    """Student-t 95 % interval of the mean of ``values``, one per seed.
-
-    ``resolution`` is the least half-width: values read off a grid can agree exactly without being exact.
-
-    Raises:
-        ReproError: no value was given.
-    """
-    n = len(values)
-    if n == 0:
-        raise ReproError("an interval of no values was asked for; at least one seed was expected; run the sweep")
-    mean = float(np.mean(values))
-    half = math.inf
-    if n > 1:
-        quantile = float(stdtrit(n - 1, (1 + LEVEL) / 2))
-        half = max(quantile * float(np.std(values, ddof=1)) / math.sqrt(n), resolution)
-    return Interval(mean, mean - half, mean + half, n)
-
-
-def order(interval: Interval, by_more_than: float = 0.0) -> str:
-    """A beats B: the interval of the paired difference A - B lies above ``by_more_than``; below it fails."""
-    if interval.low > by_more_than:
-        return HOLDS
-    return FAILS if interval.high < by_more_than else INCONCLUSIVE
-
-
-def ratio(interval: Interval, at_least: float = 1.0) -> str:
-    """A is larger than B by some factor: the interval of the paired log ratio log(A / B) lies above it."""
-    return order(interval, math.log(at_least))
-
-
-def trend(interval: Interval, direction: str) -> str:
-    """The quantity is ``rising`` or ``falling``: the interval of its slope lies on that side of zero."""
-    return order(interval if direction == "rising" else -interval)
-
-
-def equivalence(interval: Interval, margin: float) -> str:
-    """No difference beyond ``margin``: the interval of the paired difference lies within +- ``margin``."""
-    return _inside(interval, -margin, margin)
-
-
-def value(interval: Interval, published: float, tolerance: float) -> str:
-    """The published number is met: the whole interval lies within ``published`` +- ``tolerance``."""
-    return _inside(interval, published - tolerance, published + tolerance)
-
-
-def factor(interval: Interval, published: float, tolerance: float) -> str:
-    """The published ratio is met: the interval of the log ratio lies within ``published`` x (1 +- ``tolerance``)."""
-    return _inside(interval, math.log(published * (1 - tolerance)), math.log(published * (1 + tolerance)))
-
-
-def bound(interval: Interval, at_most: float) -> str:
-    """No more than ``at_most``: the whole interval lies at or below it."""
-    return _inside(interval, -math.inf, at_most)
-
-
-def _inside(interval: Interval, low: float, high: float) -> str:
-    if low <= interval.low and interval.high <= high:
-        return HOLDS
-    return FAILS if interval.low > high or interval.high < low else INCONCLUSIVE
-
-
-def unmet_checks(numbers: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Checks of an executed law that its numbers miss: ``number`` is at most (above) ``limit`` x ``times``.
-
-    Raises:
-        ReproError: a number that a check names was not recorded.
-    """
-    for name in (check[key] for check in checks for key in ("number", "limit")):
-        if not is_number(numbers.get(name)):
-            raise ReproError(f"law record: '{name}' is {numbers.get(name)!r}; a number was expected; run the law again")
-    unmet = []
-    for check in checks:
-        found, limit = numbers[check["number"]], numbers[check["limit"]] * check["times"]
-        if not (found <= limit if check["is"] == "at most" else found > limit):
-            unmet.append(f"{check['called']} {found:.2g} is not {check['is']} {limit:.2g}")
-    return unmet
-
-
-def law(numbers: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> str:
-    """An executed law holds when all its checks are met; it is exempt from the number of seeds."""
-    return FAILS if unmet_checks(numbers, checks) else HOLDS
-
-
-def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Least-squares slope of ``y`` over ``x``.
-
-    Raises:
-        ReproError: all ``x`` are equal.
-    """
-    away = np.asarray(x, float) - np.mean(x)
-    if not away.any():
-        raise ReproError(
-            f"a trend over the equal sizes {list(x)} was asked for; two sizes were expected; check the specs"
-        )
-    return float(away @ np.asarray(y, float) / (away @ away))
-
-
-def accuracy_floor(chance: float) -> float:
-    """Accuracy from which a comparison counts: 10 points above chance; 3 x chance for 100 classes or more."""
-    return 3 * chance if chance <= 0.01 else chance + 0.10
-
-
-def compound(outcomes: Sequence[str]) -> str:
-    """Outcome of a statement with several parts: all must hold; nothing is said before every part was run."""
-    for word in (NOT_RUN, FAILS, NOT_COMPARABLE):
-        if word in outcomes:
-            return word
-    return HOLDS if set(outcomes) == {HOLDS} else INCONCLUSIVE
-
-
-# ------------------------------------------------------------------------------------------------------------
 # From records to verdicts
 
 _RULES: dict[str, Callable[[Interval, Mapping[str, Any]], str]] = {
-    "order": lambda interval, part: order(interval, part.get("by_more_than", 0.0)),
-    "ratio": lambda interval, part: ratio(interval, part.get("at_least", 1.0)),
-    "trend": lambda interval, part: trend(interval, part["direction"]),
-    "equivalence": lambda interval, part: equivalence(interval, part["margin"]),
-    "value": lambda interval, part: value(interval, part["published"], part["tolerance"]),
-    "factor": lambda interval, part: factor(interval, part["published"], part["tolerance"]),
-    "bound": lambda interval, part: bound(interval, part["at_most"]),
+    "order": lambda interval, part: rules.order(interval, part.get("by_more_than", 0.0)),
+    "ratio": lambda interval, part: rules.ratio(interval, part.get("at_least", 1.0)),
+    "trend": lambda interval, part: rules.trend(interval, part["direction"]),
+    "equivalence": lambda interval, part: rules.equivalence(interval, part["margin"]),
+    "value": lambda interval, part: rules.value(interval, part["published"], part["tolerance"]),
+    "factor": lambda interval, part: rules.factor(interval, part["published"], part["tolerance"]),
+    "bound": lambda interval, part: rules.bound(interval, part["at_most"]),
 }
 _NEEDS_TRAINED_ARM = ("order", "ratio", "trend", "equivalence")
 _AT_THE_END: dict[str, tuple[Callable[[Record], float], str]] = {  # metric of one record, and how an arm's is said
@@ -363,7 +196,7 @@ class Verdict:
     @property
     def outcome(self) -> str:
         """Holds, fails, inconclusive, not comparable or not run; a statement without a judge was not run."""
-        return compound([part.outcome for part in self.judged]) if self.parts else NOT_RUN
+        return rules.compound([part.outcome for part in self.judged]) if self.parts else NOT_RUN
 
     @property
     def judged(self) -> list[PartVerdict]:
@@ -578,14 +411,14 @@ def _interval(part: Mapping[str, Any], table: _Table, evidence: _Evidence, seeds
         return _log_ratio_interval(part, table, seeds)
     if part["rule"] == "trend":
         x = [SCALES[part["against"]](evidence.current[run][seeds[0]].spec) for run in part["runs"]]
-        slopes = [slope(x, [table[run][seed].value for run in part["runs"]]) for seed in seeds]
-        return paired_interval([tidy(each) for each in slopes])
+        slopes = [rules.slope(x, [table[run][seed].value for run in part["runs"]]) for seed in seeds]
+        return rules.paired_interval([tidy(each) for each in slopes])
     differences = [
         tidy(sum(weight * table[arm][seed].value for arm, weight in part["contrast"].items())) for seed in seeds
     ]
     # Half a step of the learning-rate grid; the step of an accuracy is 0.
     half_step = max(reading.step for by_seed in table.values() for reading in by_seed.values()) / 2
-    return paired_interval(differences, half_step)
+    return rules.paired_interval(differences, half_step)
 
 
 def _log_ratio_interval(part: Mapping[str, Any], table: _Table, seeds: Sequence[int]) -> Interval:
@@ -611,8 +444,8 @@ def _log_ratio_interval(part: Mapping[str, Any], table: _Table, seeds: Sequence[
         )
     if _stopped(table[slow]) and _stopped(table[fast]):
         raise _Undecided(INCONCLUSIVE, f"each arm stopped {without} in some seed")
-    interval = paired_interval(logs, float(np.mean(resolutions)))
-    against = {HOLDS: fast, FAILS: slow}.get(order(interval))
+    interval = rules.paired_interval(logs, float(np.mean(resolutions)))
+    against = {HOLDS: fast, FAILS: slow}.get(rules.order(interval))
     if against and _stopped(table[against]):
         raise _Undecided(INCONCLUSIVE, f"{label(against)} leads over the seeds but {never} in one of them")
     return interval
@@ -666,7 +499,7 @@ def _reservation(
         finals = {run: mean_of(final_top1, run) for run in runs}
         if part["metric"] == "top1_at_equal_iterations":  # what a longer run reaches later does not count
             finals = {run: float(np.mean([reading.value for reading in table[run].values()])) for run in runs}
-        floor = accuracy_floor(evidence.current[runs[0]][seeds[0]].chance)
+        floor = rules.accuracy_floor(evidence.current[runs[0]][seeds[0]].chance)
         needed = f"too close to chance ({number(100 * floor, 1)} % needed)"
         if needs_trained_arm and max(finals.values()) < floor:
             return f"the best arm ends at {number(100 * max(finals.values()), 1)} %, {needed}"
@@ -786,7 +619,7 @@ def _in_words(estimate: float, low: float, high: float, unit: str, open_ends: tu
 def _judge_law(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
     run = part["run"]
     records = [evidence.current[run][seed] for seed in evidence.seeds([run])]
-    unmet = [text for record in records for text in unmet_checks(record.law or {}, part["checks"])]
+    unmet = [text for record in records for text in rules.unmet_checks(record.law or {}, part["checks"])]
     numbers = {check["number"]: float((records[0].law or {})[check["number"]]) for check in part["checks"]}
     return PartVerdict(
         rule="law",

@@ -168,6 +168,8 @@ _SIZES = {
     "measure": ("image_size", "width"),
 }
 """What a profile may set, by kind of run; messages are those of the full-size networks at every profile."""
+_SECTIONS = ("seeds", "sizes", "grid", "models", "trained", "runs", "measure")
+"""What a profile says of a source."""
 _SIZES_OF = {
     "models": ("image_size", "width", "patch", "depth"),
     "trained": ("train_images", "test_images", "image_size", "width", "epochs"),
@@ -406,7 +408,7 @@ def _read(source: str, profile: str, root: Path) -> _Files:
         raise ReproError(f"unknown source {source!r}; one of {', '.join(SOURCES)} was expected")
     params_file, spec_file = params_path(profile, root), root / "pipelines" / f"{source}.yaml"
     params = _expect(read_yaml(params_file).get(source), dict, f"{params_file}, key {source}")
-    _expect_keys(params, ("seeds", "sizes", "grid", "models", "trained", "measure"), f"{params_file}, key {source}")
+    _expect_keys(params, _SECTIONS, f"{params_file}, key {source}")
     content = read_yaml(spec_file)
     _expect_keys(content, ("source", "defaults", "runs", "controls", "grid", "links", "fixed_workers"), str(spec_file))
     _expect(content.get("fixed_workers", False), bool, f"{spec_file}, key fixed_workers")
@@ -425,13 +427,14 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
     published_images = _expect(values.get("train_images"), int, f"{where}, key train_images")
     published_workers = _expect(values.get("workers"), int, f"{where}, key workers")
     own_epochs = values.get("epochs")
-    sizes = _sizes(files, str(values.get("kind")), str(values.get("model")))
+    sizes = _sizes(files, str(values.get("kind")), str(values.get("model")), base)
     if values.get("repetitions") == 0:  # memory only, at every profile
         sizes.pop("repetitions", None)
     values |= sizes
     if values.get("kind") == "train":
         shrink, usual_epochs = files.params["sizes"], files.content["defaults"].get("epochs")
-        own_size = "epochs" in _networks(files, "trained").get(str(values.get("model")), {})
+        of_network = _networks(files, "trained").get(str(values.get("model")), {})
+        own_size = "epochs" in of_network or "epochs" in files.params.get("runs", {}).get(base, {})
         if "epochs" in shrink and own_epochs != usual_epochs and not own_size:  # a longer run stays longer
             values["epochs"] = round(shrink["epochs"] * own_epochs / usual_epochs)
         if values.get("method") != "central" and not files.content.get("fixed_workers"):
@@ -507,8 +510,8 @@ def _networks(files: _Files, section: str) -> dict[str, Any]:
     return {model: _expect(sizes, dict, f"{place}.{model}") for model, sizes in found.items()}
 
 
-def _sizes(files: _Files, kind: str, model: str) -> dict[str, Any]:
-    """The profile's sizes of a run: those of the source, of the network on top, and of a measurement."""
+def _sizes(files: _Files, kind: str, model: str, run: str | None = None) -> dict[str, Any]:
+    """The profile's sizes of a run: those of the source, of the network on top, of a measurement, and its very own."""
     place = f"{files.params_file}, key {files.source}"
     every = [key for keys in _SIZES.values() for key in keys]
     sections: list[tuple[str, Any, Sequence[str], Sequence[str]]] = [
@@ -524,6 +527,10 @@ def _sizes(files: _Files, kind: str, model: str) -> dict[str, Any]:
     if kind == "measure":
         allowed = _SIZES_OF["measure"]
         sections.append((f"{place}.measure", files.params.get("measure"), allowed, allowed))
+    own_sizes = _expect(files.params.get("runs", {}), dict, f"{place}.runs")
+    _expect_keys(own_sizes, (*files.content["runs"], *files.content["controls"]), f"{place}.runs")
+    if run in own_sizes:
+        sections.append((f"{place}.runs.{run}", own_sizes[run], every, _SIZES.get(kind, ())))
     made: dict[str, Any] = {}
     for where, given, permitted, own in sections:
         sizes = _expect(given, dict, where)

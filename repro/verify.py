@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro import claims, records, runner, specs, store
+from repro import records, rules, runner, specs, store
 from repro.errors import ReproError
 from repro.records import Record
 
@@ -146,7 +146,7 @@ def _elsewhere(stored: Record, again: Record, root: Path) -> Comparison:
     if len(values) < 2:
         return Comparison(stored.run, stored.seed, DIFFERS, "another machine type, and one seed gives no interval")
     # The interval of the mean is t s / sqrt(n) wide on each side; that of one more seed t s sqrt(1 + 1/n).
-    mean = claims.paired_interval(values)
+    mean = rules.paired_interval(values)
     half = (mean.high - mean.estimate) * math.sqrt(len(values) + 1)
     low, high = mean.estimate - half, mean.estimate + half
     verdict = AGREES if low <= ours <= high else DIFFERS

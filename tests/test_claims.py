@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro import claims, words
-from repro.claims import FAILS, HOLDS, INCONCLUSIVE, Interval
+from repro import claims, metrics, rules, words
 from repro.errors import ReproError
 from repro.records import Record
+from repro.rules import FAILS, HOLDS, INCONCLUSIVE, Interval
 
 ROOT = Path(__file__).parents[1]
 EPOCHS = 20
@@ -152,35 +152,35 @@ def verdicts(published: claims.Published, records: dict[str, Record], **kwargs) 
 
 
 def test_interval_of_one_two_three_is_two_plus_minus_the_t_quantile_over_root_three():
-    interval = claims.paired_interval([1.0, 2.0, 3.0])
+    interval = rules.paired_interval([1.0, 2.0, 3.0])
     half = 4.302652729749462 / math.sqrt(3)  # Student t, 2 degrees of freedom, 97.5 %; standard deviation 1
     assert interval == pytest.approx((2.0, 2 - half, 2 + half, 3))
 
 
 def test_interval_of_two_values_uses_one_degree_of_freedom():
-    interval = claims.paired_interval([0.0, 2.0])
+    interval = rules.paired_interval([0.0, 2.0])
     assert interval.high - 1 == pytest.approx(12.706204736174694)  # standard deviation sqrt 2, over sqrt 2
 
 
 def test_interval_of_one_value_is_unbounded():
-    assert claims.paired_interval([3.0]) == (3.0, -math.inf, math.inf, 1)
+    assert rules.paired_interval([3.0]) == (3.0, -math.inf, math.inf, 1)
 
 
 def test_equal_values_have_no_width_unless_the_metric_has_a_resolution():
-    assert claims.paired_interval([2.0] * 3) == (2.0, 2.0, 2.0, 3)
-    assert claims.paired_interval([2.0] * 3, resolution=0.5) == (2.0, 1.5, 2.5, 3)
-    assert claims.paired_interval([1.0, 2.0, 3.0], 0.5) == claims.paired_interval([1.0, 2.0, 3.0])
+    assert rules.paired_interval([2.0] * 3) == (2.0, 2.0, 2.0, 3)
+    assert rules.paired_interval([2.0] * 3, resolution=0.5) == (2.0, 1.5, 2.5, 3)
+    assert rules.paired_interval([1.0, 2.0, 3.0], 0.5) == rules.paired_interval([1.0, 2.0, 3.0])
 
 
 def test_no_value_is_an_error():
     with pytest.raises(ReproError, match="at least one seed"):
-        claims.paired_interval([])
+        rules.paired_interval([])
 
 
 def test_slope_is_the_least_squares_slope():
-    assert claims.slope([0, 1, 2], [1, 2, 4]) == pytest.approx(1.5)
+    assert rules.slope([0, 1, 2], [1, 2, 4]) == pytest.approx(1.5)
     with pytest.raises(ReproError, match="two sizes were expected"):
-        claims.slope([3, 3], [1, 2])
+        rules.slope([3, 3], [1, 2])
 
 
 # Rules at both edges ---------------------------------------------------------------------------------------
@@ -198,8 +198,8 @@ def test_slope_is_the_least_squares_slope():
 )
 def test_order_ratio_and_trend_ask_on_which_side_of_zero_the_interval_lies(low, high, outcome):
     interval = Interval((low + high) / 2, low, high, 3)
-    assert claims.order(interval) == claims.ratio(interval) == claims.trend(interval, "rising") == outcome
-    assert claims.trend(Interval(-interval.estimate, -high, -low, 3), "falling") == outcome
+    assert rules.order(interval) == rules.ratio(interval) == rules.trend(interval, "rising") == outcome
+    assert rules.trend(Interval(-interval.estimate, -high, -low, 3), "falling") == outcome
 
 
 @pytest.mark.parametrize(
@@ -215,20 +215,20 @@ def test_order_ratio_and_trend_ask_on_which_side_of_zero_the_interval_lies(low, 
     ],
 )
 def test_equivalence_wants_the_whole_interval_within_the_margin(low, high, outcome):
-    assert claims.equivalence(Interval(0, low, high, 3), 0.02) == outcome
-    assert claims.value(Interval(0, low + 0.9, high + 0.9, 3), 0.9, 0.02 + 1e-12) == outcome
+    assert rules.equivalence(Interval(0, low, high, 3), 0.02) == outcome
+    assert rules.value(Interval(0, low + 0.9, high + 0.9, 3), 0.9, 0.02 + 1e-12) == outcome
 
 
 @pytest.mark.parametrize(("low", "high", "outcome"), [(-9, 0.5, HOLDS), (0.4, 0.6, INCONCLUSIVE), (0.51, 0.6, FAILS)])
 def test_bound_wants_the_whole_interval_at_or_below_it(low, high, outcome):
-    assert claims.bound(Interval(0, low, high, 3), 0.5) == outcome
+    assert rules.bound(Interval(0, low, high, 3), 0.5) == outcome
 
 
 def test_an_unbounded_interval_decides_nothing():
-    interval = claims.paired_interval([5.0])
+    interval = rules.paired_interval([5.0])
     outcomes = {
-        claims.order(interval), claims.equivalence(interval, 9),
-        claims.value(interval, 5, 1), claims.bound(interval, 9),
+        rules.order(interval), rules.equivalence(interval, 9),
+        rules.value(interval, 5, 1), rules.bound(interval, 9),
     }  # fmt: skip
     assert outcomes == {INCONCLUSIVE}
 
@@ -236,18 +236,18 @@ def test_an_unbounded_interval_decides_nothing():
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=8), st.floats(0, 1))
 def test_a_reversed_order_holds_where_the_order_fails(values, resolution):
     swap = {HOLDS: FAILS, FAILS: HOLDS, INCONCLUSIVE: INCONCLUSIVE}
-    interval = claims.paired_interval(values, resolution)
-    reversed_ = claims.paired_interval([-v for v in values], resolution)
-    assert claims.order(reversed_) == swap[claims.order(interval)]
+    interval = rules.paired_interval(values, resolution)
+    reversed_ = rules.paired_interval([-v for v in values], resolution)
+    assert rules.order(reversed_) == swap[rules.order(interval)]
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=8), st.floats(0.001, 1), st.floats(0, 1))
 def test_a_wider_margin_never_turns_holds_into_something_else(values, margin, more):
-    interval = claims.paired_interval(values)
-    if claims.equivalence(interval, margin) == HOLDS:
-        assert claims.equivalence(interval, margin + more) == HOLDS
-    if claims.equivalence(interval, margin + more) == FAILS:
-        assert claims.equivalence(interval, margin) == FAILS
+    interval = rules.paired_interval(values)
+    if rules.equivalence(interval, margin) == HOLDS:
+        assert rules.equivalence(interval, margin + more) == HOLDS
+    if rules.equivalence(interval, margin + more) == FAILS:
+        assert rules.equivalence(interval, margin) == FAILS
 
 
 CHECKS = [
@@ -261,13 +261,13 @@ CHECKS = [
     [(1e-12, 1.1e-9, HOLDS), (1.1e-12, 1.1e-9, FAILS), (1e-12, 1e-9, FAILS), (1e-13, 0.0, FAILS)],
 )
 def test_law_at_both_edges(small, large, outcome):
-    assert claims.law({"small": small, "large": large, "tolerance": 1e-12}, CHECKS) == outcome
+    assert rules.law({"small": small, "large": large, "tolerance": 1e-12}, CHECKS) == outcome
 
 
 @pytest.mark.parametrize("numbers", [{}, {"small": None, "large": 1, "tolerance": 1}, {"small": 0, "large": math.nan}])
 def test_law_without_its_numbers_is_an_error(numbers):
     with pytest.raises(ReproError, match="a number was expected"):
-        claims.law(numbers, CHECKS)
+        rules.law(numbers, CHECKS)
 
 
 @pytest.mark.parametrize(
@@ -281,62 +281,62 @@ def test_law_without_its_numbers_is_an_error(numbers):
     ],
 )
 def test_all_parts_of_a_statement_must_hold(parts, whole):
-    assert claims.compound(parts) == whole
+    assert rules.compound(parts) == whole
 
 
 # Metrics ---------------------------------------------------------------------------------------------------
 
 
 def test_the_accuracy_compared_is_the_last_not_the_best():
-    assert claims.final_top1(train("a", 1, [0.3, 0.9, 0.5])) == 0.5
+    assert metrics.final_top1(train("a", 1, [0.3, 0.9, 0.5])) == 0.5
 
 
 def test_a_diverged_seed_counts_as_chance():
-    assert claims.final_top1(diverged(train("a", 1, [0.3, 0.9, 0.5]), rows=2)) == 0.1
+    assert metrics.final_top1(diverged(train("a", 1, [0.3, 0.9, 0.5]), rows=2)) == 0.1
 
 
 def test_the_gain_of_the_last_quarter_starts_at_the_last_evaluation_before_it():
-    assert claims.last_quarter_gain(train("a", 1, [0.1, 0.2, 0.3, 0.7])) == pytest.approx(0.4)
-    assert claims.last_quarter_gain(train("a", 1, [0.1, 0.2, 0.7, 0.3, 0.4])) == pytest.approx(0.4 - 0.7)
-    assert claims.last_quarter_gain(train("a", 1, [0.6])) == pytest.approx(0.6 - 0.1), "chance before training"
-    assert claims.last_quarter_gain(diverged(train("a", 1, [0.3, 0.9, 0.5]), rows=2)) == 0.0
+    assert metrics.last_quarter_gain(train("a", 1, [0.1, 0.2, 0.3, 0.7])) == pytest.approx(0.4)
+    assert metrics.last_quarter_gain(train("a", 1, [0.1, 0.2, 0.7, 0.3, 0.4])) == pytest.approx(0.4 - 0.7)
+    assert metrics.last_quarter_gain(train("a", 1, [0.6])) == pytest.approx(0.6 - 0.1), "chance before training"
+    assert metrics.last_quarter_gain(diverged(train("a", 1, [0.3, 0.9, 0.5]), rows=2)) == 0.0
 
 
 def test_a_completed_record_without_evaluations_is_an_error():
     with pytest.raises(ReproError, match=r"a\.s1: completed without an evaluation"):
-        claims.final_top1(train("a", 1, []))
+        metrics.final_top1(train("a", 1, []))
 
 
 def test_mean_accuracy_is_the_trapezoid_over_common_epochs():
     every_epoch, every_second = train("a", 1, [0.1, 0.2, 0.3, 0.6]), train("b", 1, [0.2, 0.4], every=2)
-    epochs = claims.common_epochs([every_epoch, every_second])
+    epochs = metrics.common_epochs([every_epoch, every_second])
     assert epochs == [2.0, 4.0]
-    assert claims.mean_top1(every_epoch, epochs) == pytest.approx((0.2 + 0.6) / 2)
-    assert claims.mean_top1(every_epoch, [1.0, 2.0, 4.0]) == pytest.approx((0.15 * 1 + 0.4 * 2) / 3)
-    assert claims.mean_top1(every_second, [4.0]) == 0.4
+    assert metrics.mean_top1(every_epoch, epochs) == pytest.approx((0.2 + 0.6) / 2)
+    assert metrics.mean_top1(every_epoch, [1.0, 2.0, 4.0]) == pytest.approx((0.15 * 1 + 0.4 * 2) / 3)
+    assert metrics.mean_top1(every_second, [4.0]) == 0.4
 
 
 def test_a_diverged_run_stays_at_chance_after_its_last_evaluation_and_sets_no_common_epochs():
     complete, lost = train("a", 1, [0.1, 0.2, 0.3]), diverged(train("b", 1, [0.3, 0.5, 0.7]), rows=1)
-    assert claims.common_epochs([complete, lost]) == [1.0, 2.0, 3.0]
-    assert claims.mean_top1(lost, [1.0, 2.0, 3.0]) == pytest.approx((0.2 + 0.1) / 2)
-    assert claims.common_epochs([lost]) == []
+    assert metrics.common_epochs([complete, lost]) == [1.0, 2.0, 3.0]
+    assert metrics.mean_top1(lost, [1.0, 2.0, 3.0]) == pytest.approx((0.2 + 0.1) / 2)
+    assert metrics.common_epochs([lost]) == []
 
 
 def test_target_is_80_percent_at_full_scale_and_the_same_share_of_central_below():
     central = [train("e1-central", seed, [0.2, final]) for seed, final in ((1, 0.5), (2, 0.7))]
     other = [train("e1-federated", 1, [0.9]), train("e1-central", 3, [0.9], profile="smoke")]
-    assert claims.target_accuracy(central, "paper") == 0.80
-    assert claims.target_accuracy(central + other, "laptop") == pytest.approx(0.80 / 0.9302 * 0.6)
+    assert metrics.target_accuracy(central, "paper") == 0.80
+    assert metrics.target_accuracy(central + other, "laptop") == pytest.approx(0.80 / 0.9302 * 0.6)
     with pytest.raises(ReproError, match="no record of e1-central at profile laptop"):
-        claims.target_accuracy(other, "laptop")
+        metrics.target_accuracy(other, "laptop")
 
 
 def test_a_diverged_central_seed_leaves_the_target_undecided_below_full_scale(published):
     central = [train("e1-central", 1, [0.5]), diverged(train("e1-central", 2, [0.5]))]
-    assert claims.target_accuracy(central, "paper") == 0.80
+    assert metrics.target_accuracy(central, "paper") == 0.80
     with pytest.raises(ReproError, match=r"target accuracy is undecided: e1-central diverged \(seed 2\)") as caught:
-        claims.target_accuracy(central, "laptop")
+        metrics.target_accuracy(central, "laptop")
     records = world()
     records["e1-central.s2"] = diverged(records["e1-central.s2"])
     for name in ("e1.c2", "e1.c3"):
@@ -346,20 +346,20 @@ def test_a_diverged_central_seed_leaves_the_target_undecided_below_full_scale(pu
 
 def test_target_is_reached_at_the_first_evaluation_at_or_above_it():
     record = train("a", 1, [0.4, 0.5, 0.4, 0.6], per_epoch=16)
-    assert claims.epochs_to_target(record, 0.5) == (2.0, True)
-    assert claims.rounds_to_target(record, 0.5) == (32.0, True)
+    assert metrics.epochs_to_target(record, 0.5) == (2.0, True)
+    assert metrics.rounds_to_target(record, 0.5) == (32.0, True)
 
 
 def test_target_never_reached_gives_the_last_evaluation_to_be_read_as_more_than():
     record = train("a", 1, [0.1, 0.2], per_epoch=16)
-    assert claims.epochs_to_target(record, 0.5) == (2.0, False)
-    assert claims.rounds_to_target(record, 0.5) == (32.0, False)
+    assert metrics.epochs_to_target(record, 0.5) == (2.0, False)
+    assert metrics.rounds_to_target(record, 0.5) == (32.0, False)
 
 
 def test_an_evaluation_before_training_reaches_no_target():
     record = train("a", 1, [0.9, 0.9])
     record.rows.insert(0, {"epoch": 0.0, "round": 0, "test_top1": 0.9})
-    assert claims.epochs_to_target(record, 0.5) == (1.0, True)
+    assert metrics.epochs_to_target(record, 0.5) == (1.0, True)
 
 
 @pytest.mark.parametrize(
@@ -374,8 +374,8 @@ def test_an_evaluation_before_training_reaches_no_target():
 )
 def test_a_diverged_run_spends_its_budget_without_reaching_the_target(spec, rounds):
     record = diverged(train("a", 1, [0.9] * 12, **spec), rows=1)
-    assert claims.epochs_to_target(record, 0.5) == (12.0, False)
-    assert claims.rounds_to_target(record, 0.5) == (rounds, False)
+    assert metrics.epochs_to_target(record, 0.5) == (12.0, False)
+    assert metrics.rounds_to_target(record, 0.5) == (rounds, False)
 
 
 # Verdicts of one part --------------------------------------------------------------------------------------
@@ -429,9 +429,9 @@ def test_an_order_counts_only_ten_points_above_chance(best, outcome):
 
 
 def test_the_floor_is_ten_points_above_chance_and_three_times_chance_from_100_classes():
-    assert claims.accuracy_floor(0.1) == pytest.approx(0.2)
-    assert claims.accuracy_floor(1 / 100) == pytest.approx(0.03)
-    assert claims.accuracy_floor(1 / 257) == pytest.approx(3 / 257)
+    assert rules.accuracy_floor(0.1) == pytest.approx(0.2)
+    assert rules.accuracy_floor(1 / 100) == pytest.approx(0.03)
+    assert rules.accuracy_floor(1 / 257) == pytest.approx(3 / 257)
 
 
 def test_two_arms_at_chance_are_not_called_equivalent():

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from synthetic_e2 import e2_records
 
-from repro import claims, metrics, traffic
-from repro.claims import FAILS, HOLDS, INCONCLUSIVE, NOT_COMPARABLE, Interval
+from repro import claims, metrics, rules, traffic
 from repro.errors import ReproError
 from repro.notebooks import html_page
 from repro.published import Statement, load_published
 from repro.records import Record
+from repro.rules import FAILS, HOLDS, INCONCLUSIVE, NOT_COMPARABLE, Interval
 from repro.traffic import Reading
 
 ROOT = Path(__file__).parents[1]
@@ -366,15 +366,15 @@ def test_c4_needs_dgc_to_end_below_the_baseline(statements):
 
 def test_first_cut_is_the_first_evaluation_at_a_lower_rate():
     record = next(r for r in e2_records() if (r.run, r.seed) == ("e2-large-batch", 2))  # cut after epochs 9 and 15
-    assert claims.epochs_to_first_cut(record) == (10.0, True)
+    assert metrics.epochs_to_first_cut(record) == (10.0, True)
     short = replace(record, rows=record.rows[:9])
-    assert claims.epochs_to_first_cut(short) == (9.0, False)
+    assert metrics.epochs_to_first_cut(short) == (9.0, False)
 
 
 def test_first_cut_of_a_cosine_is_refused():
     record = next(r for r in e2_records() if r.run == "e2-large-batch-cosine")
     with pytest.raises(ReproError, match="schedule cosine; plateau was expected"):
-        claims.epochs_to_first_cut(record)
+        metrics.epochs_to_first_cut(record)
 
 
 def test_c5_counts_what_cosine_brings_dgc_in_excess_of_the_baseline(statements):
@@ -400,14 +400,14 @@ def test_c10_times_both_against_a_share_of_the_large_batch_baseline(statements):
     assert verdict["parts"][1]["arms"] == {"e2-federated": 20.0, "e2-large-batch": 6.0}
     assert verdict["runs"] == ["e2-federated", "e2-large-batch", "e2-large-batch-plain"]
     baseline = [r for r in records.values() if r.run == "e2-large-batch"]
-    wanted = 0.8 / 0.9302 * np.mean([claims.final_top1(r) for r in baseline])
+    wanted = 0.8 / 0.9302 * np.mean([metrics.final_top1(r) for r in baseline])
     for profile in ("laptop", "paper"):
         here = [replace(r, profile=profile) for r in baseline]
-        assert claims.target_accuracy(here, profile, "e2") == pytest.approx(wanted)
+        assert metrics.target_accuracy(here, profile, "e2") == pytest.approx(wanted)
     with pytest.raises(ReproError, match="no record of e2-large-batch at profile laptop"):
-        claims.target_accuracy([], "laptop", "e2")
+        metrics.target_accuracy([], "laptop", "e2")
     with pytest.raises(ReproError, match="no target accuracy is defined for lb"):
-        claims.target_accuracy([], "laptop", "lb")
+        metrics.target_accuracy([], "laptop", "lb")
 
 
 def test_c10_is_decided_without_momentum_on_either_side_and_the_run_with_it_stands_beside(statements):
@@ -600,15 +600,15 @@ ALL = ("dense", "int8", "int8+zip", "dgc", *DGC_ZIPPED)
 
 def test_factor_lies_within_the_published_one_times_the_tolerance():
     def around(low: float, high: float) -> str:
-        return claims.factor(Interval(0, math.log(low), math.log(high), 3), 4, 0.25)
+        return rules.factor(Interval(0, math.log(low), math.log(high), 3), 4, 0.25)
 
     assert [around(3, 5), around(2.9, 5), around(5.1, 6), around(1, 2.9)] == [HOLDS, INCONCLUSIVE, FAILS, FAILS]
 
 
 def test_ratio_and_order_can_ask_for_a_least_difference():
-    assert claims.ratio(Interval(0, math.log(2.1), 9, 3), at_least=2) == HOLDS
-    assert claims.ratio(Interval(0, math.log(1.9), 9, 3), at_least=2) == INCONCLUSIVE
-    assert claims.order(Interval(0, 0.01, 0.019, 3), by_more_than=0.02) == FAILS
+    assert rules.ratio(Interval(0, math.log(2.1), 9, 3), at_least=2) == HOLDS
+    assert rules.ratio(Interval(0, math.log(1.9), 9, 3), at_least=2) == INCONCLUSIVE
+    assert rules.order(Interval(0, 0.01, 0.019, 3), by_more_than=0.02) == FAILS
 
 
 # The definition: c9 ----------------------------------------------------------------------------------------
@@ -656,7 +656,7 @@ def test_a_definition_needs_settings_to_compare_with(statements):
 def test_payloads_have_no_accuracy_and_trained_runs_no_payloads():
     records = {r.run: r for r in e2_records()}
     with pytest.raises(ReproError, match="kind payloads has no accuracies"):
-        claims.final_top1(records[TEN])
+        metrics.final_top1(records[TEN])
     with pytest.raises(ReproError, match="kind train; payloads was expected"):
         traffic.message_bytes(records["e2-large-batch"], "dense")
     with pytest.raises(ReproError, match="no payload of codec 'zstd' for gradient; one of dense, int8, "):

@@ -11,10 +11,10 @@ import pytest
 from synthetic_e3 import CLASSES, e3_records, stopped
 
 from repro import claims, metrics
-from repro.claims import FAILS, HOLDS, INCONCLUSIVE, NOT_COMPARABLE, NOT_RUN
 from repro.errors import ReproError
 from repro.published import Statement, load_published, runs_of
 from repro.records import Record
+from repro.rules import FAILS, HOLDS, INCONCLUSIVE, NOT_COMPARABLE, NOT_RUN
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks/e3.ipynb"

@@ -13,11 +13,11 @@ import pytest
 import synthetic_lb
 from synthetic_lb import stopped
 
-from repro import claims, metrics, records
-from repro.claims import FAILS, HOLDS, INCONCLUSIVE, NOT_COMPARABLE, NOT_RUN
+from repro import claims, metrics, records, rules
 from repro.errors import ReproError
 from repro.published import Statement, load_ledger, load_published
 from repro.records import Record
+from repro.rules import FAILS, HOLDS, INCONCLUSIVE, NOT_COMPARABLE, NOT_RUN
 from repro.words import label
 
 ROOT = Path(__file__).parents[1]
@@ -577,7 +577,7 @@ def test_chance_is_the_share_of_the_largest_class_where_one_stands_out() -> None
     by_run = {r.run: r for r in _made("laptop", (1, 2, 3))}
     assert by_run["lb-bsp-alexnet-iid"].chance == pytest.approx(160 / 1695)
     assert by_run["lb-bsp-vgg11-iid"].chance == 1 / 100
-    assert claims.accuracy_floor(160 / 1695) == pytest.approx(160 / 1695 + 0.10)
+    assert rules.accuracy_floor(160 / 1695) == pytest.approx(160 / 1695 + 0.10)
 
 
 @pytest.mark.data

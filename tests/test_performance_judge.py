@@ -10,7 +10,7 @@ import pytest
 import synthetic_lb
 import tree
 
-from repro import claims
+from repro import claims, rules
 from repro.errors import ReproError
 from repro.performance import judge, predict, readings
 from repro.records import Record
@@ -28,10 +28,10 @@ def timed(**laws: Any) -> list[Record]:
 
 def test_time_that_grows_with_the_batch_rises_and_constant_time_does_not() -> None:
     part = {"measures": "rises", "runs": TIMED}
-    assert found(part, timed()).outcome == claims.HOLDS
-    assert found(part, timed(seconds=-1e-4, fixed=0.5)).outcome == claims.FAILS
+    assert found(part, timed()).outcome == rules.HOLDS
+    assert found(part, timed(seconds=-1e-4, fixed=0.5)).outcome == rules.FAILS
     mixed = [*timed()[:3], synthetic_lb.record(TIMED[3], seconds=-1e-4, fixed=0.5)]
-    assert found(part, mixed).outcome == claims.FAILS
+    assert found(part, mixed).outcome == rules.FAILS
     assert "ViT" in found(part, mixed).reason
 
 
@@ -39,28 +39,28 @@ def test_sharp_ones_grow_by_a_larger_factor_than_all_others() -> None:
     part = {"measures": "sharper", "runs": TIMED, "sharp": TIMED[:2]}
     sharp = [synthetic_lb.record(run, fixed=0.0) for run in TIMED[:2]]
     gradual = [synthetic_lb.record(run, fixed=1.0) for run in TIMED[2:]]
-    assert found(part, sharp + gradual).outcome == claims.HOLDS
-    assert found(part | {"sharp": TIMED[2:]}, sharp + gradual).outcome == claims.FAILS
-    assert found(part, timed()).outcome == claims.INCONCLUSIVE
+    assert found(part, sharp + gradual).outcome == rules.HOLDS
+    assert found(part | {"sharp": TIMED[2:]}, sharp + gradual).outcome == rules.FAILS
+    assert found(part, timed()).outcome == rules.INCONCLUSIVE
 
 
 def test_an_epoch_that_still_shrinks_has_not_stopped() -> None:
     part = {"measures": "falls_then_stops", "runs": TIMED}
-    assert found(part, timed(fixed=0.01)).outcome == claims.HOLDS
-    assert found(part, timed(fixed=5.0)).outcome == claims.FAILS
-    assert found(part, timed(fixed=-0.0005)).outcome != claims.HOLDS, "it never shrinks at first"
+    assert found(part, timed(fixed=0.01)).outcome == rules.HOLDS
+    assert found(part, timed(fixed=5.0)).outcome == rules.FAILS
+    assert found(part, timed(fixed=-0.0005)).outcome != rules.HOLDS, "it never shrinks at first"
 
 
 def test_activations_on_a_line_hold_and_bent_ones_fail() -> None:
     part = {"measures": "linear", "runs": TIMED, "at_most": 0.01}
     records = timed()
-    assert found(part, records).outcome == claims.HOLDS
+    assert found(part, records).outcome == rules.HOLDS
     for row in records[0].rows:
         row["activations"] = row["batch"] ** 2
-    assert found(part, records).outcome == claims.FAILS
+    assert found(part, records).outcome == rules.FAILS
 
 
-@pytest.mark.parametrize(("floor", "outcome"), [(0.0, claims.HOLDS), (0.2, claims.FAILS)])
+@pytest.mark.parametrize(("floor", "outcome"), [(0.0, rules.HOLDS), (0.2, rules.FAILS)])
 def test_the_largest_error_of_a_line_decides(floor: float, outcome: str) -> None:
     part = {"measures": "line_error", "quantity": "compute", "runs": TIMED[:1], "largest": 0.09}
     result = found(part, [synthetic_lb.record(floor=floor)])
@@ -78,28 +78,28 @@ def with_readings(record: Record, batch: int, readings: list[float]) -> Record:
 def test_memory_of_the_loader_is_judged_over_blocks_between_the_extremes_without_a_batch_of_one() -> None:
     record = synthetic_lb.record()
     result = found(LOADER, [record])
-    assert (result.outcome, result.n, result.repetitions) == (claims.HOLDS, 5, judge.BLOCKS)
+    assert (result.outcome, result.n, result.repetitions) == (rules.HOLDS, 5, judge.BLOCKS)
     assert result.interval is not None
     off = with_readings(record, 1, [12288.0] * 5)  # three pages: half of what the line says
-    assert found(LOADER, [off]).outcome == claims.HOLDS
+    assert found(LOADER, [off]).outcome == rules.HOLDS
     assert "beside it, batch 1: +96.1 %" in found(LOADER, [off]).text
     bent = with_readings(record, 256, [2 * each for each in record.series["loader 256"]])
-    assert found(LOADER, [bent]).outcome == claims.FAILS
+    assert found(LOADER, [bent]).outcome == rules.FAILS
     assert "−50.0 % at batch 256" in found(LOADER, [bent]).text
     apart = with_readings(
         record, 256, [each * f for each, f in zip(record.series["loader 256"], (1, 1, 1, 1, 1.2), strict=True)]
     )
-    assert found(LOADER, [apart]).outcome == claims.INCONCLUSIVE
+    assert found(LOADER, [apart]).outcome == rules.INCONCLUSIVE
 
 
 def test_memory_that_is_not_told_or_not_above_zero_ends_no_other_verdict() -> None:
     record = synthetic_lb.record()
     nothing = with_readings(record, 128, [4096.0, 0.0, 4096.0, 4096.0, 4096.0])
-    assert found(LOADER, [nothing]).outcome == claims.INCONCLUSIVE
-    assert found(LOADER, [with_readings(record, 1, [0.0] * 5)]).outcome == claims.HOLDS
+    assert found(LOADER, [nothing]).outcome == rules.INCONCLUSIVE
+    assert found(LOADER, [with_readings(record, 1, [0.0] * 5)]).outcome == rules.HOLDS
     for row in record.rows:
         row["loader"] = None
-    assert found(LOADER, [record]).outcome == claims.NOT_COMPARABLE
+    assert found(LOADER, [record]).outcome == rules.NOT_COMPARABLE
 
 
 def test_the_text_of_a_fit_names_the_worst_batch_its_sign_and_why() -> None:
@@ -116,25 +116,25 @@ def test_published_errors_compare_at_full_scale_on_full_data_only(profile: str, 
     records = [replace(r, data=r.data | {"reduced": reduced}) for r in synthetic_lb.all_records(profile)]
     c4, c8, c9 = claims.judge_all(published, records, profile=profile)
     for verdict in (c8, c9):
-        assert verdict["verdict"] == claims.NOT_COMPARABLE
+        assert verdict["verdict"] == rules.NOT_COMPARABLE
         assert ("reduced data" if reduced else "published at full scale") in verdict["reason"]
         assert verdict["ours"]
         assert verdict["parts"][0]["interval"] is not None
-    assert c4["parts"][1]["outcome"] == claims.NOT_COMPARABLE
+    assert c4["parts"][1]["outcome"] == rules.NOT_COMPARABLE
     assert c4["verdict"] == ("reproduced" if profile == "paper" else "holds at laptop scale")
     assert c9["repetitions"] == "blocks"
 
 
 def test_proportional_shares_shorten_a_round_unless_larger_batches_are_faster() -> None:
     part = {"measures": "shorter_round", "runs": TIMED}
-    assert found(part, timed()).outcome == claims.HOLDS
-    assert found(part, timed(seconds=-0.01, fixed=100.0, wobble=0.0)).outcome == claims.FAILS
+    assert found(part, timed()).outcome == rules.HOLDS
+    assert found(part, timed(seconds=-0.01, fixed=100.0, wobble=0.0)).outcome == rules.FAILS
 
 
 def test_every_statement_of_the_performance_models_gets_a_verdict() -> None:
     published = [s for s in claims.load_published(tree.REPOSITORY).statements if s.source == "lb"]
     verdicts = {v["id"]: v for v in claims.judge_all(published, synthetic_lb.all_records(), profile="laptop")}
-    judged = {name for name, verdict in verdicts.items() if verdict["verdict"] != claims.NOT_RUN}
+    judged = {name for name, verdict in verdicts.items() if verdict["verdict"] != rules.NOT_RUN}
     assert judged == {"lb.c4", "lb.c5", "lb.c7", "lb.c8", "lb.c9", "lb.c17"}
     assert verdicts["lb.c7"]["verdict"] == "holds at laptop scale"
     assert verdicts["lb.c9"]["n"] == 5
@@ -142,7 +142,7 @@ def test_every_statement_of_the_performance_models_gets_a_verdict() -> None:
     missing = [("lb-perf-vit", 1)]
     verdicts = {v["id"]: v for v in claims.judge_all(published, without, profile="laptop", missing=missing)}
     assert verdicts["lb.c4"]["reason"] == "missing: lb-perf-vit"
-    assert verdicts["lb.c8"]["verdict"] != claims.NOT_RUN
+    assert verdicts["lb.c8"]["verdict"] != rules.NOT_RUN
 
 
 def test_a_trained_record_is_no_measurement() -> None:

@@ -22,8 +22,8 @@ from matplotlib.text import Text
 from synthetic import e1_control_records, e1_grid_records, e1_records
 
 from repro import report
-from repro.claims import epochs_to_target, target_accuracy
 from repro.errors import ReproError
+from repro.metrics import epochs_to_target, target_accuracy
 from repro.records import Record
 from repro.report import select, style, tables
 from repro.words import label

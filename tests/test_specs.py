@@ -277,7 +277,7 @@ def test_payloads_of_the_larger_network_are_measured_once_and_of_the_smaller_one
 
 
 @pytest.mark.parametrize(
-    ("source", "runs"), [("e1", 9 + 4 + 4 * 7), ("e2", 12 + 1 + 3 * 7), ("e3", 26 + 7), ("lb", 51 + 38)]
+    ("source", "runs"), [("e1", 9 + 4 + 4 * 7), ("e2", 12 + 1 + 3 * 7), ("e3", 28 + 9), ("lb", 51 + 38)]
 )
 def test_run_ids_are_unique_and_fit_file_names(source: str, runs: int, resolved) -> None:
     for profile, by_run in resolved.items():
@@ -395,8 +395,9 @@ def test_only_runs_that_may_diverge_say_so(resolved) -> None:
     expected = {run for run, spec in resolved["laptop"].items() if spec.expects_divergence and "-grid-" not in run}
     of_post_3 = {run for run in expected if run.startswith("e3-")}
     assert of_post_3 == {
-        "e3-fixup-1024-linear", "e3-fixup-2048-linear", "e3-gn-1024", "e3-gn-2048", "e3-ln-2048", "e3-in-2048",
-        "e3-gn-128-unit-scale", "e3-none-128",
+        *(f"e3-{norm}-2048" for norm in ("gn", "ln", "in")), "e3-gn-1024", "e3-gn-1024-slow", "e3-gn-2048-slow",
+        *(f"e3-fixup-{batch}{end}" for batch in (1024, 2048) for end in ("", "-linear", "-short")),
+        "e3-gn-128-unit-scale", "e3-none-128", "e3-gn-wide", "e3-gn-wide-unit-scale",
     }  # fmt: skip
     # Paper lb states no learning rate, so that any of its trained runs may diverge.
     trained = {run for run, spec in resolved["laptop"].items() if spec.source == "lb" and spec.kind == "train"}

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from repro import claims, codecs, network, records, runner, specs, store
+from repro import codecs, network, records, rules, runner, specs, store
 from repro.engines.common import shared_state
 from repro.errors import ReproError
 from repro.performance import fits, measure, peak, predict, readings, timing
@@ -100,7 +100,7 @@ class Evidence:
         """Seconds of a step at any batch: estimate, and 95 % interval over the blocks of the measurement."""
         sizes = sorted(self.steps)
         blocks = np.stack([np.median(self.steps[size], axis=1) for size in sizes], axis=1)
-        found = claims.paired_interval([fits.between(sizes, block)(batch) for block in blocks])
+        found = rules.paired_interval([fits.between(sizes, block)(batch) for block in blocks])
         return found.estimate, max(found.low, 0.0), found.high
 
 

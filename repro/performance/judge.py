@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from repro import claims
-from repro.claims import FAILS, HOLDS, INCONCLUSIVE, Interval
+from repro import rules
 from repro.performance import fits, readings
 from repro.records import Record
+from repro.rules import FAILS, HOLDS, INCONCLUSIVE, Interval
 from repro.words import number
 
 BLOCKS, ONCE = "blocks", "counted once"
@@ -56,7 +56,7 @@ def _local_seconds(record: Record, sizes: Sequence[int]) -> np.ndarray:
 def _decide(intervals: Mapping[str, Interval], rule: Callable[[Interval], str], good: str, n: int) -> tuple[str, str]:
     """Outcome over several networks, and the reason that names those that stand in the way."""
     outcomes = {name: rule(interval) for name, interval in intervals.items()}
-    outcome = claims.compound(list(outcomes.values()))
+    outcome = rules.compound(list(outcomes.values()))
     against = [name for name, each in outcomes.items() if each != HOLDS]
     words = {FAILS: "not so for", INCONCLUSIVE: "undecided for"}
     return outcome, f"{n} blocks: {good}" if not against else f"{n} blocks: {words[outcome]} {', '.join(against)}"
@@ -73,11 +73,11 @@ def _rises(part: Mapping[str, Any], records: Mapping[str, Record]) -> Finding:
     for record in records.values():
         sizes = readings.batches(record)
         seconds = _local_seconds(record, sizes)
-        slopes = [claims.slope(sizes, 1000 * block) for block in seconds]
-        intervals[_name(record)] = claims.paired_interval(slopes)
+        slopes = [rules.slope(sizes, 1000 * block) for block in seconds]
+        intervals[_name(record)] = rules.paired_interval(slopes)
         grown[_name(record)] = float(np.median(seconds[:, -1]) / np.median(seconds[:, 0]))
     n = min(each.n for each in intervals.values())
-    outcome, reason = _decide(intervals, lambda each: claims.trend(each, "rising"), "every slope lies above 0", n)
+    outcome, reason = _decide(intervals, lambda each: rules.trend(each, "rising"), "every slope lies above 0", n)
     text = ", ".join(
         f"{name} {number(each.estimate, 2)} ms an image (× {number(grown[name])} over all sizes)"
         for name, each in intervals.items()
@@ -95,8 +95,8 @@ def _sharper(part: Mapping[str, Any], records: Mapping[str, Record]) -> Finding:
         growth[run] = np.log(seconds[:, 1] / seconds[:, 0])
     sharp = np.min([growth[run] for run in part["sharp"]], axis=0)
     gradual = np.max([growth[run] for run in part["runs"] if run not in part["sharp"]], axis=0)
-    interval = claims.paired_interval([float(each) for each in sharp - gradual])
-    outcome = claims.order(interval)
+    interval = rules.paired_interval([float(each) for each in sharp - gradual])
+    outcome = rules.order(interval)
     factors = {_name(records[run]): float(np.exp(np.mean(each))) for run, each in growth.items()}
     text = f"growth from batch {sizes[0]} to {sizes[-1]}: " + ", ".join(
         f"{name} × {number(each, 1)}" for name, each in factors.items()
@@ -115,23 +115,23 @@ def _falls_then_stops(part: Mapping[str, Any], records: Mapping[str, Record]) ->
         sizes = readings.batches(record)
         per_image = readings.block_medians(record, "step", sizes) / np.asarray(sizes)
         best = int(np.median(per_image, axis=0).argmin())
-        falls[_name(record)] = claims.paired_interval(
+        falls[_name(record)] = rules.paired_interval(
             [float(each) for each in np.log(per_image[:, 0] / per_image[:, best])]
         )
         gain = np.log(per_image[:, -2] / per_image[:, -1])
-        stops[_name(record)] = claims.paired_interval([float(each) for each in gain])
+        stops[_name(record)] = rules.paired_interval([float(each) for each in gain])
         change = 100 * math.expm1(-stops[_name(record)].estimate)
         at_last = f"{number(change, 1, sign=True)} % from {sizes[-2]} to {sizes[-1]}"
         words.append(f"{_name(record)} shortest at {sizes[best]}, {at_last}")
     n = min(each.n for each in falls.values())
-    outcome, reason = _decide(falls, claims.order, "epochs shorten at first", n)
+    outcome, reason = _decide(falls, rules.order, "epochs shorten at first", n)
     second, why = _decide(
-        stops, lambda each: claims.bound(each, -math.log(1 - FLAT)),
+        stops, lambda each: rules.bound(each, -math.log(1 - FLAT)),
         f"the last doubling gains less than {100 * FLAT:g} %", n,
     )  # fmt: skip
     most = max(stops.values(), key=lambda each: each.high)
     arms = {name: math.exp(each.estimate) for name, each in falls.items()}
-    both = claims.compound([outcome, second])
+    both = rules.compound([outcome, second])
     return Finding(
         both, f"{reason}; {why}", "; ".join(words), arms, _shown(most, True), "times (last doubling, most)", n, BLOCKS
     )
@@ -166,7 +166,7 @@ def _line_error(part: Mapping[str, Any], records: Mapping[str, Record]) -> Findi
     every = readings.batches(record) if timed else readings.bytes_of(record, "loader")[0]
     if not every:
         reason = f"{where}: this system does not tell how much memory the loader takes"
-        return Finding(claims.NOT_COMPARABLE, reason, "", {}, None, None, 0, BLOCKS)
+        return Finding(rules.NOT_COMPARABLE, reason, "", {}, None, None, 0, BLOCKS)
     known = readings.block_medians(record, "compute", every) if timed else readings.loader_blocks(record, every)
     sizes = [size for size in every if size >= readings.LEAST_FITTED]
     blocks, n = known[:, len(every) - len(sizes) :], len(known)
@@ -180,9 +180,9 @@ def _line_error(part: Mapping[str, Any], records: Mapping[str, Record]) -> Findi
     judged_sizes, judged_errors = sizes[judged], signed[judged]
     worst = int(np.abs(judged_errors).argmax())
     each_block = [float(fits.errors(fit(sizes, block), sizes, block)[judged].max()) for block in blocks]
-    interval = claims.paired_interval(each_block)
+    interval = rules.paired_interval(each_block)
     limit = part["largest"]
-    outcome = claims.bound(interval, limit)
+    outcome = rules.bound(interval, limit)
     said = [_percent(100 * judged_errors[worst]) + f" at batch {judged_sizes[worst]}"]
     if timed:
         unseen = fits.held_out(fit, sizes, cost)
@@ -228,10 +228,10 @@ def _shorter_round(part: Mapping[str, Any], records: Mapping[str, Record]) -> Fi
         steps = readings.block_medians(record, "step", sizes)
         times = [readings.round_times(record, block, sizes) for block in steps]
         logs = [math.log(each["uniform"] / each["proportional"]) for each in times]
-        intervals[_name(record)] = claims.paired_interval(logs)
+        intervals[_name(record)] = rules.paired_interval(logs)
         gains[_name(record)] = math.exp(float(np.mean(logs)))
     n = min(each.n for each in intervals.values())
-    outcome, reason = _decide(intervals, claims.ratio, "proportional shares shorten every round", n)
+    outcome, reason = _decide(intervals, rules.ratio, "proportional shares shorten every round", n)
     text = ", ".join(f"{name} × {number(each, 2)} shorter" for name, each in gains.items())
     least = min(intervals.values(), key=lambda each: each.low)
     return Finding(outcome, reason, text, gains, _shown(least, True), "times (least of all)", n, BLOCKS)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from repro.claims import target_accuracy
+from repro.metrics import target_accuracy
 from repro.records import Record
 from repro.report import select, style
 from repro.words import label, number

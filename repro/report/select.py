@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from repro.claims import paired_interval
 from repro.errors import ReproError
 from repro.records import Record
+from repro.rules import paired_interval
 from repro.words import label, number
 
 #: Scale of the sources' CIFAR-10 experiments: training images, pixels, base width of ResNet18.

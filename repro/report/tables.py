@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from repro.claims import epochs_to_target, rounds_to_target, target_accuracy
+from repro.metrics import epochs_to_target, rounds_to_target, target_accuracy
 from repro.records import Record
 from repro.report import select
 from repro.words import label, number
