@@ -94,8 +94,12 @@ def record(run: str = "lb-perf-resnet50", profile: str = "laptop", **laws: Any) 
 
 
 def all_records(profile: str = "laptop", **laws: Any) -> list[Record]:
-    """One record for each run of the paper's performance models."""
-    return [record(run, profile, **laws) for run in RUNS]
+    """One record for each measurement, and the trained runs beside them: equal shares, and shares by speed."""
+    compared = [
+        trained for trained in trained_records(profile=profile, group="artefact")
+        if trained.run.startswith("lb-shares-") or trained.run in ("lb-bsp-resnet50-iid", "lb-bsp-vgg11-iid")
+    ]  # fmt: skip
+    return [*(record(run, profile, **laws) for run in RUNS), *compared]
 
 
 # Trained runs ------------------------------------------------------------------------------------------------
@@ -137,6 +141,7 @@ def finals() -> dict[str, float]:
     }
     for run in [f"lb-{method}-alexnet-{split}" for method in ("bsp", "fa") for split in SPLITS]:
         ends |= {f"{run}-{changed}": ends[run] - 0.02 for changed in ("lr0_01", "b64")}
+    ends |= {f"lb-shares-{model}": ends[f"lb-bsp-{model}-iid"] for model in ("resnet50", "vgg11")}
     ends |= {f"lb-bsp-resnet50-noniid-{policy}": 0.3 for policy in ("local", "drop")}
     ends |= {
         f"lb-batch-{m}-{batch}": final for m, by_batch in BATCH_FINALS.items() for batch, final in by_batch.items()
