@@ -69,7 +69,7 @@ def spec(run: str, model: str, dataset: str, **changes: Any) -> dict[str, Any]:
     """The fields of a measurement's spec that readers use."""
     return {
         "run": run, "model": model, "dataset": dataset, "kind": "measure", "blocks": 5, "repetitions": 3,
-        "batch_sizes": BATCHES, "peak_sizes": [1, 32, 256, 1024], "image_size": 32, "width": 16, "norm": "batch",
+        "batch_sizes": BATCHES, "peak_sizes": [32, 256, 1024], "image_size": 32, "width": 16, "norm": "batch",
         "precision": "fp32", "momentum": 0.9, "augment": True, "train_images": 2048,
     } | changes  # fmt: skip
 
