@@ -81,6 +81,10 @@ RUNS = {
 }  # fmt: skip
 
 
+COMPARED = ("lb-bsp-resnet50-iid", "lb-shares-resnet50", "lb-bsp-vgg11-iid", "lb-shares-vgg11")
+SEEDS = (1, 2, 3)
+
+
 def record(run: str = "lb-perf-resnet50", profile: str = "laptop", **laws: Any) -> Record:
     """One record; ``laws`` as in ``rows_and_series``."""
     memory_only = {"blocks": 0, "repetitions": 0, "peak_sizes": []} if run.startswith("lb-memory") else {}
@@ -95,10 +99,10 @@ def record(run: str = "lb-perf-resnet50", profile: str = "laptop", **laws: Any) 
 
 def all_records(profile: str = "laptop", **laws: Any) -> list[Record]:
     """One record for each measurement, and the trained runs beside them: equal shares, and shares by speed."""
+    ends = finals()
     compared = [
-        trained for trained in trained_records(profile=profile, group="artefact")
-        if trained.run.startswith("lb-shares-") or trained.run in ("lb-bsp-resnet50-iid", "lb-bsp-vgg11-iid")
-    ]  # fmt: skip
+        _trained(spec, seed, ends[spec.run]) for spec in planned(profile) if spec.run in COMPARED for seed in SEEDS
+    ]
     return [*(record(run, profile, **laws) for run in RUNS), *compared]
 
 
@@ -232,9 +236,7 @@ def law(profile: str = "laptop", **numbers: float) -> Record:
     return _record(spec, 1, law=found | numbers)
 
 
-def trained_records(
-    seeds: Collection[int] = (1, 2, 3), profile: str = "laptop", group: str | None = None
-) -> list[Record]:
+def trained_records(seeds: Collection[int] = SEEDS, profile: str = "laptop", group: str | None = None) -> list[Record]:
     """One record per trained run and seed, of the artefacts, the controls, or both; with the artefacts the law."""
     ends = finals()
     made = [
