@@ -34,7 +34,7 @@ import yaml
 
 from repro import schedules
 from repro.errors import ReproError
-from repro.partition import local_steps
+from repro.partition import apportion, local_steps, shards_of_batches
 from repro.stepup import StepUp
 
 SOURCES = ("e1", "e2", "e3", "lb")
@@ -91,6 +91,9 @@ class Spec:
         clients_wait: in large-batch training a worker that has finished its epoch waits for the others. Where shards
             differ in size, false lets it go on with its next one, so that all take part in every step; an epoch, and
             the length of rounds of ``local_steps``, is then counted by the mean shard.
+        batch_shares: relative speeds, one for each worker of large-batch training; None: equal local batches. The union
+            of ``workers`` x ``local_batch`` images is shared in proportion to them (``local_batches``), and so are all
+            images, so that workers end an epoch together. Gradients are weighted by images, as always.
         evaluate_at: rounds after which the model is evaluated besides; those after the last do not take place.
         step_up: paper lb's step-up method, in the terms of ``repro.stepup.StepUp``; None: gradients stay as they are.
             ``share_of`` instead of ``share`` names another run: on average as often as that one did with the same seed.
@@ -146,6 +149,7 @@ class Spec:
     repetitions: int = 0
     drop_uncovered: bool = False
     clients_wait: bool = True
+    batch_shares: list[float] | None = None
     evaluate_at: list[int] | None = None
     step_up: dict[str, Any] | None = None
 
@@ -158,6 +162,11 @@ class Spec:
         neutral = {field.name: field.default for field in dataclasses.fields(self)}
         plain = {name: value for name, value in dataclasses.asdict(self).items() if value != neutral[name]}
         return plain | {"lr": self.schedule["lr"]}
+
+    @property
+    def local_batches(self) -> list[int] | None:
+        """Images in the local batch of each worker, where these differ; their sum is that of equal ones."""
+        return apportion(self.workers * self.local_batch, self.batch_shares) if self.batch_shares else None
 
 
 HELD_OUT_IMAGES = 5000
@@ -306,6 +315,8 @@ def _make(values: dict[str, Any], where: str) -> Spec:
             StepUp.of(described(spec.step_up, share=0.5))
         except ReproError as error:
             raise ReproError(f"{where}, key {error}") from error
+    if spec.batch_shares is not None:
+        _check_batch_shares(spec, f"{where}, key batch_shares")
     unknown = sorted(set(spec.track or []) - set(TRACKED))
     if unknown:
         raise ReproError(f"{where}, key track: {unknown[0]!r}; some of {', '.join(TRACKED)} were expected")
@@ -325,6 +336,29 @@ def _make(values: dict[str, Any], where: str) -> Spec:
             "at most one worker an image was expected"
         )
     return spec
+
+
+def _check_batch_shares(spec: Spec, where: str) -> None:
+    """Shares of large-batch training on IID data, one for each worker, and at least one image of every step in each."""
+    if (spec.kind, spec.method, spec.partition) != ("train", "large_batch", "iid") or not spec.clients_wait:
+        raise ReproError(
+            f"{where}: kind {spec.kind}, method {spec.method}, partition {spec.partition}, clients_wait "
+            f"{str(spec.clients_wait).lower()}; train, large_batch, iid and true were expected; leave the shares out"
+        )
+    shares = [_expect(share, float, where) for share in spec.batch_shares or []]
+    if len(shares) != spec.workers or not all(0 < share < math.inf for share in shares):
+        raise ReproError(f"{where}: {shares}; a number above 0 for each of {spec.workers} workers was expected")
+    union = spec.workers * spec.local_batch
+    least = union * min(shares) / sum(shares)
+    if least < 1:
+        raise ReproError(
+            f"{where}: {shares}; the smallest share of a union batch of {union} is {least:.2g} of an image, at least "
+            "one was expected; take less unequal shares or a larger local_batch"
+        )
+    try:
+        shards_of_batches(spec.train_images, apportion(union, shares))
+    except ReproError as error:
+        raise ReproError(f"{where}: {error} in the last step of an epoch; take more images") from error
 
 
 def _check_measurement(spec: Spec, where: str) -> None:

@@ -43,10 +43,11 @@ _SETTINGS = {
 }
 
 # The paper names its trained runs by what they vary, and the network.
-_OF_PAPER = re.compile(r"lb-(?P<kind>[a-z0-9]+)-(?P<network>resnet50|vgg11|alexnet)-(?P<rest>[a-z0-9_-]+)")
+_OF_PAPER = re.compile(r"lb-(?P<kind>[a-z0-9]+)-(?P<network>resnet50|vgg11|alexnet)(?:-(?P<rest>[a-z0-9_-]+))?")
 _NETWORKS = {"resnet50": "ResNet50", "vgg11": "VGG11", "alexnet": "AlexNet"}
 _KINDS = {
     r"bsp": "BSP",
+    r"shares": "BSP (shares by speed)",
     r"fa": "FA",
     r"fa(\d+)": r"FA every \1",
     r"batch": "batch",
@@ -74,6 +75,8 @@ def label(run: str) -> str:
     ('BatchNorm (non-IID)', 'federated averaging (IID, every 150 batches)', 'Fixup (batch 1024, linear scaling)')
     >>> label("lb-fa250-vgg11-iid"), label("lb-batch-resnet50-32"), label("lb-equation-vgg11-t08-x4")
     ('VGG11 FA every 250 (IID)', 'ResNet50 batch 32', 'VGG11 X = 4 (threshold 0.8, Eq. 6)')
+    >>> label("lb-shares-resnet50"), label("lb-perf-resnet50")
+    ('ResNet50 BSP (shares by speed)', 'lb-perf-resnet50')
     """
     if run.startswith("e3-"):
         return _label_of_post_3(run)
@@ -107,6 +110,8 @@ def _label_of_paper(run: str) -> str:
     if kind == found["kind"] and kind not in _KINDS:
         return run
     network = _NETWORKS[found["network"]]
+    if found["rest"] is None:
+        return f"{network} {kind}"
     if found["kind"] == "batch":
         return f"{network} batch {found['rest']}"
     if found["kind"] == "rate":

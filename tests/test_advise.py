@@ -82,10 +82,22 @@ def test_shares_and_synchronisation() -> None:
     assert shares["proportional"]["round_seconds"] < shares["uniform"]["round_seconds"]
     assert shares["equalising"]["round_seconds"] <= shares["proportional"]["round_seconds"] * 1.0001
     seconds = links[0].seconds(found["message_bytes"], found["message_bytes"])
-    assert found["synchronisation_seconds"] == pytest.approx(seconds)
+    assert found["assumed_synchronisation_seconds"] == pytest.approx(seconds)
     first = found["batches"][0]
     assert first["mean_step_seconds"] == pytest.approx(first["step_seconds"][0] + seconds / 4)
-    assert any("times faster than uniform" in line for line in advise.lines(found))
+    told = "\n".join(advise.lines(found))
+    assert "times faster than uniform" in told
+    assert "measured steps with assumed speeds and synchronisation" in told
+    assert "synchronisation, assumed from the links, not measured" in told
+
+
+def test_a_probe_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advise, "SIZES", (1, 2, 4))
+    advise.probe_time(TOY, 4)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1].split(", ")[1] for line in said] == [
+        "batch 1", "batch 2", "batch 4", *(f"block {k} of {advise.BLOCKS} timed" for k in (1, 2, 3)),
+    ]  # fmt: skip
 
 
 def test_half_of_the_advised_batch_really_trains_under_the_limit_and_twice_the_advised_one_does_not() -> None:
@@ -130,8 +142,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_bad_input_is_one_line(arguments: str, says: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(arguments, capsys)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert says in err
+    said = [line for line in err.splitlines() if not line.startswith("probe: ")]  # how far a probe is
+    assert (code, out, len(said)) == (2, "", 1)
+    assert says in said[0]
 
 
 def test_committed_measurements_of_this_kind_of_machine_are_used_and_others_are_not(

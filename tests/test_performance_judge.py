@@ -131,6 +131,27 @@ def test_proportional_shares_shorten_a_round_unless_larger_batches_are_faster() 
     assert found(part, timed(seconds=-0.01, fixed=100.0, wobble=0.0)).outcome == rules.FAILS
 
 
+@pytest.mark.parametrize("run", ["lb-shares-resnet50", "lb-shares-vgg11"])
+def test_shares_that_lose_accuracy_in_training_fail_and_those_that_gain_do_not(run: str) -> None:
+    (c17,) = (s for s in claims.load_published(tree.REPOSITORY).statements if s.id == "lb.c17")
+
+    def outcome(by: float) -> str:
+        records = [
+            replace(record, rows=[row | {"test_top1": row["test_top1"] + by} for row in record.rows])
+            if record.run == run else record
+            for record in synthetic_lb.all_records()
+        ]  # fmt: skip
+        return str(claims.judge_all([c17], records, profile="laptop")[0]["verdict"])
+
+    assert [outcome(by) for by in (-0.1, -0.01, 0.0, 0.1)] == [
+        "fails at laptop scale", "holds at laptop scale", "holds at laptop scale", "holds at laptop scale",
+    ]  # fmt: skip
+    records = [record for record in synthetic_lb.all_records() if record.run != run]
+    missing = [(run, seed) for seed in (1, 2, 3)]
+    (verdict,) = claims.judge_all([c17], records, profile="laptop", missing=missing)
+    assert (verdict["verdict"], run in verdict["reason"]) == (claims.NOT_RUN, True)
+
+
 def test_every_statement_of_the_performance_models_gets_a_verdict() -> None:
     published = [s for s in claims.load_published(tree.REPOSITORY).statements if s.source == "lb"]
     verdicts = {v["id"]: v for v in claims.judge_all(published, synthetic_lb.all_records(), profile="laptop")}

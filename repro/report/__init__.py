@@ -27,6 +27,7 @@ from repro.report import (
     e3,
     e3_tables,
     lb_performance,
+    lb_shares,
     lb_training,
     lb_training_tables,
     select,
@@ -318,7 +319,8 @@ _DEFINED: dict[str, Artefact] = {
         "Errors of the fits at sizes they have not seen", published=False,
     ),
     "lb.extra-shares": _performance(
-        "table", lb_performance.TIMED, lb_performance.shares, "A round of unequal devices", published=False
+        "table", lb_shares.SHARES_RUNS, lb_shares.shares, "Unequal devices: time of a round, and accuracy",
+        published=False,
     ),
     "lb.table1": Artefact(
         "lb", "table", "artefact", lb_training_tables.TABLE1_RUNS, lb_training_tables.table1,
