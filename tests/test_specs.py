@@ -542,6 +542,9 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
     split = runs(lambda s: s.law == "label_split")
     assert changed.pop("law_label_split") == split
     assert changed.pop("clients_go_on") == runs(lambda s: not s.clients_wait)
+    assert changed.pop("batch_shares") == runs(lambda s: s.batch_shares is not None) == {
+        "lb-shares-resnet50", "lb-shares-vgg11"
+    }  # fmt: skip
     assert changed.pop("step_up") == runs(lambda s: s.step_up is not None)
     assert changed.pop("codec_dense") == law | split | payloads | sending
     assert changed.pop("codec_int8") == payloads | sending & runs(lambda s: s.codec == "int8" or s.quantised_weights)
