@@ -97,8 +97,9 @@ def _unfit(statement: Statement) -> Iterator[str]:
         yield f"{statement.id}: no rule; a key `judge` was expected in data/published.yaml"
     if statement.artefact is None and statement.kind not in ("law", "definition"):
         yield f"{statement.id}: no figure or table; a key `artefact` was expected in data/published.yaml"
-    if statement.artefact is not None and statement.artefact not in report.ARTEFACTS:
-        yield f"{statement.id}: shown by {statement.artefact}, which nothing draws; add it to repro.report.ARTEFACTS"
+    for artefact in statement.shown_by:
+        if artefact not in report.ARTEFACTS:
+            yield f"{statement.id}: shown by {artefact}, which nothing draws; add it to repro.report.ARTEFACTS"
 
 
 def _undefined_runs(statements: list[Statement], source: str, profile: str, root: Path) -> Iterator[str]:
