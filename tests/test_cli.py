@@ -13,7 +13,7 @@ import pytest
 import tree
 import yaml
 
-from repro import claims, cli, records, report, runner, specs, store, sweep, tuning
+from repro import claims, cli, records, runner, specs, store, sweep, tuning
 from repro.errors import ReproError
 
 COMMANDS = next(
