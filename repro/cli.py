@@ -372,7 +372,7 @@ def _compare(tasks: Sequence[tuple[specs.Spec, int]], options: Any) -> int:
 def _plan(options: Any) -> int:
     from repro import costs
 
-    wanted: list[tuple[dict[str, str], tuple[list[costs.Task], list[tuple[str, int]]]]]
+    wanted: list[tuple[dict[str, str], costs.Planned]]
     if options.ids:
         wanted = [({"id": name}, costs.of_id(name, options.profile, ROOT)) for name in options.ids]
     else:

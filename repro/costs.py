@@ -11,6 +11,8 @@ from repro import claims, records, report, specs, store
 from repro.errors import ReproError, did_you_mean
 
 Task = tuple[specs.Spec, int]
+Planned = tuple[list[Task], list[tuple[str, int]]]
+"""Runs with their seeds, and ids with seeds of those whose learning rate a grid has still to choose."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ def cost(tasks: Iterable[Task], root: Path = Path()) -> Cost:
 
 def all_runs(
     profile: str, root: Path = Path(), sources: Iterable[str] = specs.SOURCES
-) -> dict[tuple[str, str], tuple[list[Task], list[tuple[str, int]]]]:
-    """(source, group) -> its runs, and (run, seed) of those that wait for a learning rate.
+) -> dict[tuple[str, str], Planned]:
+    """What is planned for each (source, group).
 
     Raises:
         ReproError: malformed specs.
@@ -77,8 +79,8 @@ def all_runs(
     }
 
 
-def of_id(name: str, profile: str, root: Path = Path()) -> tuple[list[Task], list[tuple[str, int]]]:
-    """The planned runs behind a figure, a table, a statement or a run, and those that wait for a learning rate.
+def of_id(name: str, profile: str, root: Path = Path()) -> Planned:
+    """What is planned behind a figure, a table, a statement or a run.
 
     Raises:
         ReproError: no such id, or one that no run is planned for.
