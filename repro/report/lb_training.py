@@ -425,9 +425,9 @@ def _step_figure(name: str, words: str, groups: select.Groups, cases: Sequence[t
         if last and every is not None:
             style.margin_label(density, 1.0, "all")
         for axes in (above, density):
-            axes.set_xlim(0, 1.2 * total)
+            axes.set_xlim(0, 1.2 * total)  # right of the last iteration stand the intervals
             axes.set_xlabel("iterations", fontsize=8)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_xticks([at for at in MaxNLocator(6, integer=True).tick_values(0, total) if at <= total])
         density.set_ylim(0, 1.15)
         _share_axis(bars, list(map(str, FACTORS)))
     _accuracy_axis(upper[0])
