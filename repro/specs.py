@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import json
 import math
 import types
@@ -33,7 +32,7 @@ from typing import Any, Literal
 import yaml
 
 from repro import schedules
-from repro.errors import ReproError
+from repro.errors import ReproError, did_you_mean
 from repro.partition import apportion, local_steps, shards_of_batches
 from repro.stepup import StepUp
 
@@ -410,16 +409,21 @@ def learning_rates_path(profile: str, root: Path = Path()) -> Path:
     return root / "data/learning_rates" / f"{profile}.json"
 
 
+class _NotChosen(ReproError):
+    """A grid has still to choose this learning rate."""
+
+
 def _chosen(profile: str, source: str, grid: str, root: Path) -> float:
     path = learning_rates_path(profile, root)
     try:
         return float(json.loads(path.read_text())[source][grid]["lr"])
     except FileNotFoundError as error:
-        raise ReproError(
+        raise _NotChosen(
             f"{path}: no learning rates chosen for profile {profile}; run `make controls PROFILE={profile}` once"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ReproError(
+        kind = _NotChosen if isinstance(error, KeyError) else ReproError
+        raise kind(
             f"{path}: no learning rate for grid {grid} of {source}; run `make controls PROFILE={profile}` again"
         ) from error
 
@@ -589,10 +593,20 @@ def sizes_of(source: str, profile: str, model: str, root: Path = Path()) -> dict
     return {name: values.get(name) for name in ("image_size", "width", "norm", "patch", "depth")}
 
 
-def _written(files: _Files, section: str) -> list[Spec]:
-    """The specs of the section ``runs`` or ``controls`` of the spec file."""
-    group = "artefact" if section == "runs" else "control"
-    return [_resolve(files, name, name, group=group) for name in files.content[section]]
+def _written(files: _Files, section: str, waiting: list[str] | None = None) -> list[Spec]:
+    """The specs of the section ``runs`` or ``controls`` of the spec file.
+
+    A run whose learning rate a grid has still to choose is an error, or, with ``waiting``, added to it and left out.
+    """
+    group, made = "artefact" if section == "runs" else "control", []
+    for name in files.content[section]:
+        try:
+            made.append(_resolve(files, name, name, group=group))
+        except _NotChosen:
+            if waiting is None:
+                raise
+            waiting.append(name)
+    return made
 
 
 def _has_grid(files: _Files) -> bool:
@@ -682,14 +696,24 @@ def runs(source: str, profile: str, group: str = "artefact", root: Path = Path()
         ReproError: unknown source or profile, malformed YAML or a bad value (file, key, expected type), or a
             learning rate that a grid has still to choose.
     """
-    files = _read(source, profile, root)
+    return _tasks(_read(source, profile, root), group)
+
+
+def runs_and_waiting(
+    source: str, profile: str, group: str, root: Path = Path()
+) -> tuple[list[tuple[Spec, int]], list[tuple[str, int]]]:
+    """As ``runs``, with (run, seed) of those that wait for the learning rate that a grid has still to choose beside."""
+    files, waiting = _read(source, profile, root), list[str]()
+    return _tasks(files, group, waiting), [(run, seed) for run in waiting for seed in _seeds(files)[0]]
+
+
+def _tasks(files: _Files, group: str, waiting: list[str] | None = None) -> list[tuple[Spec, int]]:
     seeds, own = _seeds(files)
     if group == "grid":
         return [(spec, seed) for specs in _grids(files).values() for spec in specs for seed in own]
-    listed = _written(files, "runs" if group == "artefact" else "controls")
     return [
         (spec, seed)
-        for spec in listed
+        for spec in _written(files, "runs" if group == "artefact" else "controls", waiting)
         for seed in (seeds[:1] if spec.once or spec.kind in ("law", "measure") else seeds)
     ]
 
@@ -716,9 +740,7 @@ def find(run: str, profile: str, root: Path = Path()) -> Spec:
         if run in grid:
             return grid[run]
         known += grid
-    near = difflib.get_close_matches(run, known, n=3, cutoff=0.3)
-    hint = f"did you mean {', '.join(near)}? " if near else ""
-    raise ReproError(f"unknown run {run!r}; {hint}`python -m repro list` shows all run ids")
+    raise ReproError(f"unknown run {run!r}; {did_you_mean(run, known)}`python -m repro list` shows all run ids")
 
 
 def sibling(run: str, spec: Spec, root: Path = Path()) -> Spec:
