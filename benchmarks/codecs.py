@@ -92,7 +92,7 @@ def index_sizes(values: Sequence[Tensor]) -> list[dict[str, float]]:
         places = [dgc.select(value, share, random).numpy() for value in values]
         sent = sum(map(len, places))
         bitmap = sum((len(value) + 7) // 8 for value in values)
-        gaps = sum(4 + len(sparse.pack_gaps(index)) for index in places)
+        gaps = sum(len(sparse.pack_gaps(index)) for index in places)
         rows.append(
             {"sparsity": sparsity, "sent": sent, "bitmap": bitmap / sent, "gaps": gaps / sent, "uint32": 4.0}
         )  # fmt: skip

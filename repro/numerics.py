@@ -20,14 +20,14 @@ VERSIONS = {
     "clients_go_on": 1,  # with shards of different sizes, who takes part in a step, and how long an epoch is
     "codec_1-bit": 1,
     "codec_dense": 1,
-    "codec_dgc": 1,
+    "codec_dgc": 2,
     "codec_int8": 1,
     "codec_int8-affine": 1,
     "codec_qsgd": 1,
     "codec_terngrad": 1,
-    "codec_threshold": 1,
-    "codec_top-k": 1,
-    "codec_top-k-residual": 1,
+    "codec_threshold": 2,
+    "codec_top-k": 2,
+    "codec_top-k-residual": 2,
     "engines": 1,  # the three methods, aggregation, what is sent
     "evaluation": 1,
     "fixup": 1,  # scalars, their learning rate, initialisation

@@ -38,7 +38,7 @@ NETWORKS = {
     ("resnet50", 10): (23_447_232, 73_610),
     ("resnet50", 1000): (23_447_232, 2_102_120),
 }
-STEPS = (1, 49, 196)
+STEPS = (1, 49, 98)
 WARM_UP = {"@0.75": 0.25, "@0.9375": 0.0625, "@0.984375": 0.015625, "@0.996": 0.004}
 """Names of DGC's warm-up, and the share of convolution weights that it sends."""
 

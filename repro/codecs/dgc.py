@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,7 @@ def local_threshold(clip: float, workers: int) -> float:
     return clip / math.sqrt(workers)
 
 
+@cache
 def sampling(count: int, share: Fraction) -> tuple[int, int]:
     """Stride of the sample of ``count`` values, and its size (the authors' rule).
 

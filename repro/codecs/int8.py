@@ -44,10 +44,11 @@ class Int8(TensorCodec):
     def compress(self, state: State, item: Item, random: np.random.Generator) -> tuple[int, list[Buffer]]:
         """See the class."""
         kind = scalar_type(item.values)
+        low, high = item.range()
         if not self.affine:
-            scale = _scale(max(-item.low, item.high), 127, kind)
+            scale = _scale(max(-low, high), 127, kind)
             return _SYMMETRIC, [scale.tobytes(), _quantise(item.values, float(scale), None)]
-        low, high = min(item.low, 0.0), max(item.high, 0.0)
+        low, high = min(low, 0.0), max(high, 0.0)
         halved = high / 2 - low / 2  # high - low can overflow
         scale = _scale(halved, 127.5, kind)
         zero = min(127, max(-128, round(-128 - low / float(scale))))

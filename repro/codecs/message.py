@@ -60,21 +60,25 @@ class Item(NamedTuple):
     Attributes:
         name, shape: of the tensor.
         values: its values as one vector, in the order of the wire; a view of what ``prepare`` returned.
-        low, high: least and greatest value; 0 if there is none.
     """
 
     name: str
     shape: torch.Size
     values: Tensor
-    low: float
-    high: float
+
+    def range(self) -> tuple[float, float]:
+        """Least and greatest value; 0 if there is none."""
+        if not len(self.values):
+            return 0.0, 0.0
+        low, high = torch.aminmax(self.values)
+        return float(low), float(high)
 
 
 class Reader:
     """Reads a payload's content from front to back and refuses to read beyond its end."""
 
     def __init__(self, content: memoryview, codec: str) -> None:
-        self._content, self._at, self._codec = content, 0, codec
+        self._content, self._at, self._codec, self._claimed = content, 0, codec, 0
 
     def error(self, reason: str) -> ReproError:
         """The error to raise for content that makes no sense."""
@@ -88,9 +92,24 @@ class Reader:
         self._at = end
         return self._content[start:end]
 
+    def peek(self, most: int) -> memoryview:
+        """The next bytes, ``most`` of them or all that are left, which are not counted as read."""
+        return self._content[self._at : self._at + most]
+
     def numbers(self, layout: struct.Struct) -> tuple[Any, ...]:
         """The next numbers, laid out as ``layout`` says."""
         return layout.unpack(self.take(layout.size))
+
+    def shape(self, dimensions: int) -> tuple[int, ...]:
+        """The shape of a tensor; all that were read together may claim ``MAX_ELEMENTS`` values."""
+        if dimensions > 32:
+            raise self.error(f"{dimensions} dimensions")
+        shape = self.numbers(struct.Struct(f"<{dimensions}I"))
+        # A dimension of 0 must not hide others of which torch cannot take the product.
+        self._claimed += math.prod(max(1, size) for size in shape)
+        if self._claimed > MAX_ELEMENTS:
+            raise self.error(f"{self._claimed} values; at most {MAX_ELEMENTS} are accepted")
+        return shape
 
     def array(self, kind: np.dtype[Any], count: int) -> np.ndarray:
         """The next ``count`` numbers of type ``kind``; read-only and not copied."""
@@ -133,20 +152,21 @@ def _unflatten(values: Tensor, shape: tuple[int, ...], channels_last: bool) -> T
     return values.view(shape)
 
 
-def _range(name: str, tensor: Tensor) -> tuple[float, float]:
-    """Least and greatest value.
+def check(tensors: Mapping[str, Tensor]) -> None:
+    """Raise unless every tensor can be sent.
 
     Raises:
-        ReproError, NotFinite: see ``TensorCodec.encode``.
+        ReproError: a tensor is neither float32 nor float64; the message names it.
+        NotFinite: a tensor holds NaN or infinity; the message names it.
     """
-    if tensor.dtype not in _TYPES:
-        raise ReproError(f"tensor {name} is {tensor.dtype}; float32 or float64 was expected")
-    if not tensor.numel():
-        return 0.0, 0.0
-    low, high = (float(bound) for bound in torch.aminmax(flatten(tensor)[0]))
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise NotFinite(f"tensor {name} holds NaN or infinity; finite values were expected; lower the learning rate")
-    return low, high
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _TYPES:
+            raise ReproError(f"tensor {name} is {tensor.dtype}; float32 or float64 was expected")
+        # One pass: the sum of finite values is finite or overflows, and only then the values are looked at.
+        if not math.isfinite(tensor.detach().sum()) and not bool(torch.isfinite(tensor).all()):
+            raise NotFinite(
+                f"tensor {name} holds NaN or infinity; finite values were expected; lower the learning rate"
+            )
 
 
 class TensorCodec(ABC):
@@ -192,17 +212,18 @@ class TensorCodec(ABC):
                 accumulated in ``state`` does, after which it is of no use.
         """
         tensors = {name: tensor.detach() for name, tensor in tensors.items()}
-        ranges = {name: _range(name, tensor) for name, tensor in tensors.items()}
+        check(tensors)
         random = generator(state["seed"], "codec", state["client"], state["messages"])
         heads: list[Buffer] = [struct.pack("<I", len(tensors))]
         bodies: list[Buffer] = []
-        for name, tensor in self.prepare(state, tensors).items():
-            low, high = ranges[name] if tensor is tensors[name] else _range(name, tensor)
+        prepared = self.prepare(state, tensors)
+        check({name: tensor for name, tensor in prepared.items() if tensor is not tensors[name]})
+        for name, tensor in prepared.items():
             values, channels_last = flatten(tensor)
             coding: int = RAW
             parts: list[Buffer] = [little_endian(values)]
             if self.chosen(name, tensor):
-                coding, parts = self.compress(state, Item(name, tensor.shape, values, low, high), random)
+                coding, parts = self.compress(state, Item(name, tensor.shape, values), random)
             form = _DOUBLE * (tensor.dtype == torch.float64) + _CHANNELS_LAST * channels_last
             heads.append(_HEAD.pack(coding, form, tensor.dim()) + struct.pack(f"<{tensor.dim()}I", *tensor.shape))
             bodies += parts
@@ -219,13 +240,9 @@ class TensorCodec(ABC):
         heads = []
         for _ in range(reader.numbers(struct.Struct("<I"))[0]):
             coding, form, dimensions = reader.numbers(_HEAD)
-            if form > _DOUBLE + _CHANNELS_LAST or (form & _CHANNELS_LAST and dimensions != 4) or dimensions > 32:
+            if form > _DOUBLE + _CHANNELS_LAST or (form & _CHANNELS_LAST and dimensions != 4):
                 raise reader.error(f"form {form} with {dimensions} dimensions")
-            heads.append((coding, form, reader.numbers(struct.Struct(f"<{dimensions}I"))))
-        # A dimension of 0 must not hide others of which torch cannot take the product.
-        claimed = sum(math.prod(max(1, size) for size in shape) for _, _, shape in heads)
-        if claimed > MAX_ELEMENTS:
-            raise reader.error(f"{claimed} values; at most {MAX_ELEMENTS} are accepted")
+            heads.append((coding, form, reader.shape(dimensions)))
         tensors = []
         for coding, form, shape in heads:
             count = math.prod(shape)

@@ -4,22 +4,11 @@ Body of a sparse tensor: a uint32 with the number of values sent; the values; th
 whichever is shorter for the tensor at hand:
 
 * bitmap: a bit a place, the first place in the highest bit; ceil(n / 8) bytes;
-* gaps: a uint32 with the length of the rest; for each value the number of places skipped since the one before, in
-  groups of 7 bits, lowest first, with the high bit set on all groups but the last (LEB128).
+* gaps: for each value the number of places skipped since the one before, in groups of 7 bits, lowest first, with the
+  high bit set on all groups but the last (LEB128). The number of values says where they end.
 
 Why not uint32 places: a gap below 2**28 takes at most four bytes, and tensors are not larger (``MAX_ELEMENTS``), so
-that they can never be shorter. Measured on the convolutions of ResNet18, bytes a value sent (``benchmarks/codecs.py``;
-large gradients lie close together, which makes gaps short):
-
-========  ======  ====  ======
-sparsity  bitmap  gaps  uint32
-========  ======  ====  ======
-0.75        0.50  1.00       4
-0.9375      2.04  1.02       4
-0.984375    8.36  1.07       4
-0.996      31.57  1.13       4
-0.999     130.35  1.20       4
-========  ======  ====  ======
+that they can never be shorter. What each coding takes on real gradients: ``benchmarks/README.md``.
 """
 
 from __future__ import annotations
@@ -38,10 +27,12 @@ from repro.codecs.message import BLOCK, Buffer, Item, Reader, Rule, TensorCodec,
 from repro.codecs.state import State
 from repro.errors import ReproError
 
-BITMAP, GAPS = 1, 2
+BITMAP, GAPS = 1, 3
+"""Codings of a tensor; 2 was gaps behind their length, which is no longer written nor read."""
 _COUNT = struct.Struct("<I")
 _BYTE = np.dtype("u1")
 _MAX_GROUPS = 4  # 7 bits each, enough for MAX_ELEMENTS
+_SHIFTS = 7 * np.arange(_MAX_GROUPS)
 
 
 def density(sparsity: float) -> Fraction:
@@ -78,9 +69,11 @@ def compress(values: Tensor, places: Tensor) -> tuple[int, list[Buffer]]:
     """A vector and the places, ascending, whose values are sent -> coding and body."""
     sent, index = values[places], places.cpu().numpy()
     head: list[Buffer] = [_COUNT.pack(len(index)), little_endian(sent)]
-    gaps = pack_gaps(index)
-    if _COUNT.size + len(gaps) <= (len(values) + 7) // 8:
-        return GAPS, [*head, _COUNT.pack(len(gaps)), gaps]
+    bitmap = (len(values) + 7) // 8
+    if len(index) <= bitmap:  # a gap takes a byte or more
+        gaps = pack_gaps(index)
+        if len(gaps) <= bitmap:
+            return GAPS, [*head, gaps]
     bits = np.zeros(len(values), np.bool_)
     bits[index] = True
     return BITMAP, [*head, np.packbits(bits).data]
@@ -97,7 +90,7 @@ def expand(coding: int, reader: Reader, count: int, kind: np.dtype[Any]) -> np.n
         raise reader.error(f"{sent} of {count} values")
     values = reader.values(kind, sent)
     if coding == GAPS:
-        index = unpack_gaps(reader.take(reader.numbers(_COUNT)[0]), sent, count, reader)
+        index = unpack_gaps(reader, sent, count)
     elif coding == BITMAP:
         bits = np.unpackbits(reader.array(_BYTE, (count + 7) // 8))
         index = np.flatnonzero(bits)
@@ -113,41 +106,33 @@ def expand(coding: int, reader: Reader, count: int, kind: np.dtype[Any]) -> np.n
 def pack_gaps(index: np.ndarray) -> bytes:
     """Ascending places -> gaps in groups of 7 bits."""
     gaps = np.diff(index, prepend=-1) - 1
-    groups = np.ones(len(gaps), np.int64)
-    for group in range(1, _MAX_GROUPS):
-        groups += gaps >= 1 << 7 * group
-    ends = np.cumsum(groups)
-    out = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
-    for group in range(_MAX_GROUPS):
-        has = np.flatnonzero(groups > group)
-        more = np.where(groups[has] > group + 1, 128, 0)
-        out[(ends - groups)[has] + group] = (gaps[has] >> 7 * group & 127) | more
-    return out.tobytes()
+    rest = gaps[:, None] >> _SHIFTS  # what each group and those after it have to say
+    needed = rest > 0
+    needed[:, 0] = True
+    groups = rest & 127
+    groups[:, :-1] |= 128 * needed[:, 1:]
+    return groups[needed].astype(np.uint8).tobytes()
 
 
-def unpack_gaps(data: memoryview, sent: int, count: int, reader: Reader) -> np.ndarray:
-    """The inverse of ``pack_gaps``: ``sent`` ascending places below ``count``.
+def unpack_gaps(reader: Reader, sent: int, count: int) -> np.ndarray:
+    """The inverse of ``pack_gaps``: reads ``sent`` gaps and returns as many ascending places below ``count``.
 
     Raises:
-        ReproError: the data make no sense.
+        ReproError: what is read makes no sense.
     """
-    groups = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(groups < 128) + 1
+    if not sent:
+        return np.empty(0, np.int64)
+    ends = np.flatnonzero(np.frombuffer(reader.peek(_MAX_GROUPS * sent), np.uint8) < 128)[:sent] + 1
     lengths = np.diff(ends, prepend=0)
-    if (
-        len(ends) != sent
-        or (sent and (ends[-1] != len(groups) or lengths.max() > _MAX_GROUPS))
-        or (not sent and len(groups))
-    ):
-        raise reader.error(f"gaps of {len(groups)} bytes for {sent} values")
-    if sent and bool((groups[ends - 1][lengths > 1] == 0).any()):
+    if len(ends) < sent or lengths.max() > _MAX_GROUPS:
+        raise reader.error(f"no {sent} gaps of at most {_MAX_GROUPS} bytes")
+    groups, starts = reader.array(_BYTE, int(ends[-1])), ends - lengths
+    if bool((groups[ends - 1][lengths > 1] == 0).any()):
         raise reader.error("a gap with a group too many")
-    gaps = np.zeros(sent, np.int64)
-    for group in range(_MAX_GROUPS):
-        has = np.flatnonzero(lengths > group)
-        gaps[has] |= (groups[(ends - lengths)[has] + group].astype(np.int64) & 127) << 7 * group
+    position = np.arange(len(groups)) - np.repeat(starts, lengths)
+    gaps = np.add.reduceat((groups & 127).astype(np.int64) << 7 * position, starts)
     index = np.cumsum(gaps + 1) - 1
-    if sent and index[-1] >= count:
+    if index[-1] >= count:
         raise reader.error(f"place {index[-1]} of {count}")
     return index
 

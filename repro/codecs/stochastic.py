@@ -101,7 +101,8 @@ class TernGrad(TensorCodec):
     def compress(self, state: State, item: Item, random: np.random.Generator) -> tuple[int, list[Buffer]]:
         """See the class."""
         kind, values = scalar_type(item.values), item.values.cpu().numpy()
-        peak = max(-item.low, item.high)
+        low, high = item.range()
+        peak = max(-low, high)
         if self.clip is not None and peak > 0:
             peak = min(peak, self.clip * peak * float((values / kind.type(peak)).std(dtype=np.float64)))
         scale = np.array(peak, kind)
