@@ -120,7 +120,7 @@ _OF_DIVERGED = (
     | {
         "mean_top1": "counted at chance from there on",
         "regularisation_gap": "counted as no gap",
-        "step_up_share": "iterations until then",
+        "step_up_share": "counted until then",
     }
     | dict.fromkeys(TO_TARGET, "counted as never there")
 )

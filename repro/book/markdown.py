@@ -112,11 +112,11 @@ def _matrix(rows: Sequence[Row], source: str, page: str) -> list[str]:
 
 
 def _statement(site: Site, row: Row) -> list[str]:
-    """A statement with all that its verdict rests on; its own page, which needs a browser, has the parts and seeds."""
+    """A statement with all that its verdict rests on; its page in the site has the reason of each part besides."""
     links = [_link(name, f"#{name}") for name in row.shown_by]
     if row.source in site.inputs.notebooks:
         links.append(_link("notebook", site.file(f"notebooks/{site.notebook_of(row.id)}.ipynb")))
-    links += [_link("spec", f"../pipelines/{row.source}.yaml"), _link("page", f"{row.id}.html")]
+    links += [_link("spec", f"../pipelines/{row.source}.yaml"), _link("its page in the site", f"{row.id}.html")]
     others = [escaped(f"{name}: {word}" + (f" (n = {n})" if n else "")) for name, word, n in row.others]
     return [
         f'### <a id="{row.id}"></a>{escaped(row.id)}',
