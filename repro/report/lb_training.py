@@ -440,9 +440,11 @@ def _step_figure(name: str, words: str, groups: select.Groups, cases: Sequence[t
 def _draw_interval(axes: Axes, group: Sequence[Record], total: int, place: int) -> None:
     """The interval of a curve at its last evaluation up to ``total``, right of the curves: bands would hide others."""
     path, colour = _path(group), style.of(group[0].run, group[0].spec["method"]).colour
-    last = int(np.flatnonzero(path.iterations <= total)[-1])
-    mean, low, high = path.curve.mean[last], path.curve.low[last], path.curve.high[last]
-    if not np.isnan(low) and any(record.status == "completed" for record in group):
+    drawn = np.flatnonzero(path.iterations <= total)
+    if not len(drawn) or all(record.status == "diverged" for record in group):
+        return
+    mean, low, high = (float(values[drawn[-1]]) for values in (path.curve.mean, path.curve.low, path.curve.high))
+    if not math.isnan(low):
         axes.errorbar([total * (1.04 + 0.028 * place)], [mean], yerr=[[mean - low], [high - mean]], fmt=".",
                       color=colour, ecolor=colour, markersize=4, capsize=2.5, elinewidth=1.3, zorder=3)  # fmt: skip
 
