@@ -91,6 +91,36 @@ def test_shares_and_synchronisation() -> None:
     assert "synchronisation, assumed from the links, not measured" in told
 
 
+FLOORS = [0.3e9, 0.5e9, 0.7e9, 0.9e9]
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+@pytest.mark.parametrize("image", [2e4, 1e6, 3e7])
+def test_probes_go_on_until_memory_grows_with_the_batch(
+    floor: float, image: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading images takes ``floor`` bytes at its highest, training 0.25 GB and ``image`` bytes for each image."""
+    budget, tried = 1_000_000_000, []
+
+    def train(workload: Workload, batch: int, limit: int, device: str) -> peak.Peak:
+        tried.append(batch)
+        used = max(floor, 0.25e9 + image * batch)
+        return peak.Peak(batch, round(used), 200_000_000, used <= limit)
+
+    monkeypatch.setattr(peak, "train", train)
+    work = Workload(**{**TOY.as_dict(), "images": 100_000})  # type: ignore[arg-type]
+    peaks = advise.probe_memory(work, budget)
+    assert len(tried) == len(set(tried)) < 20
+    predicted = predict.advised_batch(advise.line_of(peaks), budget)
+    assert predicted == pytest.approx((0.98e9 - 0.25e9) / image, abs=1)
+
+
+def test_images_too_few_to_probe_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peak, "train", lambda *_, **__: peak.Peak(1, 300_000_000, 200_000_000, True))
+    with pytest.raises(ReproError, match="1 images are too few to probe two batch sizes"):
+        advise.probe_memory(Workload(**{**TOY.as_dict(), "images": 1}), 10**9)  # type: ignore[arg-type]
+
+
 def test_a_probe_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(advise, "SIZES", (1, 2, 4))
     advise.probe_time(TOY, 4)

@@ -108,30 +108,40 @@ class Evidence:
 def probe_memory(workload: Workload, budget: int, device: str = "cpu") -> dict[int, float]:
     """Peak bytes of children at growing batches, each twice the one before, until they fill ``FILLED`` of the budget.
 
+    Small batches can share one peak, that of loading the images, which no line through two of them shows. Probing
+    therefore goes on, between sizes where doubling does not fit, until the last but one exceeds the first by more than
+    the share of the budget by which processes differ anyway.
+
     Raises:
-        ReproError: not even the first batch fits, or a child failed.
+        ReproError: not even one image fits, too few images to probe two batches, or a child failed.
     """
     peaks: dict[int, float] = {}
-    batch = min(FIRST_PROBE, workload.images // 2)
+    batch, over = max(1, min(FIRST_PROBE, workload.images // 2)), workload.images + 1
+    full = False
     while True:
         found = peak.train(workload, batch, limit=budget, device=device)
-        if not found.finished:
-            if len(peaks) > 1:
-                return peaks
-            if batch == 1:
-                raise ReproError(
-                    f"{gibibytes(budget)} of memory; training {workload.model} at batch 1 needs more; allow more"
-                )
-            batch = 1 if not peaks else max(2, batch * 3 // 4)
+        if found.finished:
+            peaks[batch] = found.peak
+            full = found.peak - found.base > FILLED * (budget - found.base)
+        elif batch == 1:
+            raise ReproError(
+                f"{gibibytes(budget)} of memory; training {workload.model} at batch 1 needs more; allow more"
+            )
+        else:
+            over = batch
+        if not peaks:
+            batch = 1
             continue
-        peaks[batch] = found.peak
-        room = budget - found.base
-        full = len(peaks) > 1 and found.peak - found.base > FILLED * room
-        if full or 2 * batch > workload.images:
+        sizes = sorted(peaks)
+        grown = len(sizes) > 1 and peaks[sizes[-2]] - peaks[sizes[0]] > predict.MARGIN * budget
+        doubled = 2 * sizes[-1]
+        if grown and (full or doubled >= over):
+            return peaks
+        batch = doubled if doubled < over else (sizes[-1] + over) // 2
+        if batch in peaks:  # nothing lies between the largest that fits and the smallest that does not
             if len(peaks) > 1:
                 return peaks
-            raise ReproError(f"{workload.images} images are too few to probe two batch sizes; at least 4 were expected")
-        batch *= 2
+            raise ReproError(f"{workload.images} images are too few to probe two batch sizes; at least 2 were expected")
 
 
 def try_out(workload: Workload, peaks: Mapping[int, float], budget: int, device: str = "cpu") -> dict[int, float]:
