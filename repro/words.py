@@ -37,6 +37,8 @@ _SETTINGS = {
     r"(\d+)": r"batch \1",
     r"slow": "Fixup's warm-up",
     r"linear": "linear scaling",
+    r"short": "short warm-up",
+    r"wide": "full width",
     r"local": "local statistics",
     r"drop": "no running statistics",
     r"unit": "last scale one",
