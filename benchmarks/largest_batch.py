@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import readme
+
 from repro import records, runner, specs
 from repro.errors import ReproError
 from repro.performance import advise, peak, predict
@@ -30,8 +32,6 @@ from repro.performance.workload import Workload
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/largest_batch.json"
-README = ROOT / "benchmarks/README.md"
-BEGIN, END = "<!-- largest_batch: generated, do not edit -->", "<!-- largest_batch: end -->"
 
 MODELS = ("resnet50", "vgg11", "alexnet", "vit")
 LIMIT = "2GiB"
@@ -126,22 +126,6 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def update_readme(results: dict[str, Any]) -> None:
-    """Replace the generated part of ``benchmarks/README.md``.
-
-    Raises:
-        ReproError: the file or one of the two lines around the generated part is missing.
-    """
-    try:
-        before, rest = README.read_text().split(BEGIN)
-        _, after = rest.split(END)
-    except (OSError, ValueError) as error:
-        raise ReproError(
-            f"{README}: the lines {BEGIN} and {END} were expected once each; `git checkout -- {README}`"
-        ) from error
-    records.write_atomic(README, f"{before}{BEGIN}\n\n{table(results)}\n{END}{after}")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--limit", default=LIMIT, help=f"peak resident memory of a process (default {LIMIT})")
@@ -158,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                    "rows": [rows[name] for name in MODELS if name in rows]}  # fmt: skip
         records.write_atomic(options.out, records.canonical_json(results))
         if options.out == RESULTS:
-            update_readme(results)
+            readme.update("largest_batch", table(results))
         print(
             f"{model}: predicted {row['predicted']}, advised {row['advised']}, "
             f"true limit {row['fits']} to {row['does_not_fit']}, "

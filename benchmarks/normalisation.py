@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import readme
 import torch
 import torch.nn.functional as F
 
@@ -32,8 +33,6 @@ from repro.models import norms
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/normalisation.json"
-README = ROOT / "benchmarks/README.md"
-BEGIN, END = "<!-- normalisation: generated, do not edit -->", "<!-- normalisation: end -->"
 
 WIDTHS, BATCHES, SIZE, CLASSES = (8, 16), (32, 128, 1024), 16, 10
 REPEATS = {32: 40, 128: 12, 1024: 4}
@@ -131,22 +130,6 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def update_readme(results: dict[str, Any]) -> None:
-    """Replace the generated part of ``benchmarks/README.md``.
-
-    Raises:
-        ReproError: the file or one of the two lines around the generated part is missing.
-    """
-    try:
-        before, rest = README.read_text().split(BEGIN)
-        _, after = rest.split(END)
-    except (OSError, ValueError) as error:
-        raise ReproError(
-            f"{README}: the lines {BEGIN} and {END} were expected once each; `git checkout -- {README}`"
-        ) from error
-    records.write_atomic(README, f"{before}{BEGIN}\n\n{table(results)}\n{END}{after}")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, help="repetitions of every measurement (default: by batch size); "
@@ -175,8 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("not the default number of repetitions: nothing was written")
         return
     records.write_atomic(RESULTS, records.canonical_json(results))
-    update_readme(results)
-    print(f"{RESULTS.relative_to(ROOT)} and {README.relative_to(ROOT)} were written")
+    readme.update("normalisation", table(results))
+    print(f"{RESULTS.relative_to(ROOT)} and {readme.README.relative_to(ROOT)} were written")
 
 
 if __name__ == "__main__":
