@@ -234,6 +234,29 @@ def test_the_note_gives_the_first_cut_of_each_seed() -> None:
     assert "large batch 11, diverged, 11; " in texts(report.figure("e2.fig1", lost)).replace("\n", " ")
 
 
+def test_the_lower_panel_has_a_tick_at_each_rate_and_says_when_there_is_one_only() -> None:
+    _, lower = report.figure("e2.fig1", e2_records()).axes
+    drawn = {f"{rate:g}" for line in lower.lines for rate in np.asarray(line.get_ydata(), float)}
+    assert {tick.get_text() for tick in lower.get_yticklabels()} == drawn
+    assert not lower.texts
+    flat = [replace(r, rows=[row | {"lr": 0.05} for row in r.rows]) for r in e2_records()]
+    _, lower = report.figure("e2.fig1", flat).axes
+    assert [tick.get_text() for tick in lower.get_yticklabels()] == ["0.05"]
+    assert [text.get_text() for text in lower.texts] == ["every run: 0.05, never cut"]
+
+
+@pytest.mark.parametrize("name", ["e2.fig1", "e2.extra-weights"])
+def test_bands_of_one_hue_are_drawn_as_outlines(name: str) -> None:
+    upper = report.figure(name, e2_records()).axes[0]
+    assert not upper.collections
+    for run in report._DEFINED[name].runs:
+        data = select.curve(group_of(run))
+        look = style.of(run, "large_batch")
+        thin = [line for line in upper.lines if line.get_linewidth() < 1 and line.get_color() == look.colour]
+        for edge in (data.low, data.high):
+            assert any(np.allclose(np.asarray(line.get_ydata(), float), edge) for line in thin), run
+
+
 def test_a_seed_that_diverged_early_still_has_its_rates_drawn() -> None:
     figure = report.figure("e2.fig1", e2_records(diverged={("e2-large-batch-dgc", 2)}))
     assert "Diverged, counted at chance (10 %)" in texts(figure)
