@@ -1003,14 +1003,10 @@ def announced(content: bytes, number: int) -> list[tuple[torch.dtype, tuple[int,
     """Types and shapes in the heads of a message, read from the format's description and not by our code."""
     (count,), at, found = struct.unpack_from("<I", content), 4, []
     for _ in range(count):
-        double, dimensions = (
-            content[at] if number == 1 else content[at + 1] & 1,
-            content[at + (1 if number == 1 else 2)],
-        )
+        form, dimensions = content[at : at + 2] if number == 1 else content[at + 1 : at + 3]
         at += 2 if number == 1 else 3
-        shape = struct.unpack_from(f"<{dimensions}I", content, at)
+        found.append((torch.float64 if form & 1 else torch.float32, struct.unpack_from(f"<{dimensions}I", content, at)))
         at += 4 * dimensions
-        found.append((torch.float64 if double else torch.float32, shape))
     return found
 
 

@@ -27,9 +27,7 @@ WEIGHTS_RUNS = (BASELINE, GQ, WEIGHTS)
 COLUMNS = ("codec", "quantised_weights", "momentum", "schedule")
 
 
-def _curves(
-    axes: Axes, groups: select.Groups, labels: Mapping[str, str], *, outline: bool = False
-) -> list[Line2D]:  # fmt: skip
+def _curves(axes: Axes, groups: select.Groups, labels: Mapping[str, str], *, outline: bool = False) -> list[Line2D]:
     """Mean and band of each run; the first one lies on top, since compressed ones hide behind it otherwise."""
     drawn = {
         run: e1._draw_curve(axes, groups[run], labels[run], 2 * i, outline=outline)
@@ -63,8 +61,8 @@ def _rate_axis(figure: Figure, lower: Sequence[Axes]) -> None:
     lower[0].set_yscale("log")
     if drawn:
         lower[0].set_ylim(min(rate for rate in drawn if rate > 1e-5 * max(drawn)) / 2, 2 * max(drawn))
-    if len(set(drawn)) <= _FEW_RATES:
-        lower[0].set_yticks(sorted(set(drawn)), [f"{rate:g}" for rate in sorted(set(drawn))])
+    if 0 < len(levels := sorted(set(drawn))) <= _FEW_RATES:
+        lower[0].set_yticks(levels, [f"{rate:g}" for rate in levels])
     lower[0].yaxis.set_minor_locator(NullLocator())
     lower[0].set_ylabel("learning rate (no unit)", fontsize=8)
     figure.align_ylabels()

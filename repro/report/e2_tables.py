@@ -194,13 +194,13 @@ def _measured_traffic(group: Sequence[Record], target: float) -> _Traffic:
 
 
 def _sent_a_round(record: Record, method: str, codec: str) -> float:
-    """Bytes of one worker in a round, mean over a training at the published scale."""
+    """Bytes of one worker in a round, mean over a training at the published scale with DGC's warm-up."""
     reading = traffic.DEFAULT if codec.endswith("+zip") else traffic.UNZIPPED
     return _Row(codec, codec, reading).up(record, method) / (WORKERS * traffic.rounds(method, reading))
 
 
 def _full_size_traffic(group: Sequence[Record]) -> list[_Traffic]:
-    """Traffic of ResNet18 at the published scale: measured messages up (DGC's warm-up too), the whole model down."""
+    """Traffic of ResNet18 at the published scale: measured messages up, the uncompressed model down."""
     codecs = {
         "large_batch": ("dense", "int8", "int8+zip", "dgc", "dgc+zip"),
         "federated": ("dense", "int8", "int8+zip"),
