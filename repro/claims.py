@@ -404,7 +404,7 @@ def _of_payloads(part: Mapping[str, Any], arm: str, evidence: _Evidence, seed: i
             if run.status == "diverged":
                 raise _Undecided(INCONCLUSIVE, f"{label(run.run)} (seed {seed}) diverged, so what it sends is unknown")
             return Measured(traffic.sent_by_run(run, payloads, arm))
-        return Measured(traffic.total_sent(payloads, arm))
+        return Measured(traffic.total_sent(payloads, arm, traffic.UNZIPPED if "unzipped" in part else traffic.DEFAULT))
     name, codec, *what = arm.split()
     metric = {"compression_rate": traffic.compression_rate, "saved_by_zip": traffic.saved_by_zip}[part["metric"]]
     return Measured(metric(evidence.current[name][seed], codec, *what))
@@ -716,9 +716,13 @@ def _judge_trained(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
     (estimate, low, high), unit = _in_units(part, interval)
     over = "mean over epochs: " if (part["rule"], part["metric"]) == ("equivalence", "mean_top1") else ""
     open_ends = _open_ends(part, table)
-    aside = _of_all_readings(part, evidence, seeds) if part["metric"] == "total_sent" else ""
+    aside = ""
+    if "unzipped" in part:
+        aside = " (without zip)"
+    elif part["metric"] == "total_sent":
+        aside = _of_all_readings(part, evidence, seeds)
     if _reads_trained(part, evidence):
-        aside = " (bytes of trained runs, zip computed)" + aside
+        aside = " (bytes of trained runs without running statistics, zip computed)" + aside
     seen = replace(
         seen,
         text=f"{over}{arms}: {_in_words(estimate, low, high, unit, open_ends, interval.n)}{aside}{lost}",
@@ -773,6 +777,7 @@ def _not_comparable(part: Mapping[str, Any], evidence: _Evidence, used: Iterable
             return "the payloads are those of a smaller network"
         unused = [record for record in used if (record.spec.get("classes") or 0) > record.data["classes"]]
         zipped = part["metric"] != "compression_rate" or any("+zip" in arm for arm in part["contrast"])
+        zipped &= "unzipped" not in part
         if zipped and unused:  # without zip no length depends on what is trained
             heads, labels = unused[0].spec["classes"], unused[0].data["classes"]
             return f"what zip saves depends on the task, and the head of {heads} classes was trained on {labels} labels"

@@ -31,9 +31,7 @@ def of_codec(spec: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ReproError: the run has another codec.
     """
-    if spec["codec"] != "dgc":
-        raise ReproError(f"run with codec {spec['codec']}: its definition is not in the post; dgc was expected")
-    codec = codecs.DGC(momentum=spec["momentum"])
+    codec = dgc_of(spec)
     largest = max(torch.Size(shape).numel() for shape in sizes.shapes("resnet18", 10).values())
     sample = dgc.sampling(largest, Fraction(codec.densities[-1]))[1]
     return {
@@ -44,6 +42,18 @@ def of_codec(spec: Mapping[str, Any]) -> dict[str, Any]:
         "sample_percent": round(100 * sample / largest),
         "warm_up_epochs_here": _warm_up_epochs(codec, spec["sparsity_warmup"], spec["epochs"]),
     }
+
+
+def dgc_of(spec: Mapping[str, Any]) -> codecs.DGC:
+    """The codec of a run with DGC, as the run builds it.
+
+    Raises:
+        ReproError: the run has another codec.
+    """
+    codec = codecs.of_run(spec["codec"], spec["method"], spec["momentum"])
+    if not isinstance(codec, codecs.DGC):
+        raise ReproError(f"run with codec {spec['codec']}: its definition is not in the post; dgc was expected")
+    return codec
 
 
 def _warm_up_epochs(codec: codecs.DGC, share: float, epochs: int) -> float:

@@ -249,7 +249,8 @@ _OPTIONAL = {
     "value": {"full_scale_only": _TRUE},  # shown at every profile, counted where published values compare
     "bound": _GUARDS,
     "trend": _GUARDS,
-    "factor": {"trained": _TRAINED},  # runs whose real bytes count instead of messages x rounds, at full scale
+    # Runs whose real bytes count instead of messages x rounds, at full scale; and whether zip is left out.
+    "factor": {"trained": _TRAINED, "unzipped": _TRUE},
 }
 _NEEDED = {"sharper": {"sharp"}, "linear": {"at_most"}, "line_error": {"quantity", "largest"}}
 """Keys without which a part of the rule ``measured`` says nothing."""

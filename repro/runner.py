@@ -550,10 +550,7 @@ def _rounds(
 
 
 def _codec(spec: Spec) -> codecs.Codec:
-    if spec.codec != "dgc":
-        return codecs.build(spec.codec)
-    # Local training has a momentum of its own; what it sends is a change of weights, whose rest only waits.
-    return codecs.build("dgc", momentum=spec.momentum if spec.method == "large_batch" else 0.0)
+    return codecs.of_run(spec.codec, spec.method, spec.momentum)
 
 
 def _row(done: Round, progress: _Progress, epoch: float, found: Mapping[str, Any]) -> dict[str, Any]:

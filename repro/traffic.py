@@ -128,6 +128,8 @@ class Reading:
 
 DEFAULT = Reading()
 """The reading that is judged."""
+UNZIPPED = replace(DEFAULT, zipped=())
+"""The same before zip: its lengths depend on shapes and sparsity, and so on no labels."""
 
 
 def readings() -> list[Reading]:
@@ -173,15 +175,17 @@ def is_published_scale(run: Record, method: str) -> bool:
     return run.status == "completed" and all(run.spec[name] == value for name, value in scale.items())
 
 
-def sent_by_run(run: Record, payloads: Record, method: str) -> float:
+def sent_by_run(run: Record, payloads: Record, method: str, *, statistics: bool = False) -> float:
     """Bytes that all workers of a trained run really sent, under the reading that is judged.
 
-    Runs do without zip, which changes no result; the share that it would have saved is that of measured messages.
+    Runs do without zip, which changes no result; the share that it would have saved is that of measured messages. These
+    hold parameters only, so that BatchNorm's running statistics, which a run sends with them, are left out.
 
     Args:
         run: trained, at the post's scale.
         payloads: of the same network.
         method: ``large_batch`` or ``federated``.
+        statistics: count the running statistics, too, as long as they were sent.
 
     Raises:
         ReproError: the run is not of that scale, or a message is missing in ``payloads``.
@@ -191,8 +195,23 @@ def sent_by_run(run: Record, payloads: Record, method: str) -> float:
             f"record {run.run}.s{run.seed}: not the post's training of {method} with {CODECS[method]}; a completed run "
             "at its scale was expected; name another"
         )
-    zipped = total_sent(payloads, method) / total_sent(payloads, method, replace(DEFAULT, zipped=()))
-    return float(run.rows[-1]["bytes_up"]) * zipped
+    zipped = total_sent(payloads, method) / total_sent(payloads, method, UNZIPPED)
+    beside = statistics_sent(run, payloads)
+    return (run.rows[-1]["bytes_up"] - beside) * zipped + (beside if statistics else 0.0)
+
+
+def statistics_sent(run: Record, payloads: Record) -> float:
+    """Bytes of BatchNorm's running statistics in all that the workers of a trained run sent to the server.
+
+    No codec compresses them, so that they are as long as in the uncompressed model, which every worker receives before
+    it sends, and whose other part is the parameters. (Its heads are a byte a tensor shorter, which is left out.)
+
+    Args:
+        run: trained, with an uncompressed download.
+        payloads: of the same network.
+    """
+    last = run.rows[-1]
+    return float(last["bytes_down"] - last["round"] * run.spec["workers"] * dense_bytes(payloads))
 
 
 def times_as_much(records: Sequence[Record], more: str, less: str, reading: Reading = DEFAULT) -> float:

@@ -129,7 +129,7 @@ def test_the_same_records_in_any_order_give_the_same_bytes(name: str, rendered: 
 def test_another_process_gives_the_same_bytes_and_torch_is_only_there_to_count_parameters(
     built: Path, rendered: Path, tmp_path: Path
 ) -> None:
-    counting = {"e2.table4"}
+    counting = {"e2.table2", "e2.table4"}  # what the codec does, and parameters
     code = (
         "import sys; from pathlib import Path; from synthetic_e2 import e2_records; from repro import report\n"
         "report.ARTEFACTS = report._DEFINED\n"
@@ -232,6 +232,29 @@ def test_the_note_gives_the_first_cut_of_each_seed() -> None:
     assert "large batch never, never, never; " in texts(report.figure("e2.fig1", flat)).replace("\n", " ")
     lost = e2_records(diverged={("e2-large-batch", 2)})
     assert "large batch 11, diverged, 11; " in texts(report.figure("e2.fig1", lost)).replace("\n", " ")
+
+
+def test_the_lower_panel_has_a_tick_at_each_rate_and_says_when_there_is_one_only() -> None:
+    _, lower = report.figure("e2.fig1", e2_records()).axes
+    drawn = {f"{rate:g}" for line in lower.lines for rate in np.asarray(line.get_ydata(), float)}
+    assert {tick.get_text() for tick in lower.get_yticklabels()} == drawn
+    assert not lower.texts
+    flat = [replace(r, rows=[row | {"lr": 0.05} for row in r.rows]) for r in e2_records()]
+    _, lower = report.figure("e2.fig1", flat).axes
+    assert [tick.get_text() for tick in lower.get_yticklabels()] == ["0.05"]
+    assert [text.get_text() for text in lower.texts] == ["every run: 0.05, never cut"]
+
+
+@pytest.mark.parametrize("name", ["e2.fig1", "e2.extra-weights"])
+def test_bands_of_one_hue_are_drawn_as_outlines(name: str) -> None:
+    upper = report.figure(name, e2_records()).axes[0]
+    assert not upper.collections
+    for run in report._DEFINED[name].runs:
+        data = select.curve(group_of(run))
+        look = style.of(run, "large_batch")
+        thin = [line for line in upper.lines if line.get_linewidth() < 1 and line.get_color() == look.colour]
+        for edge in (data.low, data.high):
+            assert any(np.allclose(np.asarray(line.get_ydata(), float), edge) for line in thin), run
 
 
 def test_a_seed_that_diverged_early_still_has_its_rates_drawn() -> None:
@@ -350,18 +373,18 @@ def test_tables_of_messages_say_what_the_thousand_classes_are(name: str) -> None
     notes = "\n".join(report.table(name, e2_records()).notes)
     assert "sees its ten labels only" in notes
     assert (
-        "width 64, 32 × 32 px, CIFAR stem) on 32 images at training steps 1, 49, 196; changes of weights over 49"
+        "width 64, 32 × 32 px, CIFAR stem) on 32 images at training steps 1, 49, 98; changes of weights over 49"
         in notes
     )
 
 
 def test_networks_that_were_measured_at_other_steps_say_so() -> None:
     records = [
-        replace(r, rows=[row for row in r.rows if row["step"] < 196]) if r.run.endswith("-1000") else r
+        replace(r, rows=[row for row in r.rows if row["step"] < 98]) if r.run.endswith("-1000") else r
         for r in e2_records()
     ]
     notes = report.table("e2.table6", records).notes
-    wanted = "at training steps 1, 49, 196 (ResNet18, 10 classes); 1, 49 (ResNet18, 1\u202f000 classes); changes"
+    wanted = "at training steps 1, 49, 98 (ResNet18, 10 classes); 1, 49 (ResNet18, 1\u202f000 classes); changes"
     assert any(wanted in note for note in notes)
 
 
@@ -389,6 +412,12 @@ def test_table1_counts_bytes_a_worker_and_a_round() -> None:
     full = {row["method"]: row["rounds"] for row in rows if row["scale"] == "full size"}
     assert full["large batch"] == full["large batch (DGC + zip)"] == "4900"
     assert full["federated averaging (GQ)"] == "150"
+    for row in (row for row in rows if row["scale"] == "full size"):  # what a round costs adds up to e2.table6
+        (record,) = (r for r in group_of(row["run"]) if str(r.seed) == row["seed"])
+        if "DGC" in row["method"]:
+            reading = traffic.DEFAULT if "zip" in row["method"] else traffic.UNZIPPED
+            total = 32 * 4900 * float(row["bytes_up_per_worker_and_round"])
+            assert total == pytest.approx(traffic.total_sent(record, "large_batch", reading))
 
 
 def test_table1_times_the_bytes_sent_until_the_target() -> None:
@@ -455,12 +484,12 @@ def test_table2_sets_the_post_beside_the_specs() -> None:
 def test_what_table2_says_of_dgc_is_what_the_codec_does() -> None:
     rows = {row[0]: row[4] for row in report.table("e2.table2", e2_records()).rows}
     defaults = {name: p.default for name, p in inspect.signature(codecs.DGC).parameters.items()}
-    assert rows["DGC sparsity"] == ", ".join(map(str, defaults["sparsity"]))
+    assert rows["DGC sparsity"] == ", ".join(map(str, defaults["sparsity"])) == "0.75, 0.9375, 0.984375, 0.996, 0.999"
+    assert rows["stem"] == "3 × 3"
     assert rows["DGC momentum factor masking"] == {True: "yes", False: "no"}[defaults["masking"]]
     assert rows["DGC local gradient clipping"] == ("no" if defaults["clip"] is None else "yes")
     measured = definitions.of_codec(group_of("e2-large-batch-dgc")[0].spec)
-    assert rows["DGC sparsifies"] == "weights of convolutions"
-    assert measured["sparsified"] == "convolution weights only"
+    assert rows["DGC sparsifies"] == measured["sparsified"] == "convolution weights only"
     assert rows["DGC threshold from"] == f"at least {measured['sample_percent']} % of each tensor"
     assert measured["warm_up_epochs"] == len(traffic.WARM_UP)
 
@@ -528,6 +557,16 @@ def test_table5_gives_mean_and_extremes_over_steps_and_seeds() -> None:
     assert "the measured steps and the 5 before each" in " ".join(table.notes)
 
 
+def test_table5_heads_its_columns_with_seeds_and_steps() -> None:
+    cut = [
+        replace(r, rows=[row for row in r.rows if row["step"] < 98]) if r.spec["model"] == "resnet50" else r
+        for r in e2_records()
+    ]
+    header = report.table("e2.table5", cut).header
+    assert header[1] == "ResNet18, 10 classes (3 seeds, 3 steps)"
+    assert header[3] == "ResNet50, 10 classes (1 seed, 2 steps)"
+
+
 def test_table5_sets_changes_and_weights_beside_gradients() -> None:
     table = report.table("e2.table5", e2_records())
     rows = {row[0]: row[1] for row in table.rows}
@@ -539,7 +578,7 @@ def test_table5_sets_changes_and_weights_beside_gradients() -> None:
         assert rows[f"GQ, {words}: saved by zip (%)"].startswith(f"{100 * saved:.0f} (")
     found = [row for row in read_csv(table.csv()) if (row["codec"], row["run"]) == ("int8+zip", group[0].run)]
     steps = {what: sorted({int(row["step"]) for row in found if row["content"] == what}) for what in e2_tables.CONTENTS}
-    assert steps == {"change": [49, 196], "weights": [1, 49, 196]}
+    assert steps == {"change": [49, 98], "weights": [1, 49, 98]}
     rates = [float(row["rate"]) for row in found if row["content"] == "gradient"]
     for row in found:
         if row["content"] == "gradient":
@@ -610,13 +649,22 @@ def test_table6_shows_what_trained_runs_really_sent() -> None:
 
 def test_table6_at_full_scale_judges_the_bytes_of_trained_runs() -> None:
     scale = {"train_images": 50_000, "workers": 32, "width": 64, "image_size": 32}
+    model = traffic.dense_bytes(group_of("e2-payloads-resnet18-10")[0]) + 38_000  # with running statistics
     records = [
-        replace(r, spec=r.spec | scale | {"epochs": 150 if "federated" in r.run else 100}) if r.kind == "train" else r
+        replace(
+            r, spec=r.spec | scale | {"epochs": 150 if "federated" in r.run else 100},
+            rows=[row | {"bytes_up": 32 * row["round"] * 200_000, "bytes_down": 32 * row["round"] * model}
+                  for row in r.rows],
+        ) if r.kind == "train" else r
         for r in e2_records(profile="paper")
-    ]
+    ]  # fmt: skip
     rows = read_csv(report.table("e2.table6", records).csv())
     judged = [row for row in rows if row["judged"] == "1"]
-    assert {row["basis"] for row in judged} == {"extrapolated", "measured, paper profile, zip computed"}
+    assert {row["basis"] for row in judged} == {
+        "extrapolated",
+        "measured, paper profile, zip computed, no running statistics",
+    }
+    assert len([row for row in rows if row["basis"] == "measured, paper profile, zip computed"]) == 2 * 3
     by_run = {(r.run, str(r.seed)): r for r in records}
     for row in judged:
         payload = by_run["e2-payloads-resnet18-10", row["seed"]]
@@ -626,7 +674,7 @@ def test_table6_at_full_scale_judges_the_bytes_of_trained_runs() -> None:
         for method, run in zip(e2_tables.METHODS, e2_tables.TRAINED_PAIRS[0], strict=True):
             wanted = traffic.sent_by_run(by_run[run, row["seed"]], payload, method)
             assert float(row[f"{method}_bytes_up"]) == pytest.approx(wanted, rel=1e-7)
-            assert wanted < by_run[run, row["seed"]].rows[-1]["bytes_up"]
+            assert wanted < by_run[run, row["seed"]].rows[-1]["bytes_up"] - 38_000 * 32
 
 
 def test_table6_and_the_verdicts_count_the_same_bytes() -> None:
@@ -687,10 +735,10 @@ def test_a_common_factor_between_seeds_is_found_exactly(sizes: list[float], fact
 @pytest.mark.parametrize(
     ("found", "text"),
     [
-        ((4.632, 4.4, 4.9), "4.63 more [4.40, 4.90]"),
-        ((1 / 3, 0.25, 0.5), "3.00 less [2.00, 4.00]"),
-        ((4.632, 4.6319, 4.6321), "4.63 more"),
-        ((1.0, math.nan, math.nan), "1.00 more"),
+        ((4.632, 4.4, 4.9), "× 4.63 [4.40, 4.90]"),
+        ((1 / 3, 0.25, 0.5), "÷ 3.00 [2.00, 4.00]"),
+        ((4.632, 4.6319, 4.6321), "× 4.63"),
+        ((1.0, math.nan, math.nan), "× 1.00"),
     ],
 )
 def test_ratios_in_words(found: tuple[float, float, float], text: str) -> None:

@@ -36,6 +36,7 @@ __all__ = [
     "TopK",
     "Zipped",
     "build",
+    "of_run",
     "warm_up",
 ]
 
@@ -94,3 +95,11 @@ def build(name: str, **options: Any) -> Codec:
     except TypeError as error:
         raise ReproError(f"codec {name}: {error}; see its class in repro/codecs") from error
     return Zipped(codec, **zip_options) if zipped else codec
+
+
+def of_run(name: str, method: str, momentum: float) -> Codec:
+    """The codec of a run, by three fields of its spec."""
+    if name != "dgc":
+        return build(name)
+    # Local training has a momentum of its own; what it sends is a change of weights, whose rest only waits.
+    return build("dgc", momentum=momentum if method == "large_batch" else 0.0)

@@ -25,6 +25,8 @@ _MAX_LENGTH = 8 * MAX_ELEMENTS + 2**20  # float64, with room for heads
 class Zipped:
     """The payload of another codec, deflated (post 2: "the standard Zip method").
 
+    Deflate is the method of zip files, and zlib comes with Python; zstd, a younger method, is not what the post names.
+
     Content: a uint64 with the length of the inner payload, then the inner payload as a zlib stream.
 
     Args:

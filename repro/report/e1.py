@@ -24,6 +24,7 @@ GRID_ARMS = ("central", "large-batch", "large-batch-x4", "federated")
 GRID_RUNS = tuple(f"e1-grid-{arm}-lr*" for arm in GRID_ARMS)
 
 BAND = "Lines: mean over seeds. Bands: 95 % Student-t interval."
+OUTLINE = "Thick lines: mean over seeds. Thin lines: 95 % Student-t interval."
 OURS = "The post has no such figure."
 
 
@@ -32,15 +33,22 @@ def global_batch(group: Sequence[Record]) -> int:
     return int(select.setting(group, "workers")) * int(select.setting(group, "local_batch"))
 
 
-def _draw_curve(axes: Axes, group: Sequence[Record], text: str, shift: int = 0) -> Line2D:
-    """Draw mean and band of one run; ``shift`` staggers the markers of neighbouring curves."""
+def _draw_curve(axes: Axes, group: Sequence[Record], text: str, shift: int = 0, *, outline: bool = False) -> Line2D:
+    """Draw mean and band of one run; ``shift`` staggers the markers of neighbouring curves.
+
+    ``outline``: of the band its edges only, where those of several curves lie upon one another.
+    """
     data = select.curve(group)
     look = style.of(group[0].run, group[0].spec["method"])
     step = max(1, round(len(data.epochs) / 8))
     (line,) = axes.plot(
         data.epochs, data.mean, **look.kwargs(), label=text, markevery=(min(shift, step - 1), step), zorder=3
     )
-    axes.fill_between(data.epochs, data.low, data.high, color=look.colour, alpha=0.16, linewidth=0)
+    if outline:
+        for edge in (data.low, data.high):
+            axes.plot(data.epochs, edge, color=look.colour, linestyle=look.line, linewidth=0.6, zorder=2.5)
+    else:
+        axes.fill_between(data.epochs, data.low, data.high, color=look.colour, alpha=0.16, linewidth=0)
     return line
 
 

@@ -27,9 +27,12 @@ WEIGHTS_RUNS = (BASELINE, GQ, WEIGHTS)
 COLUMNS = ("codec", "quantised_weights", "momentum", "schedule")
 
 
-def _curves(axes: Axes, groups: select.Groups, labels: Mapping[str, str]) -> list[Line2D]:
+def _curves(axes: Axes, groups: select.Groups, labels: Mapping[str, str], *, outline: bool = False) -> list[Line2D]:
     """Mean and band of each run; the first one lies on top, since compressed ones hide behind it otherwise."""
-    drawn = {run: e1._draw_curve(axes, groups[run], labels[run], 2 * i) for i, run in reversed(list(enumerate(labels)))}
+    drawn = {
+        run: e1._draw_curve(axes, groups[run], labels[run], 2 * i, outline=outline)
+        for i, run in reversed(list(enumerate(labels)))
+    }
     return [drawn[run] for run in labels]
 
 
@@ -49,12 +52,17 @@ def _below(upper: Axes, lower: Axes) -> None:
     upper.set_xlabel("")
 
 
+_FEW_RATES = 5  # what reduce on plateau can cut within a training; a cosine has a rate for every epoch
+
+
 def _rate_axis(figure: Figure, lower: Sequence[Axes]) -> None:
-    """A log axis for learning rates; at the end of a cosine they fall below it."""
+    """A log axis for learning rates, with ticks at those of a plateau; at the end of a cosine they fall below it."""
     drawn = [float(rate) for axes in lower for line in axes.lines for rate in np.asarray(line.get_ydata())]
     lower[0].set_yscale("log")
     if drawn:
         lower[0].set_ylim(min(rate for rate in drawn if rate > 1e-5 * max(drawn)) / 2, 2 * max(drawn))
+    if 0 < len(levels := sorted(set(drawn))) <= _FEW_RATES:
+        lower[0].set_yticks(levels, [f"{rate:g}" for rate in levels])
     lower[0].yaxis.set_minor_locator(NullLocator())
     lower[0].set_ylabel("learning rate (no unit)", fontsize=8)
     figure.align_ylabels()
@@ -75,11 +83,15 @@ def fig1(groups: select.Groups, profile: str) -> Figure:
     figure, (upper, lower) = style.new(
         "e2.fig1  Large batch with compressed gradients",
         select.stamp(groups),
-        [f"{e1.BAND} Below: learning rate, a line a seed.", _cuts(groups, FIG1_RUNS), *select.gaps(groups)],
+        [f"{e1.OUTLINE} Below: learning rate, a line a seed.", _cuts(groups, FIG1_RUNS), *select.gaps(groups)],
         lower=1.3,
     )
-    lines = _curves(upper, groups, {run: label(run) for run in FIG1_RUNS})
+    lines = _curves(upper, groups, {run: label(run) for run in FIG1_RUNS}, outline=True)
     _rates(lower, groups, FIG1_RUNS)
+    rates = {row["lr"] for run in FIG1_RUNS for record in groups[run] for row in record.rows}
+    if len(rates) == 1:  # all lines are one
+        lower.text(0.5, 0.75, f"every run: {rates.pop():g}, never cut", ha="center", fontsize=8,
+                   transform=lower.transAxes)  # fmt: skip
     e1._scale([upper], groups)
     _below(upper, lower)
     _rate_axis(figure, [lower])
@@ -164,10 +176,10 @@ def weights(groups: select.Groups, profile: str) -> Figure:
     figure, (axes,) = style.new(
         "e2.extra-weights  Quantised weights against quantised gradients",
         select.stamp(groups),
-        [f"{e1.BAND} {e1.OURS}", "Weights: after every step the model itself is rounded to int8, tensor by tensor.",
+        [f"{e1.OUTLINE} {e1.OURS}", "Weights: after every step the model itself is rounded to int8, tensor by tensor.",
          *select.gaps(groups)],
     )  # fmt: skip
-    lines = _curves(axes, groups, {run: label(run) for run in WEIGHTS_RUNS})
+    lines = _curves(axes, groups, {run: label(run) for run in WEIGHTS_RUNS}, outline=True)
     e1._scale([axes], groups)
     style.legend(axes, lines, 3)
     return figure

@@ -193,8 +193,14 @@ def _measured_traffic(group: Sequence[Record], target: float) -> _Traffic:
     )
 
 
+def _sent_a_round(record: Record, method: str, codec: str) -> float:
+    """Bytes of one worker in a round, mean over a training at the published scale with DGC's warm-up."""
+    reading = traffic.DEFAULT if codec.endswith("+zip") else traffic.UNZIPPED
+    return _Row(codec, codec, reading).up(record, method) / (WORKERS * traffic.rounds(method, reading))
+
+
 def _full_size_traffic(group: Sequence[Record]) -> list[_Traffic]:
-    """Traffic of ResNet18 at the published scale: the measured message up, the uncompressed model down."""
+    """Traffic of ResNet18 at the published scale: measured messages up, the uncompressed model down."""
     codecs = {
         "large_batch": ("dense", "int8", "int8+zip", "dgc", "dgc+zip"),
         "federated": ("dense", "int8", "int8+zip"),
@@ -205,7 +211,7 @@ def _full_size_traffic(group: Sequence[Record]) -> list[_Traffic]:
             "full size",
             _method(METHODS[name], codec),
             group,
-            _mean_bytes(group, codec, traffic.SENT[name]),
+            [_sent_a_round(record, name, codec) for record in group],
             down,
             traffic.rounds(name),
         )
@@ -265,8 +271,8 @@ def table1(groups: select.Groups, profile: str) -> Table:
             f"Full size: {_payload_stamp(payloads)}. Extrapolated: {number(EPOCHS['large_batch'])} epochs of "
             f"{number(traffic.rounds('large_batch') // EPOCHS['large_batch'])} rounds (large batch, {images} images a "
             f"round) or {number(EPOCHS['federated'])} rounds (federated averaging) x measured message size, with the "
-            "uncompressed model as download. Measured rows count DGC's warm-up and BatchNorm's running statistics, "
-            "extrapolated ones neither.",
+            "uncompressed model as download. DGC's warm-up counts everywhere, as in e2.table6; BatchNorm's running "
+            "statistics in measured rows only.",
             "Links: down / up, upload at half of download as the post says; their speeds are our choice. A cell: "
             "seconds a round; network time of all rounds; and, where it was measured, to the target (> where seeds "
             "never reached it and count with all they had).",
@@ -329,15 +335,50 @@ def _compression(group: Sequence[Record]) -> str:
     return {"dense": "none", "int8": "int8, symmetric, a scale a tensor", "dgc": "DGC"}[codec]
 
 
-def _of_dgc(reading: Reading | str) -> Reading:
+def _of_dgc(reading: Reading) -> Reading:
     """``reading`` where a run uses DGC."""
+    return lambda group: reading(group) if select.setting(group, "codec") == "dgc" else ABSENT
+
+
+def _executed(name: str, words: str) -> Reading:
+    """A setting that the codec shows when it is executed, in words that hold ``{}``."""
 
     def read(group: Sequence[Record]) -> str:
-        if select.setting(group, "codec") != "dgc":
-            return ABSENT
-        return reading if isinstance(reading, str) else reading(group)
+        from repro import definitions  # runs the codec, and needs torch for it
 
-    return read
+        return words.format(definitions.of_codec(group[0].spec)[name])
+
+    return _of_dgc(read)
+
+
+def _built(words: Callable[[Any], str]) -> Reading:
+    """What the codec of a run says of itself."""
+
+    def read(group: Sequence[Record]) -> str:
+        from repro import definitions
+
+        return words(definitions.dgc_of(group[0].spec))
+
+    return _of_dgc(read)
+
+
+def _yes(setting: object) -> str:
+    return "yes" if setting else "no"
+
+
+def _sparsities(codec: Any) -> str:
+    return ", ".join(f"{float(1 - density):g}" for density in codec.densities)
+
+
+def _stem(group: Sequence[Record]) -> str:
+    from repro.models import sizes  # imports torch
+
+    first = next(iter(sizes.shapes(select.setting(group, "model"), group[0].data["classes"]).values()))
+    return " × ".join(map(str, first[2:]))
+
+
+def _download(group: Sequence[Record]) -> str:
+    return "model, int8" if group[0].spec.get("quantised_weights") else "model, uncompressed"
 
 
 def _momentum(group: Sequence[Record]) -> str:
@@ -357,7 +398,7 @@ class Parameter(NamedTuple):
         name: for readers.
         large_batch, federated: the published value as the post's text gives it.
         basis: how it is known: ``stated``, ``derived`` (the data set's own) or ``implied`` (a reading of the text).
-        ours: a run's value of it, from its records.
+        ours: a run's value of it, from its records, or from what they say was executed.
     """
 
     name: str
@@ -373,7 +414,7 @@ PARAMETERS = (
     Parameter("test images", number(10_000), number(10_000), "stated", _field("test_images")),
     Parameter("image size (px)", "32 × 32", "32 × 32", "derived", _image),
     Parameter("model, from scratch", "ResNet18", "ResNet18", "stated", _field("model")),
-    Parameter("stem", UNKNOWN, UNKNOWN, UNKNOWN, lambda _: "3 × 3, for CIFAR"),
+    Parameter("stem", UNKNOWN, UNKNOWN, UNKNOWN, _stem),
     Parameter("base width (channels)", "64", "64", "implied", _field("width")),
     Parameter("normalisation", "batch", "batch", "implied", _field("norm")),
     Parameter("optimiser", "SGD", "SGD", "stated", lambda _: "SGD"),
@@ -390,14 +431,20 @@ PARAMETERS = (
     Parameter("rounds per epoch", UNKNOWN, "1", "implied", tables._rounds_per_epoch),
     Parameter("sent by a worker", "gradient", "change of the model", "stated", tables._sent),
     Parameter("compression", "none, float32 to int8, or DGC", "none, or float32 to int8", "stated", _compression),
-    Parameter("DGC sparsifies", "weights of convolutions", ABSENT, "stated", _of_dgc("weights of convolutions")),
-    Parameter("DGC sparsity", "0.75 to 0.999", ABSENT, "stated", _of_dgc("0.75, 0.9375, 0.984375, 0.996, 0.999")),
+    Parameter("DGC sparsifies", "weights of convolutions", ABSENT, "stated", _executed("sparsified", "{}")),
+    Parameter("DGC sparsity", "0.75 to 0.999", ABSENT, "stated", _built(_sparsities)),
     Parameter("DGC warm-up (epochs)", number(len(traffic.WARM_UP)), ABSENT, "stated", _of_dgc(_warm_up)),
-    Parameter("DGC threshold from", "1 % of the gradient", ABSENT, "stated", _of_dgc("at least 1 % of each tensor")),
-    Parameter("DGC momentum correction", "yes", ABSENT, "stated", _of_dgc("yes")),
-    Parameter("DGC momentum factor masking", UNKNOWN, ABSENT, UNKNOWN, _of_dgc("yes")),
-    Parameter("DGC local gradient clipping", "yes, threshold not stated", ABSENT, "stated", _of_dgc("no")),
-    Parameter("sent by the server", UNKNOWN, UNKNOWN, UNKNOWN, lambda _: "model, uncompressed"),
+    Parameter(
+        "DGC threshold from", "1 % of the gradient", ABSENT, "stated",
+        _executed("sample_percent", "at least {} % of each tensor"),
+    ),
+    Parameter("DGC momentum correction", "yes", ABSENT, "stated", _built(lambda codec: _yes(codec.momentum))),
+    Parameter("DGC momentum factor masking", UNKNOWN, ABSENT, UNKNOWN, _built(lambda codec: _yes(codec.masking))),
+    Parameter(
+        "DGC local gradient clipping", "yes, threshold not stated", ABSENT, "stated",
+        _built(lambda codec: _yes(codec.clip)),
+    ),
+    Parameter("sent by the server", UNKNOWN, UNKNOWN, UNKNOWN, _download),
     Parameter("BatchNorm buffers", UNKNOWN, UNKNOWN, UNKNOWN, _field("buffers")),
     Parameter("augmentation", UNKNOWN, UNKNOWN, UNKNOWN, _field("augment")),
     Parameter("precision", UNKNOWN, UNKNOWN, UNKNOWN, _field("precision")),
@@ -567,6 +614,12 @@ def _memory(groups: select.Groups) -> str:
     return f"What DGC, top-k with residual and 1-bit SGD remember comes from {steps}."
 
 
+def _samples(group: Sequence[Record]) -> str:
+    """What a mean and its spread rest on."""
+    steps = len({row["step"] for record in group for row in record.rows})
+    return ", ".join(f"{n} {what}{'s' if n > 1 else ''}" for n, what in ((len(group), "seed"), (steps, "step")))
+
+
 def _spread(mean: float, each: Sequence[float], form: Callable[[float], str]) -> str:
     low, high = form(min(each)), form(max(each))
     return form(mean) + (f" ({low} to {high})" if low != high else "")
@@ -604,7 +657,7 @@ def table5(groups: select.Groups, profile: str) -> Table:
             ]
     return Table(
         "e2.table5: compression rates of real messages",
-        ["codec", *(_network(group) for group in groups.values())],
+        ["codec", *(f"{_network(group)} ({_samples(group)})" for group in groups.values())],
         rows,
         [
             _payload_stamp(groups) + ".",
@@ -689,13 +742,13 @@ def ratio(large_batch: Sequence[float], federated: Sequence[float]) -> tuple[flo
 
 
 def _times(found: tuple[float, float, float]) -> str:
-    """A ratio in words: ``3.00 more``, or ``4.63 less [4.40, 4.90]`` where seeds differ visibly."""
+    """A ratio as a factor: ``× 3.00``, or ``÷ 4.63 [4.40, 4.90]`` where seeds differ visibly."""
     mean, low, high = found
-    word = "more" if mean >= 1 else "less"
+    sign = "×" if mean >= 1 else "÷"
     if mean < 1:
         mean, low, high = 1 / mean, 1 / high, 1 / low
     text, *bounds = map(_significant, (mean, low, high)) if not math.isnan(low) else (_significant(mean),)
-    return f"{text} {word}" + (f" [{', '.join(bounds)}]" if set(bounds) - {text} else "")
+    return f"{sign} {text}" + (f" [{', '.join(bounds)}]" if set(bounds) - {text} else "")
 
 
 def _total_row(
@@ -758,18 +811,20 @@ def _extrapolated(row: _Row, groups: select.Groups, judged: Sequence[str]) -> tu
 
 
 def _trained(
-    groups: select.Groups, pair: tuple[str, str], payloads: Sequence[Record], zipped: bool = False
-) -> tuple[list[str], list[dict[str, Any]]]:
+    groups: select.Groups, pair: tuple[str, str], payloads: Sequence[Record], *, zipped: bool = False,
+    statistics: bool = True,
+) -> tuple[list[str], list[dict[str, Any]]]:  # fmt: skip
     """Real totals of two trained runs, of the seeds that both completed; without such a seed no row of the CSV.
 
-    ``zipped``: at the post's scale, with the share that zip saves of measured messages.
+    ``zipped``: at the post's scale, with the share that zip saves of measured messages, and with or without BatchNorm's
+    running ``statistics``.
     """
     by_seed = [{record.seed: record for record in groups[run] if record.status == "completed"} for run in pair]
     weighed = {record.seed: record for record in payloads}
     seeds = [seed for seed in by_seed[0] if seed in by_seed[1] and (not zipped or seed in weighed)]
     codecs = [select.setting(groups[run], "codec") + "+zip" * zipped for run in pair]
     profile, first = groups[pair[0]][0].profile, groups[pair[0]][0].spec
-    basis = f"measured, {profile} profile" + ", zip computed" * zipped
+    basis = f"measured, {profile} profile" + ", zip computed" * zipped + ", no running statistics" * (not statistics)
     warm_up = "counted" if first["codec"] == "dgc" else ABSENT
     images = first["workers"] * first["local_batch"]
     cells = [*(CODECS[codec] for codec in codecs), warm_up, number(images), basis]
@@ -779,7 +834,7 @@ def _trained(
     down = {method: [runs[method][seed].rows[-1]["bytes_down"] for seed in seeds] for method in METHODS}
     up = {
         method: [
-            traffic.sent_by_run(runs[method][seed], weighed[seed], method)
+            traffic.sent_by_run(runs[method][seed], weighed[seed], method, statistics=statistics)
             if zipped
             else float(runs[method][seed].rows[-1]["bytes_up"])
             for seed in seeds
@@ -790,7 +845,7 @@ def _trained(
     lines = [
         _total_row(
             pair[0], runs[own][seed], len(seeds), basis=basis, codecs=codecs, warm_up=warm_up, images=images,
-            judged=zipped, rounds={method: runs[method][seed].rows[-1]["round"] for method in METHODS},
+            judged=not statistics, rounds={method: runs[method][seed].rows[-1]["round"] for method in METHODS},
             up={method: up[method][i] for method in METHODS}, down={method: down[method][i] for method in METHODS},
             ratios=ratios, message_images=None,
         )
@@ -815,7 +870,8 @@ def table6(groups: select.Groups, profile: str) -> Table:
     rows, csv_rows = [], []
     judged_here = [run for run in payloads if not (full and run == RESNET18_RUNS[0])]
     made = [_extrapolated(row, payloads, judged_here if i == 0 else []) for i, row in enumerate(_readings())]
-    made += [_trained(groups, TRAINED_PAIRS[0], ten, zipped=True)] if full else []
+    if full:
+        made += [_trained(groups, TRAINED_PAIRS[0], ten, zipped=True, statistics=each) for each in (False, True)]
     made += [_trained(groups, pair, ten) for pair in TRAINED_PAIRS]
     for cells, lines in made:
         rows.append(cells)
@@ -830,8 +886,8 @@ def table6(groups: select.Groups, profile: str) -> Table:
             *(
                 f"{name}: {what}"
                 for name in classes
-                for what in ("large batch up (GB)", "federated up (GB)", "large batch sends, up (times)",
-                             "up and down (times)")
+                for what in ("large batch up (GB)", "federated up (GB)", "large batch sends, up",
+                             "up and down")
             ),
         ],
         rows,
@@ -844,13 +900,15 @@ def table6(groups: select.Groups, profile: str) -> Table:
             f"{UNMEASURED} The messages are those of {number(traffic.DEFAULT.local_batch)} images a worker, not of as "
             "many as the round has: as long before zip, and taken to be so after it.",
             f"Measured: bytes that our trained runs really sent ({select.stamp(trained)}), BatchNorm's running "
-            "statistics included; with 1000 classes nothing was trained to the end.",
+            "statistics included where nothing else is said; extrapolated ones hold parameters only; with 1000 classes "
+            "nothing was trained to the end.",
             f"Each extrapolated row is a reading of what the post leaves open; {judged} (e2.c7, e2.c8). The post "
             "states: 10 classes, large batch (DGC + zip) sends 5 times less; 1000 classes, federated averaging sends 3 "
             "times less. Its own table was a picture and is lost.",
             "Down: the uncompressed model to every worker in every round, as in our runs; with "
             f"{classes[0]} {_downloads(ten[0])}.",
-            "Factors: geometric mean over seeds [95 % Student-t interval of the paired log ratio, where it is wider "
+            "Factors: what large batch sends is what federated averaging sends times (×) or divided by (÷) the number; "
+            "geometric mean over seeds [95 % Student-t interval of the paired log ratio, where it is wider "
             "than the digits shown].",
             TEN_LABELS,
         ],
