@@ -598,7 +598,8 @@ def _written(files: _Files, section: str, waiting: list[str] | None = None) -> l
 
     A run whose learning rate a grid has still to choose is an error, or, with ``waiting``, added to it and left out.
     """
-    group, made = "artefact" if section == "runs" else "control", []
+    group = "artefact" if section == "runs" else "control"
+    made: list[Spec] = []
     for name in files.content[section]:
         try:
             made.append(_resolve(files, name, name, group=group))

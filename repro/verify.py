@@ -108,7 +108,8 @@ def recorded_seconds(spec: specs.Spec, seed: int, root: Path = Path()) -> float 
         ReproError: the provenance is damaged.
     """
     path = records.provenance_path(store.record_path(spec, seed, root))
-    return records.read_json(path).get("seconds") if path.exists() else None
+    seconds = records.read_json(path).get("seconds") if path.exists() else None
+    return None if seconds is None else float(seconds)
 
 
 def _measured_again(stored: Record, again: Record) -> Comparison:
