@@ -112,7 +112,7 @@ def _curve(axes: Axes, group: Sequence[Record], text: str, shift: int = 0, *, wh
         "label": said + (f", at epoch {' to '.join(ends)}" if when else ""),
     }  # fmt: skip
     axes.plot(lost, [chance] * len(lost), linestyle="none", zorder=5, clip_on=False, **marks)
-    return Line2D([], [], linestyle=look.line if seeds else "none", linewidth=0.9, **marks)
+    return Line2D([], [], **marks | {"linestyle": look.line if seeds else "none", "linewidth": 0.9})
 
 
 def _thin(groups: select.Groups) -> str:
