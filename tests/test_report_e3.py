@@ -294,8 +294,7 @@ def test_the_rates_below_are_those_of_the_schedule_and_of_the_record() -> None:
     """In the warm-up what the schedule says; then what was logged; of a diverged seed no more than it trained."""
     (record,) = [r for r in of("e3-gn-1024") if r.seed == 1]
     lower = report.figure("e3.fig3", RECORDS).axes[2]
-    colour = style.of(record.run, "central").colour
-    line = next(line for line in lower.lines if line.get_color() == colour)
+    line = next(line for line in lower.lines if line.get_label() == f"_{record.run}")
     epochs, rates = (np.asarray(values, float) for values in line.get_data())
     warm = record.spec["schedule"]["warmup_epochs"]
     schedule = schedules.build(record.spec["schedule"])
@@ -307,16 +306,17 @@ def test_the_rates_below_are_those_of_the_schedule_and_of_the_record() -> None:
     short = report.figure("e3.fig4", RECORDS).axes[1]
     for run in e3.LINEAR_RUNS:
         ends = {found[1] for r in of(run) if (found := metrics.divergence(r))}
-        look = style.of(run, "central")
-        assert {max(line.get_xdata()) for line in short.lines if line.get_color() == look.colour} == ends
+        assert {
+            max(np.asarray(line.get_xdata(), float)) for line in short.lines if line.get_label() == f"_{run}"
+        } == ends
 
 
 def test_no_rate_is_hidden_behind_another() -> None:
     """Runs with one schedule have lines of different widths, the wider one below."""
-    for axes in report.figure("e3.fig3", RECORDS).axes[2:]:
-        widths = list(dict.fromkeys((line.get_color(), line.get_linewidth()) for line in axes.lines))
-        assert len({colour for colour, _ in widths}) == len(widths) > 2
-        assert [width for _, width in widths] == sorted((width for _, width in widths), reverse=True)
+    for axes, runs in zip(report.figure("e3.fig3", RECORDS).axes[2:], (e3.GN_RUNS, e3.OTHER_NORM_RUNS), strict=True):
+        widths = list(dict.fromkeys(line.get_linewidth() for line in axes.lines))
+        assert len(widths) == len(runs)
+        assert widths == sorted(widths, reverse=True)
 
 
 def test_a_scaled_run_that_does_not_diverge_is_drawn_as_a_curve() -> None:
@@ -364,9 +364,9 @@ def test_own_classes_with_averaged_statistics_are_said_to_be_the_accuracy_and_no
 def test_the_spread_is_read_on_an_axis_around_one() -> None:
     figure = report.figure("e3.extra-collapse", RECORDS)
     low, high = figure.axes[1].get_ylim()
-    assert (low + high) / 2 == pytest.approx(1)
     ratios = [r.rows[-1]["batch_statistics"]["std_ratio"] for r in of(e3.BN_SKEWED)]
-    assert low < np.min(ratios) < 1 - (1 - low) / 2
+    assert low < np.min(ratios) < 1 < high
+    assert high - low < 3 * (1 - np.min(ratios))
     assert f"Its least value is {np.min(ratios):.2f}" in texts(figure)
     assert f"layer {len(LAYERS)})" in texts(figure)
 

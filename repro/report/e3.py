@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -112,7 +113,7 @@ def _curve(axes: Axes, group: Sequence[Record], text: str, shift: int = 0, *, wh
         "label": said + (f", at epoch {' to '.join(ends)}" if when else ""),
     }  # fmt: skip
     axes.plot(lost, [chance] * len(lost), linestyle="none", zorder=5, clip_on=False, **marks)
-    return Line2D([], [], linestyle=look.line if seeds else "none", linewidth=0.9, **marks)
+    return Line2D([], [], **marks | {"linestyle": look.line if seeds else "none", "linewidth": 0.9})
 
 
 def _thin(groups: select.Groups) -> str:
@@ -305,6 +306,7 @@ def _rates(axes: Axes, groups: select.Groups, runs: Sequence[str]) -> None:
     """
     for before, run in enumerate(runs):
         look, left = style.of(run, groups[run][0].spec["method"]), 1 - before / max(1, len(runs) - 1)
+        colour = 1 - (1 - np.array(to_rgb(look.colour))) * (1 - 0.6 * left)
         for record in groups[run]:
             schedule, lost = record.spec["schedule"], metrics.divergence(record)
             end, warm = lost[1] if lost else float("inf"), schedule.get("warmup_epochs", 0.0)
@@ -317,7 +319,7 @@ def _rates(axes: Axes, groups: select.Groups, runs: Sequence[str]) -> None:
             for epoch, rate in logged:
                 epochs, rates = [*epochs, epochs[-1], epoch], [*rates, rate, rate]
             if end > 0:
-                axes.plot(epochs, rates, color=look.colour, linewidth=1.2 + 3.3 * left, alpha=1 - 0.6 * left,
+                axes.plot(epochs, rates, color=tuple(colour), linewidth=1.2 + 3.6 * left, label=f"_{run}",
                           solid_capstyle="butt", zorder=3)  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from repro import metrics
 from repro.errors import ReproError
@@ -25,7 +26,6 @@ from repro.report.e3 import (
     LINES,
     SKEWED_RUNS,
     _by_layer,
-    _chance,
     _curve,
     _every,
     _layer_axis,
@@ -257,7 +257,7 @@ def collapse(groups: select.Groups, profile: str) -> Figure:
     drawn = [_by_layer(right, group, "std_ratio", _split(group)) for group in groups.values()]
     right.axhline(1, color=_GREY, linewidth=1.0, linestyle=(0, (1, 2)), zorder=2)
     far = max((abs(float(y) - 1) for line in drawn for y in np.asarray(line.get_ydata(), float)), default=0.0)
-    right.set_ylim(1 - 1.5 * max(far, 0.02), 1 + 1.5 * max(far, 0.02))
+    right.set_ylim(1 - 1.5 * max(far, 0.02), 1 + 0.5 * max(far, 0.02))
     _layer_axis(right, "standard deviation, relative (no unit)")
     style.legend(right, drawn, 1 if any("diverged" in str(line.get_label()) for line in drawn) else 2)
     return figure
@@ -443,8 +443,10 @@ def initialisation(groups: select.Groups, profile: str) -> Figure:
     words = ("GroupNorm, last scale of a block zero", "GroupNorm, all scales one", "no normalisation")
     runs = zip(TRAINED_RUNS, words, strict=True)
     lines = [_curve(left, groups[run], text, 2 * i, when=True) for i, (run, text) in enumerate(runs)]
-    _chance([left], trained)
+    chance = 100 * groups[TRAINED_RUNS[0]][0].chance
+    _reference(left, chance, "", last=False)
     e1._scale([left], trained)
+    lines += left.plot([], [], color=_GREY, linewidth=1.0, linestyle=(0, (1, 2)), label=f"chance, {number(chance)} %")
     style.legend(left, lines, 1)
     shown = []
     for run, text in zip(WIDE_RUNS, words[:2], strict=True):
@@ -460,6 +462,9 @@ def initialisation(groups: select.Groups, profile: str) -> Figure:
     right.axhline(np.log(classes), color=_GREY, linewidth=1.0, linestyle=(0, (1, 2)), zorder=2)
     style.margin_label(right, float(np.log(classes)), f"ln {classes}")
     right.set_yscale("log")
+    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
+    right.yaxis.set_minor_locator(NullLocator())
     right.set_xlabel("step")
     right.set_ylabel("training loss (no unit)", fontsize=8)
     style.legend(right, shown, 1)

@@ -43,7 +43,7 @@ EVALUATION_BATCH = 500
 LOST = "No value published: the post's own table was a picture and is lost."
 
 #: (rows of e3.table1) network -> the run of each batch, or None. Batch 128 has no warm-up.
-_ROWS: tuple[tuple[str, tuple[str, str | None, str]], ...] = (
+_ROWS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     ("GroupNorm", GN_RUNS),
     ("GroupNorm", (GN_RUNS[0], *SLOW_RUNS)),
     ("LayerNorm", (OTHER_NORM_RUNS[0], None, OTHER_NORM_RUNS[1])),
@@ -69,8 +69,8 @@ def table1(groups: select.Groups, profile: str) -> Table:
     rows = []
     for norm, runs in _ROWS:
         cells = [ABSENT if run is None else _cell(groups[run]) for run in runs]
-        policy = _warm_up(*(groups[run] for run in runs[1:] if run is not None))
-        rows.append([norm, policy, *cells, e1._change(groups[runs[0]], groups[runs[-1]])])
+        first, *larger = (groups[run] for run in runs if run is not None)
+        rows.append([norm, _warm_up(*larger), *cells, e1._change(first, larger[-1])])
     csv_rows = [row for group in groups.values() for row in _csv(group)]
     return Table(
         "e3.table1: test accuracy after the last epoch, by batch and warm-up",
