@@ -12,12 +12,12 @@ from synthetic_e3 import CLASSES, e3_records, stopped
 
 from repro import claims, metrics
 from repro.errors import ReproError
+from repro.notebooks import of_source
 from repro.published import Statement, load_published, runs_of
 from repro.records import Record
 from repro.rules import FAILS, HOLDS, INCONCLUSIVE, NOT_COMPARABLE, NOT_RUN
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOK = ROOT / "notebooks/e3.ipynb"
 Records = dict[str, Record]
 
 
@@ -462,7 +462,7 @@ def test_a_divergence_names_all_its_runs():
 
 
 def test_the_notebook_shows_every_artefact_and_companion(statements):
-    cells = nbformat.read(NOTEBOOK, 4).cells
-    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    notebooks = [nbformat.read(path, 4) for path in of_source(ROOT / "notebooks", "e3")]
+    source = "\n".join(cell.source for made in notebooks for cell in made.cells if cell.cell_type == "code")
     shown = [s.artefact for s in statements.values() if s.artefact]
     assert [name for name in shown if f'("{name}", records)' not in source] == []

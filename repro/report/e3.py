@@ -252,6 +252,7 @@ def layer_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]:
 def fig2(groups: select.Groups, profile: str) -> Figure:
     """Three networks on IID and on label-skewed shards, gradients averaged in every round (e3.c1, e3.c2)."""
     sides = (FIG2_RUNS[:3], FIG2_RUNS[3:])
+    columns = 1 if _thin(groups) else 2  # the legend also says how many seeds diverged
     notes = [
         f"{LINES} {_thin(groups)}Ten devices, gradients averaged in every round; evaluated with averaged running "
         "statistics.",
@@ -262,14 +263,14 @@ def fig2(groups: select.Groups, profile: str) -> Figure:
         select.stamp(groups),
         notes,
         panels=[_split(groups[side[0]]) for side in sides],
-        legend_rows=2,
+        legend_rows=4 // columns,
         right=0.62,
     )
     for axes, side in zip(panels, sides, strict=True):
         lines = [_curve(axes, groups[run], _network(run), 2 * i) for i, run in enumerate(side)]
         if side is sides[1]:
             lines.append(_curve(axes, groups[BN], f"{_network(BN)} on IID data", 6))
-        style.legend(axes, lines, 2)
+        style.legend(axes, lines, columns)
     _chance(panels, groups)
     e1._scale(panels, groups)
     return figure
