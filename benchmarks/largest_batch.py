@@ -2,12 +2,15 @@
 
     python benchmarks/largest_batch.py
 
-The prediction comes from child processes with growing batches, each twice the one before, until one fills half of the
-limit (`repro.performance.advise.probe_memory`); `advise --probe` then tries it out and lowers it until it fits, which
-is reported beside and not what is judged. The truth is found by bisection from there: a child trains a few steps at a
-batch size, its peak resident memory is watched from outside, and it fits if the peak stays below the limit. Peaks of
-one batch size differ by some megabytes, so that the truth is a range: from the largest size that was seen to fit to the
-smallest that was not, each tried once.
+The prediction comes from child processes with growing batches, each twice the one before, until one fills most of the
+limit (`repro.performance.advise.probe_memory`); `advise --probe` then tries it out, lowers it until it fits and raises
+it while there is room, which is reported beside and not what is judged. The truth is found by bisection from there: a
+child trains a few steps at a batch size, its peak resident memory is watched from outside, and it fits if the peak
+stays below the limit. Peaks of one batch size differ by some megabytes, so that the truth is a range: from the largest
+size that was seen to fit to the smallest that was not, each tried once.
+
+At first probing ended at half of the limit, and trying out after one batch that fitted: VGG11's prediction was then
+12.6 % low, and the batch advised after trying, 5137, more than the 5094 that did not fit.
 
 Results are written after every network. Those of networks that are not measured now stay, unless they were made under
 another limit or on another machine.
@@ -79,8 +82,8 @@ def compare(model: str, limit: int) -> dict[str, Any]:
         images = 2 ** (predicted * IMAGES - 1).bit_length()
     probing = time.time() - started
     tried_out = advise.try_out(work, probes, limit)
-    advised, largest = predict.advised_batch(advise.line_of(tried_out), limit), max(tried_out)
-    fits, over, tried = truth(work, largest, predicted if largest < predicted else None, limit)
+    advised = max(tried_out)
+    fits, over, tried = truth(work, advised, predicted if advised < predicted else None, limit)
     error = predicted / fits - 1
     return {
         "model": model, "workload": work.as_dict(), "probes": {str(k): v for k, v in probes.items()},

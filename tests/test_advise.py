@@ -131,6 +131,27 @@ def test_a_probe_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypa
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("slope", "tried"), [(0.9e6, [700, 722]), (1e6, [700]), (1.5e6, [700, 651, 605])])
+def test_a_prediction_is_tried_out_until_it_is_close(
+    slope: float, tried: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line of 1 MB an image through what was probed, and ``slope`` beyond 500 images. The budget is for 700."""
+    seen: list[int] = []
+
+    def train(workload: Workload, batch: int, limit: int, device: str) -> peak.Peak:
+        seen.append(batch)
+        used = 0.5e9 + slope * (batch - 500)
+        return peak.Peak(batch, round(used), 200_000_000, used <= limit)
+
+    monkeypatch.setattr(peak, "train", train)
+    budget = round(0.7e9 / (1 - predict.MARGIN)) + 1
+    found = advise.try_out(TOY, {250: 0.25e9, 500: 0.5e9}, budget)
+    assert seen == tried
+    advice = advise.advise(TOY, evidence(peaks=found, tried=True), budget)
+    assert advice["largest_batch"] == max(found) == tried[-1], "nothing is advised that did not train"
+    assert advice["limited_by"] == "memory"
+
+
 def test_half_of_the_advised_batch_really_trains_under_the_limit_and_twice_the_advised_one_does_not() -> None:
     """On so small a process the advice itself may miss: a per cent of memory that malloc keeps is many images."""
     base = peak.train(TOY, 1).peak

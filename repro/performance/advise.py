@@ -1,10 +1,10 @@
 """``repro advise``: the largest and the fastest batch for a network on a device, and what they will take.
 
 Memory is that of the whole process, which is what a limit is set on: it is probed in child processes, at batches that
-grow until they fill half of the budget (the paper's "extreme batch-sizes"), and goes on as a line. malloc keeps what it
-may need again, so that the line bends by some percent; therefore the batch that it predicts is tried out, and lowered
-until it fits. Time comes from steps at several sizes. Both can come from committed measurements of the same kind of
-machine instead.
+grow until they fill most of the budget (the paper's "extreme batch-sizes"), and goes on as a line. malloc keeps what it
+may need again, so that the line bends by some percent; therefore the batch that it predicts is tried out, lowered until
+it fits, and raised while the line through what fitted leaves room. What a probe advises has been trained. Time comes
+from steps at several sizes. Both can come from committed measurements of the same kind of machine instead.
 
 On a GPU the memory is what torch reserves there. The context that the driver keeps for each process and the code of
 kernels (some hundred MB) are not in it, so that a budget must leave them free; nor are the images, which stay with the
@@ -35,10 +35,12 @@ from repro.performance.workload import Trainer, Workload
 from repro.records import Record
 
 FIRST_PROBE = 16
-FILLED = 0.5
+FILLED = 0.6
 """Probing stops once a child's growth over its libraries fills this share of what the budget leaves for it."""
 LOWER = 0.93
 """Factor by which a predicted batch is lowered while trying it out shows that it does not fit."""
+CLOSE = 1.02
+"""A prediction less than this factor above a batch that fitted is not tried out: processes differ by as much."""
 BLOCKS, REPETITIONS = 3, 3
 SIZES = (1, 8, 32, 64, 128, 256, 512, 1024)
 LONGEST_STEP = 4.0
@@ -84,12 +86,14 @@ class Evidence:
         peaks: batch -> peak bytes of the whole process.
         steps: batch -> (blocks, repetitions) seconds of a step, compute and data movement.
         noise: relative, of one and the same step.
+        tried: whether the largest of ``peaks`` is the prediction tried out, so that nothing larger is advised.
     """
 
     origin: str
     peaks: dict[int, float]
     steps: dict[int, np.ndarray]
     noise: float
+    tried: bool = False
 
     @property
     def memory(self) -> Line:
@@ -145,18 +149,27 @@ def probe_memory(workload: Workload, budget: int, device: str = "cpu") -> dict[i
 
 
 def try_out(workload: Workload, peaks: Mapping[int, float], budget: int, device: str = "cpu") -> dict[int, float]:
-    """``peaks``, and that of the largest batch: the predicted one, lowered until it really trains within the budget.
+    """``peaks``, and those of predicted batches that really trained within the budget; the largest is to be advised.
+
+    A prediction that does not fit is lowered by ``LOWER`` until it does. After one that fits the line goes through it,
+    and its prediction is tried in turn, while it is not ``CLOSE`` already and nothing has failed.
 
     Raises:
         ReproError: a child failed for another reason than memory.
     """
+    peaks, failed = dict(peaks), False
     batch = min(workload.images, predict.advised_batch(line_of(peaks), budget))
     while batch > max(peaks):
         found = peak.train(workload, batch, limit=budget, device=device)
-        if found.finished:
-            return {**peaks, batch: found.peak}
-        batch = math.floor(LOWER * batch)
-    return dict(peaks)
+        if not found.finished:
+            failed, batch = True, math.floor(LOWER * batch)
+            continue
+        peaks[batch] = found.peak
+        better = min(workload.images, predict.advised_batch(line_of(peaks), budget))
+        if failed or better < CLOSE * batch:
+            break
+        batch = better
+    return peaks
 
 
 def probe_time(workload: Workload, largest: int, device: str = "cpu") -> tuple[dict[int, np.ndarray], float]:
@@ -189,9 +202,8 @@ def probe(workload: Workload, budget: int, device: str = "cpu") -> Evidence:
     """Measure here and now. Raises as ``probe_memory``."""
     torch.set_num_threads(1)
     peaks = try_out(workload, probe_memory(workload, budget, device), budget, device)
-    largest = min(workload.images, predict.advised_batch(line_of(peaks), budget))
-    steps, noise = probe_time(workload, largest, device)
-    return Evidence("probed now on this machine", peaks, steps, noise)
+    steps, noise = probe_time(workload, max(peaks), device)
+    return Evidence("probed now on this machine", peaks, steps, noise, tried=True)
 
 
 def line_of(peaks: Mapping[int, float]) -> Line:
@@ -251,8 +263,8 @@ def advise(
     Raises:
         ReproError: not even one image fits, or impossible clients.
     """
-    fits_at_most = predict.advised_batch(evidence.memory, budget)
-    largest = min(fits_at_most, workload.images)
+    predicted = predict.advised_batch(evidence.memory, budget)
+    largest = max(evidence.peaks) if evidence.tried else min(predicted, workload.images)
     timed = {size: float(np.median(each)) for size, each in evidence.steps.items() if size <= largest}
     if not timed:
         raise ReproError(
@@ -262,7 +274,8 @@ def advise(
     fastest = predict.fastest_batch(timed, evidence.noise)
     advice: dict[str, Any] = {
         "workload": workload.as_dict(), "evidence": evidence.origin, "noise": evidence.noise, "budget_bytes": budget,
-        "largest_batch": largest, "limited_by": "memory" if fits_at_most <= workload.images else "number of images",
+        "largest_batch": largest,
+        "limited_by": "number of images" if largest == workload.images < predicted else "memory",
         "largest_batch_bytes": round(evidence.memory(largest)),
         "fastest_batch": fastest.batch, "smallest_as_fast": fastest.smallest_as_fast,
         "measured": sorted(timed), "largest_measured": max(evidence.steps),
