@@ -13,6 +13,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 DVC := $(VENV)/bin/python -m dvc
 REPRO := $(DVC) repro
 SIZE := $(or $(PROFILE),laptop)
+CONTROLS := pipelines/$(SIZE)/controls/dvc.yaml
 
 # Stages call `python`, which must be the environment's.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -29,6 +30,8 @@ help: ## list these targets
 	@echo "  make reproduce TORCH_PIP_ARGS='--index-url ADDRESS_OF_THE_CPU_WHEEL_INDEX'"
 
 reproduce: data dvc-without-git ## install, get the data, recompute whatever is not up to date
+	@[ $(SIZE) != paper ] || { echo "== reproduce: at full scale nothing is committed, so learning rates and controls come first"; \
+		$(REPRO) --keep-going $(CONTROLS) || echo "== reproduce: not all of them could be made; going on with what does not need them" >&2; }
 	@echo "== reproduce: dvc repro (says 'up to date' where results belong to the code)"
 	$(REPRO) --keep-going $(if $(PROFILE),pipelines/$(PROFILE)/dvc.yaml)
 
@@ -42,9 +45,10 @@ rebuild: data dvc-without-git ## compute again what is committed (controls apart
 	@[ ! -e .git ] || git status --short -- README.md book data/records figures ':!book/provenance.html'
 	@echo "== rebuild: done; every result that differs from the committed one is listed above"
 
+# Stages of controls that are drawn beside a source's own runs have these runs' stage before them.
 controls: data dvc-without-git ## the second group of runs: learning-rate grids and controls
 	@echo "== controls: learning-rate grids and control runs at profile $(SIZE)"
-	$(REPRO) pipelines/$(SIZE)/controls/dvc.yaml
+	$(REPRO) --keep-going $(CONTROLS)
 
 smoke: data dvc-without-git ## the whole pipeline at its smallest size; its numbers mean nothing
 	@echo "== smoke: the whole pipeline at its smallest size"

@@ -28,6 +28,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import readme
 import torch
 from torch import Tensor
 
@@ -40,8 +41,6 @@ from repro.randomness import generator
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/codecs.json"
-README = ROOT / "benchmarks/README.md"
-BEGIN, END = "<!-- codecs: generated, do not edit -->", "<!-- codecs: end -->"
 
 REPEATS, SLOW_REPEATS, STEPS = 30, 3, 10
 COPY_LIMIT = 4.0  # of the time of a copy, for F2I
@@ -214,22 +213,6 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def update_readme(results: dict[str, Any]) -> None:
-    """Replace the generated part of ``benchmarks/README.md``.
-
-    Raises:
-        ReproError: the file or one of the two lines around the generated part is missing.
-    """
-    try:
-        before, rest = README.read_text().split(BEGIN)
-        _, after = rest.split(END)
-    except (OSError, ValueError) as error:
-        raise ReproError(
-            f"{README}: the lines {BEGIN} and {END} were expected once each; `git checkout -- {README}`"
-        ) from error
-    records.write_atomic(README, f"{before}{BEGIN}\n\n{table(results)}\n{END}{after}")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=REPEATS, help="repetitions (default: %(default)s); results are "
@@ -269,8 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("not the default number of repetitions: nothing was written")
         return
     records.write_atomic(RESULTS, records.canonical_json(results))
-    update_readme(results)
-    print(f"{RESULTS.relative_to(ROOT)} and {README.relative_to(ROOT)} were written")
+    readme.update("codecs", table(results))
+    print(f"{RESULTS.relative_to(ROOT)} and {readme.README.relative_to(ROOT)} were written")
 
 
 if __name__ == "__main__":

@@ -28,12 +28,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import readme
 import torch
 import torch.multiprocessing
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repro import claims, codecs, records, runner, schedules, specs
+from repro import codecs, records, rules, runner, schedules, specs
 from repro.batches import Batches, Images
 from repro.engines import fast
 from repro.errors import ReproError
@@ -42,8 +43,6 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/federated_round.json"
-README = ROOT / "benchmarks/README.md"
-BEGIN, END = "<!-- federated_round: generated, do not edit -->", "<!-- federated_round: end -->"
 
 IMAGES, SEEDS, ROUNDS = 10_000, 30, 3
 TIMED_SEEDS = 10  # times are those of the first seeds; accuracies, which vary more, are those of all
@@ -336,7 +335,7 @@ def summarise(rows: Sequence[dict[str, Any]], rounds: int) -> dict[str, Any]:
         return row[f"{arm}_train_s"] + row[f"{arm}_evaluate_s"]
 
     last = [row for row in rows if row["round"] == rounds]
-    difference = claims.paired_interval([row["ours_top1"] - row["plain_top1"] for row in last])
+    difference = rules.paired_interval([row["ours_top1"] - row["plain_top1"] for row in last])
     timed_rows = [row for row in rows if row["seed"] <= TIMED_SEEDS]
     summary: dict[str, Any] = {"ratio": spread([total(row, "ours") / total(row, "plain") for row in timed_rows])}
     for arm in ("ours", "plain"):
@@ -350,7 +349,7 @@ def summarise(rows: Sequence[dict[str, Any]], rounds: int) -> dict[str, Any]:
     return summary | {
         "top1_difference": difference.estimate,
         "top1_difference_interval": list(bounds) if difference.n > 1 else None,
-        "top1_equal": claims.equivalence(difference, MARGIN),
+        "top1_equal": rules.equivalence(difference, MARGIN),
     }
 
 
@@ -393,22 +392,6 @@ def table(results: dict[str, Any]) -> str:
         f"{sum(row['seed'] <= TIMED_SEEDS for row in results['rounds'])} rounds of the first {TIMED_SEEDS} seeds.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def update_readme(results: dict[str, Any]) -> None:
-    """Replace the generated part of ``benchmarks/README.md``.
-
-    Raises:
-        ReproError: the file or one of the two lines around the generated part is missing.
-    """
-    try:
-        before, rest = README.read_text().split(BEGIN)
-        _, after = rest.split(END)
-    except (OSError, ValueError) as error:
-        raise ReproError(
-            f"{README}: the lines {BEGIN} and {END} were expected once each; `git checkout -- {README}`"
-        ) from error
-    records.write_atomic(README, f"{before}{BEGIN}\n\n{table(results)}\n{END}{after}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -458,8 +441,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("not the default workload: nothing was written")
         return
     records.write_atomic(RESULTS, records.canonical_json(results))
-    update_readme(results)
-    print(f"{RESULTS.relative_to(ROOT)} and {README.relative_to(ROOT)} were written")
+    readme.update("federated_round", table(results))
+    print(f"{RESULTS.relative_to(ROOT)} and {readme.README.relative_to(ROOT)} were written")
 
 
 if __name__ == "__main__":

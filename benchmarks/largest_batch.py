@@ -1,12 +1,16 @@
 """Is the largest batch that `repro advise` predicts the largest that fits? Four networks, at laptop size.
 
-The prediction comes from probes in child processes up to half of the limit (`repro.performance.advise.probe_memory`);
-`advise --probe` then tries it out and lowers it until it fits, which is reported beside and not what is judged. The
-truth is found by bisection: a child trains a few steps at a batch size, its peak resident memory is watched from
-outside, and it fits if the peak stays below the limit. Peaks of one batch size differ by some megabytes, so that the
-truth is a range: from the largest size below which everything fitted to the smallest that did not fit, each tried once.
+    python benchmarks/largest_batch.py
 
-Usage: python benchmarks/largest_batch.py [--limit 2GiB] [--only MODEL ...] [--out FILE]
+The prediction comes from child processes with growing batches, each twice the one before, until one fills half of the
+limit (`repro.performance.advise.probe_memory`); `advise --probe` then tries it out and lowers it until it fits, which
+is reported beside and not what is judged. The truth is found by bisection from there: a child trains a few steps at a
+batch size, its peak resident memory is watched from outside, and it fits if the peak stays below the limit. Peaks of
+one batch size differ by some megabytes, so that the truth is a range: from the largest size that was seen to fit to the
+smallest that was not, each tried once.
+
+Results are written after every network. Those of networks that are not measured now stay, unless they were made under
+another limit or on another machine.
 """
 
 from __future__ import annotations
@@ -14,93 +18,143 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import readme
+
 from repro import records, runner, specs
+from repro.errors import ReproError
 from repro.performance import advise, peak, predict
+from repro.performance.readings import TITLES
 from repro.performance.workload import Workload
 
-RUNS = ("lb-perf-resnet50", "lb-perf-vgg11", "lb-perf-alexnet", "lb-perf-vit")
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results/largest_batch.json"
+
+MODELS = ("resnet50", "vgg11", "alexnet", "vit")
+LIMIT = "2GiB"
 RESOLUTION = 0.01  # of the batch size, at which bisection ends
 ALLOWED = 0.10
 IMAGES = 2  # times the predicted batch: the set must be larger than any batch that is tried
 
 
-def workload(run: str, images: int) -> Workload:
-    """The network of a run at laptop size, on ``images`` images."""
-    spec = specs.find(run, "laptop")
-    manifest = records.read_json(Path("data/manifests") / f"{spec.dataset}.json")
+def workload(model: str, images: int) -> Workload:
+    """A network as it is measured at laptop size, on ``images`` images."""
+    spec = specs.find(f"lb-perf-{model}", "laptop", ROOT)
+    manifest = records.read_json(ROOT / "data/manifests" / f"{spec.dataset}.json")
     return Workload.of(spec.as_dict(), classes=len(manifest["classes"]), images=images)
 
 
-def truth(work: Workload, start: int, limit: int) -> tuple[int, int, int]:
-    """The largest batch that was seen to fit, the smallest that was not, and the number of children."""
-    fits, over, tried, step = 0, 0, 0, 1.08
-    batch = start
-    while not fits or not over or over - fits > max(1, RESOLUTION * fits):
+def truth(work: Workload, fits: int, over: int | None, limit: int) -> tuple[int, int, int]:
+    """The largest batch that was seen to fit, the smallest that was not, and the number of children.
+
+    ``fits`` and ``over``, where it is known, are such batches to begin with.
+    """
+    tried, step = 0, 1.08
+    while over is None or over - fits > max(1, RESOLUTION * fits):
+        if over is None and fits == work.images:
+            raise ReproError(f"{work.model}: all {fits} images fit; more images were expected; raise IMAGES")
+        batch = (fits + over) // 2 if over is not None else min(work.images, round(fits * step) + 1)
+        step *= 1.05
         tried += 1
         if peak.train(work, batch, limit=limit).finished:
             fits = batch
         else:
             over = batch
-        if fits and over:
-            batch = (fits + over) // 2
-        else:  # walk away from the start until the limit lies between two sizes
-            batch = min(work.images, round(batch * step) + 1) if fits else max(1, round(batch / step) - 1)
-            step *= 1.05
-        if batch == work.images and fits == batch:
-            raise SystemExit(f"{work.model}: all {batch} images fit; give it more images")
     return fits, over, tried
 
 
-def compare(run: str, limit: int) -> dict[str, Any]:
-    """Predicted and true largest batch of one run."""
+def compare(model: str, limit: int) -> dict[str, Any]:
+    """Predicted and true largest batch of one network."""
     started = time.time()
     images = 8192
     while True:  # images lie in memory, too: their number is part of what is predicted
-        work = workload(run, images)
+        work = workload(model, images)
         probes = advise.probe_memory(work, limit)
         predicted = predict.advised_batch(advise.line_of(probes), limit)
         if predicted * IMAGES <= images:
             break
         images = 2 ** (predicted * IMAGES - 1).bit_length()
     probing = time.time() - started
-    advised = predict.advised_batch(advise.line_of(advise.try_out(work, probes, limit)), limit)
-    fits, over, tried = truth(work, predicted, limit)
+    tried_out = advise.try_out(work, probes, limit)
+    advised, largest = predict.advised_batch(advise.line_of(tried_out), limit), max(tried_out)
+    fits, over, tried = truth(work, largest, predicted if largest < predicted else None, limit)
     error = predicted / fits - 1
     return {
-        "run": run, "workload": work.as_dict(), "probes": {str(k): v for k, v in probes.items()},
+        "model": model, "workload": work.as_dict(), "probes": {str(k): v for k, v in probes.items()},
         "predicted": predicted, "advised": advised, "advised_error": round(advised / fits - 1, 4), "fits": fits,
         "does_not_fit": over, "error": round(error, 4),
         "within": abs(error) <= ALLOWED, "probing_seconds": round(probing, 1), "children": tried,
-        "seconds": round(time.time() - started, 1),
+        "seconds": round(time.time() - started, 1), "date": time.strftime("%Y-%m-%d"), "code": runner.CODE,
     }  # fmt: skip
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--limit", default="2GiB", help="peak resident memory of the process, at most 2 GiB")
-    parser.add_argument("--only", nargs="*", default=[], metavar="MODEL", help="networks (default: all four)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/largest_batch.json"))
-    options = parser.parse_args()
-    limit = advise.parse_bytes(options.limit)
-    rows = []
-    for run in RUNS:
-        if options.only and run.removeprefix("lb-perf-") not in options.only:
-            continue
-        row = compare(run, limit)
-        rows.append(row)
+def kept(path: Path, limit: int, machine: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Rows by network that ``path`` holds already; none of another limit or machine."""
+    if not path.exists():
+        return {}
+    found = records.read_json(path)
+    if (found["limit_bytes"], found["machine"]) == (limit, machine):
+        return {row["model"]: row for row in found["rows"]}
+    print(f"{path}: made under another limit or on another machine; its rows are replaced", file=sys.stderr)
+    return {}
+
+
+def table(results: dict[str, Any]) -> str:
+    """Results as a Markdown table with a line on where they come from."""
+    lines = [
+        f"| batch in {advise.gibibytes(results['limit_bytes'])} | predicted | advised after trying | fits | does not "
+        "fit | predicted against what fits | limit | |",
+        "|---" * 8 + "|",
+    ]
+    for row in results["rows"]:
+        size = row["workload"]
+        lines.append(
+            f"| {TITLES[row['model']]}, {size['image_size']} px, width {size['width']} | {row['predicted']} | "
+            f"{row['advised']} | {row['fits']} | {row['does_not_fit']} | {100 * row['error']:+.1f} % | within "
+            f"{100 * results['allowed']:g} % | {'holds' if row['within'] else 'fails'} |"
+        )
+    machine, dates = results["machine"], sorted({row["date"] for row in results["rows"]})
+    seconds = sum(row["seconds"] for row in results["rows"])
+    lines += [
+        "",
+        f"{' and '.join(dates)}, {machine['device']} ({machine['instructions']}), children with one thread, torch "
+        f"{machine['torch']}, Python {machine['python']}; {seconds:.0f} s in all; each batch size tried once.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--limit", default=LIMIT, help=f"peak resident memory of a process (default {LIMIT})")
+    parser.add_argument("--only", nargs="+", default=MODELS, choices=MODELS, help="networks (default: all four)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="another file; the README then stays as it is")
+    options = parser.parse_args(arguments)
+    limit, machine = advise.parse_bytes(options.limit), runner.machine()
+    if options.out == RESULTS and limit != advise.parse_bytes(LIMIT):
+        raise ReproError(f"--limit {options.limit}: {LIMIT} was expected for the committed results; name another --out")
+    rows = kept(options.out, limit, machine)
+    for model in options.only:
+        row = rows[model] = compare(model, limit)
+        results = {"limit_bytes": limit, "allowed": ALLOWED, "machine": machine,
+                   "rows": [rows[name] for name in MODELS if name in rows]}  # fmt: skip
+        records.write_atomic(options.out, records.canonical_json(results))
+        if options.out == RESULTS:
+            readme.update("largest_batch", table(results))
         print(
-            f"{run}: predicted {row['predicted']}, advised {row['advised']}, "
+            f"{model}: predicted {row['predicted']}, advised {row['advised']}, "
             f"true limit {row['fits']} to {row['does_not_fit']}, "
             f"error {100 * row['error']:+.1f} %, {row['children']} children, {row['seconds']} s",
             file=sys.stderr,
         )
-    result = {"limit_bytes": limit, "allowed": ALLOWED, "machine": runner.machine(), "rows": rows}
-    records.write_atomic(options.out, records.canonical_json(result))
-    return int(not all(row["within"] for row in rows))
+    return int(not all(row["within"] for row in rows.values()))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ReproError as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(2)

@@ -1,12 +1,12 @@
-"""Speed of training ResNet18 with each normalisation on one core, beside PyTorch's own group norm.
+"""Speed of training ResNet18 with each normalisation on one core, in the layout and precision of runs and in PyTorch's.
 
     python benchmarks/normalisation.py
 
-A step is a forward and a backward pass of ResNet18 at 16 x 16 px as runs make it: bfloat16 convolutions on float32
-weights, channels last in memory. Group norm also with ``F.group_norm`` as it is, in the same layout and, as the
-alternative, in float32 and PyTorch's default memory format. Every repetition measures each network once, right after an
-unmeasured step of the same one; ratios are of the same repetition. Seconds are the processor's, of the one thread that
-works: on an idle machine they are the wall clock's, and on a busy one they leave out the waiting.
+A step is a forward and a backward pass of ResNet18 at 16 x 16 px. Runs make it in bfloat16 convolutions on float32
+weights, channels last in memory; the alternative is float32 in PyTorch's default memory format. Group norm also with
+``F.group_norm`` as it is, in the layout of runs. Every repetition measures each network once, right after an unmeasured
+step of the same one; ratios are of the same repetition. Seconds are the processor's, of the one thread that works: on
+an idle machine they are the wall clock's, and on a busy one they leave out the waiting.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import readme
 import torch
 import torch.nn.functional as F
 
@@ -32,22 +33,19 @@ from repro.models import norms
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/normalisation.json"
-README = ROOT / "benchmarks/README.md"
-BEGIN, END = "<!-- normalisation: generated, do not edit -->", "<!-- normalisation: end -->"
 
-WIDTHS, BATCHES, SIZE, CLASSES = (8, 16), (32, 128, 1024), 16, 10
-REPEATS = {32: 40, 128: 12, 1024: 4}
-NETWORKS = {  # name: norm, group norm as PyTorch has it, precision
-    "batch": ("batch", False, "bf16"),
-    "group": ("group", False, "bf16"),
-    "layer": ("layer", False, "bf16"),
-    "instance": ("instance", False, "bf16"),
-    "none": ("none", False, "bf16"),
-    "Fixup": ("fixup", False, "bf16"),
-    "`F.group_norm`": ("group", True, "bf16"),
-    "`F.group_norm`, float32, default format": ("group", True, "fp32"),
+SIZE, CLASSES = 16, 10
+REPEATS = {  # (width, batch): repetitions; 64 is the published width
+    **{(width, batch): repeats for width in (8, 16) for batch, repeats in ((32, 40), (128, 12), (1024, 4))},
+    (64, 32): 5,
 }
-OURS, TORCHS, DEFAULT, BATCH = "group", "`F.group_norm`", "`F.group_norm`, float32, default format", "batch"
+OURS, BATCH, TORCHS, ALTERNATIVE = "group", "batch", "`F.group_norm`", "float32, default format"
+#: name: norm, group norm as PyTorch has it, precision (its memory format goes with it)
+MEASURED = (
+    {norm: (norm, False, "bf16") for norm in norms.KINDS}
+    | {f"{norm}, {ALTERNATIVE}": (norm, False, "fp32") for norm in norms.KINDS}
+    | {TORCHS: ("group", True, "bf16")}
+)
 
 
 @contextmanager
@@ -79,7 +77,7 @@ def steps(width: int, batch: int) -> dict[str, Callable[[], Any]]:
 
         return run
 
-    return {name: step(*how) for name, how in NETWORKS.items()}
+    return {name: step(*how) for name, how in MEASURED.items()}
 
 
 def measure(width: int, batch: int, repeats: int) -> dict[str, list[float]]:
@@ -95,61 +93,45 @@ def measure(width: int, batch: int, repeats: int) -> dict[str, list[float]]:
     return seconds
 
 
-def ratio(row: dict[str, Any], above: str) -> str:
-    """Time of ``above`` against ours, repetition by repetition: how many times as fast ours is."""
-    values = [a / b for a, b in zip(row["seconds"][above], row["seconds"][OURS], strict=True)]
+def ratio(row: dict[str, Any], above: str, below: str) -> str:
+    """Time of ``above`` against ``below``, repetition by repetition: how many times as fast ``below`` is."""
+    values = [a / b for a, b in zip(row["seconds"][above], row["seconds"][below], strict=True)]
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def table(results: dict[str, Any]) -> str:
     """Results as Markdown tables with a line on where they come from."""
-    lines = ["| images/s | " + " | ".join(NETWORKS) + " |", "|---" * (1 + len(NETWORKS)) + "|"]
-    for row in results["rows"]:
-        speeds = [row["batch"] / statistics.median(row["seconds"][name]) for name in NETWORKS]
-        lines.append(
-            f"| width {row['width']}, batch {row['batch']} | " + " | ".join(f"{speed:.0f}" for speed in speeds) + " |"
-        )
-    lines += [
-        "",
-        f"| group norm is so many times as fast as | {TORCHS} | {DEFAULT} | batch norm |",
-        "|---|---|---|---|",
-        *(
-            f"| width {row['width']}, batch {row['batch']} | "
-            + " | ".join(ratio(row, name) for name in (TORCHS, DEFAULT, BATCH))
-            + " |"
-            for row in results["rows"]
-        ),
-    ]
+
+    def part(head: str, columns: Sequence[str], cell: Callable[[dict[str, Any], str], str]) -> list[str]:
+        lines = [f"| {head} | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+        for row in results["rows"]:
+            cells = (cell(row, name) for name in columns)
+            lines.append(f"| width {row['width']}, batch {row['batch']} | " + " | ".join(cells) + " |")
+        return [*lines, ""]
+
+    def speed(row: dict[str, Any], name: str) -> str:
+        return f"{row['batch'] / statistics.median(row['seconds'][name]):.0f}"
+
+    lines = part("images/s, as runs", [*norms.KINDS, TORCHS], speed)
+    lines += part(f"images/s, {ALTERNATIVE}", norms.KINDS, lambda row, name: speed(row, f"{name}, {ALTERNATIVE}"))
+    lines += part(
+        f"runs' own is so many times as fast as {ALTERNATIVE}", norms.KINDS,
+        lambda row, name: ratio(row, f"{name}, {ALTERNATIVE}", name),
+    )  # fmt: skip
+    lines += part("group norm is so many times as fast as", [TORCHS, BATCH], lambda row, name: ratio(row, name, OURS))
     machine = results["machine"]
-    repeats = ", ".join(f"{count} at batch {batch}" for batch, count in REPEATS.items())
-    lines += [
-        "",
+    repeats = ", ".join(f"{len(row['seconds'][OURS])} at {row['width']} and {row['batch']}" for row in results["rows"])
+    lines.append(
         f"{results['date']}, {machine['device']} ({machine['instructions']}), one core, torch {machine['torch']}, "
-        f"Python {machine['python']}; load of the minute before {results['load_before']}; repetitions: {repeats}; "
-        "images/s: median; ratios: median (least to greatest).",
-    ]
+        f"Python {machine['python']}; load of the minute before {results['load_before']}; repetitions at width and "
+        f"batch: {repeats}; images/s: median; ratios: median (least to greatest)."
+    )
     return "\n".join(lines) + "\n"
-
-
-def update_readme(results: dict[str, Any]) -> None:
-    """Replace the generated part of ``benchmarks/README.md``.
-
-    Raises:
-        ReproError: the file or one of the two lines around the generated part is missing.
-    """
-    try:
-        before, rest = README.read_text().split(BEGIN)
-        _, after = rest.split(END)
-    except (OSError, ValueError) as error:
-        raise ReproError(
-            f"{README}: the lines {BEGIN} and {END} were expected once each; `git checkout -- {README}`"
-        ) from error
-    records.write_atomic(README, f"{before}{BEGIN}\n\n{table(results)}\n{END}{after}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, help="repetitions of every measurement (default: by batch size); "
+    parser.add_argument("--repeats", type=int, help="repetitions of every measurement (default: by width and batch); "
                         "results are written for the default only")  # fmt: skip
     args = parser.parse_args(arguments)
     if args.repeats is not None and args.repeats < 1:
@@ -165,18 +147,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "rows": [],
     }
     print(f"load of the last minute {results['load_before']} (0 is expected)", flush=True)
-    for width in WIDTHS:
-        for batch in BATCHES:
-            seconds = measure(width, batch, args.repeats or REPEATS[batch])
-            results["rows"].append({"width": width, "batch": batch, "seconds": seconds})
-            print(f"width {width}, batch {batch}: done", flush=True)
+    for (width, batch), repeats in REPEATS.items():
+        seconds = measure(width, batch, args.repeats or repeats)
+        results["rows"].append({"width": width, "batch": batch, "seconds": seconds})
+        print(f"width {width}, batch {batch}: done", flush=True)
     print("\n" + table(results))
     if args.repeats is not None:
         print("not the default number of repetitions: nothing was written")
         return
     records.write_atomic(RESULTS, records.canonical_json(results))
-    update_readme(results)
-    print(f"{RESULTS.relative_to(ROOT)} and {README.relative_to(ROOT)} were written")
+    readme.update("normalisation", table(results))
+    print(f"{RESULTS.relative_to(ROOT)} and {readme.README.relative_to(ROOT)} were written")
 
 
 if __name__ == "__main__":

@@ -100,11 +100,18 @@ class Batches:
         wait: in large-batch training, a client that has finished its epoch waits for the others, so that no image is
             used twice in an epoch. Otherwise it goes on with its next one, so that all clients take part in every step
             however large their shards are, and an epoch has the steps of a shard of mean size.
+        sizes: images in the local batch of each client, where they differ. Shards are then those of
+            ``partition.shards_of_batches``: every client takes as many steps in an epoch as the union of all batches
+            needs, and the last one holds the rest of its shard.
+
+    Raises:
+        ReproError: with ``sizes``, a shard that such an epoch leaves without an image for its last step.
     """
 
     def __init__(
-        self, images: Images, shards: Sequence[np.ndarray], size: int, seed: int, augment: bool, *, wait: bool = True
-    ) -> None:
+        self, images: Images, shards: Sequence[np.ndarray], size: int, seed: int, augment: bool, *, wait: bool = True,
+        sizes: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         self.images, self.shards, self.size, self.seed, self.augment = (
             images,
             list(shards),
@@ -112,7 +119,13 @@ class Batches:
             seed,
             augment,
         )
-        self.wait = wait
+        self.wait, self.sizes = wait, list(sizes or [])
+        for shard, own in zip(self.shards, self.sizes, strict=bool(self.sizes)):
+            if len(shard) <= (self.rounds_per_epoch - 1) * own:
+                raise ReproError(
+                    f"a shard of {len(shard)} images for {self.rounds_per_epoch} steps of a local batch of {own}; an "
+                    "image for each step was expected; make shards in proportion to local batches"
+                )
         self._epoch: dict[int, tuple[int, tuple[np.ndarray, ...]]] = {}
 
     @property
@@ -122,11 +135,15 @@ class Batches:
 
     def steps_per_epoch(self, client: int) -> int:
         """Local steps in which ``client`` sees each of its images once."""
+        if self.sizes:
+            return self.rounds_per_epoch
         return local_steps(len(self.shards[client]), self.size)
 
     @property
     def rounds_per_epoch(self) -> int:
         """Steps in which every client has seen all of its images at least once; of a mean shard if clients go on."""
+        if self.sizes:
+            return local_steps(sum(map(len, self.shards)), sum(self.sizes))
         if not self.wait:
             return local_steps(round(sum(map(len, self.shards)) / self.clients), self.size)
         return max(self.steps_per_epoch(client) for client in range(self.clients))
@@ -150,8 +167,9 @@ class Batches:
     def _slice(self, client: int, step: int) -> tuple[np.ndarray, ...]:
         epoch, batch = divmod(step, self.steps_per_epoch(client))
         last = batch + 1 == self.steps_per_epoch(client)
-        stop = None if last else (batch + 1) * self.size
-        return tuple(a[batch * self.size : stop] for a in self._plan(client, epoch))
+        size = self.sizes[client] if self.sizes else self.size
+        stop = None if last else (batch + 1) * size
+        return tuple(a[batch * size : stop] for a in self._plan(client, epoch))
 
     def get(self, client: int, step: int) -> tuple[Tensor, Tensor]:
         """Local batch number ``step`` (from 0) of ``client``: x (B, 3, H, W), y (B,)."""

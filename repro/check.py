@@ -13,7 +13,7 @@ from repro.errors import ReproError
 from repro.notebooks import of_source
 
 WAITING = frozenset(["lb.teacher", "lb.c16", "lb.c21"])
-"""Artefacts and statements that have no run yet. Every other one that lacks something is a problem."""
+"""Artefacts and statements that this package has no run for. Every other one that lacks something is a problem."""
 
 
 def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
@@ -26,8 +26,8 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
     ``WAITING`` and has neither a rule nor a drawing waits.
 
     Returns:
-        (problems, waiting): one line for everything that is missing or wrong, and one for everything that no run or no
-        control run exists for yet.
+        (problems, waiting): one line for everything that is missing or wrong, and one for everything that has no
+        run, or none with a valid record, or whose control runs were not drawn.
 
     Raises:
         ReproError: a file of the package is malformed.
@@ -39,7 +39,7 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
     waiting: list[str] = []
     for source in sorted({artefact.source for artefact in published.artefacts}):
         later = _later(published, source)
-        waiting += [f"{item}: no run or computation yet" for item in later]
+        waiting += [f"{item}: this package has no run for it" for item in later]
         problems += _not_in_notebook(published, source, later, root)
         problems += [
             f"{artefact.id}: nothing draws it; add it to repro.report.ARTEFACTS"
@@ -97,8 +97,9 @@ def _unfit(statement: Statement) -> Iterator[str]:
         yield f"{statement.id}: no rule; a key `judge` was expected in data/published.yaml"
     if statement.artefact is None and statement.kind not in ("law", "definition"):
         yield f"{statement.id}: no figure or table; a key `artefact` was expected in data/published.yaml"
-    if statement.artefact is not None and statement.artefact not in report.ARTEFACTS:
-        yield f"{statement.id}: shown by {statement.artefact}, which nothing draws; add it to repro.report.ARTEFACTS"
+    for artefact in statement.shown_by:
+        if artefact not in report.ARTEFACTS:
+            yield f"{statement.id}: shown by {artefact}, which nothing draws; add it to repro.report.ARTEFACTS"
 
 
 def _undefined_runs(statements: list[Statement], source: str, profile: str, root: Path) -> Iterator[str]:

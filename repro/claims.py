@@ -48,8 +48,10 @@ from repro.metrics import (
     top_eigenvalue,
 )
 from repro.published import (
+    ACCURACIES,
     OF_CLIENTS,
     OF_PAYLOADS,
+    OTHER_ACCURACIES,
     TO_TARGET,
     Artefact,
     Choice,
@@ -113,6 +115,16 @@ _IN_PERCENT = {name: said for name, (_, said) in _AT_THE_END.items()} | {
     "step_up_share": "{arm} {value} % of iterations stepped up",
 }
 """How an arm's metric is said, where it is a fraction."""
+_OF_DIVERGED = (
+    dict.fromkeys((*ACCURACIES, *OTHER_ACCURACIES, *OF_CLIENTS), "counted at chance")
+    | {
+        "mean_top1": "counted at chance from there on",
+        "regularisation_gap": "counted as no gap",
+        "step_up_share": "counted until then",
+    }
+    | dict.fromkeys(TO_TARGET, "counted as never there")
+)
+"""As what a run that diverged enters each metric; of the others it leaves the part open, which its reason says."""
 _AS_LOGARITHM = ("best_lr", "early_gradient_norm")
 """Metrics whose value is a log2, so that differences and slopes are factors."""
 _METHODS = {"large_batch": "large batch", "federated": "federated averaging"}
@@ -231,7 +243,7 @@ class Verdict:
             "unit": shown["unit"],
             "n": least.n if least else 0,
             "verdict": self.word,
-            "reason": "; ".join(reasons) or "no run is defined for this statement yet",
+            "reason": "; ".join(reasons) or "this package has no run for this statement",
             "runs": sorted({run for part in parts for run in part.runs}),
             "artefact": statement.artefact,
             "profile": self.profile,
@@ -428,22 +440,23 @@ def _log_ratio_interval(part: Mapping[str, Any], table: _Table, seeds: Sequence[
     """
     fast, slow = sorted(part["contrast"], key=lambda arm: part["contrast"][arm])
     never, without = _missed(part)
-    logs, resolutions, open_seeds = [], [], []
+    logs, resolutions = [], []
+    open_seeds: dict[str, list[str]] = {}  # by who stopped too early
     for seed in seeds:
-        first, last = sorted((table[slow][seed], table[fast][seed]), key=lambda reading: reading.earliest)
+        ahead, behind = sorted((fast, slow), key=lambda arm: table[arm][seed].earliest)
+        first, last = table[ahead][seed], table[behind][seed]
         if not first.reached:
-            open_seeds.append(str(seed))
+            who = f"{label(ahead)}, which would be first," if last.reached else f"both {label(fast)} and {label(slow)}"
+            open_seeds.setdefault(who, []).append(str(seed))
             continue
         logs.append(math.log(table[slow][seed].earliest / table[fast][seed].earliest))
         # The later arm may have crossed the target just after its previous evaluation, one step nearer.
         resolutions.append(math.log1p(last.step / first.value))
     if open_seeds:
-        raise _Undecided(
-            INCONCLUSIVE,
-            f"seed {', '.join(open_seeds)}: the arm that would be first stopped {without}",
-        )
+        stopped = [f"seed {', '.join(those)}: {who} stopped {without}" for who, those in open_seeds.items()]
+        raise _Undecided(INCONCLUSIVE, "; ".join(stopped))
     if _stopped(table[slow]) and _stopped(table[fast]):
-        raise _Undecided(INCONCLUSIVE, f"each arm stopped {without} in some seed")
+        raise _Undecided(INCONCLUSIVE, f"{label(slow)} and {label(fast)} each stopped {without} in some seed")
     interval = rules.paired_interval(logs, float(np.mean(resolutions)))
     against = {HOLDS: fast, FAILS: slow}.get(rules.order(interval))
     if against and _stopped(table[against]):
@@ -501,8 +514,10 @@ def _reservation(
             finals = {run: float(np.mean([reading.value for reading in table[run].values()])) for run in runs}
         floor = rules.accuracy_floor(evidence.current[runs[0]][seeds[0]].chance)
         needed = f"too close to chance ({number(100 * floor, 1)} % needed)"
-        if needs_trained_arm and max(finals.values()) < floor:
-            return f"the best arm ends at {number(100 * max(finals.values()), 1)} %, {needed}"
+        best = max(finals, key=lambda run: finals[run])
+        if needs_trained_arm and finals[best] < floor:
+            which = "" if len(finals) == 1 else ", the best of those compared,"
+            return f"{label(best)}{which} ends at {number(100 * finals[best], 1)} %, {needed}"
         if low := [run for run in part.get("above_floor", []) if finals[run] < floor]:
             ends = ", ".join(f"{label(run)} ends at {number(100 * finals[run], 1)} %" for run in low)
             return f"{ends}, {needed}, so what was lost cannot be told"
@@ -692,9 +707,8 @@ def _judge_trained(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
     seeds = evidence.seeds(runs)
     table = _measure(part, evidence, seeds)
     numbers, texts = _arm_texts(part["metric"], table)
-    seen = PartVerdict(
-        part["rule"], INCONCLUSIVE, "", text=", ".join(texts), arms=numbers, n=len(seeds), runs=tuple(runs)
-    )
+    arms, lost = ", ".join(texts), _diverged(part, table, evidence)
+    seen = PartVerdict(part["rule"], INCONCLUSIVE, "", text=arms + lost, arms=numbers, n=len(seeds), runs=tuple(runs))
     try:
         interval = _interval(part, table, evidence, seeds)
     except _Undecided as undecided:
@@ -711,7 +725,7 @@ def _judge_trained(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
         aside = " (bytes of trained runs without running statistics, zip computed)" + aside
     seen = replace(
         seen,
-        text=f"{over}{seen.text}: {_in_words(estimate, low, high, unit, open_ends, interval.n)}{aside}",
+        text=f"{over}{arms}: {_in_words(estimate, low, high, unit, open_ends, interval.n)}{aside}{lost}",
         estimate=estimate,
         interval=(None if open_ends[0] else low, None if open_ends[1] else high) if interval.n > 1 else None,
         unit=unit,
@@ -725,6 +739,20 @@ def _judge_trained(part: Mapping[str, Any], evidence: _Evidence) -> PartVerdict:
         return replace(seen, reason=reservation)
     outcome = _RULES[part["rule"]](interval, part)
     return replace(seen, outcome=outcome, reason=_reason(part, outcome, any(open_ends)))
+
+
+def _diverged(part: Mapping[str, Any], table: _Table, evidence: _Evidence) -> str:
+    """Which arms diverged in which seeds, and as what they count; empty where none did or it is said elsewhere."""
+    metric = part["metric"]
+    if metric not in _OF_DIVERGED:
+        return ""
+    found = []
+    for arm, by_seed in table.items():
+        lost = [evidence.current[arm][seed] for seed in by_seed if evidence.current[arm][seed].status == "diverged"]
+        if metric == "top1_at_equal_iterations":  # one that diverged later had not diverged yet
+            lost = [record for record in lost if by_seed[record.seed].value == record.chance]
+        found += [f"{label(arm)}, seed {', '.join(str(record.seed) for record in lost)}"] * bool(lost)
+    return f" (diverged, {_OF_DIVERGED[metric]}: {'; '.join(found)})" if found else ""
 
 
 def _of_all_readings(part: Mapping[str, Any], evidence: _Evidence, seeds: Sequence[int]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from repro import specs, store
-from repro.errors import ReproError
+from repro.errors import ReproError, did_you_mean
 
 ROOT = Path()
 
@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     as_json(made)
 
     made = add("check", _check, "does all that the published statements name exist: runs, figures, notebook, verdicts")
-    made.add_argument("--complete", action="store_true", help="refuse statements and artefacts that are not run yet")
+    made.add_argument("--complete", action="store_true", help="refuse also what has no run or no valid record")
     return parser
 
 
@@ -191,8 +191,13 @@ def _state(spec: specs.Spec, seed: int) -> str:
     return "stale" if record is None else record.status
 
 
-def _planned(source: str, profile: str) -> list[tuple[specs.Spec, int]]:
-    return [task for group in specs.GROUPS for task in specs.runs(source, profile, group, ROOT)]
+def _spec(options: Any) -> specs.Spec:
+    """The run that was named."""
+    from repro import costs
+
+    if "." in options.run and (instead := costs.not_a_run(options.run, ROOT)):  # no id of a run has a dot
+        raise ReproError(instead)
+    return specs.find(options.run, options.profile, ROOT)
 
 
 def _bar(text: str) -> tuple[Any, Callable[[float], None]]:
@@ -214,29 +219,32 @@ def _bar(text: str) -> tuple[Any, Callable[[float], None]]:
 
 
 def _list(options: Any) -> int:
-    from repro import claims, report
+    from repro import claims, costs, report
 
     published = claims.load_published(ROOT)
     runs: dict[str, dict[str, Any]] = {}
-    for source in _sources(options):
-        for spec, seed in _planned(source, options.profile):
+    for (_, group), (tasks, waiting) in costs.all_runs(options.profile, ROOT, _sources(options)).items():
+        for spec, seed in tasks:
             entry = runs.setdefault(
                 spec.run, {"run": spec.run, "group": spec.group, "method": spec.method, "seeds": {}}
             )
             entry["seeds"][seed] = _state(spec, seed)
+        for run, seed in waiting:
+            entry = runs.setdefault(run, {"run": run, "group": group, "method": None, "seeds": {}})
+            entry["seeds"][seed] = "no learning rate yet"
     wanted = [options.source] if options.source else sorted({a.source for a in published.artefacts})
     artefacts = [
         {
             "id": a.id,
             "kind": a.kind,
-            "state": "built" if a.id in report.ARTEFACTS else "not built yet",
+            "state": "built" if a.id in report.ARTEFACTS else "has no run",
             "says": a.says,
         }
         for a in published.artefacts
         if a.source in wanted
     ]
     statements = [
-        {"id": s.id, "kind": s.kind, "state": "judged" if s.judge else "not run", "says": s.says}
+        {"id": s.id, "kind": s.kind, "state": "judged" if s.judge else "has no run", "says": s.says}
         for s in published.statements
         if s.source in wanted
     ]
@@ -252,7 +260,7 @@ def _list(options: Any) -> int:
                 (
                     r["run"],
                     r["group"],
-                    r["method"],
+                    r["method"] or "",
                     " ".join(f"s{seed}:{state}" for seed, state in r["seeds"].items()),
                 )
                 for r in runs.values()
@@ -279,7 +287,7 @@ def _data(options: Any) -> int:
 def _run(options: Any) -> int:
     from repro import runner
 
-    spec = specs.find(options.run, options.profile, ROOT)
+    spec = _spec(options)
     seed = _seed(options, spec)
     if store.stored(spec, seed, ROOT) is not None:
         path = store.record_path(spec, seed, ROOT)
@@ -326,78 +334,91 @@ def _tune(options: Any) -> int:
 
 
 def _rerun(options: Any) -> int:
-    from repro import verify
-
-    spec = specs.find(options.run, options.profile, ROOT)
-    bar, report = _bar(f"{spec.run} again")
-    with bar:
-        found = verify.rerun(spec, _seed(options, spec), ROOT, processes=options.processes, report=report)
-    return _show_comparisons([found], options.json)
+    spec = _spec(options)
+    return _compare([(spec, _seed(options, spec))], options)
 
 
 def _audit(options: Any) -> int:
     from repro import verify
 
     draw = secrets.randbelow(10**6) if options.draw is None else options.draw
-    drawn, found = verify.sample(options.n, draw, ROOT), []
+    drawn = verify.sample(options.n, draw, ROOT)
     print(f"audit: draw {draw}", file=sys.stderr)
-    for spec, seed in drawn:
-        bar, report = _bar(f"{spec.profile} {spec.run} seed {seed}")
-        with bar:
-            found.append(verify.rerun(spec, seed, ROOT, report=report))
-    return _show_comparisons(found, options.json)
+    return _compare(drawn, options)
 
 
-def _show_comparisons(found: Sequence[Any], as_json: bool) -> int:
+def _compare(tasks: Sequence[tuple[specs.Spec, int]], options: Any) -> int:
+    """Run each task again; a line before, on stderr, and one after, so that a long one is seen to work."""
     from repro import verify
 
-    if as_json:
+    found = []
+    for i, (spec, seed) in enumerate(tasks, start=1):
+        verify.recorded(spec, seed, ROOT)  # what cannot be compared is said before anything is announced
+        seconds = verify.recorded_seconds(spec, seed, ROOT)
+        took = "" if seconds is None else f"; the record took {seconds:.0f} s"
+        name = f"{spec.run} seed {seed} (profile {spec.profile})"
+        print(f"[{i}/{len(tasks)}] computing {name} again{took}", file=sys.stderr, flush=True)
+        bar, report = _bar(f"{spec.profile} {spec.run} seed {seed}")
+        with bar:
+            c = verify.rerun(spec, seed, ROOT, processes=getattr(options, "processes", 1), report=report)
+        found.append(c)
+        said = f"{c.run} seed {c.seed}: {c.verdict} ({c.detail})"
+        print(said, file=sys.stderr if options.json else sys.stdout, flush=True)
+    if options.json:
         print(json.dumps([vars(c) for c in found], indent=1))
-    else:
-        for c in found:
-            print(f"{c.run} seed {c.seed}: {c.verdict} ({c.detail})")
     return int(any(c.verdict == verify.DIFFERS for c in found))
 
 
 def _plan(options: Any) -> int:
     from repro import costs
 
-    wanted: list[tuple[dict[str, str], list[costs.Task]]]
+    wanted: list[tuple[dict[str, str], costs.Planned]]
     if options.ids:
         wanted = [({"id": name}, costs.of_id(name, options.profile, ROOT)) for name in options.ids]
     else:
-        wanted = [
-            ({"source": source, "group": group}, specs.runs(source, options.profile, group, ROOT))
-            for source in _sources(options)
-            for group in specs.GROUPS
-        ]
-    found = [(name, costs.cost(tasks, ROOT)) for name, tasks in wanted]
+        known = costs.all_runs(options.profile, ROOT, _sources(options))
+        wanted = [({"source": source, "group": group}, tasks) for (source, group), tasks in known.items()]
+    found = [(name, costs.cost(tasks, ROOT)) for name, (tasks, _) in wanted]
+    waiting = [len(later) for _, (_, later) in wanted]
     if options.json:
         answer = [
             name
             | {"runs": c.runs, "core_hours": c.seconds / 3600, "core_hours_to_do": c.seconds_to_do / 3600,
-               "runs_without_a_time": c.untimed, "peak_memory_bytes": c.memory, "disk_bytes": c.disk,
-               "measured_on": list(c.devices)}
-            for name, c in found
+               "runs_without_a_time": c.untimed, "runs_without_a_learning_rate": later,
+               "peak_memory_bytes": c.memory, "disk_bytes": c.disk, "measured_on": list(c.devices)}
+            for (name, c), later in zip(found, waiting, strict=True)
         ]  # fmt: skip
         print(json.dumps(answer, indent=1))
         return 0
     header = ("runs", "core-hours", "to do", "runs never timed", "memory (MB)", "disk (MB)", "measured on")
     rows: list[tuple[object, ...]] = [(*found[0][0], *header)]
     for name, c in found:
-        hours = (f"{c.seconds / 3600:.2f}", f"{c.seconds_to_do / 3600:.2f}")
+        hours = [_hours(seconds, c) for seconds in (c.seconds, c.seconds_to_do)]
         memory = "not recorded" if c.memory is None else f"{c.memory / 1e6:.0f}"
         rows.append((*name.values(), c.runs, *hours, c.untimed, memory, f"{c.disk / 1e6:.2f}", "; ".join(c.devices)))
     _print_table(rows)
+    if any(waiting):
+        of = ", ".join(f"{' '.join(n.values())} {k}" for (n, _), k in zip(wanted, waiting, strict=True) if k)
+        print(
+            f"not in the table, for their learning rates are still to be chosen, by `make controls "
+            f"PROFILE={options.profile}`: {sum(waiting)} runs ({of})"
+        )
+    if any(c.untimed for _, c in found):
+        print("a run that was never timed has no known cost: hours are those of the timed ones, or not known")
     return 0
+
+
+def _hours(seconds: float, cost: Any) -> str:
+    """Hours of the runs whose time is known."""
+    return "not known" if cost.runs and cost.untimed == cost.runs else f"{seconds / 3600:.2f}"
 
 
 def _render(options: Any) -> int:
     from repro import report
 
-    unknown = [i for i in options.ids if i not in report.ARTEFACTS]
-    if unknown:
-        raise ReproError(f"unknown artefact {unknown[0]!r}; one of {', '.join(report.ARTEFACTS)} was expected")
+    for name in options.ids:
+        if name not in report.ARTEFACTS:
+            raise ReproError(_not_drawn(name))
     ids = options.ids or [
         i for i, a in report.ARTEFACTS.items() if a.source in _sources(options) and a.group == options.group
     ]
@@ -409,6 +430,20 @@ def _render(options: Any) -> int:
         ):
             print(path)
     return 0
+
+
+def _not_drawn(name: str) -> str:
+    """What to say of an id that is no figure or table."""
+    from repro import claims, costs, report
+
+    published = claims.load_published(ROOT)
+    if why := costs.without_a_run(name, published):
+        return why
+    if statement := next((s for s in published.statements if s.id == name), None):
+        shown = f"it is shown by {statement.artefact}" if statement.artefact else "nothing draws it"
+        return f"{name} is a statement; the id of a figure or table was expected, and {shown}"
+    hint = did_you_mean(name, report.ARTEFACTS)
+    return f"unknown figure or table {name!r}; {hint}`python -m repro list` shows the ids"
 
 
 def _notebook(options: Any) -> int:
@@ -559,5 +594,5 @@ def _check(options: Any) -> int:
     if options.complete:
         for line in waiting:
             print(f"repro: {line}", file=sys.stderr)
-    print(f"{len(problems)} problems; {len(waiting)} artefacts and statements not run yet")
+    print(f"{len(problems)} problems; {len(waiting)} artefacts and statements without a run or a valid record")
     return int(bool(problems or (options.complete and waiting)))

@@ -8,9 +8,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from repro import claims, records, report, specs, store
-from repro.errors import ReproError
+from repro.errors import ReproError, did_you_mean
 
 Task = tuple[specs.Spec, int]
+Planned = tuple[list[Task], list[tuple[str, int]]]
+"""Runs with their seeds, and ids with seeds of those whose learning rate a grid has still to choose."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Cost:
 
     Attributes:
         runs: planned records, a seed counted each.
-        seconds: of one core, for all of them.
+        seconds: of one core, for all of them whose time is known.
         seconds_to_do: for those that have no valid record.
         untimed: records of which no time is known.
         memory: bytes that the largest process held at most, or None where nobody looked. A sweep runs several runs in
@@ -62,24 +64,73 @@ def cost(tasks: Iterable[Task], root: Path = Path()) -> Cost:
     return Cost(runs, seconds, todo, untimed, max(peaks, default=None), disk, tuple(sorted(devices)))
 
 
-def of_id(name: str, profile: str, root: Path = Path()) -> list[Task]:
-    """The planned runs behind a figure, a table, a statement or a run.
+def all_runs(
+    profile: str, root: Path = Path(), sources: Iterable[str] = specs.SOURCES
+) -> dict[tuple[str, str], Planned]:
+    """What is planned for each (source, group).
+
+    Raises:
+        ReproError: malformed specs.
+    """
+    return {
+        (source, group): specs.runs_and_waiting(source, profile, group, root)
+        for source in sources
+        for group in specs.GROUPS
+    }
+
+
+def of_id(name: str, profile: str, root: Path = Path()) -> Planned:
+    """What is planned behind a figure, a table, a statement or a run.
 
     Raises:
         ReproError: no such id, or one that no run is planned for.
     """
-    statements = {statement.id: statement for statement in claims.load_published(root).statements}
+    published = claims.load_published(root)
+    statements = {statement.id: statement for statement in published.statements}
+    planned = all_runs(profile, root).values()
     if name in report.ARTEFACTS:
         patterns = report.ARTEFACTS[name].runs
     elif name in statements:  # an arm of a grid stands for its runs
         patterns = tuple(p for run in claims.runs_named(statements[name]) for p in (run, f"{run}-lr*"))
     else:
         patterns = (name,)
-    planned = [task for source in specs.SOURCES for g in specs.GROUPS for task in specs.runs(source, profile, g, root)]
-    found = [task for task in planned if any(fnmatchcase(task[0].run, pattern) for pattern in patterns)]
-    if not found:
+
+    def behind(run: str) -> bool:
+        return any(fnmatchcase(run, pattern) for pattern in patterns)
+
+    found = [task for tasks, _ in planned for task in tasks if behind(task[0].run)]
+    waiting = [task for _, tasks in planned for task in tasks if behind(task[0])]
+    if not found + waiting:
+        if why := without_a_run(name, published):
+            raise ReproError(why)
+        runs = [run for tasks, later in planned for run in [*(spec.run for spec, _ in tasks), *(r for r, _ in later)]]
+        known = [*report.ARTEFACTS, *statements, *dict.fromkeys(runs)]
         raise ReproError(
-            f"{name!r}: no run of profile {profile} stands behind it; the id of a figure, table, statement or run that "
-            "is built was expected; `python -m repro list` shows all"
+            f"{name!r}: no run of profile {profile} stands behind it; {did_you_mean(name, known)}the id of a figure, "
+            "table, statement or run was expected; `python -m repro list` shows all"
         )
-    return found
+    return found, waiting
+
+
+def without_a_run(name: str, published: claims.Published) -> str | None:
+    """What to say of an id that a source has and for which this package has no run; None of any other id."""
+    for statement in published.statements:
+        if statement.id == name and statement.judge is None:
+            return f"{name} is a statement that has no run in this package; its verdict is 'not run'"
+    for artefact in published.artefacts:
+        if artefact.id == name and name not in report.ARTEFACTS:
+            return f"{name} is a {artefact.kind} that has no run in this package; nothing draws it"
+    return None
+
+
+def not_a_run(name: str, root: Path = Path()) -> str | None:
+    """What to say where a run was expected and ``name`` is a figure, a table or a statement; None of any other id."""
+    published = claims.load_published(root)
+    if why := without_a_run(name, published):
+        return why
+    patterns = {statement.id: tuple(claims.runs_named(statement)) for statement in published.statements}
+    patterns |= {artefact: item.runs for artefact, item in report.ARTEFACTS.items()}
+    if name not in patterns:
+        return None
+    behind = ", ".join(patterns[name][:3]) + ("" if len(patterns[name]) <= 3 else " and others")
+    return f"{name} is no run; the id of a run was expected, and behind it stand {behind}"

@@ -15,6 +15,7 @@ from repro import records
 VERSIONS = {
     "alexnet": 1,  # layers, initialisation, dropout
     "batches": 1,  # subset, scaling, order of images, augmentation, normalisation
+    "batch_shares": 1,  # local batches of different sizes, and the shards that go with them
     "buffer_policies": 1,  # local and drop
     "clients_go_on": 1,  # with shards of different sizes, who takes part in a step, and how long an epoch is
     "codec_1-bit": 1,
@@ -96,6 +97,8 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
             parts.append("step_up")
         if not spec.get("clients_wait", True):
             parts.append("clients_go_on")
+        if spec.get("batch_shares") is not None:
+            parts.append("batch_shares")
         parts += [f"tracked_{name}" for name in spec.get("track") or []]
     if spec.get("model") in _NETWORKS:
         parts.append(_NETWORKS[spec["model"]])

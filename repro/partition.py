@@ -8,6 +8,7 @@ empty. Whatever cannot be met raises `ReproError` here, before training. Randomn
 Generator passed in, and every loop is bounded.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,6 +30,51 @@ def local_steps(images: int, batch: int) -> int:
     return max(1, (images + batch // 2) // batch)
 
 
+def apportion(total: int, weights: Sequence[float]) -> list[int]:
+    """Whole numbers of sum ``total`` in proportion to ``weights``, at least 1 each: largest remainders are rounded up.
+
+    Raises as ``check_weights``.
+
+    >>> apportion(320, [1, 0.5, 0.25]), apportion(5, [100, 1, 1])
+    ([183, 91, 46], [3, 1, 1])
+    """
+    check_weights(total, weights)
+    exact = [total * weight / sum(weights) for weight in weights]
+    shares = [max(1, math.floor(each)) for each in exact]
+    order = sorted(range(len(exact)), key=lambda i: (shares[i] - exact[i], i))
+    while sum(shares) < total:
+        for i in order[: total - sum(shares)]:
+            shares[i] += 1
+    while sum(shares) > total:  # what was below 1 was rounded up to it
+        shares[shares.index(max(shares))] -= 1
+    return shares
+
+
+def check_weights(total: int, weights: Sequence[float]) -> None:
+    """Raise a ReproError unless ``weights`` are finite numbers above 0, at least one and at most ``total``."""
+    if not weights or not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        raise ReproError(f"shares of {list(weights)}; one or more numbers above 0 were expected; correct them")
+    if total < len(weights):
+        raise ReproError(f"{total} images for {len(weights)} clients; at least one image each was expected")
+
+
+def shards_of_batches(images: int, batches: Sequence[int]) -> list[int]:
+    """Images of each client, so that clients with local batches of different sizes end an epoch together.
+
+    All take as many steps as their ``batches`` together need, ``local_steps(images, sum(batches))``, every step but the
+    last with a whole batch each. What is left for the last is shared in the same proportion, at least one image each.
+
+    Raises:
+        ReproError: fewer images are left for the last step than there are clients.
+
+    >>> shards_of_batches(100, [8, 4, 4])
+    [50, 25, 25]
+    """
+    whole = local_steps(images, sum(batches)) - 1
+    rests = apportion(images - whole * sum(batches), batches)
+    return [whole * batch + rest for batch, rest in zip(batches, rests, strict=True)]
+
+
 def make(
     kind: str,
     labels: NDArray[np.integer],
@@ -38,8 +84,11 @@ def make(
     labels_per_client: int | None = None,
     alpha: float | None = None,
     drop_uncovered: bool = False,
+    batches: Sequence[int] | None = None,
 ) -> list[Indices]:
     """Partition ``labels`` (images,) by the method a spec names: "iid", "labels" or "dirichlet".
+
+    ``batches``: local batches of the clients, where they differ; shards are then in proportion (``shards_of_batches``).
 
     Raises ReproError for an unknown kind, and for a setting that the kind needs and lacks or has and ignores.
 
@@ -52,6 +101,7 @@ def make(
         ("labels_per_client", labels_per_client is not None, "labels"),
         ("alpha", alpha is not None, "dirichlet"),
         ("drop_uncovered", drop_uncovered, "labels"),
+        ("batches", batches is not None, "iid"),
     ):
         if given and kind != owner:
             raise ReproError(f"{name} has no meaning for the partition {kind!r}: only {owner!r} takes it; remove it")
@@ -63,18 +113,23 @@ def make(
         if alpha is None:
             raise ReproError("the partition 'dirichlet' needs alpha: expected a number > 0; add it")
         return dirichlet(labels, clients, alpha, rng)
-    return iid(labels, clients, rng)
+    return iid(labels, clients, rng, batches)
 
 
-def iid(labels: NDArray[np.integer], clients: int, rng: np.random.Generator) -> list[Indices]:
+def iid(
+    labels: NDArray[np.integer], clients: int, rng: np.random.Generator, batches: Sequence[int] | None = None
+) -> list[Indices]:
     """Shuffle all images of ``labels`` (images,) once and cut them into ``clients`` parts.
 
-    Returns ``clients`` shards whose sizes differ by at most one. Source: McMahan et al. 2017, section 3.
+    Returns ``clients`` shards whose sizes differ by at most one, or, with ``batches`` (local batch of each client),
+    those of ``shards_of_batches``. Source: McMahan et al. 2017, section 3.
     Raises ReproError if a client would get no image.
     """
     labels = _validated(labels, clients)
     order = rng.permutation(labels.size).astype(np.int64)
-    return _checked(np.array_split(order, clients), labels)
+    if batches is None:
+        return _checked(np.array_split(order, clients), labels)
+    return _checked(np.split(order, np.cumsum(shards_of_batches(labels.size, batches))[:-1]), labels)
 
 
 def by_labels(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +52,8 @@ class Statement:
         says: the statement in our words.
         published: the relation in words, or the published numbers as data.
         artefact: id of the artefact, or of our companion figure (``e1.extra-...``), that shows it, or None.
-        judge: ``{"why": text, "parts": [...]}`` as :func:`load_published` validated it; None: not judged yet.
+        judge: ``{"why": text, "parts": [...]}`` as :func:`load_published` validated it; None: this package has no run.
+        companions: ids of further figures and tables that hold evidence for it.
     """
 
     id: str
@@ -63,6 +64,12 @@ class Statement:
     published: Any
     artefact: str | None
     judge: dict[str, Any] | None = None
+    companions: Sequence[str] = ()
+
+    @property
+    def shown_by(self) -> list[str]:
+        """Ids of all figures and tables that show it, the one that shows it first, first."""
+        return [self.artefact, *self.companions] if self.artefact else []
 
 
 @dataclass(frozen=True)
@@ -303,9 +310,19 @@ def load_published(root: Path = Path()) -> Published:
         "the id of an artefact, a companion of ours (<source>.extra-...) or null",
         lambda v: v is None or any(v == a["id"] for a in artefacts) or (isinstance(v, str) and ".extra-" in v),
     )
+    others = _Field(
+        "a list of ids of artefacts or companions of ours",
+        lambda v: isinstance(v, list) and bool(v) and None not in v and all(map(known.accepts, v)),
+    )
     for item in statements:
         where = f"{path}: {item.get('id')}"
-        _check(where, item, _STATEMENT | {"artefact": known}, {"judge": _JUDGE_OR_NONE})
+        _check(where, item, _STATEMENT | {"artefact": known}, {"judge": _JUDGE_OR_NONE, "companions": others})
+        shown = [item["artefact"], *item.get("companions", [])]
+        if len(shown) > 1 and (None in shown or len(set(shown)) < len(shown)):
+            raise ReproError(
+                f"{where}: key 'companions' is {shown[1:]!r}; ids beside that of 'artefact', each once, were expected; "
+                "correct it"
+            )
         if "judge" in item:
             _check_judge(where, item["judge"])
     for item in [*artefacts, *statements]:

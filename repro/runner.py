@@ -171,7 +171,7 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
     shards = partition.make(
         spec.partition, targets, spec.workers if spec.method != "central" else 1,
         generator(seed, "partition"), labels_per_client=spec.labels_per_client, alpha=spec.dirichlet_alpha,
-        drop_uncovered=spec.drop_uncovered,
+        drop_uncovered=spec.drop_uncovered, batches=spec.local_batches,
     )  # fmt: skip
     return Setting(
         model=models.build(
@@ -184,7 +184,9 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
             seed=derive(seed, "weights"),
             dtype=dtype,
         ).to(where),
-        batches=Batches(images, shards, spec.local_batch, seed, spec.augment, wait=spec.clients_wait),
+        batches=Batches(
+            images, shards, spec.local_batch, seed, spec.augment, wait=spec.clients_wait, sizes=spec.local_batches
+        ),
         evaluation=Images(
             shrink(pixels[other], spec.image_size), labels[other], mean, std, dtype=dtype, device=str(where)
         ),

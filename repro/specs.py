@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import json
 import math
 import types
@@ -33,8 +32,8 @@ from typing import Any, Literal
 import yaml
 
 from repro import schedules
-from repro.errors import ReproError
-from repro.partition import local_steps
+from repro.errors import ReproError, did_you_mean
+from repro.partition import apportion, local_steps, shards_of_batches
 from repro.stepup import StepUp
 
 SOURCES = ("e1", "e2", "e3", "lb")
@@ -91,6 +90,9 @@ class Spec:
         clients_wait: in large-batch training a worker that has finished its epoch waits for the others. Where shards
             differ in size, false lets it go on with its next one, so that all take part in every step; an epoch, and
             the length of rounds of ``local_steps``, is then counted by the mean shard.
+        batch_shares: relative speeds, one for each worker of large-batch training; None: equal local batches. The union
+            of ``workers`` x ``local_batch`` images is shared in proportion to them (``local_batches``), and so are all
+            images, so that workers end an epoch together. Gradients are weighted by images, as always.
         evaluate_at: rounds after which the model is evaluated besides; those after the last do not take place.
         step_up: paper lb's step-up method, in the terms of ``repro.stepup.StepUp``; None: gradients stay as they are.
             ``share_of`` instead of ``share`` names another run: on average as often as that one did with the same seed.
@@ -146,6 +148,7 @@ class Spec:
     repetitions: int = 0
     drop_uncovered: bool = False
     clients_wait: bool = True
+    batch_shares: list[float] | None = None
     evaluate_at: list[int] | None = None
     step_up: dict[str, Any] | None = None
 
@@ -158,6 +161,11 @@ class Spec:
         neutral = {field.name: field.default for field in dataclasses.fields(self)}
         plain = {name: value for name, value in dataclasses.asdict(self).items() if value != neutral[name]}
         return plain | {"lr": self.schedule["lr"]}
+
+    @property
+    def local_batches(self) -> list[int] | None:
+        """Images in the local batch of each worker, where these differ; their sum is that of equal ones."""
+        return apportion(self.workers * self.local_batch, self.batch_shares) if self.batch_shares else None
 
 
 HELD_OUT_IMAGES = 5000
@@ -306,6 +314,8 @@ def _make(values: dict[str, Any], where: str) -> Spec:
             StepUp.of(described(spec.step_up, share=0.5))
         except ReproError as error:
             raise ReproError(f"{where}, key {error}") from error
+    if spec.batch_shares is not None:
+        _check_batch_shares(spec, f"{where}, key batch_shares")
     unknown = sorted(set(spec.track or []) - set(TRACKED))
     if unknown:
         raise ReproError(f"{where}, key track: {unknown[0]!r}; some of {', '.join(TRACKED)} were expected")
@@ -325,6 +335,29 @@ def _make(values: dict[str, Any], where: str) -> Spec:
             "at most one worker an image was expected"
         )
     return spec
+
+
+def _check_batch_shares(spec: Spec, where: str) -> None:
+    """Shares of large-batch training on IID data, one for each worker, and at least one image of every step in each."""
+    if (spec.kind, spec.method, spec.partition) != ("train", "large_batch", "iid") or not spec.clients_wait:
+        raise ReproError(
+            f"{where}: kind {spec.kind}, method {spec.method}, partition {spec.partition}, clients_wait "
+            f"{str(spec.clients_wait).lower()}; train, large_batch, iid and true were expected; leave the shares out"
+        )
+    shares = [_expect(share, float, where) for share in spec.batch_shares or []]
+    if len(shares) != spec.workers or not all(0 < share < math.inf for share in shares):
+        raise ReproError(f"{where}: {shares}; a number above 0 for each of {spec.workers} workers was expected")
+    union = spec.workers * spec.local_batch
+    least = union * min(shares) / sum(shares)
+    if least < 1:
+        raise ReproError(
+            f"{where}: {shares}; the smallest share of a union batch of {union} is {least:.2g} of an image, at least "
+            "one was expected; take less unequal shares or a larger local_batch"
+        )
+    try:
+        shards_of_batches(spec.train_images, apportion(union, shares))
+    except ReproError as error:
+        raise ReproError(f"{where}: {error} in the last step of an epoch; take more images") from error
 
 
 def _check_measurement(spec: Spec, where: str) -> None:
@@ -376,16 +409,21 @@ def learning_rates_path(profile: str, root: Path = Path()) -> Path:
     return root / "data/learning_rates" / f"{profile}.json"
 
 
+class _NotChosen(ReproError):
+    """A grid has still to choose this learning rate."""
+
+
 def _chosen(profile: str, source: str, grid: str, root: Path) -> float:
     path = learning_rates_path(profile, root)
     try:
         return float(json.loads(path.read_text())[source][grid]["lr"])
     except FileNotFoundError as error:
-        raise ReproError(
+        raise _NotChosen(
             f"{path}: no learning rates chosen for profile {profile}; run `make controls PROFILE={profile}` once"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ReproError(
+        kind = _NotChosen if isinstance(error, KeyError) else ReproError
+        raise kind(
             f"{path}: no learning rate for grid {grid} of {source}; run `make controls PROFILE={profile}` again"
         ) from error
 
@@ -555,10 +593,21 @@ def sizes_of(source: str, profile: str, model: str, root: Path = Path()) -> dict
     return {name: values.get(name) for name in ("image_size", "width", "norm", "patch", "depth")}
 
 
-def _written(files: _Files, section: str) -> list[Spec]:
-    """The specs of the section ``runs`` or ``controls`` of the spec file."""
+def _written(files: _Files, section: str, waiting: list[str] | None = None) -> list[Spec]:
+    """The specs of the section ``runs`` or ``controls`` of the spec file.
+
+    A run whose learning rate a grid has still to choose is an error, or, with ``waiting``, added to it and left out.
+    """
     group = "artefact" if section == "runs" else "control"
-    return [_resolve(files, name, name, group=group) for name in files.content[section]]
+    made: list[Spec] = []
+    for name in files.content[section]:
+        try:
+            made.append(_resolve(files, name, name, group=group))
+        except _NotChosen:
+            if waiting is None:
+                raise
+            waiting.append(name)
+    return made
 
 
 def _has_grid(files: _Files) -> bool:
@@ -648,14 +697,24 @@ def runs(source: str, profile: str, group: str = "artefact", root: Path = Path()
         ReproError: unknown source or profile, malformed YAML or a bad value (file, key, expected type), or a
             learning rate that a grid has still to choose.
     """
-    files = _read(source, profile, root)
+    return _tasks(_read(source, profile, root), group)
+
+
+def runs_and_waiting(
+    source: str, profile: str, group: str, root: Path = Path()
+) -> tuple[list[tuple[Spec, int]], list[tuple[str, int]]]:
+    """As ``runs``, with (run, seed) of those that wait for the learning rate that a grid has still to choose beside."""
+    files, waiting = _read(source, profile, root), list[str]()
+    return _tasks(files, group, waiting), [(run, seed) for run in waiting for seed in _seeds(files)[0]]
+
+
+def _tasks(files: _Files, group: str, waiting: list[str] | None = None) -> list[tuple[Spec, int]]:
     seeds, own = _seeds(files)
     if group == "grid":
         return [(spec, seed) for specs in _grids(files).values() for spec in specs for seed in own]
-    listed = _written(files, "runs" if group == "artefact" else "controls")
     return [
         (spec, seed)
-        for spec in listed
+        for spec in _written(files, "runs" if group == "artefact" else "controls", waiting)
         for seed in (seeds[:1] if spec.once or spec.kind in ("law", "measure") else seeds)
     ]
 
@@ -682,9 +741,7 @@ def find(run: str, profile: str, root: Path = Path()) -> Spec:
         if run in grid:
             return grid[run]
         known += grid
-    near = difflib.get_close_matches(run, known, n=3, cutoff=0.3)
-    hint = f"did you mean {', '.join(near)}? " if near else ""
-    raise ReproError(f"unknown run {run!r}; {hint}`python -m repro list` shows all run ids")
+    raise ReproError(f"unknown run {run!r}; {did_you_mean(run, known)}`python -m repro list` shows all run ids")
 
 
 def sibling(run: str, spec: Spec, root: Path = Path()) -> Spec:

@@ -63,12 +63,7 @@ def rerun(
         ReproError: there is no record to compare with, or it is stale.
     """
     path = store.record_path(spec, seed, root)
-    stored = records.read(path)
-    current = store.fingerprint(spec, seed, root)
-    if stored.fingerprint != current:
-        raise ReproError(
-            f"{path}: stale, its fingerprint is not that of the current code and spec; run the sweep first"
-        )
+    stored = recorded(spec, seed, root)
     again, provenance = runner.run(spec, seed, root, processes=processes, checkpoint_seconds=math.inf, report=report)
     differing = records.differences(stored, again)
     if not differing:
@@ -82,6 +77,39 @@ def rerun(
     if all(provenance["machine"].get(name) == known for name, known in machine.items()):  # older ones name less
         return Comparison(spec.run, seed, DIFFERS, f"same machine type and versions, but {', '.join(differing)} differ")
     return _elsewhere(stored, again, root)
+
+
+def recorded(spec: specs.Spec, seed: int, root: Path = Path()) -> Record:
+    """The record that a repetition is compared with.
+
+    Raises:
+        ReproError: there is none (the message names the seeds that have one), or it is damaged or stale.
+    """
+    path = store.record_path(spec, seed, root)
+    if not path.exists():
+        others = (other.stem.rpartition(".s")[2] for other in path.parent.glob(f"{spec.run}.s*.json"))
+        seeds = ", ".join(sorted((name for name in others if name.isdecimal()), key=int))
+        remedy = f"make one with `python -m repro run {spec.run} --profile {spec.profile}`"
+        if seeds:
+            remedy = f"name a seed that has one: {seeds}"
+        raise ReproError(f"{path}: no such record; {remedy}")
+    stored = records.read(path)
+    if stored.fingerprint != store.fingerprint(spec, seed, root):
+        raise ReproError(
+            f"{path}: stale, its fingerprint is not that of the current code and spec; run the sweep first"
+        )
+    return stored
+
+
+def recorded_seconds(spec: specs.Spec, seed: int, root: Path = Path()) -> float | None:
+    """How long the stored record took to make, and a repetition may take; None where no provenance tells.
+
+    Raises:
+        ReproError: the provenance is damaged.
+    """
+    path = records.provenance_path(store.record_path(spec, seed, root))
+    seconds = records.read_json(path).get("seconds") if path.exists() else None
+    return None if seconds is None else float(seconds)
 
 
 def _measured_again(stored: Record, again: Record) -> Comparison:

@@ -37,16 +37,19 @@ _SETTINGS = {
     r"(\d+)": r"batch \1",
     r"slow": "Fixup's warm-up",
     r"linear": "linear scaling",
+    r"short": "short warm-up",
+    r"wide": "full width",
     r"local": "local statistics",
     r"drop": "no running statistics",
     r"unit": "last scale one",
 }
 
 # The paper names its trained runs by what they vary, and the network.
-_OF_PAPER = re.compile(r"lb-(?P<kind>[a-z0-9]+)-(?P<network>resnet50|vgg11|alexnet)-(?P<rest>[a-z0-9_-]+)")
+_OF_PAPER = re.compile(r"lb-(?P<kind>[a-z0-9]+)-(?P<network>resnet50|vgg11|alexnet)(?:-(?P<rest>[a-z0-9_-]+))?")
 _NETWORKS = {"resnet50": "ResNet50", "vgg11": "VGG11", "alexnet": "AlexNet"}
 _KINDS = {
     r"bsp": "BSP",
+    r"shares": "BSP (shares by speed)",
     r"fa": "FA",
     r"fa(\d+)": r"FA every \1",
     r"batch": "batch",
@@ -74,6 +77,8 @@ def label(run: str) -> str:
     ('BatchNorm (non-IID)', 'federated averaging (IID, every 150 batches)', 'Fixup (batch 1024, linear scaling)')
     >>> label("lb-fa250-vgg11-iid"), label("lb-batch-resnet50-32"), label("lb-equation-vgg11-t08-x4")
     ('VGG11 FA every 250 (IID)', 'ResNet50 batch 32', 'VGG11 X = 4 (threshold 0.8, Eq. 6)')
+    >>> label("lb-shares-resnet50"), label("lb-perf-resnet50")
+    ('ResNet50 BSP (shares by speed)', 'lb-perf-resnet50')
     """
     if run.startswith("e3-"):
         return _label_of_post_3(run)
@@ -107,6 +112,8 @@ def _label_of_paper(run: str) -> str:
     if kind == found["kind"] and kind not in _KINDS:
         return run
     network = _NETWORKS[found["network"]]
+    if found["rest"] is None:
+        return f"{network} {kind}"
     if found["kind"] == "batch":
         return f"{network} batch {found['rest']}"
     if found["kind"] == "rate":

@@ -69,7 +69,7 @@ def spec(run: str, model: str, dataset: str, **changes: Any) -> dict[str, Any]:
     """The fields of a measurement's spec that readers use."""
     return {
         "run": run, "model": model, "dataset": dataset, "kind": "measure", "blocks": 5, "repetitions": 3,
-        "batch_sizes": BATCHES, "peak_sizes": [1, 32, 256, 1024], "image_size": 32, "width": 16, "norm": "batch",
+        "batch_sizes": BATCHES, "peak_sizes": [32, 256, 1024], "image_size": 32, "width": 16, "norm": "batch",
         "precision": "fp32", "momentum": 0.9, "augment": True, "train_images": 2048,
     } | changes  # fmt: skip
 
@@ -79,6 +79,10 @@ RUNS = {
     "lb-perf-alexnet": ("alexnet", "caltech101"), "lb-perf-vit": ("vit", "caltech256"),
     "lb-memory-resnet18": ("resnet18", "food101"),
 }  # fmt: skip
+
+
+COMPARED = ("lb-bsp-resnet50-iid", "lb-shares-resnet50", "lb-bsp-vgg11-iid", "lb-shares-vgg11")
+SEEDS = (1, 2, 3)
 
 
 def record(run: str = "lb-perf-resnet50", profile: str = "laptop", **laws: Any) -> Record:
@@ -94,8 +98,12 @@ def record(run: str = "lb-perf-resnet50", profile: str = "laptop", **laws: Any) 
 
 
 def all_records(profile: str = "laptop", **laws: Any) -> list[Record]:
-    """One record for each run of the paper's performance models."""
-    return [record(run, profile, **laws) for run in RUNS]
+    """One record for each measurement, and the trained runs beside them: equal shares, and shares by speed."""
+    ends = finals()
+    compared = [
+        _trained(spec, seed, ends[spec.run]) for spec in planned(profile) if spec.run in COMPARED for seed in SEEDS
+    ]
+    return [*(record(run, profile, **laws) for run in RUNS), *compared]
 
 
 # Trained runs ------------------------------------------------------------------------------------------------
@@ -137,6 +145,7 @@ def finals() -> dict[str, float]:
     }
     for run in [f"lb-{method}-alexnet-{split}" for method in ("bsp", "fa") for split in SPLITS]:
         ends |= {f"{run}-{changed}": ends[run] - 0.02 for changed in ("lr0_01", "b64")}
+    ends |= {f"lb-shares-{model}": ends[f"lb-bsp-{model}-iid"] for model in ("resnet50", "vgg11")}
     ends |= {f"lb-bsp-resnet50-noniid-{policy}": 0.3 for policy in ("local", "drop")}
     ends |= {
         f"lb-batch-{m}-{batch}": final for m, by_batch in BATCH_FINALS.items() for batch, final in by_batch.items()
@@ -227,9 +236,7 @@ def law(profile: str = "laptop", **numbers: float) -> Record:
     return _record(spec, 1, law=found | numbers)
 
 
-def trained_records(
-    seeds: Collection[int] = (1, 2, 3), profile: str = "laptop", group: str | None = None
-) -> list[Record]:
+def trained_records(seeds: Collection[int] = SEEDS, profile: str = "laptop", group: str | None = None) -> list[Record]:
     """One record per trained run and seed, of the artefacts, the controls, or both; with the artefacts the law."""
     ends = finals()
     made = [

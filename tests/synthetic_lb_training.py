@@ -66,7 +66,10 @@ def _rounds(spec: Spec) -> list[tuple[int, float]]:
 def _final(spec: Spec) -> float:
     final = FINALS[spec.model]
     if spec.method != "central":
-        method, split = spec.run.split("-")[1], spec.run.split("-")[3]
+        method, _, *split = spec.run.split("-")[1:]
+        if method == "shares":  # as BSP with equal shares
+            return final
+        split = split[0]
         lost = LOSSES[method.rstrip("0125"), split] + {"fa250": -0.01, "fa1000": 0.04}.get(method, 0.0)
         return final - lost - (0.4 if spec.norm == "batch" and split == "noniid" and method == "bsp" else 0.0)
     final -= {32: 0.0, 64: 0.0, 256: 0.03, 1024: 0.1}[spec.local_batch]

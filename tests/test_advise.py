@@ -82,10 +82,53 @@ def test_shares_and_synchronisation() -> None:
     assert shares["proportional"]["round_seconds"] < shares["uniform"]["round_seconds"]
     assert shares["equalising"]["round_seconds"] <= shares["proportional"]["round_seconds"] * 1.0001
     seconds = links[0].seconds(found["message_bytes"], found["message_bytes"])
-    assert found["synchronisation_seconds"] == pytest.approx(seconds)
+    assert found["assumed_synchronisation_seconds"] == pytest.approx(seconds)
     first = found["batches"][0]
     assert first["mean_step_seconds"] == pytest.approx(first["step_seconds"][0] + seconds / 4)
-    assert any("times faster than uniform" in line for line in advise.lines(found))
+    told = "\n".join(advise.lines(found))
+    assert "times faster than uniform" in told
+    assert "measured steps with assumed speeds and synchronisation" in told
+    assert "synchronisation, assumed from the links, not measured" in told
+
+
+FLOORS = [0.3e9, 0.5e9, 0.7e9, 0.9e9]
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+@pytest.mark.parametrize("image", [2e4, 1e6, 3e7])
+def test_probes_go_on_until_memory_grows_with_the_batch(
+    floor: float, image: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading images takes ``floor`` bytes at its highest, training 0.25 GB and ``image`` bytes for each image."""
+    budget, tried = 1_000_000_000, []
+
+    def train(workload: Workload, batch: int, limit: int, device: str) -> peak.Peak:
+        tried.append(batch)
+        used = max(floor, 0.25e9 + image * batch)
+        return peak.Peak(batch, round(used), 200_000_000, used <= limit)
+
+    monkeypatch.setattr(peak, "train", train)
+    work = Workload(**{**TOY.as_dict(), "images": 100_000})  # type: ignore[arg-type]
+    peaks = advise.probe_memory(work, budget)
+    assert len(tried) == len(set(tried)) < 20
+    predicted = predict.advised_batch(advise.line_of(peaks), budget)
+    assert predicted == pytest.approx((0.98e9 - 0.25e9) / image, abs=1)
+
+
+def test_images_too_few_to_probe_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peak, "train", lambda *_, **__: peak.Peak(1, 300_000_000, 200_000_000, True))
+    with pytest.raises(ReproError, match="1 images are too few to probe two batch sizes"):
+        advise.probe_memory(Workload(**{**TOY.as_dict(), "images": 1}), 10**9)  # type: ignore[arg-type]
+
+
+def test_a_probe_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advise, "SIZES", (1, 2, 4))
+    monkeypatch.setattr(advise, "LONGEST_STEP", float("inf"))  # however busy the machine is
+    advise.probe_time(TOY, 4)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1].split(", ")[1] for line in said] == [
+        "batch 1", "batch 2", "batch 4", *(f"block {k} of {advise.BLOCKS} timed" for k in (1, 2, 3)),
+    ]  # fmt: skip
 
 
 def test_half_of_the_advised_batch_really_trains_under_the_limit_and_twice_the_advised_one_does_not() -> None:
@@ -130,8 +173,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_bad_input_is_one_line(arguments: str, says: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(arguments, capsys)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert says in err
+    said = [line for line in err.splitlines() if not line.startswith("probe: ")]  # how far a probe is
+    assert (code, out, len(said)) == (2, "", 1)
+    assert says in said[0]
 
 
 def test_committed_measurements_of_this_kind_of_machine_are_used_and_others_are_not(

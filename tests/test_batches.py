@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from repro import partition
 from repro.batches import Batches, Images, shrink
 from repro.errors import ReproError
+from repro.partition import local_steps
 from repro.randomness import generator
 
 MEAN, STD = (0.5, 0.25, 0.125), (0.25, 0.5, 0.2)
@@ -225,3 +227,30 @@ def test_whether_clients_wait_does_not_matter_where_shards_are_equal():
     assert a.rounds_per_epoch == b.rounds_per_epoch
     for step in range(2 * a.rounds_per_epoch):
         assert torch.equal(a.union(step)[1], b.union(step)[1])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(1, 20), min_size=2, max_size=5), st.integers(20, 400))
+def test_clients_with_local_batches_of_different_sizes_end_an_epoch_together(sizes: list[int], count: int) -> None:
+    union = sum(sizes)
+    steps = local_steps(count, union)
+    assume(count - (steps - 1) * union >= len(sizes))
+    images = Images(np.zeros((count, 8, 8, 3), np.uint8), np.arange(count), MEAN, STD)
+    shards = partition.iid(np.zeros(count, int), len(sizes), generator(1, "shards"), sizes)
+    made = Batches(images, shards, 1, 5, False, sizes=sizes)
+    assert made.rounds_per_epoch == steps
+    for epoch in range(2):
+        seen: list[int] = []
+        for step in range(epoch * steps, (epoch + 1) * steps):
+            _, y, parts = made.union(step)
+            assert len(parts) == len(sizes), "all take part in every step"
+            assert min(parts) >= 1
+            assert parts == sizes or step + 1 == (epoch + 1) * steps
+            seen += y.tolist()
+        assert sorted(seen) == list(range(count))
+
+
+def test_a_shard_without_an_image_for_the_last_step_is_one_line() -> None:
+    images = Images(np.zeros((30, 8, 8, 3), np.uint8), np.zeros(30), MEAN, STD)
+    with pytest.raises(ReproError, match="a shard of 5 images for 3 steps of a local batch of 5; an image for each"):
+        Batches(images, [np.arange(25), np.arange(25, 30)], 5, 1, False, sizes=[5, 5])

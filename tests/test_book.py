@@ -217,7 +217,7 @@ def test_every_statement_is_in_the_matrix_and_has_a_page_with_its_evidence(reade
 def test_statements_of_sources_that_are_not_built_read_not_run(readers: dict[str, Reader]) -> None:
     text = " ".join("".join(readers["lb.c1.html"].text).split())
     assert "○ not run no run of this source exists yet" in text
-    assert "None yet." in text
+    assert "Runs behind it None." in text
 
 
 def test_every_artefact_has_a_page_that_says_how_to_make_it_alone_and_how_long_that_takes(readers) -> None:
@@ -308,6 +308,30 @@ def test_markdown_rows_have_as_many_cells_as_their_header(pages: dict[str, str])
         cells = len(re.findall(r"(?<!\\)\|", line))
         assert width in (None, cells), line
         width = cells
+
+
+def test_every_id_in_the_matrix_and_in_the_readme_leads_to_its_section_and_that_to_its_page(pages) -> None:
+    text, block = pages["index.md"], markdown.readme_block(views.Site(inputs()))
+    anchors = re.findall(r'<a id="([^"]+)">', text)
+    assert len(set(anchors)) == len(anchors)
+    ids = [s.id for s in PUBLISHED.statements if s.source == "e1"]
+    assert [name for name in re.findall(r"\| \[[^]]+\]\(#([^)]+)\) \|", text) if name.startswith("e1.")] == ids
+    assert re.findall(r"\| \[[^]]+\]\(book/index\.md#(e1[^)]+)\) \|", block) == ids
+    assert {link.partition("#")[2] for link in re.findall(r"\]\(([^)]+)\)", block)} <= set(anchors)
+    for name in ids:
+        assert f"]({name}.html)" in text.partition(f'<a id="{name}">')[2].partition("###")[0]
+    assert not re.search(r"· *(\||$)", text, re.MULTILINE), "a separator that separates nothing"
+
+
+def test_every_figure_with_evidence_is_linked_from_its_statement_and_back() -> None:
+    statement = replace(PUBLISHED.statements[0], companions=("e1.extra-convergence",))
+    made = book.site(inputs(published=PUBLISHED._replace(statements=[statement, *PUBLISHED.statements[1:]])))
+    for name in ("e1.fig1", "e1.extra-convergence"):
+        assert f'<a href="{name}.html"' in made["e1.c1.html"]
+        assert f"figures/laptop/{name}.png" in made["e1.c1.html"]
+        assert f"[{name}](#{name})" in made["index.md"].partition('<a id="e1.c1">')[2].partition("###")[0]
+        assert 'href="e1.c1.html"' in made[f"{name}.html"]
+    assert 'href="e1.c3.html"' not in made["e1.extra-convergence.html"]
 
 
 def test_pages_need_nothing_from_elsewhere(pages: dict[str, str], readers: dict[str, Reader]) -> None:
@@ -431,8 +455,8 @@ def test_every_notebook_of_a_source_is_listed_with_its_title_and_ids_link_to_the
     assert '<a href="notebook-e1-more.html">More &amp; more</a>' in made["notebooks.html"]
     assert "notebooks/e1-more.ipynb" in made["notebook-e1-more.html"]
     assert 'href="notebook-e1-more.html#three"' in made["e1.c3.html"]
-    (row,) = (line for line in made["index.md"].splitlines() if line.startswith("| **e1.c3**"))
-    assert "notebooks/e1-more.ipynb" in row
+    section = made["index.md"].partition('### <a id="e1.c3"></a>')[2].partition("###")[0]
+    assert "notebooks/e1-more.ipynb" in section
 
 
 # README ---------------------------------------------------------------------------------------------------
@@ -464,7 +488,9 @@ def test_the_block_of_the_readme_is_replaced_and_nothing_else(tmp_path: Path) ->
         assert text.endswith("\nafter\n")
         assert text.count(markdown.BEGIN) == 1
         assert "written before" not in text
-        assert "| [e1.c3](book/index.md) |" in text
+        assert "| [e1.c3](book/index.md#e1.c3) | A beats B | ✗ fails at laptop scale | 3 |" in text
+        assert "Of 6 statements 3 hold, 1 fails, 1 is inconclusive and 1 was not run." in text
+        assert "points" not in text, "intervals are in the book"
     path.write_text("no markers")
     with pytest.raises(ReproError, match="markers"):
         markdown.update_readme(views.Site(inputs()), path)

@@ -464,6 +464,14 @@ def test_a_diverged_seed_stays_in_the_mean_at_chance():
     verdict = judge([part], records)[0]
     assert verdict["parts"][0]["arms"]["a"] == pytest.approx(100 * (0.8 + 0.8 + 0.1) / 3, rel=1e-5)
     assert (verdict["verdict"], verdict["n"]) == ("inconclusive", 3)
+    assert verdict["ours"].endswith("(diverged, counted at chance: a, seed 3)"), "a reader sees it beside the numbers"
+    assert "diverged" not in judge([part], pairs([0.8] * 3, [0.5] * 3))[0]["ours"]
+
+
+def test_near_chance_the_best_arm_is_named():
+    part = statement("order", metric="final_top1", contrast={"a": 1, "b": -1})
+    reason = judge([part], pairs([0.11] * 3, [0.12] * 3))[0]["reason"]
+    assert reason == "b, the best of those compared, ends at 12.0 %, too close to chance (20.0 % needed)"
 
 
 def test_value_is_compared_at_full_scale_only_and_never_on_reduced_data():
@@ -573,7 +581,7 @@ def test_an_order_fails_when_the_arm_that_should_lead_never_reaches_the_target()
 def test_a_ratio_of_two_bounds_is_no_number():
     verdict = race([(NEVER, 20), (8, 20), (8, 20)], [(4, 20), (NEVER, 20), (4, 20)])
     assert (verdict["verdict"], verdict["interval"]) == ("inconclusive", None)
-    assert verdict["reason"] == "each arm stopped without reaching the target in some seed"
+    assert verdict["reason"] == "slow and fast each stopped without reaching the target in some seed"
 
 
 def test_a_seed_in_which_no_arm_reached_the_target_leaves_the_order_open():
@@ -822,7 +830,7 @@ def test_without_any_record_everything_is_not_run_and_says_what_is_missing(publi
     assert found["e1.c3"]["reason"] == "missing: e1-large-batch, e1-federated, e1-central"
     assert found["e1.c6"]["reason"] == "missing: e1-grid-large-batch-lr*, e1-grid-central-lr*"
     assert found["e1.c4"]["reason"] == "missing: e1-union-law"
-    assert found["lb.c16"]["reason"] == "no run is defined for this statement yet"
+    assert found["lb.c16"]["reason"] == "this package has no run for this statement"
 
 
 def test_a_stale_central_run_takes_the_target_away(published):
@@ -908,6 +916,9 @@ def test_the_minimal_file_is_valid(tmp_path):
         ({"artefact": "source: e2"}, "e1.fig1", "source", "what the id starts with"),
         ({"statement": "says: 7"}, "e1.c1", "says", "a non-empty text"),
         ({"statement": "artefact: e1.fig9"}, "e1.c1", "artefact", "the id of an artefact"),
+        ({"statement": "companions: [e1.fig9]"}, "e1.c1", "companions", "a list of ids of artefacts"),
+        ({"statement": "companions: [e1.extra-a, e1.extra-a]"}, "e1.c1", "companions", "each once"),
+        ({"statement": "artefact: null\ncompanions: [e1.fig1]"}, "e1.c1", "companions", "beside that of 'artefact'"),
         ({"statement": "sais: twice"}, "e1.c1", "sais", "is not known"),
         ({"statement": "published: true"}, "e1.c1", "published", "a text, a number"),
         ({"statement": "judge: yes"}, "e1.c1", "judge", "a mapping"),

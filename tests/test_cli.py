@@ -13,7 +13,7 @@ import pytest
 import tree
 import yaml
 
-from repro import claims, cli, records, report, rules, runner, specs, store, sweep, tuning
+from repro import claims, cli, records, rules, runner, specs, store, sweep, tuning
 from repro.errors import ReproError
 
 COMMANDS = next(
@@ -23,7 +23,7 @@ WITH_PROFILE = [name for name, parser in COMMANDS.items() if "--profile" in pars
 ADVISE = ["--model", "resnet50", "--data", "cifar10", "--memory", "1GiB"]
 REQUIRED = {"run": ["e1-central"], "rerun": ["e1-central"], "notebook": ["e1"], "advise": ADVISE}
 # Artefacts at the smoke profile, seeds counted; e1 and e3 have one law each, e2 6 payload runs, lb 5 measurements.
-RUNS = {"e1": 17, "e2": 22, "e3": 55, "lb": 96}
+RUNS = {"e1": 17, "e2": 22, "e3": 55, "lb": 100}
 LAWS = {"e1": "e1-union-law", "e3": "e3-normalisation-law"}
 READS_RECORDS = ["list", "sweep", "verdicts", "render", "plan", "audit", "run", "rerun", "book"]
 
@@ -136,10 +136,46 @@ def test_an_unknown_profile_is_answered_with_the_known_ones(command: str, root: 
     assert "params.yaml, key profile: text ('labtop'); one of smoke, laptop, paper" in refused(capsys, *words(command))
 
 
-def test_an_unknown_artefact_is_answered_with_the_known_ones(capsys) -> None:
-    line = refused(capsys, "render", "e1.fig2")
-    assert "unknown artefact 'e1.fig2'" in line
-    assert all(artefact in line for artefact in report.ARTEFACTS)
+@pytest.mark.parametrize("command", ["render", "plan"])
+def test_an_unknown_id_is_answered_with_the_nearest_ones(command: str, capsys) -> None:
+    assert "did you mean lb.fig7" in refused(capsys, command, "lb.fig77")
+    far = refused(capsys, command, "zzz")
+    assert "did you mean" not in far
+    assert "`python -m repro list` shows" in far
+    assert len(far) < 250, "all ids would be a page"
+
+
+@pytest.mark.parametrize("command", ["render", "plan", "run", "rerun"])
+def test_what_the_package_has_no_run_for_is_said_to_have_none(command: str, capsys) -> None:
+    from repro.check import WAITING
+
+    for name in WAITING:
+        line = refused(capsys, command, name)
+        assert f"{name} is a " in line
+        assert "that has no run in this package" in line
+        assert ("its verdict is 'not run'" in line) == (name != "lb.teacher")
+
+
+@pytest.mark.parametrize("command", ["run", "rerun"])
+def test_a_figure_or_statement_where_a_run_belongs_names_runs_behind_it(command: str, capsys) -> None:
+    assert "lb.fig7 is no run; the id of a run was expected, and behind it stand lb-batch" in refused(
+        capsys, command, "lb.fig7"
+    )
+    assert "e1.c3 is no run; the id of a run was expected, and behind it stand e1-large-batch, e1-federated" in refused(
+        capsys, command, "e1.c3"
+    )
+
+
+def test_a_statement_where_a_figure_belongs_names_its_figure(capsys) -> None:
+    line = refused(capsys, "render", "lb.c19")
+    assert "lb.c19 is a statement; the id of a figure or table was expected, and it is shown by lb.fig3" in line
+
+
+def test_a_seed_without_a_record_is_answered_with_those_that_have_one(root: Path, capsys) -> None:
+    for seed in (1, 2):
+        stored(root, seed=seed)
+    line = refused(capsys, "rerun", "e1-central", "--seed", "9")
+    assert "e1-central.s9.json: no such record; name a seed that has one: 1, 2" in line
 
 
 def test_an_unknown_data_set_is_answered_with_the_known_ones(capsys) -> None:
@@ -199,12 +235,32 @@ def test_a_bad_value_in_a_spec_is_named_by_every_command_that_reads_specs(comman
     assert "key local_batch: text ('many'); a whole number was expected" in line
 
 
-@pytest.mark.parametrize("command", ["list", "sweep", "run", "rerun", "plan", "render", "verdicts", "book"])
+@pytest.mark.parametrize("command", ["sweep", "run", "rerun", "render", "verdicts", "book"])
 def test_missing_learning_rates_name_the_command_that_chooses_them(command: str, root: Path, capsys) -> None:
     (root / "data/learning_rates/smoke.json").unlink()
     line = refused(capsys, *words(command))
     assert "data/learning_rates/smoke.json: no learning rates chosen for profile smoke" in line
     assert "`make controls PROFILE=smoke`" in line
+
+
+def test_before_rates_are_chosen_plan_and_list_show_every_run_and_which_of_them_wait(root: Path, capsys) -> None:
+    whole = {p["source"] + p["group"]: p["runs"] for p in json.loads(done(capsys, "plan", "--json"))}
+    runs = {run["run"] for run in json.loads(done(capsys, "list", "--json"))["runs"]}
+    (root / "data/learning_rates/smoke.json").unlink()
+    planned = json.loads(done(capsys, "plan", "--json"))
+    assert {p["source"] + p["group"]: p["runs"] + p["runs_without_a_learning_rate"] for p in planned} == whole
+    waiting = {p["source"] + p["group"]: p["runs_without_a_learning_rate"] for p in planned}
+    assert [name for name, count in waiting.items() if count] == ["e1artefact", "e1control", "e2artefact", "e2control"]
+    text = done(capsys, "plan")
+    total = sum(waiting.values())
+    assert f"by `make controls PROFILE=smoke`: {total} runs (e1 artefact {waiting['e1artefact']}, " in text
+    assert "not known" in text, "no run was ever timed here"
+    listed = json.loads(done(capsys, "list", "--json"))["runs"]
+    assert {run["run"] for run in listed} == runs
+    states = {run["run"]: set(run["seeds"].values()) for run in listed}
+    assert (states["e1-central"], states["e3-iid-bn"]) == ({"no learning rate yet"}, {"not run"})
+    (figure,) = json.loads(done(capsys, "plan", "e1.fig1", "--json"))
+    assert (figure["runs"], figure["runs_without_a_learning_rate"]) == (0, 6)
 
 
 @pytest.mark.parametrize("command", ["list", "sweep", "run", "verdicts"])
@@ -406,7 +462,9 @@ def test_a_run_is_stored_and_fails_only_if_it_diverged_unexpectedly(run, status,
 @pytest.mark.parametrize(("top1", "says", "code"), [(0.5, "identical", 0), (0.25, "differs", 1)])
 def test_a_repetition_fails_if_it_differs(top1: float, says: str, code: int, root: Path, monkeypatch, capsys) -> None:
     path = stored(root)
-    records.write_atomic(records.provenance_path(path), records.canonical_json({"machine": {"device": "abacus"}}))
+    records.write_atomic(
+        records.provenance_path(path), records.canonical_json({"machine": {"device": "abacus"}, "seconds": 12})
+    )
     kept = records.read(path)
     again = replace(kept, rows=[kept.rows[0] | {"test_top1": top1}])
     monkeypatch.setattr(runner, "run", lambda *_, **__: (again, {"machine": {"device": "abacus"}}))
@@ -414,6 +472,9 @@ def test_a_repetition_fails_if_it_differs(top1: float, says: str, code: int, roo
     (found,) = json.loads(done(capsys, "rerun", "e1-central", "--json", code=code))
     assert found["verdict"] == says
     assert says in done(capsys, "audit", code=code)
+    cli.main(["audit", "--draw", "7"])
+    before, said = capsys.readouterr().err.splitlines(), "[1/1] computing e1-central seed 1 (profile smoke) again"
+    assert before == ["audit: draw 7", f"{said}; the record took 12 s"]
     assert records.read(path) == kept, "a repetition must not touch what it is compared with"
 
 
@@ -450,7 +511,7 @@ def test_plan_adds_up_recorded_times_and_counts_what_was_never_timed(root: Path,
     assert (grid["core_hours"], grid["runs_without_a_time"], control["runs"]) == (0.0, 28, 8)
     assert [(p["runs"], p["runs_without_a_time"], p["core_hours"]) for p in others] == [
         (22, 22, 0.0), (21, 21, 0.0), (2, 2, 0.0), (55, 55, 0.0), (0, 0, 0.0), (18, 18, 0.0),
-        (96, 96, 0.0), (0, 0, 0.0), (76, 76, 0.0),
+        (100, 100, 0.0), (0, 0, 0.0), (76, 76, 0.0),
     ]  # fmt: skip
     assert "abacus" in done(capsys, "plan")
     assert "not recorded" in done(capsys, "plan")

@@ -27,8 +27,8 @@ def toy_model(norm="batch"):
     return models.build("resnet18", classes=4, width=4, norm=norm, seed=3, dtype=torch.float64)
 
 
-def after(method, engine, norm, rounds=7, processes=1, momentum=0.5, codec="dense", download="dense"):
-    model, batches, codec = toy_model(norm), toy_batches(), codecs.build(codec)
+def after(method, engine, norm, rounds=7, processes=1, momentum=0.5, codec="dense", download="dense", sizes=None):
+    model, batches, codec = toy_model(norm), toy_batches(sizes=sizes), codecs.build(codec)
     download = codecs.build(download)
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0, momentum=momentum, weight_decay=1e-3)
     lr = lambda epoch: 0.05 / (1 + epoch)  # noqa: E731
@@ -64,14 +64,56 @@ def after(method, engine, norm, rounds=7, processes=1, momentum=0.5, codec="dens
     ],
 )
 def test_fast_equals_plain_to_round_off(method, rounds, norm, codec, download):
-    slow_rounds, slow = after(method, plain, norm, rounds, codec=codec, download=download)
-    fast_rounds, quick = after(method, fast, norm, rounds, codec=codec, download=download)
-    for name in slow:
-        assert torch.allclose(slow[name], quick[name], rtol=0, atol=ROUND_OFF), name
-    for a, b in zip(slow_rounds, fast_rounds, strict=True):
+    expect_equal(*(after(method, engine, norm, rounds, codec=codec, download=download) for engine in (plain, fast)))
+
+
+def expect_equal(ours, theirs):
+    """Rounds and models of two trainings are equal to round-off."""
+    for name in ours[1]:
+        assert torch.allclose(ours[1][name], theirs[1][name], rtol=0, atol=ROUND_OFF), name
+    for a, b in zip(ours[0], theirs[0], strict=True):
         assert (a.number, a.lr, a.correct, a.images) == (b.number, b.lr, b.correct, b.images)
         assert (a.bytes_up, a.bytes_down) == (b.bytes_up, b.bytes_down)
         assert a.loss == pytest.approx(b.loss, abs=ROUND_OFF)
+
+
+UNEQUAL = [14, 7, 3]  # of 3 x 8 images; an epoch of 59 images has two steps: 24 + 35
+
+
+@pytest.mark.parametrize(("norm", "codec"), [("batch", "dense"), ("dropout", "dense"), ("batch", "int8")])
+def test_fast_equals_plain_where_local_batches_differ(norm, codec):
+    expect_equal(*(after("large_batch", engine, norm, 5, codec=codec, sizes=UNEQUAL) for engine in (plain, fast)))
+
+
+def test_unequal_local_batches_change_neither_what_is_sent_nor_how_many_images_a_step_has():
+    unequal, equal = (after("large_batch", plain, "group", 2, sizes=sizes)[0][0] for sizes in (UNEQUAL, None))
+    assert (unequal.images, unequal.bytes_up, unequal.bytes_down) == (equal.images, equal.bytes_up, equal.bytes_down)
+
+
+def test_only_with_batchnorm_does_it_matter_how_a_union_batch_is_shared():
+    """lb.c17, by Eq. 1: weighted by images, the workers' gradients average to that of the union of their batches.
+
+    One batch holds all images, so that the union is the same however they are dealt.
+    """
+
+    def trained(norm, clients, sizes=None):
+        model, batches = toy_model(norm), toy_batches(clients, 48, 48 // clients, augment=False, sizes=sizes)
+        optimiser = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, weight_decay=1e-3)
+        codec = () if clients == 1 else (codecs.build("dense"),)
+        method = plain.centralised if clients == 1 else plain.large_batch
+        list(method(model, optimiser, batches, *codec, lambda _: 0.05, range(3)))
+        return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+    def apart(norm, a, b):
+        return float((trained(norm, *a) - trained(norm, *b)).abs().max())
+
+    central, equal, unequal = (1,), (3,), (3, [28, 14, 6])
+    start = torch.cat([parameter.detach().flatten() for parameter in toy_model("group").parameters()])
+    assert float((trained("group", *unequal) - start).abs().max()) > 1e-3, "nothing was trained"
+    assert apart("group", unequal, equal) < ROUND_OFF
+    assert apart("group", unequal, central) < ROUND_OFF
+    assert apart("batch", unequal, equal) > 1e-4
+    assert apart("batch", unequal, central) > 1e-4
 
 
 @pytest.mark.parametrize("codec", ["dense", "1-bit", "qsgd"])

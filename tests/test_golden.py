@@ -49,6 +49,7 @@ CASES = {
     "large batch, clients go on": toy.spec(
         "large_batch", partition="dirichlet", dirichlet_alpha=0.5, clients_wait=False
     ),
+    "large batch, unequal shares": toy.spec("large_batch", batch_shares=[1, 0.5, 0.25]),
     "step-up": toy.spec("central", step_up={"factor": 4, "threshold": 0.2}, evaluate_at=[1]),
     "step-up, at random": toy.spec("central", step_up={"factor": 4, "when": "random", "share": 0.5}),
     "law of label split": toy.spec("large_batch", kind="law", law="label_split", train_images=24),

@@ -68,19 +68,6 @@ def test_three_stages_halve_the_image() -> None:
 # Normalisation ------------------------------------------------------------------------------------------------
 
 
-def test_with_group_norm_an_image_is_judged_alone_in_both_modes() -> None:
-    net = small("group").double()
-    net.blocks[0].norm2.weight.data.fill_(1.0)  # starts at zero; the block must not be a bystander
-    x = images(6, 16).double()
-    for mode in (True, False):
-        net.train(mode)
-        together = net(x)
-        for k in range(len(x)):
-            assert torch.allclose(net(x[k : k + 1])[0], together[k], rtol=0, atol=1e-12)
-    assert torch.equal(net.train()(x), net.eval()(x))
-    assert not list(net.buffers())
-
-
 def test_with_batch_norm_an_image_depends_on_its_batch_in_training_and_not_in_evaluation() -> None:
     net, x = small("batch").double(), images(6, 16).double()
     other = torch.cat([x[:3], 2 * x[3:] + 1])

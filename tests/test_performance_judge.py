@@ -131,6 +131,23 @@ def test_proportional_shares_shorten_a_round_unless_larger_batches_are_faster() 
     assert found(part, timed(seconds=-0.01, fixed=100.0, wobble=0.0)).outcome == rules.FAILS
 
 
+@pytest.mark.parametrize("run", ["lb-shares-resnet50", "lb-shares-vgg11"])
+def test_shares_that_lose_accuracy_in_training_fail_and_those_that_gain_do_not(run: str) -> None:
+    (c17,) = (s for s in claims.load_published(tree.REPOSITORY).statements if s.id == "lb.c17")
+
+    def outcome(by: float) -> str:
+        records = [
+            replace(record, rows=[row | {"test_top1": row["test_top1"] + by} for row in record.rows])
+            if record.run == run else record
+            for record in synthetic_lb.all_records()
+        ]  # fmt: skip
+        (verdict,) = claims.judge_all([c17], records, profile="laptop")
+        assert verdict["verdict"] == "holds at laptop scale", "accuracy stands beside the statement"
+        return str(verdict["parts"][1 if run == "lb-shares-resnet50" else 2]["outcome"])
+
+    assert [outcome(by) for by in (-0.1, -0.01, 0.0, 0.1)] == [rules.FAILS, *[rules.HOLDS] * 3]
+
+
 def test_every_statement_of_the_performance_models_gets_a_verdict() -> None:
     published = [s for s in claims.load_published(tree.REPOSITORY).statements if s.source == "lb"]
     verdicts = {v["id"]: v for v in claims.judge_all(published, synthetic_lb.all_records(), profile="laptop")}

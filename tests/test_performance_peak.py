@@ -30,13 +30,19 @@ def test_a_process_that_is_gone_is_one_line() -> None:
         peak.resident_peak(2**22 + 1)
 
 
-def test_a_child_trains_under_a_generous_limit_and_is_stopped_at_a_tight_one() -> None:
+def test_a_child_trains_under_a_generous_limit_and_is_stopped_at_a_tight_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     found = peak.train(TOY, 64, limit=2**31)
     assert found.finished
     assert found.base < found.peak < 2**31
     stopped = peak.train(TOY, 64, limit=found.base + 8 * MEBIBYTE)
     assert not stopped.finished
     assert stopped.peak > found.base + 8 * MEBIBYTE
+    assert capsys.readouterr().err.splitlines() == [
+        f"probe: resnet18, batch 64: {words} {each.peak / 2**30:.3f} GiB"
+        for words, each in (("peak", found), ("does not fit, ended at", stopped))
+    ]
 
 
 def child(program: str) -> "subprocess.Popen[bytes]":

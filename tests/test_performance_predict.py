@@ -1,14 +1,10 @@
-"""What follows from costs: budgets at their edges, Eq. 2, shares of unequal devices, and the step that they take."""
+"""What follows from costs: budgets at their edges, Eq. 2, and shares of unequal devices."""
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro.batches import Batches, Images
-from repro.codecs import build as build_codec
-from repro.engines import plain
 from repro.errors import ReproError
 from repro.performance import predict
 from repro.performance.fits import Line
@@ -97,23 +93,3 @@ def test_no_way_to_share_beats_the_equalising_one(speeds: list[float], batch: in
 def test_impossible_devices_are_one_line(speeds: list[float], batch: int) -> None:
     with pytest.raises(ReproError, match="expected"):
         predict.proportional_shares(batch, speeds)
-
-
-def test_unequal_shares_with_weighted_aggregation_take_the_step_of_the_whole_batch() -> None:
-    """lb.c17 costs no accuracy without BatchNorm: weighted by images, the average is the union's gradient."""
-    random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
-    images = Images(pixels, random.integers(0, 4, 40), (0.5,) * 3, (0.25,) * 3, dtype=torch.float64)
-    shares = predict.proportional_shares(40, [4, 2, 1, 1])
-    assert len(set(shares)) > 1
-    shards = np.split(np.arange(40), np.cumsum(shares)[:-1])
-    after = []
-    for split in (shards, [np.arange(40)]):
-        torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4)).double()
-        optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
-        batches = Batches(images, split, 40, 1, False)
-        list(plain.large_batch(model, optimiser, batches, build_codec("dense"), lambda _: 0.1, range(1)))
-        after.append([p.detach().clone() for p in model.parameters()])
-    for ours, union in zip(*after, strict=True):
-        assert torch.allclose(ours, union, atol=1e-12)

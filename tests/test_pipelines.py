@@ -194,6 +194,63 @@ def test_runs_and_controls_depend_on_all_code_that_a_fingerprint_counts(tmp_path
     assert seen == {(p, s, g) for p, s, g in groups if specs.runs(s, p, g, root)}
 
 
+@pytest.mark.parametrize("profile", specs.PROFILES)
+def test_from_no_records_controls_and_then_the_rest_find_all_that_they_read(profile: str) -> None:
+    """The order of `make smoke` and, at full scale, of `make reproduce`; the other one reads what is not there."""
+
+    def missing(files: tuple[str, str]) -> set[tuple[str, str]]:
+        done: set[str] = set()
+        there: set[Path] = set()
+        lacking = set()
+
+        def run(name: str) -> None:
+            if name in done:
+                return
+            done.add(name)
+            for dep in deps[name]:
+                if dep in maker:  # as DVC does: what a stage needs, other stages make before
+                    run(maker[dep])
+                if dep.parts[:2] in (("data", "records"), ("data", "learning_rates")) and dep not in there:
+                    lacking.add((name, str(dep)))
+            there.update(made[name])
+
+        for file in files:
+            for name in of_file[file]:
+                run(name)
+        return lacking
+
+    main, controls = f"pipelines/{profile}/dvc.yaml", f"pipelines/{profile}/controls/dvc.yaml"
+    of_file: dict[str, list[str]] = {}
+    deps: dict[str, list[Path]] = {}
+    made: dict[str, set[Path]] = {}
+    maker: dict[Path, str] = {}
+    for file in (main, controls):
+        found = stages(Path(file))
+        of_file[file] = list(found)
+        for name, stage in found.items():
+            deps[name] = [where(Path(file), stage, dep) for dep in stage.get("deps", [])]
+            made[name] = {where(Path(file), stage, out) for out in outs(stage)}
+            maker |= dict.fromkeys(made[name], name)
+            for command in stage["cmd"] if file == controls else []:
+                if " sweep " in command:
+                    made[name].add(Path("data") / "records" / profile / f"{name.removeprefix('controls-')}_controls")
+                if " tune " in command:
+                    made[name].add(specs.learning_rates_path(profile))
+    assert missing((controls, main)) == set()
+    assert {dep for _, dep in missing((main, controls))} > {str(specs.learning_rates_path(profile))}
+
+
+def test_rates_are_chosen_before_they_are_used_and_controls_drawn_beside_runs_wait_for_these() -> None:
+    for source in specs.SOURCES:
+        stage = stages(Path("pipelines/smoke/controls/dvc.yaml"))[f"controls-{source}"]
+        steps = [command.split()[3] + (" grid" if "--group grid" in command else "") for command in stage["cmd"]]
+        chooses = ["sweep grid", "tune"] if specs.grids(source, "smoke", ROOT) else []
+        assert steps == [*chooses, "sweep", "render"]
+        own = {spec.run for spec, _ in specs.runs(source, "smoke", "artefact", ROOT)}
+        beside = any(own & set(a.runs) for a in report.ARTEFACTS.values() if (a.source, a.group) == (source, "control"))
+        assert (f"data/records/smoke/{source}" in stage["deps"]) == beside
+
+
 def test_every_path_that_the_makefile_names_exists() -> None:
     text = (ROOT / "Makefile").read_text()
     named = set(re.findall(r"pipelines/[\w$(){}./-]*dvc\.yaml", text))

@@ -1,10 +1,13 @@
 """Every artefact and statement that the package promises is in ``data/published.yaml``; one that goes missing fails."""
 
+from fnmatch import fnmatchcase
+
 import pytest
 import tree
 
+from repro import report
 from repro.check import WAITING, check
-from repro.published import load_published
+from repro.published import load_published, runs_named
 
 ARTEFACTS = {
     "e1": "table1 fig1 table2",
@@ -37,4 +40,16 @@ def test_only_these_may_wait_and_all_of_them_do() -> None:
     assert sorted(WAITING) == sorted(f"lb.{name}" for name in MAY_WAIT.split())
     _, waiting = check("laptop", tree.REPOSITORY)
     for item in [*published.artefacts, *published.statements]:
-        assert (item.id in WAITING) == any(line.startswith(f"{item.id}: no run or comp") for line in waiting)
+        assert (item.id in WAITING) == any(line.startswith(f"{item.id}: this package has no run") for line in waiting)
+
+
+def test_whatever_a_rule_reads_is_drawn_in_a_figure_or_table_that_its_statement_links() -> None:
+    """Laws have numbers and no picture; of e2-large-batch-plain, which only counts epochs, there is none either."""
+    checked = 0
+    for statement in load_published(tree.REPOSITORY).statements:
+        drawn = [p for name in statement.shown_by if name in report.ARTEFACTS for p in report.ARTEFACTS[name].runs]
+        for run in runs_named(statement):
+            if run != "e2-large-batch-plain" and "-law" not in run:
+                checked += 1
+                assert any(fnmatchcase(run, p) or p.startswith(f"{run}-lr") for p in drawn), f"{statement.id}: {run}"
+    assert checked > 100

@@ -20,10 +20,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from synthetic_e3 import CLASSES, DIVERGE, LAYERS, e3_control_records, e3_records, planned, stopped
 
-from repro import metrics, report, specs
+from repro import metrics, report, schedules, specs
 from repro.errors import ReproError
 from repro.records import Record
-from repro.report import e3, e3_tables, select, style
+from repro.report import e3, e3_extras, e3_tables, select, style
 from repro.words import label
 
 ROOT = Path(__file__).parent.parent
@@ -260,13 +260,63 @@ def test_a_run_that_did_not_track_what_is_drawn_is_one_line() -> None:
         assert "\n" not in str(error.value)
 
 
+def legend(axes: Any) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
 def test_fig4_marks_where_the_scaled_rates_diverged() -> None:
     upper = report.figure("e3.fig4", RECORDS).axes[0]
     marked = {line.get_label(): list(np.asarray(line.get_xdata(), float)) for line in upper.lines}
     for run in e3.LINEAR_RUNS:
-        (text,) = [t for t in marked if f"rate {of(run)[0].spec['lr']:g} (linear scaling): diverged at epoch" in str(t)]
+        rate = f"rate {of(run)[0].spec['lr']:g} (linear scaling): 3 of 3 diverged, at epoch"
+        (text,) = [t for t in marked if rate in str(t)]
+        assert text in legend(upper)
         assert marked[text] == [found[1] for r in of(run) if (found := metrics.divergence(r))]
     assert texts(report.figure("e3.fig4", RECORDS)).count("Diverged, counted at chance") == 2
+
+
+def test_where_a_seed_diverged_no_mean_is_drawn_and_the_legend_says_when() -> None:
+    run = "e3-fixup-2048"
+    records = change(run, lambda r: stopped(r, 2), seeds=(1, 3))
+    upper = report.figure("e3.fig4", records).axes[0]
+    (text,) = [t for t in legend(upper) if t.startswith("batch 2\u202f048: ")]
+    ends = {f"{found[1]:.1f}" for r in of(run, records) if (found := metrics.divergence(r))}
+    assert text == f"batch 2\u202f048: 2 of 3 diverged, at epoch {ends.pop()}"
+    assert not ends
+    colour = style.of(run, "central").colour
+    drawn = [np.asarray(line.get_ydata(), float) for line in upper.lines if line.get_color() == colour]
+    seeds = [[100 * row["test_top1"] for row in r.rows] for r in of(run, records)]
+    assert [list(values) for values in drawn[:-1]] == seeds
+    assert len(upper.collections) == 2, "a band for each of the two runs that completed"
+
+
+def test_the_rates_below_are_those_of_the_schedule_and_of_the_record() -> None:
+    """In the warm-up what the schedule says; then what was logged; of a diverged seed no more than it trained."""
+    (record,) = [r for r in of("e3-gn-1024") if r.seed == 1]
+    lower = report.figure("e3.fig3", RECORDS).axes[2]
+    line = next(line for line in lower.lines if line.get_label() == f"_{record.run}")
+    epochs, rates = (np.asarray(values, float) for values in line.get_data())
+    warm = record.spec["schedule"]["warmup_epochs"]
+    schedule = schedules.build(record.spec["schedule"])
+    warming = epochs <= warm
+    assert warming.sum() > 20
+    np.testing.assert_allclose(rates[warming][:40], [schedule.lr(epoch) for epoch in epochs[warming][:40]])
+    for row in (row for row in record.rows if row["epoch"] > warm):
+        assert (row["epoch"], row["lr"]) in set(zip(epochs, rates, strict=True))
+    short = report.figure("e3.fig4", RECORDS).axes[1]
+    for run in e3.LINEAR_RUNS:
+        ends = {found[1] for r in of(run) if (found := metrics.divergence(r))}
+        assert {
+            max(np.asarray(line.get_xdata(), float)) for line in short.lines if line.get_label() == f"_{run}"
+        } == ends
+
+
+def test_no_rate_is_hidden_behind_another() -> None:
+    """Runs with one schedule have lines of different widths, the wider one below."""
+    for axes, runs in zip(report.figure("e3.fig3", RECORDS).axes[2:], (e3.GN_RUNS, e3.OTHER_NORM_RUNS), strict=True):
+        widths = list(dict.fromkeys(line.get_linewidth() for line in axes.lines))
+        assert len(widths) == len(runs)
+        assert widths == sorted(widths, reverse=True)
 
 
 def test_a_scaled_run_that_does_not_diverge_is_drawn_as_a_curve() -> None:
@@ -276,6 +326,7 @@ def test_a_scaled_run_that_does_not_diverge_is_drawn_as_a_curve() -> None:
     upper = report.figure("e3.fig4", records).axes[0]
     labels = [str(line.get_label()) for line in upper.lines]
     assert sum("diverged" in text for text in labels) == 1
+    assert sum("diverged" in text for text in legend(upper)) == 1
 
 
 def test_fig5_says_how_many_rounds_each_run_had() -> None:
@@ -293,12 +344,61 @@ def test_the_collapse_stands_beside_the_accuracy_of_training(rendered: Path) -> 
     names = [tick.get_text() for tick in left.get_xticklabels()]
     assert names[-2:] == ["own classes,\nof the batch", "training\nbatches"]
     rows = read_csv((rendered / "e3.extra-collapse.csv").read_text())
-    for record in (r for run in e3.COLLAPSE_RUNS for r in of(run)):
+    for record in (r for run in e3_extras.COLLAPSE_RUNS for r in of(run)):
         (row,) = [
             row for row in rows
             if (row["run"], row["seed"], row["quantity"]) == (record.run, str(record.seed), "training_batches_percent")
         ]  # fmt: skip
         assert float(row["value"]) == pytest.approx(100 * record.rows[-1]["train_top1"], abs=1e-5)
+
+
+def test_own_classes_with_averaged_statistics_are_said_to_be_the_accuracy_and_not_drawn() -> None:
+    figure = report.figure("e3.extra-collapse", RECORDS)
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()][:2] == [
+        "all classes,\nrunning", "all classes,\nof the batch"
+    ]  # fmt: skip
+    assert "would be the first value again" in texts(figure)
+    assert "(largest difference 0.0 points)" in texts(figure)
+
+
+def test_the_spread_is_read_on_an_axis_around_one() -> None:
+    figure = report.figure("e3.extra-collapse", RECORDS)
+    low, high = figure.axes[1].get_ylim()
+    ratios = [r.rows[-1]["batch_statistics"]["std_ratio"] for r in of(e3.BN_SKEWED)]
+    assert low < np.min(ratios) < 1 < high
+    assert high - low < 3 * (1 - np.min(ratios))
+    assert f"Its least value is {np.min(ratios):.2f}" in texts(figure)
+    assert f"layer {len(LAYERS)})" in texts(figure)
+
+
+def test_sizes_of_evaluated_batches_are_those_of_the_code() -> None:
+    from repro import runner
+
+    assert e3_tables.EVALUATION_BATCH == runner.EVALUATION_BATCH
+    assert e3_extras._batch_of_probe(of(e3.BN)) == 32  # 2000 images in 63 parts
+    assert "(about 32 images)" in texts(report.figure("e3.extra-collapse", RECORDS))
+
+
+def test_the_divergence_figure_tells_rate_and_warm_up_apart() -> None:
+    figure = report.figure("e3.extra-divergence", RECORDS)
+    for axes, batch, last in zip(figure.axes, (1024, 2048), (0.8, 1.6), strict=True):
+        slow, fast = (of(f"e3-fixup-{batch}{end}")[0].spec["schedule"]["warmup_epochs"] for end in ("", "-linear"))
+        assert slow > fast
+        assert legend(axes) == [
+            f"rate 0.01 to 0.1 in {slow:g} epochs", f"rate 0.01 to 0.1 in {fast:g} epochs",
+            f"rate 0.1 to {last:g} in {fast:g} epochs",
+        ]  # fmt: skip
+
+
+def test_the_first_steps_at_full_width_are_drawn_seed_by_seed(rendered: Path) -> None:
+    right = report.figure("e3.extra-initialisation", RECORDS).axes[1]
+    drawn = [list(np.asarray(line.get_ydata(), float)) for line in right.lines]
+    for record in (r for run in e3_extras.WIDE_RUNS for r in of(run)):
+        assert record.series["train_loss"] in drawn
+    assert [np.log(CLASSES)] * 2 in drawn
+    rows = [row for row in read_csv((rendered / "e3.extra-initialisation.csv").read_text()) if row["train_loss"]]
+    assert {row["run"] for row in rows} == set(e3_extras.WIDE_RUNS)
+    assert len(rows) == sum(len(r.series["train_loss"]) for run in e3_extras.WIDE_RUNS for r in of(run))
 
 
 def test_divergence_is_counted_in_rounds_and_epochs() -> None:
@@ -315,8 +415,8 @@ def test_rounds_of_federated_averaging_with_local_steps_are_told_from_its_spec()
 
 
 def test_long_series_are_thinned_alike_from_start_to_end() -> None:
-    assert list(e3._drawn_rounds(5)) == [0, 1, 2, 3, 4]
-    at = e3._drawn_rounds(50_000)
+    assert list(e3_extras._drawn_rounds(5)) == [0, 1, 2, 3, 4]
+    at = e3_extras._drawn_rounds(50_000)
     assert (at[0], at[-1]) == (0, 49_999)
     assert len(at) <= 300
     assert (np.diff(at) > 0).all()
@@ -324,7 +424,7 @@ def test_long_series_are_thinned_alike_from_start_to_end() -> None:
 
 def test_forgetting_is_the_mean_over_seeds_by_device_and_class(rendered: Path) -> None:
     run = "e3-fedavg-noniid-150"
-    before, after, shards = e3.by_device(of(run)) or pytest.fail("every seed diverged")
+    before, after, shards = e3_extras.by_device(of(run)) or pytest.fail("every seed diverged")
     assert before.shape == (10, CLASSES)
     assert after.shape == (CLASSES,)
     assert before[3][3] == pytest.approx(100 * np.mean([r.rows[-1]["clients_top1_by_class"][3][3] for r in of(run)]))
@@ -344,11 +444,25 @@ def test_devices_with_other_classes_in_another_seed_have_no_mean() -> None:
         report.figure("e3.extra-forgetting", change("e3-fedavg-noniid-40", other, seeds=(2,)))
 
 
-def test_the_gap_above_the_panels_is_that_of_the_verdict() -> None:
-    said = texts(report.figure("e3.extra-regularisation", RECORDS))
-    for run in e3.REGULARISATION_RUNS:
-        gap = np.mean([100 * metrics.regularisation_gap(r) for r in of(run)])
-        assert f"{e3._network(run)}: {gap:.1f} [" in said
+@pytest.mark.parametrize("records", [RECORDS, change(e3.GN, lost, seeds=(2,))], ids=["whole", "diverged"])
+def test_the_gap_above_the_panels_is_that_of_the_verdict_and_of_the_marks(
+    records: list[Record], tmp_path: Path
+) -> None:
+    """Diamond minus end of the line of test images; the line counted while training is another thing."""
+    figure = report.figure("e3.extra-regularisation", records)
+    paths = report.render("e3.extra-regularisation", records, tmp_path, profile="laptop")
+    rows = read_csv(next(path for path in paths if path.suffix == ".csv").read_text())
+    for axes, run in zip(figure.axes, e3_extras.REGULARISATION_RUNS, strict=True):
+        gap = np.mean([100 * metrics.regularisation_gap(r) for r in of(run, records)])
+        assert f"{e3._network(run)}: {gap:.1f} [" in texts(figure)
+        ends = {line.get_label(): float(np.asarray(line.get_ydata(), float)[-1]) for line in axes.lines}
+        assert ends["training images"] - ends["test images"] == pytest.approx(gap)
+        assert ends["counted while training"] != pytest.approx(ends["training images"])
+        found = [
+            float(row["train_images_percent"]) for row in rows if row["run"] == run and row["train_images_percent"]
+        ]
+        assert len(found) == 3
+        assert np.mean(found) == pytest.approx(ends["training images"], abs=1e-5)
 
 
 def test_the_published_half_is_drawn_at_full_scale_only() -> None:
@@ -366,9 +480,9 @@ def lightness(colour: str) -> float:
 
 
 def test_a_network_has_one_colour_wherever_it_is_drawn() -> None:
+    own = {"e3-gn-128-unit-scale", "e3-gn-wide-unit-scale", "e3-noniid-bn-local", "e3-noniid-bn-drop"}
     for spec in (*planned(), *planned(group="control")):
         if spec.kind == "train" and spec.method != "federated" and spec.local_batch in (32, 128):
-            own = {"e3-gn-128-unit-scale", "e3-noniid-bn-local", "e3-noniid-bn-drop"}
             assert spec.run in own or style.of(spec.run, spec.method).colour == style.NORMS[spec.norm].colour, spec.run
 
 
@@ -380,10 +494,10 @@ def test_networks_differ_in_grey_and_all_looks_have_contrast_on_white() -> None:
         assert 1.05 / (luminance + 0.05) >= 3.0, run
 
 
-@pytest.mark.parametrize("name", [*CURVES, "e3.extra-divergence"])
+@pytest.mark.parametrize("name", [*CURVES, "e3.extra-divergence", "e3.extra-initialisation"])
 def test_curves_of_a_figure_differ_in_more_than_colour(name: str) -> None:
     methods = {r.run: r.spec["method"] for r in RECORDS}
-    looks = [style.of(run, methods[run]) for run in report.ARTEFACTS[name].runs]
+    looks = [style.of(run, methods[run]) for run in report.ARTEFACTS[name].runs if run not in e3_extras.WIDE_RUNS]
     assert len({(look.marker, look.filled, look.line, look.colour) for look in looks}) == len(looks)
     for one, other in itertools.combinations(looks, 2):
         alike = abs(lightness(one.colour) - lightness(other.colour)) < 8
@@ -411,15 +525,20 @@ def test_rows_are_as_wide_as_the_header_and_lines_name_their_records(name: str) 
     assert all(row["fingerprint"] and row["artefact"] == name for row in rows)
 
 
-def test_table1_has_both_warm_ups_of_both_networks_and_counts_what_diverged() -> None:
+def test_table1_tells_every_warm_up_from_the_records_and_counts_what_diverged() -> None:
     table = report.table("e3.table1", RECORDS)
+    slow, fast = (of(run)[0].spec["schedule"]["warmup_epochs"] for run in ("e3-fixup-1024", "e3-fixup-1024-short"))
+    scaled, low, short = f"0.1 to 0.8 or 1.6 in {fast:g} epochs", f"0.01 to 0.1 in {slow:g} epochs", "0.01 to 0.1 in "
+    short += f"{fast:g} epochs"
     rows = {(row[0], row[1]): row[2:] for row in table.rows}
-    assert rows["Fixup", "0.1 to 0.8 or 1.6"][1:3] == ["diverged (3 of 3 seeds)"] * 2
-    assert rows["LayerNorm", "0.1 to 0.8 or 1.6"][1] == "–"
-    for policy in ("0.1 to 0.8 or 1.6", "0.01 to 0.1"):
+    assert len(rows) == len(table.rows)
+    assert rows["Fixup", scaled][1:3] == ["diverged (3 of 3 seeds)"] * 2
+    assert rows["LayerNorm", f"0.1 to 1.6 in {fast:g} epochs"][1] == "–"
+    for policy in (scaled, low):
         assert rows["GroupNorm", policy][0].startswith("79.0 [")
-    assert rows["GroupNorm", "0.01 to 0.1"][1].startswith("75.2 [")
-    assert rows["Fixup", "0.01 to 0.1"][3].startswith("−1.0 points [")
+    assert rows["GroupNorm", low][1].startswith("75.2 [")
+    assert rows["Fixup", low][3].startswith("−1.0 points [")
+    assert rows["Fixup", short][3].startswith("−3.0 points [")
     assert "620 of 128 images" in " ".join(table.notes)
 
 
@@ -434,13 +553,21 @@ def test_the_buffers_table_pairs_each_policy_with_the_average() -> None:
     table = report.table("e3.extra-buffers", RECORDS)
     rows = {(row[0], row[1]): row for row in table.rows}
     policies = ("average", "local", "drop")
-    assert list(rows) == [(method, policy) for method in ("large batch", "federated averaging") for policy in policies]
+    assert list(rows) == [
+        *((method, policy) for method in ("large batch", "federated averaging") for policy in policies),
+        ("federated averaging", "–"),
+    ]
     for method, gain in (("large batch", "34.0"), ("federated averaging", "8.0")):
         assert rows[method, "average"][5] == "–"
         assert rows[method, "drop"][5].startswith(f"{gain} points [")
-        assert rows[method, "drop"][6] == "–"
+    assert rows["large batch", "drop"][6] == "–"
     assert rows["large batch", "local"][6].startswith("20.0 [")
-    assert rows["federated averaging", "local"][6] == "–"
+    for run, policy in zip((*e3_tables.FEDERATED_BUFFERS_RUNS, e3_tables.GROUP_NORM), (*policies, "–"), strict=True):
+        own = np.mean([100 * metrics.own_classes_top1(r) for r in of(run)])
+        assert re.fullmatch(rf"{own:.1f} \[.*\] \(own model\)", rows["federated averaging", policy][6])
+    assert rows["federated averaging", "–"][2] == "GroupNorm: has none"
+    assert rows["federated averaging", "–"][5].startswith("10.0 points [")
+    assert "500 test images" in rows["large batch", "drop"][3]
     assert e3_tables.BUFFERS_RUNS[0] in {spec.run for spec in planned()}
 
 

@@ -12,7 +12,8 @@ import synthetic_lb
 from repro import report
 from repro.errors import ReproError
 
-IDS = [name for name, item in report.ARTEFACTS.items() if item.draw.__module__ == "repro.report.lb_performance"]
+MODULES = ("repro.report.lb_performance", "repro.report.lb_shares")
+IDS = [name for name, item in report.ARTEFACTS.items() if item.draw.__module__ in MODULES]
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -80,3 +81,24 @@ def test_a_figure_says_its_scale_its_machine_and_its_noise() -> None:
     assert "Noise" in text
     markdown = report.table("lb.eq2", synthetic_lb.all_records()).markdown()
     assert "not the published scale" in markdown
+
+
+def test_shares_by_speed_stand_with_the_time_of_a_round_and_the_accuracy_of_training(folder: Path) -> None:
+    found = rows(folder / "lb.extra-shares.csv")
+    simulated = {(r["run"], r["shares"]): r for r in found if r["round_s"]}
+    assert len(simulated) == 4 * 3
+    for (run, way), row in simulated.items():
+        low, mean, high = (float(row[name]) for name in ("times_low", "times_shorter", "times_high"))
+        assert low <= mean <= high, (run, way)
+        assert (mean == 1) is (way == "uniform")
+    trained = [(r["run"], r["shares"], r["seed"]) for r in found if r["top1_percent"]]
+    by_speed = [("lb-shares-resnet50", "proportional"), ("lb-shares-vgg11", "proportional")]
+    equal = [("lb-bsp-resnet50-iid", "uniform"), ("lb-bsp-vgg11-iid", "uniform")]
+    assert sorted(trained) == sorted((*arm, seed) for arm in equal + by_speed for seed in "123")
+    markdown = (folder / "lb.extra-shares.md").read_text()
+    assert "320 images in local batches of 51 (4), 26 (2), 25 (1), 13 (3)" in markdown
+    (vit,) = (line for line in markdown.splitlines() if line.startswith("| ViT"))
+    assert vit.endswith("| – | – | – | – |")
+    records = [record for record in synthetic_lb.all_records() if record.run != "lb-shares-vgg11"]
+    with pytest.raises(ReproError, match=r"lb\.extra-shares: no record of run lb-shares-vgg11"):
+        report.table("lb.extra-shares", records)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from synthetic_lb_training import (
@@ -332,6 +333,20 @@ def test_step_figures_draw_equal_iterations_densities_and_shares(
             stored = [row["value"] for row in rows if (row["run"], row["quantity"]) == (run, "density_at_x")]
             stored_numbers = [float(value) if value else np.nan for value in stored]
             np.testing.assert_allclose(stored_numbers, smooth, rtol=1e-6)
+
+
+def test_step_figures_show_the_interval_of_each_curve_beside_its_end_and_hide_no_curve_under_a_band() -> None:
+    above = report.figure("lb.fig7", RECORDS).axes[0]
+    assert not [each for each in above.collections if isinstance(each, PolyCollection)], "a band"
+    bars = [line.get_segments()[0] for line in above.collections if isinstance(line, LineCollection)]
+    runs = [*lb_training._stepped("resnet50", "t05"), "lb-batch-resnet50-32"]
+    assert len(bars) == len(runs)
+    places = [bar[0][0] for bar in bars]
+    assert places == sorted(set(places))
+    assert 64 < places[0] < places[-1] < above.get_xlim()[1]
+    for run, bar in zip(runs, bars, strict=True):
+        last = [100 * next(row for row in r.rows if row["round"] == 64)["test_top1"] for r in of(run)]
+        np.testing.assert_allclose([bar[0][1], bar[1][1]], select.interval(last)[1:])
 
 
 def test_densities_at_x_and_at_1x_sum_to_that_of_all_and_integrate_to_the_iterations() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from repro import numerics, specs
 from repro.errors import ReproError
+from repro.performance import readings
 
 SPEC, PARAMS = "pipelines/e1.yaml", "pipelines/smoke/params.yaml"
 PROFILE = (SPEC, "at profile smoke")
@@ -277,7 +278,7 @@ def test_payloads_of_the_larger_network_are_measured_once_and_of_the_smaller_one
 
 
 @pytest.mark.parametrize(
-    ("source", "runs"), [("e1", 9 + 4 + 4 * 7), ("e2", 12 + 1 + 3 * 7), ("e3", 28 + 9), ("lb", 51 + 38)]
+    ("source", "runs"), [("e1", 9 + 4 + 4 * 7), ("e2", 12 + 1 + 3 * 7), ("e3", 28 + 9), ("lb", 53 + 38)]
 )
 def test_run_ids_are_unique_and_fit_file_names(source: str, runs: int, resolved) -> None:
     for profile, by_run in resolved.items():
@@ -427,6 +428,55 @@ def test_the_paper_profile_is_the_published_scale(resolved) -> None:
     assert (federated.workers, federated.local_batch, federated.epochs) == (32, 32, 150)
 
 
+# Local batches of different sizes -----------------------------------------------------------------------------
+
+
+def test_local_batches_by_speed_add_up_to_those_of_the_run_that_they_are_compared_with(resolved) -> None:
+    for profile, by_run in resolved.items():
+        for run, base in (("resnet50", "lb-bsp-resnet50-iid"), ("vgg11", "lb-bsp-vgg11-iid")):
+            ours, equal = by_run[f"lb-shares-{run}"], by_run[base]
+            a, b = ours.as_dict(), equal.as_dict()
+            assert {key for key in a | b if a.get(key) != b.get(key)} == {"run", "batch_shares"}, profile
+            assert equal.local_batches is None
+            assert ours.local_batches == [51, 51, 51, 51, 26, 26, 25, 13, 13, 13]
+            assert sum(ours.local_batches) == equal.workers * equal.local_batch == 320
+            assert ours.batch_shares == list(readings.SPEEDS), "the speeds of the simulation"
+
+
+SHARES = "batch_shares: &speeds [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]"
+
+
+@pytest.mark.parametrize(
+    ("new", "says"),
+    [
+        ("batch_shares: &speeds []", "[]; a number above 0 for each of 10 workers was expected"),
+        ("batch_shares: &speeds [1, 1, 0.5]", "a number above 0 for each of 10 workers was expected"),
+        (SHARES.replace("[1,", "[0,"), "a number above 0 for each of 10 workers was expected"),
+        (SHARES.replace("[1,", "[.inf,"), "a number above 0 for each of 10 workers was expected"),
+        (SHARES.replace("[1,", "[fast,"), "text ('fast'); a number was expected"),
+        (SHARES.replace("[1,", "[0.001,"), "is 0.061 of an image, at least one was expected; take less unequal shares"),
+        (SHARES + ", method: federated", "train, large_batch, iid and true were expected; leave the shares out"),
+        (SHARES + ", partition: labels, labels_per_client: 1", "train, large_batch, iid and true were expected"),
+        (SHARES + ", clients_wait: false", "clients_wait false; train, large_batch, iid and true were expected"),
+    ],
+)
+def test_impossible_shares_are_one_line(new: str, says: str, root: Path) -> None:
+    tree.edit(root / "pipelines/lb.yaml", SHARES, new)
+    with pytest.raises(ReproError) as caught:
+        specs.find("lb-shares-resnet50", "smoke", root)
+    assert "run lb-shares-resnet50, key batch_shares" in str(caught.value)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_epoch_too_short_for_a_last_step_of_all_workers_is_one_line(root: Path) -> None:
+    """Batches of 1: 25 images on 10 workers leave 5 for the third step."""
+    tree.edit(root / "pipelines/lb.yaml", SHARES, "local_batch: 1, batch_shares: &speeds " + str([1] * 10))
+    tree.edit(root / "pipelines/smoke/params.yaml", "50: {image_size: 16, local", "50: {train_images: 25, local")
+    with pytest.raises(ReproError, match="5 images for 10 clients; at least one image each was expected in the last"):
+        specs.find("lb-shares-resnet50", "smoke", root)
+
+
 # What a fingerprint depends on --------------------------------------------------------------------------------
 
 
@@ -492,6 +542,9 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
     split = runs(lambda s: s.law == "label_split")
     assert changed.pop("law_label_split") == split
     assert changed.pop("clients_go_on") == runs(lambda s: not s.clients_wait)
+    assert changed.pop("batch_shares") == runs(lambda s: s.batch_shares is not None) == {
+        "lb-shares-resnet50", "lb-shares-vgg11"
+    }  # fmt: skip
     assert changed.pop("step_up") == runs(lambda s: s.step_up is not None)
     assert changed.pop("codec_dense") == law | split | payloads | sending
     assert changed.pop("codec_int8") == payloads | sending & runs(lambda s: s.codec == "int8" or s.quantised_weights)
@@ -511,7 +564,7 @@ def test_every_codec_has_a_version_that_its_runs_depend_on(zipped: str, resolved
     spec = resolved["laptop"]["e2-federated-gq"].as_dict()
     for name in codecs.NAMES:
         used = numerics.used_by(spec | {"codec": name + zipped})
-        assert used[f"codec_{name}"] == 1
+        assert used[f"codec_{name}"] == numerics.VERSIONS[f"codec_{name}"] > 0
         assert ("zip" in used) == bool(zipped)
 
 

@@ -28,13 +28,14 @@ def spec(method: str = "large_batch", **changes) -> Spec:
     return Spec(**(values | changes))
 
 
-def toy_batches(clients=3, images=59, batch=8, augment=True, seed=5):
+def toy_batches(clients=3, images=59, batch=8, augment=True, seed=5, sizes=None):
     """59 images over 3 clients: shards of 20, 20 and 19, so epochs of 8 + 8 + 4, twice, and 8 + 11.
 
-    Of 48 images, two steps each.
+    Of 48 images, two steps each. ``sizes``: local batches of the clients, where they differ.
     """
     random = generator(seed, "toy")
     pixels = random.integers(0, 256, size=(images, 16, 16, 3), dtype=np.uint8)
     labels = random.integers(0, 4, size=images)
     data = Images(pixels, labels, (0.5,) * 3, (0.25,) * 3, dtype=torch.float64, padding=1)
-    return Batches(data, partition.iid(labels, clients, generator(seed, "shards")), batch, seed, augment)
+    shards = partition.iid(labels, clients, generator(seed, "shards"), sizes)
+    return Batches(data, shards, batch, seed, augment, sizes=sizes)

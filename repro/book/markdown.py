@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from repro.book.views import Row, Site
 
 BEGIN, END = "<!-- verdicts: begin (written by `python -m repro book`) -->", "<!-- verdicts: end -->"
+_PAGE = "book/index.md"
 CHOICE_HEADER = ("Id", "Unclear", "Chosen", "Why", "What the other choice gives")
 
 
@@ -51,12 +52,13 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def render(site: Site, artefacts: Sequence[Mapping[str, Any]]) -> str:
-    """All statements with verdicts and evidence, figures and tables, and the ledger."""
+    """A matrix of all statements, figures and tables, each statement with its evidence, and the ledger."""
     built = [row for row in site.rows if row.source in site.built]
     lines = ["# What was published, and what our runs say", ""]
     lines += [f"Profile: **{site.profile}**. {scale_note(site.profile)}", "", *_headline(site), ""]
-    header = ["Statement", "Published", f"Ours ({site.profile})", "Verdict", "Other profiles", "Evidence"]
-    lines += ["## Statements", "", *_table(header, [_statement(site, row) for row in built]), ""]
+    lines += ["## Statements", ""]
+    for source in site.built:
+        lines += [f"### {escaped(SOURCES[source])}", "", *_matrix(built, source, ""), ""]
     lines += ["## Figures and tables", ""]
     for item in artefacts:
         if item["source"] not in site.built:
@@ -72,6 +74,8 @@ def render(site: Site, artefacts: Sequence[Mapping[str, Any]]) -> str:
         elif item["table"] is not None:
             table = item["table"]
             lines += [*_table([*map(escaped, table.header)], ([*map(escaped, row)] for row in table.rows)), ""]
+    lines += ["## What each verdict rests on", ""]
+    lines += [line for row in built for line in [*_statement(site, row), ""]]
     lines += ["## What the sources leave open", ""]
     choices = [
         [escaped(text) for text in (c.id, c.unclear, c.chosen, c.why, c.other_choice)]
@@ -95,18 +99,37 @@ def _headline(site: Site) -> list[str]:
     ]
 
 
+def _matrix(rows: Sequence[Row], source: str, page: str) -> list[str]:
+    """The statements of a source and their verdicts, each linked to its evidence on the Markdown page ``page``."""
+    return _table(
+        ["Id", "Statement", "Verdict", "n"],
+        [
+            [_link(row.id, f"{page}#{row.id}"), escaped(row.says), f"{SIGNS[row.word]} {escaped(row.verdict)}",
+             counted(row.n, row.repetitions)]
+            for row in rows if row.source == source
+        ],
+    )  # fmt: skip
+
+
 def _statement(site: Site, row: Row) -> list[str]:
-    links = [_link(row.artefact, f"#{row.artefact}")] if row.artefact else []
+    """A statement with all that its verdict rests on; its page in the site has the reason of each part besides."""
+    links = [_link(name, f"#{name}") for name in row.shown_by]
     if row.source in site.inputs.notebooks:
         links.append(_link("notebook", site.file(f"notebooks/{site.notebook_of(row.id)}.ipynb")))
-    links.append(_link("spec", f"../pipelines/{row.source}.yaml"))
+    links += [_link("spec", f"../pipelines/{row.source}.yaml"), _link("its page in the site", f"{row.id}.html")]
+    others = [escaped(f"{name}: {word}" + (f" (n = {n})" if n else "")) for name, word, n in row.others]
     return [
-        f"**{escaped(row.id)}** {escaped(row.says)} ({escaped(row.kind)}; {escaped(row.place)})",
-        escaped(row.published),
-        f"{'; '.join(map(escaped, row.ours))} (n = {counted(row.n, row.repetitions)})",
-        f"{SIGNS[row.word]} **{escaped(row.verdict)}**: {escaped(row.reason)}",
-        "; ".join(escaped(f"{name}: {word}" + (f" (n = {n})" if n else "")) for name, word, n in row.others) or "–",
-        " · ".join([*links, _runs(site, row.runs)]),
+        f'### <a id="{row.id}"></a>{escaped(row.id)}',
+        "",
+        f"{escaped(row.says)} ({escaped(row.kind)}; {escaped(row.place)})",
+        "",
+        f"- Verdict: {SIGNS[row.word]} **{escaped(row.verdict)}**: {escaped(row.reason)}",
+        f"- Published: {escaped(row.published)}",
+        f"- Ours ({site.profile}), n = {counted(row.n, row.repetitions)}:",
+        *(f"  - {escaped(line)}" for line in row.ours),
+        *([f"- Other profiles: {'; '.join(others)}"] if others else []),
+        f"- Evidence: {' · '.join(links)}",
+        *([f"- Runs: {_runs(site, row.runs)}"] if row.runs else []),
     ]
 
 
@@ -125,30 +148,49 @@ def _runs(site: Site, runs: Sequence[str]) -> str:
 # README ------------------------------------------------------------------------------------------------------
 
 
+_VERBS = {
+    "holds": ("holds", "hold"),
+    "fails": ("fails", "fail"),
+    "inconclusive": ("is inconclusive", "are inconclusive"),
+    "not comparable": ("is not comparable", "are not comparable"),
+    "not run": ("was not run", "were not run"),
+}
+
+
+def _sentence(counts: Mapping[str, int]) -> str:
+    """How many statements of a source have which verdict.
+
+    >>> _sentence({"inconclusive": 5, "holds": 1, "not run": 1})
+    'Of 7 statements 1 holds, 5 are inconclusive and 1 was not run.'
+    """
+    said = [f"{counts[word]} {_VERBS[word][counts[word] != 1]}" for word in SIGNS if counts.get(word)]
+    total = sum(counts.values())
+    listed = ", ".join(said[:-1]) + " and " * (len(said) > 1) + said[-1]
+    return f"Of {total} statement{'s' if total != 1 else ''} {listed}."
+
+
 def readme_block(site: Site) -> str:
-    """The headline verdicts between the markers of README.md: a line a source, then every built statement."""
+    """What stands between the markers of README.md: what came out of each source in words, counts, all statements."""
+    lines = [BEGIN, "", f"At the `{site.profile}` profile. {scale_note(site.profile)}", ""]
+    for source, name, counts in site.counts():
+        lines.append(f"- **{escaped(name)}.** {_sentence(counts)}")
+        for row in site.rows:
+            if row.source == source and row.word in ("holds", "fails"):
+                kind = f" ({row.kind})" if row.kind in ("law", "definition") else ""
+                lines.append(
+                    f"  - {SIGNS[row.word]} {row.word}: {escaped(row.says)}{kind} {_link(row.id, _PAGE + '#' + row.id)}"
+                )
     words = list(SIGNS)
-    lines = [
-        BEGIN, "",
-        f"Statements by verdict at the `{site.profile}` profile (laws and definitions included):", "",
+    lines += [
+        "",
         *_table(
             ["source", *(f"{SIGNS[word]} {word}" for word in words)],
             [[escaped(name), *(str(counts.get(word, 0)) for word in words)] for _, name, counts in site.counts()],
         ),
-    ]  # fmt: skip
+    ]
     for source in site.built:
-        rows = [row for row in site.rows if row.source == source]
         lines += ["", f"<details><summary>{html.escape(SOURCES[source])}: every statement</summary>", ""]
-        lines += _table(
-            ["id", "statement", "ours (95 % interval)", "n", "verdict"],
-            [
-                [f"[{row.id}](book/index.md)", escaped(row.says), "; ".join(map(escaped, row.ours)),
-                 counted(row.n, row.repetitions),
-                 f"{SIGNS[row.word]} {escaped(row.verdict)}"]
-                for row in rows
-            ],
-        )  # fmt: skip
-        lines += ["", "</details>"]
+        lines += [*_matrix(site.rows, source, _PAGE), "", "</details>"]
     return "\n".join([*lines, "", END])
 
 

@@ -138,7 +138,7 @@ class Row:
     why: str
     parts: list[Mapping[str, Any]]
     others: list[tuple[str, str, int]]
-    artefact: str | None
+    shown_by: list[str]
     runs: list[str]
     profile: str = ""
     repetitions: str = "seeds"
@@ -247,7 +247,7 @@ class Site:
                 Row(
                     item.id, item.source, item.kind, item.says.strip(), item.place, text_of(item.published),
                     markdown.ours(verdict), int(verdict.get("n") or 0), word, verdict_class(word), reason,
-                    verdict.get("why") or "", list(verdict.get("parts", [])), beside, item.artefact,
+                    verdict.get("why") or "", list(verdict.get("parts", [])), beside, item.shown_by,
                     [str(run) for run in verdict.get("runs", [])], self.profile,
                     str(verdict.get("repetitions", "seeds")),
                 )
@@ -297,7 +297,7 @@ class Site:
             "files": [(file.rpartition(".")[2], self.file(file)) for file in outputs(name)] if made else [],
             "picture": self.file(f"{name}.png") if made and made.kind == "figure" else "",
             "table": self.inputs.tables.get(name),
-            "rows": [row for row in self.rows if row.artefact == name],
+            "rows": [row for row in self.rows if name in row.shown_by],
             "runs": runs,
             "records": sum(len(run.stored) for run in runs),
             "seconds": seconds,
@@ -413,7 +413,7 @@ def site(inputs: Inputs) -> dict[str, str]:
         pages[f"{item['id']}.html"] = page("artefact.html", here="figures", item=item)
     for row in made.rows:
         pages[f"{row.id}.html"] = page(
-            "statement.html", here="index", row=row, kinds=KINDS, item=known.get(row.artefact or ""),
+            "statement.html", here="index", row=row, kinds=KINDS, shown=[known[i] for i in row.shown_by if i in known],
             runs=made._runs_of(row.runs), missing=[run for run in row.runs if not made._runs_of([run, f"{run}-lr*"])],
         )  # fmt: skip
     for source in made.built:

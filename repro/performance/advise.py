@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,30 +108,40 @@ class Evidence:
 def probe_memory(workload: Workload, budget: int, device: str = "cpu") -> dict[int, float]:
     """Peak bytes of children at growing batches, each twice the one before, until they fill ``FILLED`` of the budget.
 
+    Small batches can share one peak, that of loading the images, which no line through two of them shows. Probing
+    therefore goes on, between sizes where doubling does not fit, until the last but one exceeds the first by more than
+    the share of the budget by which processes differ anyway.
+
     Raises:
-        ReproError: not even the first batch fits, or a child failed.
+        ReproError: not even one image fits, too few images to probe two batches, or a child failed.
     """
     peaks: dict[int, float] = {}
-    batch = min(FIRST_PROBE, workload.images // 2)
+    batch, over = max(1, min(FIRST_PROBE, workload.images // 2)), workload.images + 1
+    full = False
     while True:
         found = peak.train(workload, batch, limit=budget, device=device)
-        if not found.finished:
-            if len(peaks) > 1:
-                return peaks
-            if batch == 1:
-                raise ReproError(
-                    f"{gibibytes(budget)} of memory; training {workload.model} at batch 1 needs more; allow more"
-                )
-            batch = 1 if not peaks else max(2, batch * 3 // 4)
+        if found.finished:
+            peaks[batch] = found.peak
+            full = found.peak - found.base > FILLED * (budget - found.base)
+        elif batch == 1:
+            raise ReproError(
+                f"{gibibytes(budget)} of memory; training {workload.model} at batch 1 needs more; allow more"
+            )
+        else:
+            over = batch
+        if not peaks:
+            batch = 1
             continue
-        peaks[batch] = found.peak
-        room = budget - found.base
-        full = len(peaks) > 1 and found.peak - found.base > FILLED * room
-        if full or 2 * batch > workload.images:
+        sizes = sorted(peaks)
+        grown = len(sizes) > 1 and peaks[sizes[-2]] - peaks[sizes[0]] > predict.MARGIN * budget
+        doubled = 2 * sizes[-1]
+        if grown and (full or doubled >= over):
+            return peaks
+        batch = doubled if doubled < over else (sizes[-1] + over) // 2
+        if batch in peaks:  # nothing lies between the largest that fits and the smallest that does not
             if len(peaks) > 1:
                 return peaks
-            raise ReproError(f"{workload.images} images are too few to probe two batch sizes; at least 4 were expected")
-        batch *= 2
+            raise ReproError(f"{workload.images} images are too few to probe two batch sizes; at least 2 were expected")
 
 
 def try_out(workload: Workload, peaks: Mapping[int, float], budget: int, device: str = "cpu") -> dict[int, float]:
@@ -149,7 +160,10 @@ def try_out(workload: Workload, peaks: Mapping[int, float], budget: int, device:
 
 
 def probe_time(workload: Workload, largest: int, device: str = "cpu") -> tuple[dict[int, np.ndarray], float]:
-    """Seconds of steps at sizes up to ``largest``, as (blocks, repetitions) by batch, and the machine's noise."""
+    """Seconds of steps at sizes up to ``largest``, as (blocks, repetitions) by batch, and the machine's noise.
+
+    A line on stderr for each size and each block says how far it is.
+    """
     trainer = Trainer(workload, device=torch.device(device))
     wanted = sorted({*(size for size in SIZES if size <= largest), min(largest, SIZES[-1])})
     sizes: list[int] = []
@@ -158,9 +172,15 @@ def probe_time(workload: Workload, largest: int, device: str = "cpu") -> tuple[d
         trainer.train(batches, 0)
         sizes.append(size)
         taken = timing.seconds(trainer, lambda batches=batches: trainer.train(batches, 0))  # type: ignore[misc]
+        print(f"probe: {workload.model}, batch {size}: {taken:.3g} s a step", file=sys.stderr, flush=True)
         if len(sizes) > 1 and taken > LONGEST_STEP:
             break
-    made = timing.measure(trainer, sizes, blocks=BLOCKS, repetitions=REPETITIONS)
+
+    def say(share: float) -> None:
+        if (done := round(share * BLOCKS, 6)).is_integer():
+            print(f"probe: {workload.model}, block {done:.0f} of {BLOCKS} timed", file=sys.stderr, flush=True)
+
+    made = timing.measure(trainer, sizes, blocks=BLOCKS, repetitions=REPETITIONS, report=say)
     steps = {size: np.reshape(made.samples["step", size], (BLOCKS, -1)) for size in sizes}
     return steps, readings.noise_of(made.probe)
 
@@ -258,7 +278,7 @@ def advise(
         synchronisation = network.round_seconds(links, message, message)
         for each in advice["batches"]:
             each["mean_step_seconds"] = predict.mean_step_seconds(each["step_seconds"][0], 0.0, synchronisation, every)
-        advice |= {"message_bytes": message, "synchronisation_seconds": synchronisation, "every": every}
+        advice |= {"message_bytes": message, "assumed_synchronisation_seconds": synchronisation, "every": every}
     if speeds:
         advice["shares"] = _shares(evidence, fastest.smallest_as_fast, speeds, largest, synchronisation / every)
     return advice
@@ -327,19 +347,20 @@ def lines(advice: Mapping[str, Any]) -> list[str]:
             f"[{epoch[1]:.4g}, {epoch[2]:.4g}], {each['images_per_second']:.0f} images/s, {gibibytes(each['bytes'])}"
             + (f", time extrapolated beyond {advice['largest_measured']}" if each["extrapolated"] else "")
             + (
-                f"; with synchronisation {each['mean_step_seconds']:.4g} s a step"
+                f"; with synchronisation, assumed below, {each['mean_step_seconds']:.4g} s a step"
                 if "mean_step_seconds" in each
                 else ""
             )
         )
-    if "synchronisation_seconds" in advice:
+    if "assumed_synchronisation_seconds" in advice:
         told.append(
-            f"synchronisation, assumed from the links: {advice['message_bytes'] / 1e6:.1f} MB each way, "
-            f"{advice['synchronisation_seconds']:.4g} s on the slowest link, every {advice['every']} steps"
+            f"synchronisation, assumed from the links, not measured: {advice['message_bytes'] / 1e6:.1f} MB each way, "
+            f"{advice['assumed_synchronisation_seconds']:.4g} s on the slowest link, every {advice['every']} steps"
         )
     if "shares" in advice:
         shares = advice["shares"]
-        told.append(f"shares of a global batch of {shares['global_batch']}:")
+        assumed = "speeds and synchronisation" if "assumed_synchronisation_seconds" in advice else "speeds"
+        told.append(f"shares of a global batch of {shares['global_batch']}, measured steps with assumed {assumed}:")
         for name in ("uniform", "proportional", "equalising"):
             each = shares[name]
             gain = f", {each['times_faster']:.2f} times faster than uniform" if "times_faster" in each else ""

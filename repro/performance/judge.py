@@ -224,10 +224,7 @@ def _shorter_round(part: Mapping[str, Any], records: Mapping[str, Record]) -> Fi
     """Shares in proportion to speed shorten the round of ten unequal devices, simulated with measured times."""
     intervals, gains = {}, {}
     for record in records.values():
-        sizes = readings.batches(record)
-        steps = readings.block_medians(record, "step", sizes)
-        times = [readings.round_times(record, block, sizes) for block in steps]
-        logs = [math.log(each["uniform"] / each["proportional"]) for each in times]
+        logs = readings.log_gains(record, "proportional")
         intervals[_name(record)] = rules.paired_interval(logs)
         gains[_name(record)] = math.exp(float(np.mean(logs)))
     n = min(each.n for each in intervals.values())

@@ -92,7 +92,7 @@ def reset_peak() -> None:
 
 
 def train(workload: Workload, batch: int, *, limit: int | None = None, steps: int = STEPS, device: str = "cpu") -> Peak:
-    """Train ``steps`` steps in a child process and watch its memory.
+    """Train ``steps`` steps in a child process and watch its memory; what was seen is said in one line on stderr.
 
     Args:
         workload: what is trained.
@@ -120,11 +120,13 @@ def train(workload: Workload, batch: int, *, limit: int | None = None, steps: in
         last = (["no message", *errors.read().splitlines()])[-1]
     if device == "cuda":
         highest = int(told.get("reserved", 0))
-    if over or told.get("out_of_memory") or child.returncode == -signal.SIGKILL:
-        return Peak(batch, highest, int(told.get("base", 0)), False)
-    if "done" not in told:
+    ended = over or told.get("out_of_memory") or child.returncode == -signal.SIGKILL
+    if not ended and "done" not in told:
         raise ReproError(f"training {workload.model} at batch {batch} failed: {last}")
-    return Peak(batch, highest, int(told["base"]), limit is None or highest <= limit)
+    finished = not ended and (limit is None or highest <= limit)
+    words = "peak" if finished else "does not fit, ended at"
+    print(f"probe: {workload.model}, batch {batch}: {words} {highest / 2**30:.3f} GiB", file=sys.stderr, flush=True)
+    return Peak(batch, highest, int(told.get("base", 0)), finished)
 
 
 def _watch(

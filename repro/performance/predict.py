@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from repro.errors import ReproError
+from repro.partition import apportion, check_weights
 from repro.performance.fits import Line
 from repro.randomness import generator
 
@@ -122,7 +123,7 @@ def mean_step_seconds(compute: float, movement: float, synchronisation: float, e
 
 def uniform_shares(batch: int, devices: int) -> list[int]:
     """The same share for every device; the first ones take what is left over."""
-    return _whole([batch / devices] * devices, batch)
+    return apportion(batch, [1] * devices)
 
 
 def proportional_shares(batch: int, speeds: Sequence[float]) -> list[int]:
@@ -134,27 +135,7 @@ def proportional_shares(batch: int, speeds: Sequence[float]) -> list[int]:
     Raises:
         ReproError: no device, a speed that is not above 0, or fewer images than devices.
     """
-    _check_devices(batch, speeds)
-    return _whole([batch * speed / sum(speeds) for speed in speeds], batch)
-
-
-def _check_devices(batch: int, speeds: Sequence[float]) -> None:
-    if not speeds or not all(math.isfinite(speed) and speed > 0 for speed in speeds):
-        raise ReproError(f"devices with speeds {list(speeds)}; one or more speeds above 0 were expected; correct them")
-    if batch < len(speeds):
-        raise ReproError(f"a batch of {batch} for {len(speeds)} devices; at least one image each was expected")
-
-
-def _whole(exact: Sequence[float], total: int) -> list[int]:
-    """Whole numbers of sum ``total`` near ``exact``, at least 1 each: the largest remainders are rounded up."""
-    shares = [max(1, math.floor(each)) for each in exact]
-    order = sorted(range(len(exact)), key=lambda i: (shares[i] - exact[i], i))
-    while sum(shares) < total:
-        for i in order[: total - sum(shares)]:
-            shares[i] += 1
-    while sum(shares) > total:  # a device below one image was rounded up to one
-        shares[shares.index(max(shares))] -= 1
-    return shares
+    return apportion(batch, speeds)
 
 
 def equalising_shares(batch: int, speeds: Sequence[float], cost: Cost) -> list[int]:
@@ -170,7 +151,7 @@ def equalising_shares(batch: int, speeds: Sequence[float], cost: Cost) -> list[i
     Raises:
         ReproError: as ``proportional_shares``.
     """
-    _check_devices(batch, speeds)
+    check_weights(batch, speeds)
     shares = np.ones(len(speeds), int)
     known: dict[int, float] = {}
 

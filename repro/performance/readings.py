@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -182,3 +183,10 @@ def round_times(record: Record, seconds: Sequence[float], sizes: Sequence[int]) 
         "equalising": predict.equalising_shares(total, SPEEDS, cost),
     }
     return {name: predict.round_seconds(each, SPEEDS, cost) for name, each in shares.items()}
+
+
+def log_gains(record: Record, way: str) -> list[float]:
+    """Logarithm, block by block, of how many times shorter shares of this ``way`` make that round than uniform ones."""
+    sizes = batches(record)
+    times = [round_times(record, block, sizes) for block in block_medians(record, "step", sizes)]
+    return [math.log(each["uniform"] / each[way]) for each in times]

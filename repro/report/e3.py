@@ -1,4 +1,7 @@
-"""Figures of post e3: normalisation on label-skewed data, in large batches and in federated averaging."""
+"""Figures of post e3: normalisation on label-skewed data, in large batches and in federated averaging.
+
+Their companions, which the post does not have, are in ``e3_extras``.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -36,18 +40,12 @@ FIG4_RUNS = (*FIXUP_RUNS, *LINEAR_RUNS)
 IID_RUNS = ("e3-fedavg-iid-10", "e3-fedavg-iid-150")
 SKEWED_RUNS = tuple(f"e3-fedavg-noniid-{steps}" for steps in SYNCHRONISED)
 FIG5_RUNS = (*IID_RUNS, *SKEWED_RUNS)
-COLLAPSE_RUNS = (BN, BN_SKEWED)
-DIVERGENCE_RUNS = (*FIXUP_RUNS[1:], *LINEAR_RUNS)
-REGULARISATION_RUNS = (BN, GN)
-INITIALISATION_RUNS = ("e3-gn-128", "e3-gn-128-unit-scale", "e3-none-128")
 
 #: Fields of a spec in which the runs of this post differ; columns of its CSV files.
 COLUMNS = ("schedule", "local_steps", "buffers", "last_scale_zero", "momentum", "weight_decay")
 
 LINES = "Lines: mean over seeds. Bands: 95 % Student-t interval."
-STEP = "round (one step of the shared model)"
 _GREY = "#555555"
-_DRAWN_ROUNDS = 300  # of a series of one number a round; its CSV would else be larger than the record
 
 
 def _network(run: str) -> str:
@@ -94,23 +92,34 @@ def _chance(panels: Sequence[Axes], groups: select.Groups) -> None:
 
 
 def _curve(axes: Axes, group: Sequence[Record], text: str, shift: int = 0, *, when: bool = False) -> Line2D:
-    """Mean and band of a run; an X at chance wherever a seed diverged, and nothing else where all of them did.
+    """Mean and band of a run. Where a seed diverged, each seed as a thin line and an X at chance for every lost one.
 
     ``when``: the legend says at which epochs, for which there is room in figures of one panel.
+
+    Returns:
+        What stands for the run in a legend.
     """
     lost = [found[1] for record in group if (found := metrics.divergence(record)) is not None]
-    line = e1._draw_curve(axes, group, text, shift) if len(lost) < len(group) else None
-    if lost:
-        look, chance = style.of(group[0].run, group[0].spec["method"]), 100 * group[0].chance
-        ends = dict.fromkeys(number(epoch, 1) for epoch in (min(lost), max(lost)))
-        said = f"{text}: diverged at epoch {' to '.join(ends)}" if when else f"{text}: diverged"
-        (marks,) = axes.plot(
-            lost, [chance] * len(lost), color=look.colour, marker="X", markersize=8, linestyle="none", zorder=5,
-            clip_on=False, label=said, markeredgecolor="white",
-        )  # fmt: skip
-        return line or marks
-    assert line is not None
-    return line
+    if not lost:
+        return e1._draw_curve(axes, group, text, shift)
+    look, chance = style.of(group[0].run, group[0].spec["method"]), 100 * group[0].chance
+    seeds = [([row["epoch"] for row in r.rows], [100 * row["test_top1"] for row in r.rows]) for r in group if r.rows]
+    for epochs, accuracies in seeds:
+        axes.plot(epochs, accuracies, color=look.colour, linestyle=look.line, linewidth=0.9, zorder=3)
+    ends = dict.fromkeys(number(epoch, 1) for epoch in (min(lost), max(lost)))
+    said = f"{text}: {len(lost)} of {len(group)} diverged"
+    marks: dict[str, Any] = {
+        "color": look.colour, "marker": "X", "markersize": 8, "markeredgecolor": "white",
+        "label": said + (f", at epoch {' to '.join(ends)}" if when else ""),
+    }  # fmt: skip
+    axes.plot(lost, [chance] * len(lost), linestyle="none", zorder=5, clip_on=False, **marks)
+    return Line2D([], [], **marks | {"linestyle": look.line if seeds else "none", "linewidth": 0.9})
+
+
+def _thin(groups: select.Groups) -> str:
+    """What ``_curve`` draws where a seed diverged, in words; nothing where none did."""
+    lost = any(record.status == "diverged" for group in groups.values() for record in group)
+    return "Where a seed diverged: thin, a line a seed, and an X at chance for each lost one. " if lost else ""
 
 
 def _percent(fraction: float | None) -> float | None:
@@ -185,7 +194,9 @@ def fig1(groups: select.Groups, profile: str) -> Figure:
         "Left: images × channels of one layer, a cell for all pixels. Coloured cells share one mean and variance;",
         "only those of BatchNorm belong to several images.",
         "Right: end of training, mean over devices and channels of |mean of the device's batch − mean of all|, in",
-        "standard deviations over all. Bands: 95 % Student-t interval over seeds.",
+        "standard deviations over all. Bands: 95 % Student-t interval over seeds. It is measured in a training pass:",
+        "the layers before have already normalised each device's batch alone, so that a layer sees only what has come",
+        "apart again since; that is why those in the middle look harmless.",
         *textwrap.wrap(_law_note(groups[LAW]), 104),  # capitals and minus signs are wider than other letters
         *select.gaps(trained),
     ]
@@ -232,12 +243,6 @@ def layer_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]:
             for quantity in ("mean_shift", "std_ratio"):
                 pairs = zip(found["layers"], found[quantity], strict=True)
                 rows += [origin | {"layer": layer, "quantity": quantity, "value": value} for layer, value in pairs]
-            if artefact != "e3.fig1":
-                accuracies = {name: value for name, (value, _) in _modes(record).items()}
-                rows += [
-                    origin | {"layer": None, "quantity": f"{name}_percent", "value": value}
-                    for name, value in accuracies.items()
-                ]
     return rows
 
 
@@ -247,8 +252,10 @@ def layer_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]:
 def fig2(groups: select.Groups, profile: str) -> Figure:
     """Three networks on IID and on label-skewed shards, gradients averaged in every round (e3.c1, e3.c2)."""
     sides = (FIG2_RUNS[:3], FIG2_RUNS[3:])
+    columns = 1 if _thin(groups) else 2  # the legend also says how many seeds diverged
     notes = [
-        f"{LINES} Ten devices, gradients averaged in every round; evaluated with averaged running statistics.",
+        f"{LINES} {_thin(groups)}Ten devices, gradients averaged in every round; evaluated with averaged running "
+        "statistics.",
         *select.gaps(groups),
     ]
     figure, panels = style.new(
@@ -256,14 +263,14 @@ def fig2(groups: select.Groups, profile: str) -> Figure:
         select.stamp(groups),
         notes,
         panels=[_split(groups[side[0]]) for side in sides],
-        legend_rows=2,
+        legend_rows=4 // columns,
         right=0.62,
     )
     for axes, side in zip(panels, sides, strict=True):
         lines = [_curve(axes, groups[run], _network(run), 2 * i) for i, run in enumerate(side)]
         if side is sides[1]:
             lines.append(_curve(axes, groups[BN], f"{_network(BN)} on IID data", 6))
-        style.legend(axes, lines, 2)
+        style.legend(axes, lines, columns)
     _chance(panels, groups)
     e1._scale(panels, groups)
     return figure
@@ -283,14 +290,53 @@ def _steps(groups: select.Groups, runs: Iterable[str]) -> str:
     return f"Equal epochs are unequal steps: {said}." if said else "No run completed."
 
 
+def _warm_up(*runs: Sequence[Record]) -> str:
+    """How the rate of runs that differ in their last rate only is warmed up: from, to, and in how many epochs."""
+    schedules = [select.setting(group, "schedule") for group in runs]
+    starts, lengths = ({schedule[name] for schedule in schedules} for name in ("warmup_from", "warmup_epochs"))
+    ends = dict.fromkeys(f"{schedule['lr']:g}" for schedule in schedules)
+    (start,), (length,) = starts, lengths
+    return f"{start:g} to {' or '.join(ends)} in {length:g} epochs"
+
+
+def _rates(axes: Axes, groups: select.Groups, runs: Sequence[str]) -> None:
+    """The learning rate of each seed until it diverged: its warm-up, a straight line, then what was logged.
+
+    A logged rate is that of the epochs since the evaluation before. The first run is drawn wide and pale, the next
+    ones narrower and darker inside of it, so that none is hidden where rates are the same.
+    """
+    for before, run in enumerate(runs):
+        look, left = style.of(run, groups[run][0].spec["method"]), 1 - before / max(1, len(runs) - 1)
+        colour = 1 - (1 - np.array(to_rgb(look.colour))) * (1 - 0.6 * left)
+        for record in groups[run]:
+            schedule, lost = record.spec["schedule"], metrics.divergence(record)
+            end, warm = lost[1] if lost else float("inf"), schedule.get("warmup_epochs", 0.0)
+            first = schedule.get("warmup_from", schedule["lr"])
+            epochs = list(np.linspace(0, min(warm, end), 40))
+            rates = list(first + (schedule["lr"] - first) * np.array(epochs) / (warm or 1.0))
+            logged = [(row["epoch"], row["lr"]) for row in record.rows if row["epoch"] > warm]
+            if not logged and end > warm:
+                logged = [(end, schedule["lr"])]
+            for epoch, rate in logged:
+                epochs, rates = [*epochs, epochs[-1], epoch], [*rates, rate, rate]
+            if end > 0:
+                axes.plot(epochs, rates, color=tuple(colour), linewidth=1.2 + 3.6 * left, label=f"_{run}",
+                          solid_capstyle="butt", zorder=3)  # fmt: skip
+
+
+#: What ``_rates`` draws, in words.
+RATES = "Below: learning rate, a line a seed until it diverged; where rates are the same, one line lies inside another."
+
+
 def fig3(groups: select.Groups, profile: str) -> Figure:
     """GroupNorm by batch; LayerNorm and InstanceNorm at the ends of the range (e3.c3)."""
     figure, axes = style.new(
         "e3.fig3  Normalisation within an image, by batch",
         select.stamp(groups),
-        [f"{LINES} Below: learning rate, a line a seed.", _steps(groups, GN_RUNS), *select.gaps(groups)],
+        [f"{LINES} {_thin(groups)}{RATES}", _steps(groups, GN_RUNS), *select.gaps(groups)],
         panels=("GroupNorm", "LayerNorm and InstanceNorm"),
         legend_rows=2,
+        right=0.62,
         lower=1.2,
     )
     upper, lower = axes[:2], axes[2:]
@@ -299,8 +345,9 @@ def fig3(groups: select.Groups, profile: str) -> Figure:
         several = runs is OTHER_NORM_RUNS
         words = {run: f"{_network(run) if several else 'batch'} {batches[run]}" for run in runs}
         lines = [_curve(one, groups[run], words[run], 2 * i) for i, run in enumerate(runs)]
-        e2._rates(below, groups, runs)
+        _rates(below, groups, runs)
         style.legend(one, lines, 2)
+    _chance(upper, groups)
     e1._scale(upper, groups)
     for one, below in zip(upper, lower, strict=True):
         e2._below(one, below)
@@ -309,7 +356,7 @@ def fig3(groups: select.Groups, profile: str) -> Figure:
 
 
 def _rate_axis(figure: Figure, lower: Sequence[Axes]) -> None:
-    """As in post 2; without a rate to draw, where every run diverged before its first evaluation, an empty axis."""
+    """As in post 2; without a rate to draw, where every run diverged at its first step, an empty axis."""
     if any(len(np.asarray(line.get_xdata())) for axes in lower for line in axes.lines):
         e2._rate_axis(figure, lower)
     else:
@@ -322,7 +369,7 @@ def fig4(groups: select.Groups, profile: str) -> Figure:
         "e3.fig4  Fixup by batch",
         select.stamp(groups),
         [
-            f"{LINES} X: a seed that diverged. Below: learning rate of runs with an evaluation, a line a seed.",
+            f"{LINES} {_thin(groups)}{RATES}",
             _steps(groups, FIXUP_RUNS),
             *select.gaps(groups),
         ],
@@ -333,7 +380,7 @@ def fig4(groups: select.Groups, profile: str) -> Figure:
     words = {run: f"batch {number(e1.global_batch(groups[run]))}" for run in FIG4_RUNS}
     words |= {run: f"{words[run]}, rate {groups[run][0].spec['lr']:g} (linear scaling)" for run in LINEAR_RUNS}
     lines = [_curve(upper, groups[run], words[run], 2 * i, when=True) for i, run in enumerate(FIG4_RUNS)]
-    e2._rates(lower, groups, FIG4_RUNS)
+    _rates(lower, groups, FIG4_RUNS)
     _chance([upper], groups)
     e1._scale([upper], groups)
     e2._below(upper, lower)
@@ -342,7 +389,7 @@ def fig4(groups: select.Groups, profile: str) -> Figure:
     return figure
 
 
-# e3.fig5 and forgetting -------------------------------------------------
+# e3.fig5 ----------------------------------------------------------------
 
 
 def _every(group: Sequence[Record]) -> int:
@@ -363,7 +410,8 @@ def fig5(groups: select.Groups, profile: str) -> Figure:
         "e3.fig5  Federated averaging with GroupNorm",
         select.stamp(groups),
         [
-            f"{LINES} Right: last epoch of the same runs. 40 batches are ours. In brackets: rounds in all.",
+            f"Lines: mean over seeds. {_thin(groups)}Right: last epoch of the same runs, with its 95 % Student-t "
+            "interval. 40 batches are ours. In brackets: rounds in all.",
             *select.gaps(groups),
         ],
         panels=("accuracy against epochs", "at the end"),
@@ -376,6 +424,8 @@ def fig5(groups: select.Groups, profile: str) -> Figure:
         for run in FIG5_RUNS
     }
     lines = [_curve(left, groups[run], words[run], 2 * i) for i, run in enumerate(FIG5_RUNS)]
+    for band in list(left.collections):  # five of them would lie on top of each other
+        band.remove()
     for runs, open_ in ((IID_RUNS, False), (SKEWED_RUNS, True)):
         ends = np.array([select.interval(_finals(groups[run])) for run in runs])
         for run, (mean, low, high) in zip(runs, ends, strict=True):
@@ -398,287 +448,4 @@ def fig5(groups: select.Groups, profile: str) -> Figure:
         for axes in (left, right):
             _reference(axes, 50, "post, every\n10: 50 %", last=axes is right)
     style.legend(left, lines, 2)
-    return figure
-
-
-def by_device(group: Sequence[Record]) -> tuple[np.ndarray, np.ndarray, list[list[int]]] | None:
-    """Accuracy by class before and after the last aggregation, mean over seeds, in percent.
-
-    Returns:
-        (devices, classes) of the devices' own models, (classes,) of the shared model, and the classes of each device;
-        None if every seed diverged.
-
-    Raises:
-        ReproError: a completed run did not record it, or its seeds gave the devices different classes.
-    """
-    kept = [record for record in group if record.status == "completed"]
-    if not kept:
-        return None
-    shards = [_recorded(record, "classes_of_clients") for record in kept]
-    if any(other != shards[0] for other in shards):
-        raise ReproError(
-            f"run {group[0].run}: devices have different classes in different seeds; the same ones were expected, or "
-            "their mean has no meaning; recompute stale records with `python -m repro sweep`"
-        )
-    # None, where there is no test image of a class, becomes NaN and is left blank.
-    before = np.mean([np.array(_recorded(record, "clients_top1_by_class"), float) for record in kept], axis=0)
-    after = np.mean([np.array(_recorded(record, "test_top1_by_class"), float) for record in kept], axis=0)
-    return 100 * before, 100 * after, shards[0]
-
-
-def forgetting(groups: select.Groups, profile: str) -> Figure:
-    """Accuracy by class of each device's own model before averaging, and of the shared model after it (e3.c7)."""
-    titles = [f"every {_every(groups[run])} batches" for run in SKEWED_RUNS]
-    figure, panels = style.new(
-        "e3.extra-forgetting  What devices know before and after averaging",
-        select.stamp(groups),
-        [
-            "Accuracy by class at the end of the last round, mean over completed seeds: a row a device with its own "
-            "model before aggregation, framed its own classes; at the bottom the shared model after aggregation. "
-            f"{e1.OURS}",
-            *select.gaps(groups),
-        ],
-        panels=titles,
-        legend_rows=2,
-        right=0.85,
-    )
-    image = None
-    for axes, run in zip(panels, SKEWED_RUNS, strict=True):
-        found = by_device(groups[run])
-        axes.grid(False)
-        if found is None:
-            axes.text(0.5, 0.5, "every seed diverged", transform=axes.transAxes, ha="center")
-            continue
-        before, after, shards = found
-        devices, classes = before.shape
-        shown = np.full((devices + 2, classes), np.nan)
-        shown[:devices], shown[-1] = before, after
-        image = axes.imshow(shown, cmap="cividis", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
-        for device, own in enumerate(shards):
-            for each in own:
-                corner = (each - 0.46, device - 0.46)
-                axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor="#DB0000", linewidth=1.1))
-        axes.set_xticks(range(classes))
-        axes.set_yticks([*range(devices), devices + 1], [*(str(d + 1) for d in range(devices)), "shared"])
-        axes.set_xlabel("class")
-        axes.tick_params(length=0, labelsize=7)
-        kept = [record for record in groups[run] if record.status == "completed"]
-        known, unknown = (
-            _with_interval([100 * metric(record) for record in kept])
-            for metric in (metrics.own_classes_top1, metrics.other_classes_top1)
-        )
-        text = f"own classes {known} %\nothers {unknown} %"
-        axes.text(0.0, 1.015, text, transform=axes.transAxes, fontsize=7, va="bottom", color="#444444")
-    panels[0].set_ylabel("device")
-    if image is not None:
-        box = panels[-1].get_position()
-        bar = figure.add_axes((box.x1 + 0.015, box.y0, 0.018, box.height))
-        figure.colorbar(image, cax=bar).set_label("test accuracy, top-1 (%)", fontsize=8)
-        bar.tick_params(labelsize=7)
-    return figure
-
-
-def forgetting_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]:
-    """One CSV row per run, seed, device and class."""
-    rows = []
-    for group in groups.values():
-        for record in group:
-            origin = select.provenance(artefact, record, len(group), COLUMNS)
-            before = _recorded(record, "clients_top1_by_class")
-            if before is None:
-                rows.append(origin | dict.fromkeys(("device", "class", "own_class", "before_percent", "after_percent")))
-                continue
-            shards, after = (_recorded(record, name) for name in ("classes_of_clients", "test_top1_by_class"))
-            rows += [
-                origin
-                | {"device": device + 1, "class": each, "own_class": int(each in shards[device])}
-                | {"before_percent": _percent(top1), "after_percent": _percent(after[each])}
-                for device, by_class in enumerate(before)
-                for each, top1 in enumerate(by_class)
-            ]
-    return rows
-
-
-# Companions -------------------------------------------------------------
-
-
-def _modes(record: Record) -> dict[str, tuple[float, str]]:
-    """Accuracy under each way to normalise a test batch, and in training, in percent, and the way in words."""
-    found, last = _recorded(record, "batch_statistics"), record.rows[-1]
-    return {
-        "all_running": (100 * last["test_top1"], "all classes,\nrunning"),
-        "own_running": (100 * found["own_classes_running"], "own classes,\nrunning"),
-        "mixed_batch": (100 * found["mixed"], "all classes,\nof the batch"),
-        "own_batch": (100 * found["own_classes"], "own classes,\nof the batch"),
-        "training_batches": (100 * last["train_top1"], "training\nbatches"),
-    }
-
-
-def collapse(groups: select.Groups, profile: str) -> Figure:
-    """Why BatchNorm collapses: one model normalised in several ways, and the spread in devices' batches (e3.c1)."""
-    notes = [
-        "Left: the last shared model on test images of all classes, or of one device's own classes (mean over "
-        "devices), normalised with the running statistics or with those of the batch; beside them accuracy counted "
-        "while training, over the last epoch: augmented training images, batches of one device. Right: mean over "
-        "devices and channels of the standard deviation in the device's batch over that of all batches.",
-        f"Mean over seeds with 95 % Student-t interval. {e1.OURS}",
-        *select.gaps(groups),
-    ]
-    figure, (left, right) = style.new(
-        "e3.extra-collapse  Why BatchNorm collapses on label-skewed data",
-        select.stamp(groups),
-        notes,
-        panels=("one model; images, and statistics used", "one device against all"),
-        share_y=False,
-        ratios=(1.6, 1.0),
-    )
-    lines: list[Line2D] = []
-    names: list[str] = []
-    for shift, group in zip((-0.1, 0.1), groups.values(), strict=True):
-        look = style.of(group[0].run, "large_batch")
-        kept = [_modes(record) for record in group if record.status == "completed"]
-        names = names or [words for _, words in (kept[0].values() if kept else [])]
-        lines += left.plot([], [], **look.kwargs() | {"linestyle": "none"}, label=_split(group))
-        for place, mode in enumerate(kept[0] if kept else []):
-            mean, low, high = select.interval([found[mode][0] for found in kept])
-            if not np.isnan(low):
-                left.plot([place + shift] * 2, [low, high], color=look.colour, linewidth=1.4, zorder=2)
-            left.plot([place + shift], [mean], **look.kwargs(), zorder=3)
-    left.set_xticks(range(len(names)), names, fontsize=7)
-    left.set_xlim(-0.5, max(len(names), 1) - 0.5)
-    left.set_ylabel("accuracy, top-1 (%)")
-    left.set_ylim(0, 100)
-    _reference(left, 100 * next(iter(groups.values()))[0].chance, "", last=False)
-    style.legend(left, lines, 2)
-    drawn = [_by_layer(right, group, "std_ratio", _split(group)) for group in groups.values()]
-    _layer_axis(right, "standard deviation, relative (no unit)")
-    style.legend(right, drawn, 1 if any("diverged" in str(line.get_label()) for line in drawn) else 2)
-    return figure
-
-
-def _drawn_rounds(count: int) -> np.ndarray:
-    """Indices of a series that are drawn: all of a short one, of a longer one about as many for each factor of ten."""
-    if count <= _DRAWN_ROUNDS:
-        return np.arange(count)
-    return np.unique(np.round(np.geomspace(1, count, _DRAWN_ROUNDS)).astype(int)) - 1
-
-
-def _norms(record: Record) -> list[float]:
-    """The norm of the gradient in every round.
-
-    Raises:
-        ReproError: the run did not record it.
-    """
-    if "gradient_norm" not in record.series:
-        raise ReproError(
-            f"record {record.run}.s{record.seed}: no gradient_norm; a run that tracks it was expected; correct `track` "
-            "in pipelines/e3.yaml and run the sweep again"
-        )
-    return record.series["gradient_norm"]
-
-
-def divergence(groups: select.Groups, profile: str) -> Figure:
-    """Norm of Fixup's gradient in every round, at a rate of 0.1 and in proportion to the batch (e3.c5)."""
-    figure, (axes,) = style.new(
-        "e3.extra-divergence  Fixup's gradient at two learning rates",
-        select.stamp(groups),
-        [
-            f"A line a seed, X where it diverged. Of long runs some rounds are drawn. {e1.OURS}",
-            *select.gaps(groups),
-        ],
-        legend_rows=2,
-    )
-    lines = []
-    for run, group in groups.items():
-        look = style.of(run, group[0].spec["method"])
-        text = f"batch {number(e1.global_batch(group))}, rate {group[0].spec['lr']:g}"
-        lines += axes.plot([], [], color=look.colour, linestyle=look.line, label=text)
-        for record in group:
-            norms = np.asarray(_norms(record), float)
-            at = _drawn_rounds(len(norms))
-            axes.plot(at + 1, norms[at], color=look.colour, linestyle=look.line, linewidth=1.1, zorder=3)
-            if record.status == "diverged" and len(norms):
-                axes.plot([len(norms)], norms[-1:], color=look.colour, marker="X", markersize=8, zorder=4,
-                          markeredgecolor="white", clip_on=False)  # fmt: skip
-    if any(np.any(np.asarray(line.get_ydata(), float) > 0) for line in axes.lines):
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-    axes.set_xlabel(STEP)
-    axes.set_ylabel("L2 norm of the gradient (no unit)")
-    style.legend(axes, lines, 2)
-    return figure
-
-
-def norm_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]:
-    """One CSV row per run, seed and drawn round."""
-    rows = []
-    for group in groups.values():
-        for record in group:
-            origin, norms = select.provenance(artefact, record, len(group), COLUMNS), _norms(record)
-            drawn = [{"round": int(at) + 1, "gradient_norm": norms[at]} for at in _drawn_rounds(len(norms))]
-            rows += [origin | row for row in drawn or [{"round": None, "gradient_norm": None}]]
-    return rows
-
-
-def regularisation(groups: select.Groups, profile: str) -> Figure:
-    """Training and test accuracy of BatchNorm and GroupNorm on IID shards (e3.c10)."""
-    figure, panels = style.new(
-        "e3.extra-regularisation  Training against test accuracy",
-        select.stamp(groups),
-        [
-            "Above the panels: training minus test accuracy at the last epoch, with its 95 % interval. Training "
-            "accuracy is counted while training: augmented images, statistics of each batch, mean over the epoch.",
-            f"{LINES} {e1.OURS}",
-            *select.gaps(groups),
-        ],
-        panels=[
-            f"{_network(run)}: {_with_interval([100 * metrics.regularisation_gap(r) for r in group])} points"
-            for run, group in groups.items()
-        ],
-    )
-    for axes, (run, group) in zip(panels, groups.items(), strict=True):
-        train, look = select.curve(group, "train_top1"), style.of(run, "large_batch")
-        tested = e1._draw_curve(axes, group, "test")
-        tested.set_linestyle("-")
-        (line,) = axes.plot(train.epochs, train.mean, color=look.colour, linestyle=(0, (1.2, 1.2)), label="training")
-        axes.fill_between(train.epochs, train.low, train.high, color=look.colour, alpha=0.16, linewidth=0)
-        style.legend(axes, [line, tested], 2)
-    e1._scale(panels, groups)
-    panels[0].set_ylabel("accuracy, top-1 (%)")
-    return figure
-
-
-def regularisation_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]:
-    """As the rows of a curve, with training accuracy beside test accuracy."""
-    rows = select.curve_rows(artefact, groups, COLUMNS)
-    for group in groups.values():
-        train = select.curve(group, "train_top1")
-        found = {
-            (group[0].run, seed, epoch): (value, mean)
-            for seed, values in zip(train.seeds, train.values, strict=True)
-            for epoch, value, mean in zip(train.epochs, values, train.mean, strict=True)
-        }
-        for row in (row for row in rows if row["run"] == group[0].run):
-            value, mean = found[row["run"], row["seed"], row["epoch"]]
-            row |= {"train_percent": value, "train_mean_percent": mean}
-    return rows
-
-
-def initialisation(groups: select.Groups, profile: str) -> Figure:
-    """GroupNorm whose blocks start as the identity, GroupNorm with scales of one, and no normalisation at all."""
-    lost = any(record.status == "diverged" for group in groups.values() for record in group)
-    crosses = "X without a line: a seed that diverged. " if lost else ""
-    figure, (axes,) = style.new(
-        "e3.extra-initialisation  GroupNorm's last scale, and no normalisation",
-        select.stamp(groups),
-        [f"{LINES} {crosses}{e1.OURS}", *select.gaps(groups)],
-        legend_rows=3,
-        right=0.62,
-    )
-    words = ("GroupNorm, last scale of a block zero", "GroupNorm, all scales one", "no normalisation")
-    runs = zip(INITIALISATION_RUNS, words, strict=True)
-    lines = [_curve(axes, groups[run], text, 2 * i, when=True) for i, (run, text) in enumerate(runs)]
-    _chance([axes], groups)
-    e1._scale([axes], groups)
-    style.legend(axes, lines, 1)
     return figure

@@ -18,32 +18,40 @@ from repro.report.e3 import (
     GN_RUNS,
     LINEAR_RUNS,
     OTHER_NORM_RUNS,
+    SKEWED_RUNS,
     _finals,
     _network,
     _recorded,
     _steps,
+    _warm_up,
     _with_interval,
 )
+from repro.report.e3_extras import SHORT_RUNS
 from repro.report.tables import ABSENT, MEGABYTE, Table
 from repro.words import number
 
 SLOW_RUNS = ("e3-gn-1024-slow", "e3-gn-2048-slow")
-TABLE1_RUNS = (*GN_RUNS, *SLOW_RUNS, *OTHER_NORM_RUNS, *FIXUP_RUNS, *LINEAR_RUNS)
+TABLE1_RUNS = (*GN_RUNS, *SLOW_RUNS, *OTHER_NORM_RUNS, *FIXUP_RUNS, *SHORT_RUNS, *LINEAR_RUNS)
 BSP_BUFFERS_RUNS = (BN_SKEWED, "e3-noniid-bn-local", "e3-noniid-bn-drop")
 FEDERATED_BUFFERS_RUNS = ("e3-fedavg-noniid-bn", "e3-fedavg-noniid-bn-local", "e3-fedavg-noniid-bn-drop")
-BUFFERS_RUNS = (*BSP_BUFFERS_RUNS, *FEDERATED_BUFFERS_RUNS)
+GROUP_NORM = SKEWED_RUNS[1]  # federated averaging as often as with BatchNorm above, and no running statistics at all
+BUFFERS_RUNS = (*BSP_BUFFERS_RUNS, *FEDERATED_BUFFERS_RUNS, GROUP_NORM)
+
+#: Test images that are evaluated, and under the policy ``drop`` normalised, together (``repro.runner``).
+EVALUATION_BATCH = 500
 
 LOST = "No value published: the post's own table was a picture and is lost."
 
-#: (rows of e3.table1) norm, policy -> the run of each batch, or None. Batch 128 has one policy only: no warm-up.
-_ROWS: dict[tuple[str, str], tuple[str | None, ...]] = {
-    ("GroupNorm", "0.1 to 0.8 or 1.6"): GN_RUNS,
-    ("GroupNorm", "0.01 to 0.1"): (GN_RUNS[0], *SLOW_RUNS),
-    ("LayerNorm", "0.1 to 0.8 or 1.6"): (OTHER_NORM_RUNS[0], None, OTHER_NORM_RUNS[1]),
-    ("InstanceNorm", "0.1 to 0.8 or 1.6"): (OTHER_NORM_RUNS[2], None, OTHER_NORM_RUNS[3]),
-    ("Fixup", "0.01 to 0.1"): FIXUP_RUNS,
-    ("Fixup", "0.1 to 0.8 or 1.6"): (FIXUP_RUNS[0], *LINEAR_RUNS),
-}
+#: (rows of e3.table1) network -> the run of each batch, or None. Batch 128 has no warm-up.
+_ROWS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    ("GroupNorm", GN_RUNS),
+    ("GroupNorm", (GN_RUNS[0], *SLOW_RUNS)),
+    ("LayerNorm", (OTHER_NORM_RUNS[0], None, OTHER_NORM_RUNS[1])),
+    ("InstanceNorm", (OTHER_NORM_RUNS[2], None, OTHER_NORM_RUNS[3])),
+    ("Fixup", FIXUP_RUNS),
+    ("Fixup", (FIXUP_RUNS[0], *SHORT_RUNS)),
+    ("Fixup", (FIXUP_RUNS[0], *LINEAR_RUNS)),
+)
 
 
 def _cell(group: Sequence[Record]) -> str:
@@ -59,22 +67,27 @@ def _cell(group: Sequence[Record]) -> str:
 def table1(groups: select.Groups, profile: str) -> Table:
     """Accuracy after the last epoch by network, warm-up and batch (e3.c3, e3.c4, e3.c6)."""
     rows = []
-    for (norm, policy), runs in _ROWS.items():
+    for norm, runs in _ROWS:
         cells = [ABSENT if run is None else _cell(groups[run]) for run in runs]
-        first, last = runs[0], runs[-1]
-        change = ABSENT if first is None or last is None else e1._change(groups[first], groups[last])
-        rows.append([norm, policy, *cells, change])
+        first, *larger = (groups[run] for run in runs if run is not None)
+        rows.append([norm, _warm_up(*larger), *cells, e1._change(first, larger[-1])])
     csv_rows = [row for group in groups.values() for row in _csv(group)]
     return Table(
         "e3.table1: test accuracy after the last epoch, by batch and warm-up",
-        ["network", "warm-up of the rate", *(f"batch {number(batch)} (%)" for batch in BATCHES), "2048 minus 128"],
+        [
+            "network",
+            "learning rate in warm-up",
+            *(f"batch {number(batch)} (%)" for batch in BATCHES),
+            "2048 minus 128",
+        ],
         rows,
         [
             select.stamp(groups) + ".",
             "Mean over seeds [95 % Student-t interval]; differences are paired by seed. In round brackets: points "
             "gained over the last quarter of training; where that is much, a larger batch suffers from fewer steps.",
-            f"Batch 128 has a rate of 0.1 without a warm-up under either policy. {_steps(groups, GN_RUNS)}",
-            "Diverged seeds count at chance. Schedules of LayerNorm and InstanceNorm are ours.",
+            f"Batch 128 has a rate of 0.1 without a warm-up under every policy. {_steps(groups, GN_RUNS)}",
+            "Diverged seeds count at chance. Ours: schedules of LayerNorm and InstanceNorm; Fixup to a rate of 0.1 in "
+            "GroupNorm's shorter warm-up, which tells the length of the warm-up from the rate.",
             LOST,
             *select.gaps(groups),
         ],
@@ -99,7 +112,7 @@ _METHODS = {"large_batch": "large batch", "federated": "federated averaging"}
 _POLICIES = {
     "average": ("sent and averaged in every round", "the average"),
     "local": ("kept on each device", "each device's in turn, mean of the accuracies"),
-    "drop": ("none kept", "those of the test batch itself"),
+    "drop": ("none kept", "those of a batch of {images} test images"),
 }
 
 
@@ -122,28 +135,41 @@ def _training(groups: select.Groups) -> str:
 
 
 def _own_classes(record: Record) -> float | None:
-    """Accuracy on each device's own classes with running statistics, in percent; None where there is no such number."""
-    tracked = "batch_statistics" in record.spec.get("track", [])
-    found = _recorded(record, "batch_statistics") if tracked else None
-    value = None if found is None else found["own_classes_running"]
+    """Accuracy on each device's own classes in percent, mean over devices; None where there is no such number.
+
+    In large-batch training of the shared model with running statistics; in federated averaging of each device's own
+    model before the last averaging.
+    """
+    if record.status == "diverged":
+        return None
+    if record.spec["method"] == "federated":
+        return 100 * metrics.own_classes_top1(record)
+    value = _recorded(record, "batch_statistics")["own_classes_running"]
     return None if value is None else 100 * value
 
 
 def buffers(groups: select.Groups, profile: str) -> Table:
-    """BatchNorm on label-skewed data under each policy for its running statistics."""
+    """BatchNorm on label-skewed data under each policy for its running statistics, and GroupNorm, which has none."""
     rows, csv_rows = [], []
+    images = min(EVALUATION_BATCH, int(select.setting(groups[BN_SKEWED], "test_images")))
     for run in BUFFERS_RUNS:
         group = groups[run]
         method = _METHODS[select.setting(group, "method")]
         averaged = (BSP_BUFFERS_RUNS if run in BSP_BUFFERS_RUNS else FEDERATED_BUFFERS_RUNS)[0]
         finals, policy = _finals(group), str(select.setting(group, "buffers"))
+        kept, evaluated = _POLICIES[policy]
+        if run == GROUP_NORM:
+            policy, kept, evaluated = ABSENT, "GroupNorm: has none", "those of each image"
         own = [value for record in group if (value := _own_classes(record)) is not None]
         mean, low, high = select.interval(finals)
         change = ABSENT if run == averaged else e1._change(groups[averaged], group)
         sent = [record.rows[-1]["bytes_up"] / MEGABYTE for record in group if record.status == "completed"]
         up = number(float(np.mean(sent)), 1) if sent else "diverged"
         known = _with_interval(own) if own else ABSENT
-        rows.append([method, policy, *_POLICIES[policy], _with_interval(finals), change, known, up, str(len(group))])
+        if own and method == _METHODS["federated"]:
+            known += " (own model)"
+        evaluated = evaluated.format(images=images)
+        rows.append([method, policy, kept, evaluated, _with_interval(finals), change, known, up, str(len(group))])
         csv_rows += [
             select.provenance("e3.extra-buffers", record, len(group), COLUMNS)
             | {"accuracy_percent": value, "imputed_chance": int(record.status == "diverged")}
@@ -165,11 +191,12 @@ def buffers(groups: select.Groups, profile: str) -> Table:
             _training(groups),
             "Test batches hold images of all classes, whatever a device has: with `drop` accuracy depends on what else "
             "is in the batch.",
-            "Own classes: test images of each device's own classes, normalised by its running statistics, mean over "
-            f"devices and completed seeds: what a device has that keeps its own. {ABSENT}: no running statistics, or "
-            "not recorded (federated averaging).",
+            "Own classes: test images of each device's own classes, mean over devices and completed seeds. Large "
+            "batch: the shared model, normalised by the device's running statistics; under `average` this is the "
+            "accuracy again, since every class is on equally many devices. Federated averaging (own model): the "
+            "device's own model before the last averaging.",
             f"Federated averaging: {select.setting(groups[FEDERATED_BUFFERS_RUNS[0]], 'local_steps')} local batches "
-            "between two synchronisations.",
+            "between two synchronisations. Its last row is GroupNorm, for comparison.",
             "Ours: the post averages, says so of large-batch training, and tries nothing else.",
             *select.gaps(groups),
         ],

@@ -1,4 +1,4 @@
-"""Figures and tables of the paper's performance models: lb.fig1, fig2, fig4, fig5, eq2, eq3 and two of ours."""
+"""Figures and tables of the paper's performance models: lb.fig1, fig2, fig4, fig5, eq2, eq3 and one of ours."""
 
 from __future__ import annotations
 
@@ -153,7 +153,8 @@ def fig2(groups: select.Groups, profile: str) -> Figure:
     figure, axes = style.grid(
         "lb.fig2  Time of an epoch", _stamp(records),
         [f"An epoch is {images} images. Box: quartiles and median of 200 epochs; for each a block of the measurement "
-         "is drawn, then its steps (data movement, forward and backward pass, update) from that block; whiskers: all.",
+         "is drawn, then its steps (data movement, forward and backward pass, update) from that block; whiskers: all. "
+         "All are measured; synchronisation is not in them.",
          _noise(records)],
         panels=[readings.title(record) for record in records], legend_rows=0,
     )  # fmt: skip
@@ -448,39 +449,5 @@ def model_fits(groups: select.Groups, profile: str) -> Table:
          "Each size is predicted from all others; leaving out an end of the range means to extrapolate. Lines from "
          f"batch {readings.LEAST_FITTED} up, the roofline with a batch of 1 as well.",
          f"{ABSENT}: a reading of the system that is not above 0, of which there is no error in percent."],
-        csv_rows,
-    )  # fmt: skip
-
-
-def shares(groups: select.Groups, profile: str) -> Table:
-    """A round of ten unequal devices with three ways to share the global batch (lb.c17)."""
-    records = _records(groups, TIMED)
-    rows, csv_rows = [], []
-    for record in records:
-        sizes = readings.batches(record)
-        seconds = readings.medians(record, "step", sizes)
-        times = readings.round_times(record, seconds, sizes)
-        gains = {name: times["uniform"] / each for name, each in times.items()}
-        rows.append(
-            [readings.title(record), *(number(1000 * each, 1) for each in times.values()),
-             *(f"× {number(gains[name], 2)}" for name in ("proportional", "equalising"))]
-        )  # fmt: skip
-        csv_rows += [
-            _provenance("lb.extra-shares", record) | {"shares": name, "round_s": each, "times_faster": gains[name]}
-            for name, each in times.items()
-        ]
-    devices = ", ".join(f"{readings.SPEEDS.count(speed)} at {speed:g}" for speed in dict.fromkeys(readings.SPEEDS))
-    return Table(
-        "lb.extra-shares: local time of a round of ten unequal devices",
-        ["network and data", "uniform (ms)", "proportional (ms)", "equalising (ms)", "proportional gains",
-         "equalising gains"],
-        rows,
-        [f"{_stamp(records)}.", _noise(records),
-         f"Simulated with the measured times: devices by speed {devices}; global batch "
-         f"{number(readings.LOCAL_BATCH * len(readings.SPEEDS))}. A device of speed s takes 1 / s times as long. "
-         "Equalising: one image at a time to the device that would be done first.",
-         "Times alone. That the accuracy stays is open: no run trains with unequal shares and weighted aggregation "
-         "yet. One step is known: gradients weighted by their share of the images average to that of the whole batch, "
-         "without BatchNorm the same for every way to share (tests/test_performance_predict.py executes this)."],
         csv_rows,
     )  # fmt: skip

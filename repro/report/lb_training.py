@@ -164,8 +164,9 @@ def _cross(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, size
 
 
 def _draw(
-    axes: Axes, group: Sequence[Record], text: str, *, images: bool = False, until: float = math.inf, shift: int = 0
-) -> Line2D:
+    axes: Axes, group: Sequence[Record], text: str, *, images: bool = False, until: float = math.inf, shift: int = 0,
+    band: bool = True,
+) -> Line2D:  # fmt: skip
     """Mean and band of a run over iterations (or thousands of images); an X at chance where a seed diverged."""
     path, look = _path(group), style.of(group[0].run, group[0].spec["method"])
     x, kept = (path.images / 1000 if images else path.iterations), path.iterations <= until
@@ -177,8 +178,9 @@ def _draw(
             x[kept], path.curve.mean[kept], **look.kwargs(), label=text, markevery=(min(shift, every - 1), every),
             zorder=3,
         )  # fmt: skip
-        axes.fill_between(x[kept], path.curve.low[kept], path.curve.high[kept], color=look.colour, alpha=0.16,
-                          linewidth=0)  # fmt: skip
+        if band:
+            axes.fill_between(x[kept], path.curve.low[kept], path.curve.high[kept], color=look.colour, alpha=0.16,
+                              linewidth=0)  # fmt: skip
     if ends:
         seen = float(group[0].spec["train_images"]) / 1000
         at = [epochs * seen if images else max(1.0, rounds) for rounds, epochs in ends]  # 0 is on no logarithmic axis
@@ -392,7 +394,8 @@ def _step_figure(name: str, words: str, groups: select.Groups, cases: Sequence[t
     wide = len(cases) == 1
     figure, (upper, middle, lower) = style.rows(
         f"{name}  {words}", _scale(groups),
-        [f"{e3.LINES} Batch 1024, gradient times X where its squared norm has changed by {gates[0]:g} or more since "
+        ["Lines: mean over seeds. Bars right of them: 95 % Student-t interval over seeds at the last iteration drawn. "
+         f"Batch 1024, gradient times X where its squared norm has changed by {gates[0]:g} or more since "
          f"the iteration before (Eq. 8, the text's reading). Equal iterations ({ends}), not equal images: the small "
          "batch is cut there.",
          "Middle: Gaussian kernel density estimate of the iterations that used X, times their number, so that 1 means "
@@ -406,8 +409,10 @@ def _step_figure(name: str, words: str, groups: select.Groups, cases: Sequence[t
         model, last = case[0], above is upper[-1]
         small, total = groups[_batch(model, BATCHES[model][0])], _iterations(groups[_batch(model)])
         stepped = [groups[run] for run in _stepped(*case)]
-        lines = [_draw(above, group, f"X = {_factor(group)}", shift=i) for i, group in enumerate(stepped)]
-        lines.append(_draw(above, small, f"batch {small[0].spec['local_batch']}", until=total))
+        lines = [_draw(above, group, f"X = {_factor(group)}", shift=i, band=False) for i, group in enumerate(stepped)]
+        lines.append(_draw(above, small, f"batch {small[0].spec['local_batch']}", until=total, band=False))
+        for place, group in enumerate([*stepped, small]):
+            _draw_interval(above, group, total, place)
         style.legend(above, lines, 4 if wide else 2)
         _chance(above, small, last=last)
         for place, group in enumerate(stepped[1:]):
@@ -420,9 +425,9 @@ def _step_figure(name: str, words: str, groups: select.Groups, cases: Sequence[t
         if last and every is not None:
             style.margin_label(density, 1.0, "all")
         for axes in (above, density):
-            axes.set_xlim(0, 1.02 * total)
+            axes.set_xlim(0, 1.2 * total)  # right of the last iteration stand the intervals
             axes.set_xlabel("iterations", fontsize=8)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_xticks([at for at in MaxNLocator(6, integer=True).tick_values(0, total) if at <= total])
         density.set_ylim(0, 1.15)
         _share_axis(bars, list(map(str, FACTORS)))
     _accuracy_axis(upper[0])
@@ -430,6 +435,18 @@ def _step_figure(name: str, words: str, groups: select.Groups, cases: Sequence[t
     lower[0].set_ylabel("iterations\nat X (%)", fontsize=8)
     figure.align_ylabels()
     return figure
+
+
+def _draw_interval(axes: Axes, group: Sequence[Record], total: int, place: int) -> None:
+    """The interval of a curve at its last evaluation up to ``total``, right of the curves: bands would hide others."""
+    path, colour = _path(group), style.of(group[0].run, group[0].spec["method"]).colour
+    drawn = np.flatnonzero(path.iterations <= total)
+    if not len(drawn) or all(record.status == "diverged" for record in group):
+        return
+    mean, low, high = (float(values[drawn[-1]]) for values in (path.curve.mean, path.curve.low, path.curve.high))
+    if not math.isnan(low):
+        axes.errorbar([total * (1.04 + 0.028 * place)], [mean], yerr=[[mean - low], [high - mean]], fmt=".",
+                      color=colour, ecolor=colour, markersize=4, capsize=2.5, elinewidth=1.3, zorder=3)  # fmt: skip
 
 
 def _draw_density(axes: Axes, group: Sequence[Record], total: int) -> None:

@@ -117,9 +117,12 @@ def _of_post_3() -> dict[str, Style]:
             looks[f"e3-{name}-{batch}-slow"] = replace(look, marker="X", **_OPEN)
     for batch, colour, line in (("1024", "#C46A9B", (5.0, 1.5)), ("2048", "#3A0824", (5.0, 1.2, 1.2, 1.2))):
         looks[f"e3-fixup-{batch}-linear"] = Style(colour, "X", (0, line))
+    looks["e3-fixup-1024-short"] = Style("#4A0A33", "P", (0, (1.2, 1.2)), filled=False)
+    looks["e3-fixup-2048-short"] = Style("#D0679F", "P", "-", filled=False)
     for name in ("ln", "in"):
         looks[f"e3-{name}-2048"] = replace(NORMS[_NAMES[name]], line="-", **_OPEN)
     looks["e3-gn-128-unit-scale"] = replace(NORMS["group"], colour="#2F9E6E", line="-", **_OPEN)
+    looks["e3-gn-wide"], looks["e3-gn-wide-unit-scale"] = NORMS["group"], looks["e3-gn-128-unit-scale"]
     looks["e3-noniid-bn-local"] = replace(NORMS["batch"], colour="#7A3E9D", **_OPEN)
     looks["e3-noniid-bn-drop"] = replace(NORMS["batch"], colour="#9A6FB5", **_OPEN)
     for every, colour, marker in (("10", "#DB7600", "^"), ("40", "#A85A00", "v"), ("150", "#6B3900", "P")):
