@@ -64,7 +64,7 @@ def _rate_axis(figure: Figure, lower: Sequence[Axes]) -> None:
     if 0 < len(levels := sorted(set(drawn))) <= _FEW_RATES:
         lower[0].set_yticks(levels, [f"{rate:g}" for rate in levels])
     lower[0].yaxis.set_minor_locator(NullLocator())
-    lower[0].tick_params(axis="y", labelsize=8)
+    lower[0].tick_params(axis="y", labelsize=7)
     lower[0].set_ylabel("learning rate (no unit)", fontsize=8)
     figure.align_ylabels()
 
