@@ -247,7 +247,7 @@ def test_notebooks_of_a_source_show_every_artefact_and_every_statement_in_one_of
     artefacts = [name for name, item in report.ARTEFACTS.items() if item.source == source]
     assert len(statements) == STATEMENTS[source]
     assert artefacts
-    X
+    drawings = [re.findall(r'\(\s*"([\w.-]+)", (?:loaded\.)?records\b', code) for code in codes]
     assert sorted(name for found in drawings for name in set(found)) == sorted(artefacts)
     assert sorted(name for code in codes for name in judged(code)) == sorted(statements)
 
