@@ -39,7 +39,7 @@ VERSIONS = {
     "models": 1,  # layers, initialisation, normalisation
     "partition": 1,
     "partition_by_labels": 2,  # counted for these partitions only
-    "measure": 1,  # what a measurement runs, counts and times
+    "measure": 2,  # what a measurement runs, counts and times
     "payloads": 2,  # which codecs, what they encode, and what they remember
     "quantised_weights": 1,  # when the shared model is rounded
     "randomness": 1,

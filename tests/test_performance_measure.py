@@ -72,6 +72,47 @@ def test_times_need_blocks_and_repetitions() -> None:
             timing.measure(trainer, [4], blocks=blocks, repetitions=repetitions)
 
 
+def test_steps_that_become_faster_do_not_part_the_sum_of_the_parts_from_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every step takes a tick less than the one before it, whichever way it is timed."""
+
+    class Clock:
+        now, left = 0.0, 1000.0
+        images = range(64)
+
+        def spend(self, share: float) -> None:
+            self.now += share * self.left
+
+        def batches(self, size: int) -> None: ...
+        def wait(self) -> None: ...
+
+        def move(self, batches: None, step: int) -> tuple[int, int]:
+            self.spend(0.25)
+            return 0, 0
+
+        def compute(self, x: int, y: int) -> None:
+            self.spend(0.5)
+
+        def update(self) -> None:
+            self.spend(0.25)
+            self.left -= 1
+
+        def train(self, batches: None, step: int) -> None:
+            self.move(batches, step)
+            self.compute(0, 0)
+            self.update()
+
+    clock = Clock()
+    for name in ("perf_counter", "process_time"):
+        monkeypatch.setattr(timing.time, name, lambda: clock.now)
+    made = timing.measure(clock, [4, 8], blocks=3, repetitions=2)  # type: ignore[arg-type]
+    for size in (4, 8):
+        parts = sum(sum(made.samples[part, size]) for part in ("movement", "compute", "update"))
+        assert parts == pytest.approx(sum(made.samples["step", size]))
+        assert len(set(made.samples["step", size])) == 6, "no two steps take the same"
+
+
 def test_measurements_run_after_all_others_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, calls = tree.plant(tmp_path), []
     monkeypatch.setattr("repro.datasets.load", lambda *_: None)

@@ -33,7 +33,10 @@ def scale_note(profile: str) -> str:
     """What the size of the runs means for the verdicts, in two sentences."""
     if profile == "paper":
         return "Runs at the published scale: values are compared with the published ones."
-    note = "Runs are smaller than the published ones: orders, trends and laws are judged, values are not."
+    note = (
+        "Runs are smaller than the published ones: orders, trends and laws are judged; published values only where "
+        "what was measured has the published size, as messages have."
+    )
     return note + (" At this profile the numbers mean nothing; it tests the pipeline." if profile == "smoke" else "")
 
 
@@ -177,6 +180,10 @@ def readme_block(site: Site) -> str:
         for row in site.rows:
             if row.source == source and row.word in ("holds", "fails"):
                 kind = f" ({row.kind})" if row.kind in ("law", "definition") else ""
+                if row.word == "holds" and any(
+                    part["outcome"] == "not comparable" and not part.get("beside") for part in row.parts
+                ):
+                    kind += " (in part: the rest is judged at full scale)"
                 lines.append(
                     f"  - {SIGNS[row.word]} {row.word}: {escaped(row.says)}{kind} {_link(row.id, _PAGE + '#' + row.id)}"
                 )

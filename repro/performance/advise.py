@@ -276,7 +276,7 @@ def advise(
         "workload": workload.as_dict(), "evidence": evidence.origin, "noise": evidence.noise, "budget_bytes": budget,
         "largest_batch": largest,
         "limited_by": "number of images" if largest == workload.images < predicted else "memory",
-        "largest_batch_bytes": round(evidence.memory(largest)),
+        "tried_out": evidence.tried, "largest_batch_bytes": round(evidence.memory(largest)),
         "fastest_batch": fastest.batch, "smallest_as_fast": fastest.smallest_as_fast,
         "measured": sorted(timed), "largest_measured": max(evidence.steps),
         "batches": [
@@ -346,7 +346,8 @@ def lines(advice: Mapping[str, Any]) -> list[str]:
         f"this is about {work['model']} of width {work['width']} on images of {work['image_size']} px, "
         f"{work['images']} of them, {work['precision']}; {advice['evidence']}; noise {100 * advice['noise']:.1f} %",
         f"largest batch: {advice['largest_batch']} (limited by {advice['limited_by']}; predicted peak "
-        f"{gibibytes(advice['largest_batch_bytes'])} of {gibibytes(advice['budget_bytes'])})",
+        f"{gibibytes(advice['largest_batch_bytes'])} of {gibibytes(advice['budget_bytes'])}"
+        + (")" if advice["tried_out"] else "; from a line, not tried out: it may miss; --probe tries it out)"),
         f"fastest batch of the {len(advice['measured'])} measured ones: {advice['fastest_batch']}; from "
         f"{advice['smallest_as_fast']} on as fast within the noise"
         if len(advice["measured"]) > 1

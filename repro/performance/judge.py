@@ -192,7 +192,7 @@ def _line_error(part: Mapping[str, Any], records: Mapping[str, Record]) -> Findi
         (alone,) = np.median(known[:, :1], axis=0)
         off = f"{_percent(100 * (line(every[0]) / alone - 1))}" if alone > 0 else "no reading above 0"
         said.append(f"beside it, batch {every[0]}: {off}")
-    text = f"{where}: largest error {'; '.join(said)}. {_bend(sizes, cost, timed)}"
+    text = f"{where}: largest error {'; '.join(said)}. {_bend(sizes, cost)}"
     side = {HOLDS: "at most", FAILS: "above", INCONCLUSIVE: "at both sides of"}[outcome]
     reason = f"{n} blocks: largest error {side} the published {100 * limit:g} %, which was found on another machine"
     shown = (100 * interval.estimate, 100 * interval.low, 100 * interval.high)
@@ -204,8 +204,8 @@ def _percent(value: float, sign: bool = True) -> str:
     return f"{number(value, 1, sign=sign)} %"
 
 
-def _bend(sizes: Sequence[int], cost: Sequence[float], timed: bool) -> str:
-    """One sentence on why a line errs: what one image more costs, between the two smallest and the two largest."""
+def _bend(sizes: Sequence[int], cost: Sequence[float]) -> str:
+    """One sentence on where a line errs: what one image more costs, between the two smallest and the two largest."""
     first = (cost[1] - cost[0]) / (sizes[1] - sizes[0])
     last = (cost[-1] - cost[-2]) / (sizes[-1] - sizes[-2])
     if first <= 0:
@@ -213,10 +213,9 @@ def _bend(sizes: Sequence[int], cost: Sequence[float], timed: bool) -> str:
     change = last / first
     if abs(change - 1) < STRAIGHT:
         return f"One image more costs the same at both ends (× {number(change, 2)}): neither end bends the line"
-    why = "large batches outgrow the cache" if change > 1 else "small batches use the processor worse"
     return (
         f"One image more costs × {number(change, 2)} from {sizes[-2]} to {sizes[-1]} of what it costs from {sizes[0]} "
-        f"to {sizes[1]}{f', as where {why}' if timed else ''}"
+        f"to {sizes[1]}"
     )
 
 

@@ -2,7 +2,8 @@
 
 Batch sizes are measured in turn, in several blocks, so that a drift of the machine meets all of them alike and the
 blocks are repetitions of the whole measurement; within a block each size has warm-up steps that do not count. The same
-step on the same batch is timed before every batch size: what differs between these is the machine's noise.
+step on the same batch is timed before every batch size, after one that is not: what differs between these is the
+machine's noise.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from repro.batches import Batches
 from repro.errors import ReproError
 from repro.performance.workload import Trainer
 
@@ -46,7 +48,7 @@ def measure(
 
     ``movement``, ``compute`` (forward and backward pass) and ``update`` (of the optimiser) are the parts of the same
     steps, each timed by itself; ``step`` is the same work timed as a whole, in steps of its own, so that Eq. 2's sum
-    can be held against it.
+    can be held against it. Either goes first in turn, since steps of a size become faster at the beginning.
 
     Args:
         trainer: what trains.
@@ -70,6 +72,7 @@ def measure(
     for block in range(blocks):
         # Every other block runs backwards, so that no size always follows the same one.
         for n, size in enumerate(sizes[:: 1 if block % 2 == 0 else -1]):
+            trainer.compute(*fixed)  # the first step after a larger batch still waits for memory
             made.probe.append(seconds(trainer, lambda: trainer.compute(*fixed)))
             _one_size(trainer, size, repetitions, warm_up, made)
             report((block + (n + 1) / len(sizes)) / blocks)
@@ -83,25 +86,33 @@ def _one_size(trainer: Trainer, size: int, repetitions: int, warm_up: int, made:
     trainer.wait()
     wall, busy = time.perf_counter(), time.process_time()
     for step in range(repetitions):
-        clock = time.perf_counter()
-        x, y = trainer.move(batches, step)
-        trainer.wait()
-        middle = time.perf_counter()
-        trainer.compute(x, y)
-        trainer.wait()
-        late = time.perf_counter()
-        trainer.update()
-        trainer.wait()
-        end = time.perf_counter()
-        made.samples.setdefault(("movement", size), []).append(middle - clock)
-        made.samples.setdefault(("compute", size), []).append(late - middle)
-        made.samples.setdefault(("update", size), []).append(end - late)
-    del x, y
-    for step in range(repetitions):
-        whole = seconds(trainer, lambda step=step: trainer.train(batches, step))  # type: ignore[misc]
-        made.samples.setdefault(("step", size), []).append(whole)
+        ways = (_in_parts, _as_a_whole) if step % 2 == 0 else (_as_a_whole, _in_parts)
+        for way in ways:
+            for part, taken in way(trainer, batches, step).items():
+                made.samples.setdefault((part, size), []).append(taken)
     share = (time.process_time() - busy) / (time.perf_counter() - wall)
     made.cpu_share[size] = min(share, made.cpu_share.get(size, share))
+
+
+def _in_parts(trainer: Trainer, batches: Batches, step: int) -> dict[str, float]:
+    """Seconds of the parts of one step."""
+    trainer.wait()
+    clock = time.perf_counter()
+    x, y = trainer.move(batches, step)
+    trainer.wait()
+    middle = time.perf_counter()
+    trainer.compute(x, y)
+    trainer.wait()
+    late = time.perf_counter()
+    trainer.update()
+    trainer.wait()
+    end = time.perf_counter()
+    return {"movement": middle - clock, "compute": late - middle, "update": end - late}
+
+
+def _as_a_whole(trainer: Trainer, batches: Batches, step: int) -> dict[str, float]:
+    """Seconds of one step."""
+    return {"step": seconds(trainer, lambda: trainer.train(batches, step))}
 
 
 def seconds(trainer: Trainer, work: Callable[[], None]) -> float:

@@ -114,7 +114,8 @@ def forgetting(groups: select.Groups, profile: str) -> Figure:
             for each in own:
                 corner = (each - 0.46, device - 0.46)
                 for colour, width in (("#1A1A1A", 2.6), ("white", 1.1)):  # seen on any cell, in grey too
-                    axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=colour, linewidth=width))
+                    axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=colour, linewidth=width,
+                                             clip_on=False))  # fmt: skip
         axes.set_xticks(range(classes))
         axes.set_yticks([*range(devices), devices + 1], [*(str(d + 1) for d in range(devices)), "shared"])
         axes.set_xlabel("class")

@@ -364,7 +364,9 @@ def eq3(groups: select.Groups, profile: str) -> Table:
     rows, csv_rows = [], []
     for record in records:
         watched = len(readings.bytes_of(record, "peak")[0]) > 1
-        largest = number(readings.largest_batch(record, BUDGET)) if watched else ABSENT
+        held, most = int(record.spec["train_images"]), readings.largest_batch(record, BUDGET) if watched else None
+        # Watched processes hold so many images; a larger batch would need more, which no line through them knows.
+        largest = ABSENT if most is None else number(most) if most <= held else f"> {number(held)}"
         by_equation = number(readings.largest_by_terms(record, BUDGET))
         for row in (row for row in readings.rows(record) if row["batch"] in SHOWN_BATCHES):
             predicted = readings.predicted_terms(record, row["batch"])
