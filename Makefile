@@ -15,6 +15,12 @@ REPRO := $(DVC) repro
 SIZE := $(or $(PROFILE),laptop)
 CONTROLS := pipelines/$(SIZE)/controls/dvc.yaml
 
+ifneq ($(PROFILE),)
+ifeq ($(wildcard pipelines/$(PROFILE)/dvc.yaml),)
+$(error PROFILE=$(PROFILE): smoke, laptop or paper was expected)
+endif
+endif
+
 # Stages call `python`, which must be the environment's.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1

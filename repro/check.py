@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from repro import claims, records, report, rules, specs, tuning
+from repro import claims, records, report, rules, specs, store, tuning
 from repro.claims import Published, Statement
 from repro.errors import ReproError
 from repro.notebooks import of_source
@@ -38,6 +38,10 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
     problems: list[str] = []
     waiting: list[str] = []
     for source in sorted({artefact.source for artefact in published.artefacts}):
+        try:
+            store.current(source, profile, root)
+        except ReproError as error:  # a damaged record
+            problems.append(str(error))
         later = _later(published, source)
         waiting += [f"{item}: this package has no run for it" for item in later]
         problems += _not_in_notebook(published, source, later, root)

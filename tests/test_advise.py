@@ -131,6 +131,17 @@ def test_a_probe_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypa
     ]  # fmt: skip
 
 
+def test_probes_that_lie_close_together_make_no_line_and_show_what_was_watched() -> None:
+    """Of batch 224 and 231 the larger had the smaller peak: what processes differ by."""
+    peaks = {64: 0.4e9, 128: 0.6e9, 224: 0.93e9, 231: 0.91e9}
+    made = evidence(peaks=peaks, tried=True)
+    assert made.memory.slope == pytest.approx((0.91e9 - 0.6e9) / (231 - 128))
+    assert [made.bytes_at(batch) for batch in peaks] == list(peaks.values())
+    found = advise.advise(TOY, made, 1_000_000_000)
+    assert found["largest_batch"] == 231
+    assert found["largest_batch_bytes"] == 910_000_000
+
+
 @pytest.mark.parametrize(("slope", "tried"), [(0.9e6, [700, 722]), (1e6, [700]), (1.5e6, [700, 651, 605])])
 def test_a_prediction_is_tried_out_until_it_is_close(
     slope: float, tried: list[int], monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tree
 
-from repro import report, specs, tuning
+from repro import report, specs, store, tuning
 from repro.check import WAITING, check
 from repro.claims import load_published
 from repro.errors import ReproError
@@ -160,6 +160,15 @@ def test_a_missing_verdict_is_a_problem_and_not_run_waits(root: Path) -> None:
     found, waiting = check("smoke", root)
     assert found == ["e1.c2: no verdict in figures/smoke/verdicts.json; run `dvc repro`"]
     assert "e1.c5: not run (missing: e1-federated-gn)" in waiting
+
+
+def test_a_damaged_record_is_a_problem(root: Path) -> None:
+    spec, seed = specs.runs("e3", "smoke", "artefact", root)[0]
+    tree.record(spec, seed, root)
+    path = store.record_path(spec, seed, root)
+    path.write_text(path.read_text()[:-20])
+    (found,) = (line for line in problems(root) if path.name in line)
+    assert "\n" not in found
 
 
 def test_damaged_verdicts_are_one_line(root: Path) -> None:

@@ -172,6 +172,10 @@ def _sentence(counts: Mapping[str, int]) -> str:
     return f"Of {total} statement{'s' if total != 1 else ''} {listed}."
 
 
+def _fails(part: Mapping[str, Any]) -> bool:
+    return part["outcome"] == "fails" and not part.get("beside")
+
+
 def readme_block(site: Site) -> str:
     """What stands between the markers of README.md: what came out of each source in words, counts, all statements."""
     lines = [BEGIN, "", f"At the `{site.profile}` profile. {scale_note(site.profile)}", ""]
@@ -184,8 +188,11 @@ def readme_block(site: Site) -> str:
                     part["outcome"] == "not comparable" and not part.get("beside") for part in row.parts
                 ):
                     kind += " (in part: the rest is judged at full scale)"
+                failing = [str(part["ours"]) for part in row.parts if _fails(part)] if len(row.parts) > 1 else []
+                because = f" What fails: {escaped('; '.join(failing))}." if failing else ""
                 lines.append(
-                    f"  - {SIGNS[row.word]} {row.word}: {escaped(row.says)}{kind} {_link(row.id, _PAGE + '#' + row.id)}"
+                    f"  - {SIGNS[row.word]} {row.word}: {escaped(row.says)}{kind}{because} "
+                    f"{_link(row.id, _PAGE + '#' + row.id)}"
                 )
     words = list(SIGNS)
     lines += [

@@ -41,6 +41,8 @@ LOWER = 0.93
 """Factor by which a predicted batch is lowered while trying it out shows that it does not fit."""
 CLOSE = 1.02
 """A prediction less than this factor above a batch that fitted is not tried out: processes differ by as much."""
+APART = 0.75
+"""Two probes make a line where the smaller batch is at most this share of the larger."""
 BLOCKS, REPETITIONS = 3, 3
 SIZES = (1, 8, 32, 64, 128, 256, 512, 1024)
 LONGEST_STEP = 4.0
@@ -97,9 +99,18 @@ class Evidence:
 
     @property
     def memory(self) -> Line:
-        """The line through the two largest probes; libraries and workspaces bend it below."""
-        chosen = sorted(self.peaks)[-2:]
+        """The line through the largest probe and the next one that lies well below; smaller ones bend it.
+
+        Of two that lie close together the larger can have the smaller peak, by what processes differ.
+        """
+        sizes = sorted(self.peaks)
+        apart = [size for size in sizes if size <= APART * sizes[-1]] or sizes[:1]
+        chosen = [apart[-1], sizes[-1]]
         return fits.extremes(chosen, [self.peaks[batch] for batch in chosen])
+
+    def bytes_at(self, batch: int) -> float:
+        """Peak bytes of the process at a batch: watched where there is a probe, else on the line."""
+        return self.peaks[batch] if batch in self.peaks else self.memory(batch)
 
     def step(self, batch: int) -> tuple[float, float, float]:
         """Seconds of a step at any batch: estimate, and 95 % interval over the blocks of the measurement."""
@@ -207,7 +218,7 @@ def probe(workload: Workload, budget: int, device: str = "cpu") -> Evidence:
 
 
 def line_of(peaks: Mapping[int, float]) -> Line:
-    """The line through the two largest of the watched peaks."""
+    """``Evidence.memory`` of watched peaks."""
     return Evidence("", dict(peaks), {}, 0.0).memory
 
 
@@ -276,7 +287,7 @@ def advise(
         "workload": workload.as_dict(), "evidence": evidence.origin, "noise": evidence.noise, "budget_bytes": budget,
         "largest_batch": largest,
         "limited_by": "number of images" if largest == workload.images < predicted else "memory",
-        "tried_out": evidence.tried, "largest_batch_bytes": round(evidence.memory(largest)),
+        "tried_out": evidence.tried, "largest_batch_bytes": round(evidence.bytes_at(largest)),
         "fastest_batch": fastest.batch, "smallest_as_fast": fastest.smallest_as_fast,
         "measured": sorted(timed), "largest_measured": max(evidence.steps),
         "batches": [
@@ -300,7 +311,7 @@ def advise(
 def _costs(workload: Workload, evidence: Evidence, batch: int) -> dict[str, Any]:
     step, steps = evidence.step(batch), math.ceil(workload.images / batch)
     return {
-        "batch": batch, "bytes": round(evidence.memory(batch)), "step_seconds": list(step),
+        "batch": batch, "bytes": round(evidence.bytes_at(batch)), "step_seconds": list(step),
         "epoch_seconds": [steps * each for each in step], "images_per_second": batch / step[0],
         "extrapolated": batch > max(evidence.steps),
     }  # fmt: skip
