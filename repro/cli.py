@@ -344,11 +344,15 @@ def _audit(options: Any) -> int:
     draw = secrets.randbelow(10**6) if options.draw is None else options.draw
     drawn = verify.sample(options.n, draw, ROOT)
     print(f"audit: draw {draw}", file=sys.stderr)
-    return _compare(drawn, options)
+    return _compare(drawn, options, go_on=True)
 
 
-def _compare(tasks: Sequence[tuple[specs.Spec, int]], options: Any) -> int:
-    """Run each task again; a line before, on stderr, and one after, so that a long one is seen to work."""
+def _compare(tasks: Sequence[tuple[specs.Spec, int]], options: Any, *, go_on: bool = False) -> int:
+    """Run each task again; a line before, on stderr, and one after, so that a long one is seen to work.
+
+    With ``go_on`` a run that cannot be computed here (its data set is not there) is said and left aside, unless it is
+    all there is.
+    """
     from repro import verify
 
     found = []
@@ -359,8 +363,14 @@ def _compare(tasks: Sequence[tuple[specs.Spec, int]], options: Any) -> int:
         name = f"{spec.run} seed {seed} (profile {spec.profile})"
         print(f"[{i}/{len(tasks)}] computing {name} again{took}", file=sys.stderr, flush=True)
         bar, report = _bar(f"{spec.profile} {spec.run} seed {seed}")
-        with bar:
-            c = verify.rerun(spec, seed, ROOT, processes=getattr(options, "processes", 1), report=report)
+        try:
+            with bar:
+                c = verify.rerun(spec, seed, ROOT, processes=getattr(options, "processes", 1), report=report)
+        except ReproError as error:
+            if not go_on or (i == len(tasks) and not found):
+                raise
+            print(f"{spec.run} seed {seed}: not compared ({error})", file=sys.stderr, flush=True)
+            continue
         found.append(c)
         said = f"{c.run} seed {c.seed}: {c.verdict} ({c.detail})"
         print(said, file=sys.stderr if options.json else sys.stdout, flush=True)

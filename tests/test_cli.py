@@ -478,6 +478,25 @@ def test_a_repetition_fails_if_it_differs(top1: float, says: str, code: int, roo
     assert records.read(path) == kept, "a repetition must not touch what it is compared with"
 
 
+def test_an_audit_goes_on_where_a_data_set_is_missing(root: Path, monkeypatch, capsys) -> None:
+    kept = {run: records.read(stored(root, run)) for run in ("e1-central", "e1-federated")}
+
+    def run(spec: specs.Spec, *_: object, **__: object) -> tuple[records.Record, dict[str, object]]:
+        if spec.run not in here:
+            raise ReproError("no images; some were expected; get them")
+        return kept[spec.run], {"machine": {"device": "abacus"}}
+
+    monkeypatch.setattr(runner, "run", run)
+    here = {"e1-central"}
+    assert cli.main(["audit", "-n", "2"]) == 0
+    said = capsys.readouterr()
+    assert "e1-central seed 1: identical" in said.out
+    assert "e1-federated seed 1: not compared (no images; some were expected; get them)" in said.err
+    here = set()
+    assert cli.main(["audit", "-n", "2"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("repro: no images")
+
+
 def test_tune_stores_the_best_rates_and_says_when_one_is_at_the_edge(root: Path, capsys) -> None:
     best = {
         "e1": {"central": 0.1, "large-batch": 1.6, "large-batch-x4": 0.4, "federated": 0.2},
