@@ -355,7 +355,7 @@ def _compare(tasks: Sequence[tuple[specs.Spec, int]], options: Any, *, go_on: bo
     """
     from repro import verify
 
-    found = []
+    found: list[verify.Comparison] = []
     for i, (spec, seed) in enumerate(tasks, start=1):
         verify.recorded(spec, seed, ROOT)  # what cannot be compared is said before anything is announced
         seconds = verify.recorded_seconds(spec, seed, ROOT)
