@@ -101,11 +101,13 @@ class Evidence:
     def memory(self) -> Line:
         """The line through the largest probe and the next one that lies well below; smaller ones bend it.
 
-        Of two that lie close together the larger can have the smaller peak, by what processes differ.
+        Of two that lie close together the larger can have the smaller peak, by what processes differ. Small ones that
+        share the peak of loading the images make no line either; if there are no others, the next one has to do.
         """
         sizes = sorted(self.peaks)
-        apart = [size for size in sizes if size <= APART * sizes[-1]] or sizes[:1]
-        chosen = [apart[-1], sizes[-1]]
+        floor = (1 + predict.MARGIN) * self.peaks[sizes[0]]
+        apart = [size for size in sizes if size <= APART * sizes[-1] and self.peaks[size] > floor]
+        chosen = [(apart or sizes[:-1] or sizes)[-1], sizes[-1]]
         return fits.extremes(chosen, [self.peaks[batch] for batch in chosen])
 
     def bytes_at(self, batch: int) -> float:
