@@ -32,7 +32,7 @@ import readme
 import torch
 from torch import Tensor
 
-from repro import codecs, records, runner, specs
+from repro import codecs, runner, specs
 from repro.codecs import DGC, Int8, Zipped, dgc, sparse
 from repro.codecs.message import flatten
 from repro.engines.common import backward
@@ -251,9 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.repeats != REPEATS:
         print("not the default number of repetitions: nothing was written")
         return
-    records.write_atomic(RESULTS, records.canonical_json(results))
-    readme.update("codecs", table(results))
-    print(f"{RESULTS.relative_to(ROOT)} and {readme.README.relative_to(ROOT)} were written")
+    readme.publish("codecs", RESULTS, results, table(results))
 
 
 if __name__ == "__main__":

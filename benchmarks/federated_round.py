@@ -34,7 +34,7 @@ import torch.multiprocessing
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repro import codecs, records, rules, runner, schedules, specs
+from repro import codecs, rules, runner, schedules, specs
 from repro.batches import Batches, Images
 from repro.engines import fast
 from repro.errors import ReproError
@@ -440,9 +440,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if (args.images, args.seeds, args.rounds) != (IMAGES, SEEDS, ROUNDS):
         print("not the default workload: nothing was written")
         return
-    records.write_atomic(RESULTS, records.canonical_json(results))
-    readme.update("federated_round", table(results))
-    print(f"{RESULTS.relative_to(ROOT)} and {readme.README.relative_to(ROOT)} were written")
+    readme.publish("federated_round", RESULTS, results, table(results))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import readme
 import torch
 import torch.nn.functional as F
 
-from repro import models, records, runner
+from repro import models, runner
 from repro.engines.common import backward
 from repro.errors import ReproError
 from repro.models import norms
@@ -155,9 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.repeats is not None:
         print("not the default number of repetitions: nothing was written")
         return
-    records.write_atomic(RESULTS, records.canonical_json(results))
-    readme.update("normalisation", table(results))
-    print(f"{RESULTS.relative_to(ROOT)} and {readme.README.relative_to(ROOT)} were written")
+    readme.publish("normalisation", RESULTS, results, table(results))
 
 
 if __name__ == "__main__":

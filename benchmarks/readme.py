@@ -1,8 +1,9 @@
-"""The generated parts of ``benchmarks/README.md``, one for each benchmark."""
+"""Where benchmarks write what they found: a file of results each, and a generated part of ``benchmarks/README.md``."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from repro import records
 from repro.errors import ReproError
@@ -25,3 +26,11 @@ def update(benchmark: str, text: str) -> None:
             f"{README}: the lines {begin} and {end} were expected once each; `git checkout -- {README}`"
         ) from error
     records.write_atomic(README, f"{before}{begin}\n\n{text}\n{end}{after}")
+
+
+def publish(benchmark: str, path: Path, results: dict[str, Any], text: str) -> None:
+    """Write ``results`` to ``path`` and ``text`` to the README, and say so. Raises as ``update``."""
+    records.write_atomic(path, records.canonical_json(results))
+    update(benchmark, text)
+    root = README.parents[1]
+    print(f"{path.relative_to(root)} and {README.relative_to(root)} were written")
