@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from repro import codecs
 from repro.batches import Batches
+from repro.codecs.expected import Expected
 from repro.codecs.message import convolutions, flatten
 from repro.codecs.sparse import density, kept
 from repro.codecs.zipped import Zipped
@@ -121,15 +122,16 @@ def _rows(
     step: int, what: str, tensors: Mapping[str, Tensor], made: Mapping[str, codecs.Codec],
     states: Mapping[str, codecs.State],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    sizes = {}
+    sizes: dict[str, int] = {}
+    expected = Expected.like(tensors.values())
     for name, codec in made.items():
         payload = codec.encode(states[name], tensors)
-        codec.decode(payload)
+        codec.decode(payload, expected)
         sizes[name] = len(payload)
         if name in ZIPPED:
             zipped = Zipped(codec)
             sent = zipped.zip(payload)
-            zipped.decode(sent)
+            zipped.decode(sent, expected)
             sizes[f"{name}+zip"] = len(sent)
     return [
         {"step": step, "what": what, "codec": name, "bytes": size, "dense_bytes": sizes["dense"]}

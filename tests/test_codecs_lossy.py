@@ -2,6 +2,7 @@
 byte is accounted for, and no bytes whatever get past the one error."""
 
 import io
+import itertools
 import math
 import struct
 import tracemalloc
@@ -417,7 +418,7 @@ def test_places_survive_and_are_written_as_in_the_textbook(places: list[int]) ->
     data = sparse.pack_gaps(index)
     assert data == b"".join(leb128(int(gap) - 1) for gap in np.diff(index, prepend=-1))
     reader = message.Reader(memoryview(data + b"\x01\x80"), "test")
-    assert (sparse.unpack_gaps(reader, len(index), 2**28) == index).all()
+    assert [*map(int, itertools.chain(*sparse.unpack_gaps(reader, len(index), 2**28)))] == index.tolist()
     assert bytes(reader.take(2)) == b"\x01\x80", "it reads as far as its values go"
 
 

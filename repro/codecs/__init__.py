@@ -13,6 +13,7 @@ from torch import Tensor
 
 from repro.codecs.dense import Dense
 from repro.codecs.dgc import DGC, WARM_UP, warm_up
+from repro.codecs.expected import Expected
 from repro.codecs.int8 import Int8
 from repro.codecs.onebit import OneBit
 from repro.codecs.sparse import Threshold, TopK
@@ -28,6 +29,7 @@ __all__ = [
     "WARM_UP",
     "Codec",
     "Dense",
+    "Expected",
     "Int8",
     "OneBit",
     "State",
@@ -57,8 +59,14 @@ class Codec(Protocol):
     def encode(self, state: Any, tensors: Mapping[str, Tensor]) -> bytes:
         """Tensors by name -> the bytes to send; the order of the mapping is the order on the wire."""
 
-    def decode(self, payload: bytes) -> list[Tensor]:
-        """Bytes as received -> tensors in the sender's order."""
+    def decode(self, payload: bytes | memoryview, expected: Expected | None = None) -> list[Tensor]:
+        """Bytes as received -> tensors in the sender's order.
+
+        ``expected`` is what the receiver waits for; without it, a limit follows from the payload's length.
+
+        Raises:
+            ReproError: the payload is damaged or not what is expected. It is refused before room is made for it.
+        """
 
 
 _CODECS: dict[str, Callable[..., Codec]] = {

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from repro.codecs import wire
-from repro.codecs.message import Reader, check
+from repro.codecs.expected import Expected
+from repro.codecs.message import Buffer, Reader, check
 from repro.codecs.state import State, new_state
 
 _COUNT, _HEAD = struct.Struct("<I"), struct.Struct("<BB")
 _TYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 1: np.dtype("<f8")}
-_NUMBER = {torch.float32: 0, torch.float64: 1}
+_DTYPES = (torch.float32, torch.float64)
+_NUMBER = {dtype: number for number, dtype in enumerate(_DTYPES)}
 
 
 class Dense:
@@ -48,19 +50,20 @@ class Dense:
             values.append(tensor.detach().cpu().contiguous().numpy().astype(_TYPES[_NUMBER[tensor.dtype]], copy=False))
         return wire.seal(self.number, b"".join([*head, *(value.tobytes() for value in values)]))
 
-    def decode(self, payload: bytes) -> list[Tensor]:
-        """Payload -> tensors.
+    def decode(self, payload: Buffer, expected: Expected | None = None) -> list[Tensor]:
+        """Payload -> tensors, such as are ``expected``.
 
         Raises:
-            ReproError: the payload is truncated, damaged, foreign, inconsistent or too large, or holds NaN or infinity.
+            ReproError: the payload is truncated, damaged, foreign, inconsistent or not what is expected, or holds NaN
+                or infinity.
         """
-        reader = Reader(wire.unseal(self.number, payload), "dense")
+        reader = Reader(wire.unseal(self.number, payload), "dense", expected)
         heads = []
-        for _ in range(reader.numbers(_COUNT)[0]):
+        for _ in range(reader.count()):
             kind, dimensions = reader.numbers(_HEAD)
             if kind not in _TYPES:
                 raise reader.error(f"type {kind}")
-            heads.append((_TYPES[kind], reader.shape(dimensions)))
+            heads.append((_TYPES[kind], reader.shape(dimensions, _DTYPES[kind])))
         tensors = []
         for kind, shape in heads:
             values = reader.values(kind, math.prod(shape)).astype(kind.newbyteorder("="))

@@ -66,11 +66,12 @@ class Int8(TensorCodec):
         if coding == _SYMMETRIC and bool((levels == -128).any()):
             raise reader.error("level -128")
         if coding == _AFFINE:
-            levels = levels.astype(np.int16) - np.int16(zero)
+            levels = levels.astype(np.int16)
+            levels -= np.int16(zero)
         greatest = np.finfo(kind).max
         with np.errstate(over="ignore"):
             values = np.multiply(levels, scale, dtype=kind.newbyteorder("="))
-        return values if scale < greatest / 256 else values.clip(-greatest, greatest)
+        return values if scale < greatest / 256 else values.clip(-greatest, greatest, out=values)
 
 
 def _scale(peak: float, levels: float, kind: np.dtype[Any]) -> np.ndarray:

@@ -23,12 +23,13 @@ import torch
 from torch import Tensor
 
 from repro.codecs import wire
+from repro.codecs.expected import Expected, Head
 from repro.codecs.state import State, new_state
 from repro.errors import NotFinite, ReproError
 from repro.randomness import generator
 
 MAX_ELEMENTS = 2**28
-"""Values in a message: 1 GiB of float32, twice VGG11. A few bytes can claim a huge sparse tensor; more is refused."""
+"""Values in a message, whatever is expected: 1 GiB of float32, twice VGG11."""
 
 BLOCK = 1 << 17
 """Values treated at a time on a processor, so that they stay in the second-level cache between two passes."""
@@ -75,10 +76,11 @@ class Item(NamedTuple):
 
 
 class Reader:
-    """Reads a payload's content from front to back and refuses to read beyond its end."""
+    """Reads a payload's content from front to back and refuses to read beyond its end, or what is not ``expected``."""
 
-    def __init__(self, content: memoryview, codec: str) -> None:
-        self._content, self._at, self._codec, self._claimed = content, 0, codec, 0
+    def __init__(self, content: memoryview, codec: str, expected: Expected | None = None) -> None:
+        self._content, self._at, self._codec, self._heads, self._claimed = content, 0, codec, 0, 0
+        self._expected = expected or Expected.unknown(len(content))
 
     def error(self, reason: str) -> ReproError:
         """The error to raise for content that makes no sense."""
@@ -100,16 +102,37 @@ class Reader:
         """The next numbers, laid out as ``layout`` says."""
         return layout.unpack(self.take(layout.size))
 
-    def shape(self, dimensions: int) -> tuple[int, ...]:
-        """The shape of a tensor; all that were read together may claim ``MAX_ELEMENTS`` values."""
+    def unexpected(self, found: str, wanted: str) -> ReproError:
+        """The error to raise for content that makes sense, but not to this receiver."""
+        return ReproError(
+            f"{self._codec} payload is inconsistent with what is expected ({found}; {wanted}); send it to the network "
+            "that it was made for"
+        )
+
+    def count(self) -> int:
+        """The number of tensors."""
+        (count,) = self.numbers(struct.Struct("<I"))
+        heads = self._expected.heads
+        if heads is not None and count != len(heads):
+            raise self.unexpected(f"{count} tensors", f"{len(heads)} were expected")
+        if count > self._expected.tensors:
+            raise self.unexpected(f"{count} tensors", f"at most {self._expected.tensors} are accepted")
+        return count
+
+    def shape(self, dimensions: int, dtype: torch.dtype) -> tuple[int, ...]:
+        """The shape of the next tensor, of type ``dtype``; all together may claim what is expected and no more."""
         if dimensions > 32:
             raise self.error(f"{dimensions} dimensions")
-        shape = self.numbers(struct.Struct(f"<{dimensions}I"))
-        # A dimension of 0 must not hide others of which torch cannot take the product.
-        self._claimed += math.prod(max(1, size) for size in shape)
-        if self._claimed > MAX_ELEMENTS:
-            raise self.error(f"{self._claimed} values; at most {MAX_ELEMENTS} are accepted")
-        return shape
+        head = Head(dtype, self.numbers(struct.Struct(f"<{dimensions}I")))
+        heads = self._expected.heads
+        if heads is not None and head != heads[self._heads]:
+            raise self.unexpected(f"tensor {self._heads} is {head}", f"{heads[self._heads]} was expected")
+        self._heads += 1
+        self._claimed += head.bytes
+        most = min(self._expected.bytes, MAX_ELEMENTS * dtype.itemsize)
+        if self._claimed > most:
+            raise self.unexpected(f"values of {self._claimed} bytes or more", f"at most {most} are accepted")
+        return head.shape
 
     def array(self, kind: np.dtype[Any], count: int) -> np.ndarray:
         """The next ``count`` numbers of type ``kind``; read-only and not copied."""
@@ -118,7 +141,7 @@ class Reader:
     def values(self, kind: np.dtype[Any], count: int) -> np.ndarray:
         """As ``array``, and every number is finite."""
         values = self.array(kind, count)
-        if not np.isfinite(values).all():
+        if not all(np.isfinite(values[at : at + BLOCK]).all() for at in range(0, count, BLOCK)):
             raise self.error("NaN or infinity")
         return values
 
@@ -230,23 +253,23 @@ class TensorCodec(ABC):
         state["messages"] += 1
         return wire.seal(self.number, *heads, *bodies)
 
-    def decode(self, payload: bytes) -> list[Tensor]:
-        """Payload -> tensors.
+    def decode(self, payload: Buffer, expected: Expected | None = None) -> list[Tensor]:
+        """Payload -> tensors, such as are ``expected``.
 
         Raises:
-            ReproError: the payload is truncated, damaged, foreign, inconsistent or too large.
+            ReproError: the payload is truncated, damaged, foreign, inconsistent or not what is expected.
         """
-        reader = Reader(wire.unseal(self.number, payload), self.name)
+        reader = Reader(wire.unseal(self.number, payload), self.name, expected)
         heads = []
-        for _ in range(reader.numbers(struct.Struct("<I"))[0]):
+        for _ in range(reader.count()):
             coding, form, dimensions = reader.numbers(_HEAD)
             if form > _DOUBLE + _CHANNELS_LAST or (form & _CHANNELS_LAST and dimensions != 4):
                 raise reader.error(f"form {form} with {dimensions} dimensions")
-            heads.append((coding, form, reader.shape(dimensions)))
+            dtype = torch.float64 if form & _DOUBLE else torch.float32
+            heads.append((coding, form, dtype, reader.shape(dimensions, dtype)))
         tensors = []
-        for coding, form, shape in heads:
-            count = math.prod(shape)
-            kind = _TYPES[torch.float64 if form & _DOUBLE else torch.float32]
+        for coding, form, dtype, shape in heads:
+            count, kind = math.prod(shape), _TYPES[dtype]
             values = reader.values(kind, count) if coding == RAW else self.expand(coding, reader, count, kind)
             own = torch.from_numpy(values.astype(kind.newbyteorder("="), copy=coding == RAW))
             tensors.append(_unflatten(own, shape, bool(form & _CHANNELS_LAST)))

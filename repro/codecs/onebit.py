@@ -57,8 +57,8 @@ class OneBit(TensorCodec):
         (columns,) = reader.numbers(_COLUMNS)
         if coding != _CODED or (columns == 0) != (count == 0) or (columns and count % columns):
             raise reader.error(f"coding {coding}, {columns} columns of {count} values")
-        means = reader.values(kind, 2 * columns).astype(kind.newbyteorder("=")).reshape(2, columns, 1)
-        bits = np.unpackbits(reader.array(_BYTE, (count + 7) // 8))
+        means = reader.values(kind, 2 * columns).astype(kind.newbyteorder("="), copy=False).reshape(2, columns, 1)
+        bits = np.unpackbits(reader.array(_BYTE, (count + 7) // 8)).view(np.bool_)
         if bits[count:].any():
             raise reader.error("padding that is not zero")
         return np.where(bits[:count].reshape(columns, -1) if columns else bits[:0], means[1], means[0]).ravel()

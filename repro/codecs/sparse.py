@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -88,18 +88,32 @@ def expand(coding: int, reader: Reader, count: int, kind: np.dtype[Any]) -> np.n
     (sent,) = reader.numbers(_COUNT)
     if sent > count:
         raise reader.error(f"{sent} of {count} values")
-    values = reader.values(kind, sent)
-    if coding == GAPS:
-        index = unpack_gaps(reader, sent, count)
-    elif coding == BITMAP:
-        bits = np.unpackbits(reader.array(_BYTE, (count + 7) // 8))
-        index = np.flatnonzero(bits)
-        if len(index) != sent or bits[count:].any():
-            raise reader.error(f"a bitmap of {len(index)} places for {sent} values")
-    else:
+    values, own = reader.values(kind, sent), kind.newbyteorder("=")
+    if coding == BITMAP:
+        return _from_bitmap(reader, values, count, own)
+    if coding != GAPS:
         raise reader.error(f"coding {coding}")
-    out = np.zeros(count, kind.newbyteorder("="))
-    out[index] = values
+    out, at = np.empty(0, own), 0
+    for index in unpack_gaps(reader, sent, count):
+        out = out if at else np.zeros(count, own)  # no room is made before the first places make sense
+        out[index] = values[at : at + len(index)]
+        at += len(index)
+    return out if at else np.zeros(count, own)
+
+
+def _from_bitmap(reader: Reader, values: np.ndarray, count: int, own: np.dtype[Any]) -> np.ndarray:
+    packed = reader.array(_BYTE, (count + 7) // 8)
+    out, at = np.zeros(count, own), 0
+    for start in range(0, count, BLOCK):
+        bits = np.unpackbits(packed[start // 8 : (start + BLOCK) // 8]).view(np.bool_)
+        block, padding = out[start : start + BLOCK], bits[count - start :]
+        here = int(np.count_nonzero(bits))
+        if at + here > len(values) or padding.any():
+            raise reader.error(f"a bitmap of more than {at} places for {len(values)} values, or padding that is not 0")
+        block[bits[: len(block)]] = values[at : at + here]
+        at += here
+    if at != len(values):
+        raise reader.error(f"a bitmap of {at} places for {len(values)} values")
     return out
 
 
@@ -114,27 +128,29 @@ def pack_gaps(index: np.ndarray) -> bytes:
     return groups[needed].astype(np.uint8).tobytes()
 
 
-def unpack_gaps(reader: Reader, sent: int, count: int) -> np.ndarray:
-    """The inverse of ``pack_gaps``: reads ``sent`` gaps and returns as many ascending places below ``count``.
+def unpack_gaps(reader: Reader, sent: int, count: int) -> Iterator[np.ndarray]:
+    """The inverse of ``pack_gaps``: ``sent`` ascending places below ``count``, in blocks.
 
     Raises:
         ReproError: what is read makes no sense.
     """
-    if not sent:
-        return np.empty(0, np.int64)
-    ends = np.flatnonzero(np.frombuffer(reader.peek(_MAX_GROUPS * sent), np.uint8) < 128)[:sent] + 1
-    lengths = np.diff(ends, prepend=0)
-    if len(ends) < sent or lengths.max() > _MAX_GROUPS:
-        raise reader.error(f"no {sent} gaps of at most {_MAX_GROUPS} bytes")
-    groups, starts = reader.array(_BYTE, int(ends[-1])), ends - lengths
-    if bool((groups[ends - 1][lengths > 1] == 0).any()):
-        raise reader.error("a gap with a group too many")
-    position = np.arange(len(groups)) - np.repeat(starts, lengths)
-    gaps = np.add.reduceat((groups & 127).astype(np.int64) << 7 * position, starts)
-    index = np.cumsum(gaps + 1) - 1
-    if index[-1] >= count:
-        raise reader.error(f"place {index[-1]} of {count}")
-    return index
+    last = -1
+    for at in range(0, sent, BLOCK):
+        here = min(BLOCK, sent - at)
+        ends = np.flatnonzero(np.frombuffer(reader.peek(_MAX_GROUPS * here), np.uint8) < 128)[:here] + 1
+        lengths = np.diff(ends, prepend=0)
+        if len(ends) < here or lengths.max() > _MAX_GROUPS:
+            raise reader.error(f"no {sent} gaps of at most {_MAX_GROUPS} bytes")
+        groups, starts = reader.array(_BYTE, int(ends[-1])), ends - lengths
+        if bool((groups[ends - 1][lengths > 1] == 0).any()):
+            raise reader.error("a gap with a group too many")
+        position = np.arange(len(groups)) - np.repeat(starts, lengths)
+        gaps = np.add.reduceat((groups & 127).astype(np.int64) << 7 * position, starts)
+        index = last + np.cumsum(gaps + 1)
+        last = int(index[-1])
+        if last >= count:
+            raise reader.error(f"place {last} of {count}")
+        yield index
 
 
 class _Sparse(TensorCodec):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from repro.codecs.message import Buffer, Item, Reader, Rule, TensorCodec, parameters, scalar_type
+from repro.codecs.message import BLOCK, Buffer, Item, Reader, Rule, TensorCodec, parameters, scalar_type
 from repro.codecs.state import State
 from repro.errors import ReproError
 
@@ -69,8 +70,13 @@ class QSGD(TensorCodec):
         if bucket not in range(1, max(1, count) + 1) or levels not in range(1, 128):
             raise reader.error(f"{levels} levels, buckets of {bucket}")
         length = reader.values(kind, -(-count // bucket))
-        level = unpack(reader, count, _bits(levels), 2 * levels).astype(np.int16) - levels
-        return (level / kind.type(levels)).astype(kind.newbyteorder("=")) * np.repeat(length, bucket)[:count]
+        blocks, own = unpack(reader, count, _bits(levels), 2 * levels), kind.newbyteorder("=")
+        out = np.empty(count, own)
+        for place, codes in blocks:
+            level = (codes.astype(np.int16) - np.int16(levels)) / kind.type(levels)
+            whose = np.arange(place.start, place.start + len(codes)) // bucket
+            out[place] = level.astype(own, copy=False) * length[whose]
+        return out
 
 
 class TernGrad(TensorCodec):
@@ -119,7 +125,11 @@ class TernGrad(TensorCodec):
         (scale,) = reader.values(kind, 1)
         if scale < 0:
             raise reader.error(f"scale {scale}")
-        return np.array([0, scale, -scale], kind.newbyteorder("="))[unpack(reader, count, 2, 2)]
+        received, blocks = np.array([0, scale, -scale], kind.newbyteorder("=")), unpack(reader, count, 2, 2)
+        out = np.empty(count, received.dtype)
+        for place, codes in blocks:
+            np.take(received, codes, out=out[place], mode="clip")  # unpack has looked at the codes
+        return out
 
 
 def _bits(levels: int) -> int:
@@ -137,17 +147,25 @@ def pack(codes: np.ndarray, bits: int) -> memoryview:
     return out.data
 
 
-def unpack(reader: Reader, count: int, bits: int, most: int) -> np.ndarray:
-    """The inverse of ``pack``: ``count`` numbers of at most ``most``.
+def unpack(reader: Reader, count: int, bits: int, most: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """The inverse of ``pack``: ``count`` numbers of at most ``most``, in blocks, each with its place among all.
+
+    All bytes are read at once, so that who makes room for what they say knows that they are there.
 
     Raises:
         ReproError: a number is larger, or what pads the last byte is not zero.
     """
     each = 8 // bits
     packed = reader.array(_BYTE, -(-count // each))
-    codes = np.empty(len(packed) * each, np.uint8)
-    for k in range(each):
-        codes[k::each] = packed >> np.uint8(bits * k) & np.uint8(2**bits - 1)
-    if codes[count:].any() or (codes > most).any():
-        raise reader.error(f"a number above {most}, or padding that is not zero")
-    return codes[:count]
+
+    def blocks() -> Iterator[tuple[slice, np.ndarray]]:
+        for start in range(0, count, BLOCK):
+            part = packed[start // each : (start + BLOCK) // each]
+            codes = np.empty(len(part) * each, np.uint8)
+            for k in range(each):
+                codes[k::each] = part >> np.uint8(bits * k) & np.uint8(2**bits - 1)
+            if codes[count - start :].any() or (codes > most).any():
+                raise reader.error(f"a number above {most}, or padding that is not zero")
+            yield slice(start, start + BLOCK), codes[: count - start]
+
+    return blocks()

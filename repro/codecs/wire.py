@@ -33,7 +33,7 @@ def seal(codec: int, *content: bytes | memoryview) -> bytes:
     return b"".join([head, _CRC.pack(crc), *content])
 
 
-def unseal(codec: int, payload: bytes) -> memoryview:
+def unseal(codec: int, payload: bytes | memoryview) -> memoryview:
     """The content of a payload of codec number ``codec``.
 
     Raises:

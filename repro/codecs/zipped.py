@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from repro.codecs import wire
-from repro.codecs.message import MAX_ELEMENTS
+from repro.codecs.expected import Expected
 from repro.codecs.state import State
 from repro.errors import ReproError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _LENGTH = struct.Struct("<Q")
 _MAX_RATIO = 1032  # of deflate, from its format
-_MAX_LENGTH = 8 * MAX_ELEMENTS + 2**20  # float64, with room for heads
+_STEP = 2**16  # bytes unzipped at a time
 
 
 class Zipped:
@@ -61,27 +61,49 @@ class Zipped:
         """A payload of the inner codec -> the zipped one."""
         return wire.seal(self.number, _LENGTH.pack(len(payload)), zlib.compress(payload, self.level))
 
-    def decode(self, payload: bytes) -> list[Tensor]:
-        """Payload -> tensors.
+    def decode(self, payload: bytes | memoryview, expected: Expected | None = None) -> list[Tensor]:
+        """Payload -> tensors, such as are ``expected``.
 
         Raises:
-            ReproError: the payload is truncated, damaged, foreign, inconsistent or too large, or the inner one is.
+            ReproError: the payload is truncated, damaged, foreign, inconsistent or not what is expected, or the inner
+                one is.
         """
         content = wire.unseal(self.number, payload)
+        expected = expected or Expected.unknown(len(payload))
         if len(content) < _LENGTH.size:
             raise ReproError("zipped payload is inconsistent (no length); send it again")
         (length,) = _LENGTH.unpack_from(content)
         stream = content[_LENGTH.size :]
-        if length > min(_MAX_LENGTH, _MAX_RATIO * len(stream)):
+        most = min(expected.payload, _MAX_RATIO * len(stream))
+        if length > most:
             raise ReproError(
-                f"zipped payload is inconsistent ({len(stream)} bytes for {length}; at most {_MAX_RATIO} times as "
-                f"many and at most {_MAX_LENGTH} are accepted); send it again"
+                f"zipped payload is inconsistent with what is expected ({len(stream)} bytes for {length}; at most "
+                f"{most} are accepted); send it again"
             )
-        unzip = zlib.decompressobj()
-        try:
-            inner = unzip.decompress(stream, length + 1)  # one more than announced, to see that there is no more
-        except zlib.error as error:
-            raise ReproError(f"zipped payload is inconsistent ({error}); send it again") from error
-        if len(inner) != length or not unzip.eof or unzip.unused_data:
-            raise ReproError(f"zipped payload is inconsistent (not a stream of {length} bytes); send it again")
-        return self.inner.decode(inner)
+        return self.inner.decode(_unzip(stream, length), expected)
+
+
+def _unzip(stream: memoryview, length: int) -> memoryview:
+    """Exactly ``length`` bytes out of a zlib stream, in memory of that size and no more.
+
+    Raises:
+        ReproError: it is not such a stream.
+    """
+    room, at, unzip = memoryview(bytearray(length)), 0, zlib.decompressobj()
+    wrong = ReproError(f"zipped payload is inconsistent (not a stream of {length} bytes); send it again")
+    for start in range(0, len(stream), _STEP):
+        given: bytes | memoryview = stream[start : start + _STEP]
+        more = True
+        while more:
+            try:
+                part = unzip.decompress(given, _STEP)
+            except zlib.error as error:
+                raise ReproError(f"zipped payload is inconsistent ({error}); send it again") from error
+            if len(part) > length - at or unzip.unused_data:
+                raise wrong
+            room[at : at + len(part)] = part
+            at, given = at + len(part), unzip.unconsumed_tail
+            more = bool(given) or len(part) == _STEP  # zlib may hold back what did not fit
+    if at != length or not unzip.eof:
+        raise wrong
+    return room

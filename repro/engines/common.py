@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.batches import Batches
-from repro.codecs import Codec
+from repro.codecs import Codec, Expected
 from repro.errors import NotFinite, ReproError
 from repro.models.dropout import dropout_seeds
 from repro.models.norms import batch_statistics
@@ -144,6 +144,11 @@ def shared_state(model: nn.Module, buffers: Buffers = AVERAGED) -> dict[str, Ten
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
+def expected(model: nn.Module, buffers: Buffers = AVERAGED) -> Expected:
+    """What both sides wait for: weights, their changes or gradients, all of the types and shapes of the model's own."""
+    return Expected.like(shared_state(model, buffers).values())
+
+
 def load_state(model: nn.Module, tensors: Iterable[Tensor], buffers: Buffers = AVERAGED) -> None:
     """Overwrite the shared state of ``model`` with ``tensors``, in order of ``shared_state``."""
     with torch.no_grad():
@@ -230,7 +235,7 @@ def broadcast(model: nn.Module, download: Codec, buffers: Buffers = AVERAGED) ->
     """
     payload = download.encode(download.new_state(), shared_state(model, buffers))
     if not download.fixed_size:
-        load_state(model, download.decode(payload), buffers)
+        load_state(model, download.decode(payload, expected(model, buffers)), buffers)
     return payload
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from repro.batches import Batches
-from repro.codecs import Codec, Dense
+from repro.codecs import Codec, Dense, Expected
 from repro.codecs.state import State
 from repro.engines.common import (
     AVERAGED,
@@ -35,6 +35,7 @@ from repro.engines.common import (
     epochs_before,
     epochs_seen,
     evaluate_shared,
+    expected,
     float_buffers,
     gradients,
     load_buffers,
@@ -125,7 +126,7 @@ def _one_by_one(
         load_buffers(model, before)
         sizes.append(len(y))
         losses, correct = losses + loss * len(y), correct + right
-    mean = weighted_mean([codec.decode(payload) for payload in sent], sizes)
+    mean = weighted_mean([codec.decode(payload, expected(model, buffers)) for payload in sent], sizes)
     parameters = list(model.parameters())
     for parameter, gradient in zip(parameters, mean, strict=False):
         parameter.grad = gradient.to(parameter.device)
@@ -136,7 +137,7 @@ def _one_by_one(
 
 def _measured(codec: Codec, tensors: dict[str, torch.Tensor]) -> int:
     payload = codec.encode(codec.new_state(), tensors)
-    codec.decode(payload)
+    codec.decode(payload, Expected.like(tensors.values()))
     return len(payload)
 
 
@@ -188,7 +189,7 @@ class _Serial:
 
     def client(self, client: int, state: State, number: int, shared: bytes, score: bool) -> Local:
         """Local SGD of one client; ``state`` is its codec's memory."""
-        load_state(self.worker, self.download.decode(shared), self.buffers)
+        load_state(self.worker, self.download.decode(shared, expected(self.worker, self.buffers)), self.buffers)
         self.buffers.restore(self.worker, client)
         before = [tensor.clone() for tensor in shared_state(self.worker, self.buffers).values()]
         optimiser = sgd(self.worker, self.momentum, self.weight_decay)
@@ -352,7 +353,7 @@ def federated_averaging(
         scored = number == score_clients_in
         done = clients.run(number, shared, states, scored)
         states[:] = [local.state for local in done]
-        mean = weighted_mean([codec.decode(local.payload) for local in done], weights)
+        mean = weighted_mean([codec.decode(local.payload, expected(model, buffers)) for local in done], weights)
         with torch.no_grad():
             for tensor, change in zip(shared_state(model, buffers).values(), mean, strict=True):
                 tensor.add_(change.to(tensor.device))

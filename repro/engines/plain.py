@@ -21,6 +21,7 @@ from repro.engines.common import (
     broadcast,
     epochs_before,
     epochs_seen,
+    expected,
     gradients,
     load_state,
     local_range,
@@ -64,7 +65,7 @@ def large_batch(
     ``buffers`` says what happens to BatchNorm's running statistics.
     """
     states = states or [codec.new_state(client=client) for client in range(batches.clients)]
-    download = download or Dense()
+    download, wanted = download or Dense(), expected(model, buffers)
     for step in rounds:
         epoch = step / batches.rounds_per_epoch
         set_lr(optimiser, lr(epoch))
@@ -72,7 +73,7 @@ def large_batch(
         shared = broadcast(model, download, buffers)
         for client in batches.round(step):
             worker = copy.deepcopy(model).train()
-            load_state(worker, download.decode(shared), buffers)  # 2. download the current shared model
+            load_state(worker, download.decode(shared, wanted), buffers)  # 2. download the current shared model
             buffers.restore(worker, client)
             down += len(shared)
             x, y = batches.get(client, batches.local_step(client, step))
@@ -83,7 +84,7 @@ def large_batch(
             sent.append(codec.encode(states[client], gradients(worker) | buffers.sent(worker)))  # 4., 5. upload
             images.append(len(y))
             losses, correct = losses + loss * len(y), correct + right
-        mean = weighted_mean([codec.decode(payload) for payload in sent], images)  # 6. decompress, average
+        mean = weighted_mean([codec.decode(payload, wanted) for payload in sent], images)  # 6. decompress, average
         parameters = list(model.parameters())
         for parameter, gradient in zip(parameters, mean, strict=False):
             parameter.grad = gradient.to(parameter.device)
@@ -107,14 +108,14 @@ def federated_averaging(
     ``buffers`` are those of ``large_batch``.
     """
     states = states or [codec.new_state(client=client) for client in range(batches.clients)]
-    download = download or Dense()
+    download, wanted = download or Dense(), expected(model, buffers)
     for number in rounds:
         sent, weights, losses, correct, images, down = [], [], 0.0, 0, 0, 0
         epoch = epochs_before(batches, number, local_epochs, local_steps)
         shared = broadcast(model, download, buffers)
         for client in range(batches.clients):
             worker = copy.deepcopy(model).train()
-            load_state(worker, download.decode(shared), buffers)  # 2. download the current shared model
+            load_state(worker, download.decode(shared, wanted), buffers)  # 2. download the current shared model
             buffers.restore(worker, client)
             down += len(shared)
             before = {name: tensor.clone() for name, tensor in shared_state(worker, buffers).items()}
@@ -131,7 +132,7 @@ def federated_averaging(
             states[client]["progress"] = progress(epoch)
             sent.append(codec.encode(states[client], change))  # 4., 5. upload
             weights.append(len(batches.shards[client]))
-        mean = weighted_mean([codec.decode(payload) for payload in sent], weights)  # 6., 7. decompress, average
+        mean = weighted_mean([codec.decode(payload, wanted) for payload in sent], weights)  # 6., 7. decompress, average
         with torch.no_grad():
             for tensor, change_of in zip(shared_state(model, buffers).values(), mean, strict=True):
                 tensor.add_(change_of.to(tensor.device))  # 8. update the shared model
