@@ -175,6 +175,48 @@ def test_a_window_is_cropped_mirrored_and_normalised_as_written_down() -> None:
             assert float(x[k, channel, row, column]) == pytest.approx(value, abs=1e-12)
 
 
+def by_pixel(images: Images, *window: np.ndarray) -> torch.Tensor:
+    """A batch by the plain formula: pixels gathered one by one, normalised channel by channel."""
+    x = images._gather(*window).to(images._scale.dtype) * images._scale - images._shift
+    return x.permute(0, 3, 1, 2)
+
+
+def assert_same(x: torch.Tensor, reference: torch.Tensor) -> None:
+    assert (x.dtype, x.shape, x.stride()) == (reference.dtype, reference.shape, reference.stride())
+    assert x.permute(0, 2, 3, 1).numpy().tobytes() == reference.permute(0, 2, 3, 1).numpy().tobytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.sampled_from([(8, 0), (8, 1), (8, 2), (16, 2), (5, 3)]), st.integers(0, 9))
+def test_slices_are_the_pixels_gathered_one_by_one_to_the_bit(dtype, seed, sizes, count) -> None:
+    size, padding = sizes
+    random = np.random.default_rng(seed)
+    images = Images(pixels(7, size, seed), np.arange(7), MEAN, STD, dtype=dtype, padding=padding)
+    corners = random.integers(0, 2 * padding + 1, (2, count))
+    for flip in (random.random(count) < 0.5, np.zeros(count, bool), np.ones(count, bool)):
+        window = (random.integers(0, 7, count), *corners, flip)
+        x, y = images.window(*window)
+        reference = by_pixel(images, *window)
+        assert (x.dtype, x.shape, y.tolist()) == (dtype, reference.shape, window[0].tolist())
+        assert_same(x.float(), reference.float())
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("sizes", [None, [13, 6, 12]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_batches_and_unions_are_the_pixels_gathered_one_by_one_to_the_bit(augment, sizes, dtype) -> None:
+    images = Images(pixels(160, 16), np.arange(160), MEAN, STD, dtype=dtype, padding=2 if augment else 0)
+    shards = np.split(generator(1, "shards").permutation(160), [65, 96])
+    made = Batches(images, shards, 32, 5, augment, sizes=sizes)
+    for step in range(2 * made.rounds_per_epoch):
+        parts = [made._slice(client, made.local_step(client, step)) for client in made.round(step)]
+        for client, part in zip(made.round(step), parts, strict=True):
+            assert_same(made.get(client, made.local_step(client, step))[0], by_pixel(images, *part))
+        union = by_pixel(images, *(np.concatenate(column) for column in zip(*parts, strict=True)))
+        assert_same(made.union(step)[0], union)
+
+
 @pytest.mark.parametrize("padding", [0, 2])
 def test_evaluation_reads_the_images_as_they_are(padding: int) -> None:
     source = pixels(5)
