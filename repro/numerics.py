@@ -48,7 +48,7 @@ VERSIONS = {
     "tracked_batch_statistics": 1,
     "tracked_gradient_norm": 1,
     "tracked_per_class": 1,
-    "tracked_sharpness": 1,
+    "tracked_sharpness": 2,  # how the eigenvalue is found, and when it has settled
     "tracked_training_images": 1,
     "vgg": 1,  # layers, initialisation, dropout
     "vit": 1,  # layers, initialisation
