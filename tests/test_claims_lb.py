@@ -442,6 +442,19 @@ def test_c15_at_the_higher_threshold_most_run_unscaled(statements, share, found)
     assert outcomes(judge(statements, records, "lb.c15")) == [HOLDS, HOLDS, found]
 
 
+@pytest.mark.parametrize(
+    ("part", "runs"), [(0, "lb-step-resnet50-t05"), (1, "lb-step-vgg11-t05"), (2, "lb-step-vgg11-t08")]
+)
+def test_c15_what_never_left_chance_steps_up_or_not_for_nothing(statements, part, runs):
+    """The bound on the share is no comparison of arms, and yet as empty as the others where nothing was learned."""
+    records = world()
+    for x in synthetic_lb.FACTORS:
+        change(records, f"{runs}-x{x}", rows=lambda r: [row | {"test_top1": r.chance} for row in r.rows])
+    verdict = judge(statements, records, "lb.c15")
+    assert outcomes(verdict) == [INCONCLUSIVE if k == part else HOLDS for k in range(3)]
+    assert "too close to chance" in verdict["parts"][part]["reason"]
+
+
 def test_c15_is_the_mean_over_the_factors(statements):
     records = world()
     for x, share in zip(synthetic_lb.FACTORS, (0.9, 0.9, 0.3, 0.1), strict=True):
