@@ -1,4 +1,4 @@
-"""How what workers send is averaged, whose momentum and weight decay it is, and that every codec can be trained with."""
+"""What workers send: how it is averaged, whose momentum and weight decay it is; every codec can be trained with."""
 
 import ctypes
 import gc
@@ -197,7 +197,9 @@ def test_fast_equals_plain_with_equal_weights():
     batches = [toy_batches(3), toy_batches(3)]
     for made in batches:
         made.shards[0] = made.shards[0][:5]
-    ours, theirs = (federated(engine, weights="equal", batches=b) for engine, b in zip((plain, fast), batches))
+    ours, theirs = (
+        federated(engine, weights="equal", batches=b) for engine, b in zip((plain, fast), batches, strict=True)
+    )
     expect_equal(ours[:2], theirs[:2])
 
 
@@ -298,7 +300,8 @@ def test_weight_decay_is_added_to_the_gradient_as_torch_adds_it():
     torch.optim.SGD(twin.parameters(), lr=1.0, momentum=0.9, weight_decay=0.03).step()
     for sent, old, new in zip(decayed_gradients(model, 0.03).values(), before, twin.parameters(), strict=True):
         assert torch.equal(old - sent, new)
-    assert all(torch.equal(g, p.grad) for g, p in zip(decayed_gradients(model, 0.0).values(), model.parameters()))
+    plain_ones = decayed_gradients(model, 0.0).values()
+    assert all(torch.equal(g, p.grad) for g, p in zip(plain_ones, model.parameters(), strict=True))
 
 
 def test_decay_on_the_workers_is_refused_where_the_server_decays():

@@ -366,6 +366,10 @@ def _yes(setting: object) -> str:
     return "yes" if setting else "no"
 
 
+def _corrects(codec: Any) -> str:
+    return _yes(codec.corrects_momentum and codec.momentum)
+
+
 def _sparsities(codec: Any) -> str:
     return ", ".join(f"{float(1 - density):g}" for density in codec.densities)
 
@@ -438,7 +442,7 @@ PARAMETERS = (
         "DGC threshold from", "1 % of the gradient", ABSENT, "stated",
         _executed("sample_percent", "at least {} % of each tensor"),
     ),
-    Parameter("DGC momentum correction", "yes", ABSENT, "stated", _built(lambda codec: _yes(codec.corrects_momentum and codec.momentum))),
+    Parameter("DGC momentum correction", "yes", ABSENT, "stated", _built(_corrects)),
     Parameter("DGC momentum factor masking", UNKNOWN, ABSENT, UNKNOWN, _built(lambda codec: _yes(codec.masking))),
     Parameter(
         "DGC local gradient clipping", "yes, threshold not stated", ABSENT, "stated",
