@@ -228,6 +228,10 @@ class Batches:
         """Seed of what the network of ``client`` drops in step ``step``, local or of large-batch training."""
         return derive(self.seed, "dropout", client, step)
 
+    def images_of(self, step: int) -> list[int]:
+        """Images of each client that takes part in step ``step`` of large-batch training, in their order."""
+        return [len(self._slice(client, self.local_step(client, step))[0]) for client in self.round(step)]
+
     def union(self, step: int) -> tuple[Tensor, Tensor, list[int]]:
         """The batches of all clients in step ``step``, concatenated in order of clients: x, y, images per client."""
         parts = [self._slice(client, self.local_step(client, step)) for client in self.round(step)]

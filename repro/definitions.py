@@ -50,7 +50,10 @@ def dgc_of(spec: Mapping[str, Any]) -> codecs.DGC:
     Raises:
         ReproError: the run has another codec.
     """
-    codec = codecs.of_run(spec["codec"], spec["method"], spec["momentum"])
+    options = spec.get("codec_options")
+    codec = codecs.of_run(
+        spec["codec"], spec["method"], spec["momentum"], workers=spec["workers"], options=options
+    )  # fmt: skip
     if not isinstance(codec, codecs.DGC):
         raise ReproError(f"run with codec {spec['codec']}: its definition is not in the post; dgc was expected")
     return codec

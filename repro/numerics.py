@@ -13,6 +13,7 @@ from typing import Any
 from repro import records
 
 VERSIONS = {
+    "aggregation_weights": 1,  # clients of federated averaging that count equally
     "alexnet": 1,  # layers, initialisation, dropout
     "batches": 1,  # subset, scaling, order of images, augmentation, normalisation
     "batch_shares": 1,  # local batches of different sizes, and the shards that go with them
@@ -20,7 +21,11 @@ VERSIONS = {
     "clients_go_on": 1,  # with shards of different sizes, who takes part in a step, and how long an epoch is
     "codec_1-bit": 1,
     "codec_dense": 1,
-    "codec_dgc": 2,
+    "codec_dgc": 3,
+    "codec_dgc-without-accumulation": 1,
+    "codec_dgc-without-clipping": 1,
+    "codec_dgc-without-correction": 1,
+    "codec_dgc-without-masking": 1,
     "codec_int8": 1,
     "codec_int8-affine": 1,
     "codec_qsgd": 1,
@@ -35,6 +40,7 @@ VERSIONS = {
     "law_normalisation": 2,
     "law_label_split": 1,
     "laws": 2,
+    "local_momentum": 1,  # momentum of federated clients that is kept, or averaged
     "local_steps": 2,  # which steps a round takes, when it is evaluated
     "models": 1,  # layers, initialisation, normalisation
     "partition": 1,
@@ -57,13 +63,27 @@ VERSIONS = {
 
 _NETWORKS = {"alexnet": "alexnet", "vgg11": "vgg", "vit": "vit"}
 """Networks that have a version of their own; that of ``models`` covers the ResNets and how all are built."""
-_CODECS = [part for part in VERSIONS if part.startswith("codec_")]
+CODECS = tuple(part.removeprefix("codec_") for part in VERSIONS if part.startswith("codec_"))
+"""Names of all codecs."""
+MEASURED_CODECS = (
+    "1-bit", "dense", "dgc", "int8", "int8-affine", "qsgd", "terngrad", "threshold", "top-k", "top-k-residual",
+)  # fmt: skip
+"""Those whose messages runs of kind ``payloads`` measure (``repro.payloads.CODECS``)."""
 
 
 def used_by(spec: dict[str, Any]) -> dict[str, int]:
     """Versions of the parts that a run of ``spec`` (a resolved spec as a mapping) depends on."""
     if spec["kind"] == "payloads":
-        parts = ["batches", *_CODECS, "engines", "models", "partition", "payloads", "randomness", "zip"]
+        parts = [
+            "batches",
+            *(f"codec_{name}" for name in MEASURED_CODECS),
+            "engines",
+            "models",
+            "partition",
+            "payloads",
+            "randomness",
+            "zip",
+        ]
     elif spec["kind"] == "measure":
         parts = ["batches", "engines", "measure", "models", "randomness"]
     elif spec["kind"] == "law":
@@ -77,6 +97,8 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
         if spec["method"] != "central":
             codec, _, zipped = spec["codec"].partition("+")
             parts += [f"codec_{codec}", *(["zip"] if zipped else [])]
+            if codec.startswith("dgc-"):
+                parts.append("codec_dgc")
             if not spec.get("quantised_weights") and VERSIONS["codec_dense"] > 1:
                 # The download is dense. This was counted from the codec's second version on, so that records of its
                 # first one, made before, stay valid.
@@ -99,6 +121,10 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
             parts.append("clients_go_on")
         if spec.get("batch_shares") is not None:
             parts.append("batch_shares")
+        if spec.get("local_momentum", "restart") != "restart":
+            parts.append("local_momentum")
+        if spec.get("weights", "images") != "images":
+            parts.append("aggregation_weights")
         parts += [f"tracked_{name}" for name in spec.get("track") or []]
     if spec.get("model") in _NETWORKS:
         parts.append(_NETWORKS[spec["model"]])

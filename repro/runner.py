@@ -27,7 +27,7 @@ import torch
 from repro import codecs, datasets, laws, models, partition, payloads, records, schedules, specs, store
 from repro.batches import Batches, Images, shrink
 from repro.engines import Round, fast, probe
-from repro.engines.common import Buffers, Gate, Part, evaluate_shared, gradient_norm, sgd
+from repro.engines.common import Buffers, Gate, Momenta, Part, evaluate_shared, gradient_norm, sgd
 from repro.engines.sharpness import hessian_top_eigenvalue
 from repro.errors import Diverged, NotFinite, ReproError
 from repro.metrics import step_up_share
@@ -217,6 +217,7 @@ class _Progress:
     schedule: dict[str, Any] = field(default_factory=dict)
     states: list[codecs.State] = field(default_factory=list)
     own_buffers: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    momenta: list[dict[str, torch.Tensor]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -367,8 +368,8 @@ def _train(
     _expect_meaningful(spec)
     setting = prepare(spec, seed, root)
     model, batches = setting.model, setting.batches
-    on_server = 0.0 if spec.codec == "dgc" else spec.momentum  # DGC corrects the momentum on the workers
-    optimiser = sgd(model, on_server, spec.weight_decay)
+    on_workers = _corrects_momentum(spec)  # then momentum and weight decay are not the server's
+    optimiser = sgd(model, 0.0 if on_workers else spec.momentum, 0.0 if on_workers else spec.weight_decay)
     schedule = schedules.build(spec.schedule)
     checkpoint = _Checkpoint(spec, seed, root, identity["fingerprint"])
     fresh = math.isinf(checkpoint_seconds)
@@ -379,6 +380,7 @@ def _train(
         codec, stream = _codec(spec), derive(seed, "codec")
         progress.states = [codec.new_state(stream, client) for client in range(batches.clients)]
         progress.own_buffers = Buffers.start(spec.buffers, model, batches.clients).own
+        progress.momenta = Momenta.start(spec.local_momentum, model, batches.clients).own
     buffers, track = Buffers(spec.buffers, progress.own_buffers), spec.track or []
     clock, step_up = _Clock.of(spec, batches), _step_up(spec, seed, root)
     gate = Gate(step_up, seed, progress.gradient_norms, progress.factors) if step_up else None
@@ -447,11 +449,6 @@ def _expect_meaningful(spec: Spec) -> None:
     ):
         if given and not meant:
             raise ReproError(f"{spec.run}: method {spec.method} with {remedy} was expected; correct the spec")
-    if spec.codec == "dgc" and spec.method == "large_batch" and spec.weight_decay:
-        raise ReproError(
-            f"{spec.run}: weight decay with codec dgc, which moves momentum to the workers and leaves decay behind; "
-            "no weight decay was expected; correct the spec"
-        )
     if "gradient_norm" in track and spec.step_up is not None:
         raise ReproError(f"{spec.run}: track gradient_norm with step_up, which records it anyway; leave it out")
     if spec.evaluate_at is not None and spec.schedule["kind"] == "plateau":
@@ -529,28 +526,36 @@ def _rounds(
     if spec.method == "large_batch":
         rounds = fast.large_batch(
             model, optimiser, batches, codec, lr, todo, spec.precision, states=states, download=download,
-            progress=told, buffers=buffers,
+            progress=told, buffers=buffers, weight_decay=spec.weight_decay if _corrects_momentum(spec) else 0.0,
         )  # fmt: skip
         return rounds, here
+    momenta = Momenta(spec.local_momentum, progress.momenta)
     # A schedule with a state changes in this process only, so its clients must run here too.
     alone = device().type != "cpu" or bool(schedules.build(spec.schedule).state())
     pool = fast.client_pool(
         model, batches, codec, lr, local_epochs=spec.local_epochs, momentum=spec.momentum,
         weight_decay=spec.weight_decay, precision=spec.precision, download=download, progress=told,
         evaluation=setting.evaluation_parts, processes=1 if alone else processes, buffers=buffers,
-        local_steps=clock.local_steps,
+        local_steps=clock.local_steps, momenta=momenta,
     )  # fmt: skip
     clients = stack.enter_context(pool)
     rounds = fast.federated_averaging(
         model, clients, batches, codec, lr, todo, spec.local_epochs, states=states, download=download,
-        buffers=buffers, local_steps=clock.local_steps,
+        buffers=buffers, local_steps=clock.local_steps, momenta=momenta, weights=spec.weights,
         score_clients_in=clock.total - 1 if "per_class" in (spec.track or []) else None,
     )  # fmt: skip
     return rounds, partial(clients.evaluate, model)
 
 
 def _codec(spec: Spec) -> codecs.Codec:
-    return codecs.of_run(spec.codec, spec.method, spec.momentum)
+    return codecs.of_run(
+        spec.codec, spec.method, spec.momentum, workers=spec.workers, options=spec.codec_options
+    )  # fmt: skip
+
+
+def _corrects_momentum(spec: Spec) -> bool:
+    """Whether workers, instead of the server, apply momentum and weight decay."""
+    return spec.method == "large_batch" and _codec(spec).corrects_momentum
 
 
 def _row(done: Round, progress: _Progress, epoch: float, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 import yaml
 
-from repro import schedules
+from repro import numerics, schedules
 from repro.errors import ReproError, did_you_mean
 from repro.partition import apportion, local_steps, shards_of_batches
 from repro.stepup import StepUp
@@ -60,8 +60,9 @@ class Spec:
         schedule: learning-rate schedule in the terms of ``repro.schedules.build``, its ``lr`` included.
         lr_grid: the grid that chose the learning rate, or None where the spec gives it.
         precision: ``fp64``, ``fp32`` or ``bf16`` (float32 weights, bfloat16 convolutions).
-        codec: what workers send is compressed by this codec (``repro.codecs``). ``dgc`` takes ``momentum`` from the
-            server: it corrects the momentum on the workers.
+        codec: what workers send is compressed by this codec (``repro.codecs``), to which ``+zip`` may be added. In
+            large-batch training ``dgc`` takes ``momentum`` and ``weight_decay`` from the server: workers add the decay
+            to their gradient, and then correct the momentum.
         expects_divergence: a non-finite loss is a possible result here and does not fail a sweep.
         quantised_weights: the shared model itself is kept in int8 during training.
         sparsity_warmup: share of the epochs in which DGC's sparsity rises (post 2: 4 of 100 epochs).
@@ -96,6 +97,12 @@ class Spec:
         evaluate_at: rounds after which the model is evaluated besides; those after the last do not take place.
         step_up: paper lb's step-up method, in the terms of ``repro.stepup.StepUp``; None: gradients stay as they are.
             ``share_of`` instead of ``share`` names another run: on average as often as that one did with the same seed.
+        codec_options: options of the codec by name (the arguments of its class), for example ``clip`` of ``dgc``, the
+            threshold for the norm of the global gradient, or ``threshold`` of ``threshold``; None: its defaults.
+        local_momentum: in federated averaging, momentum of local SGD when a round begins: ``restart``: zero; ``keep``:
+            what the client had at the end of its last one; ``average``: the average of what all had then, which they
+            send uncompressed with their change and receive with the shared model.
+        weights: in federated averaging, clients count by the ``images`` of their shard, or ``equal``.
     """
 
     run: str
@@ -127,7 +134,7 @@ class Spec:
     augment: bool
     precision: Literal["fp64", "fp32", "bf16"]
     buffers: Literal["average", "local", "drop"]
-    codec: Literal["dense", "int8", "dgc"]
+    codec: str
     expects_divergence: bool
     quantised_weights: bool = False
     sparsity_warmup: float = 0.0
@@ -151,6 +158,9 @@ class Spec:
     batch_shares: list[float] | None = None
     evaluate_at: list[int] | None = None
     step_up: dict[str, Any] | None = None
+    codec_options: dict[str, Any] | None = None
+    local_momentum: Literal["restart", "keep", "average"] = "restart"
+    weights: Literal["images", "equal"] = "images"
 
     def as_dict(self) -> dict[str, Any]:
         """The spec as a plain mapping, as it stands in a record; ``lr`` is repeated at the top for readers.
@@ -309,6 +319,7 @@ def _make(values: dict[str, Any], where: str) -> Spec:
             f"{where}: {spec.epochs} epochs at profile {spec.profile} cannot be divided into rounds of "
             f"{spec.local_epochs} local epochs; make epochs a multiple"
         )
+    _check_codec(spec, where)
     if spec.step_up is not None:
         try:
             StepUp.of(described(spec.step_up, share=0.5))
@@ -335,6 +346,27 @@ def _make(values: dict[str, Any], where: str) -> Spec:
             "at most one worker an image was expected"
         )
     return spec
+
+
+def _check_codec(spec: Spec, where: str) -> None:
+    """A codec that exists, and settings of the exchange that the method has."""
+    name, plus, zipped = spec.codec.partition("+")
+    if name not in numerics.CODECS or plus + zipped not in ("", "+zip"):
+        raise ReproError(
+            f"{where}, key codec: {spec.codec!r}; one of {', '.join(numerics.CODECS)}, alone or with +zip, was expected"
+            f"{did_you_mean(name, numerics.CODECS)}"
+        )
+    for key, value in (spec.codec_options or {}).items():
+        numbers = value if isinstance(value, list) else [value]
+        if not isinstance(key, str) or not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
+            raise ReproError(f"{where}, key codec_options: {key!r}: {value!r}; name: number was expected")
+    if spec.codec_options is not None and spec.method == "central":
+        raise ReproError(f"{where}: codec_options with method central, which sends nothing; leave them out")
+    for field, neutral in (("local_momentum", "restart"), ("weights", "images")):
+        if getattr(spec, field) != neutral and spec.method != "federated":
+            raise ReproError(f"{where}, key {field}: method {spec.method}; federated was expected; leave it out")
+    if spec.local_momentum != "restart" and not spec.momentum:
+        raise ReproError(f"{where}, key local_momentum: {spec.local_momentum} without momentum; set momentum above 0")
 
 
 def _check_batch_shares(spec: Spec, where: str) -> None:

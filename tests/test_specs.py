@@ -75,7 +75,15 @@ def refused(root: Path) -> str:
         (SPEC, "dataset: cifar10", "dataset: [cifar10]", ["key dataset", "a list (['cifar10'])", "text was expected"]),
         (SPEC, "schedule: {kind: constant}", "schedule: 0.1", ["key schedule", "a number (0.1)", "a mapping was"]),
         (SPEC, "norm: batch", "norm: lay", ["key norm", "text ('lay')", "one of batch, group, layer, inst"]),
-        (SPEC, "codec: dense", "codec: 3", ["key codec", "a number (3)", "one of dense, int8, dgc was expected"]),
+        (SPEC, "codec: dense", "codec: 3", ["key codec", "a number (3)", "text was expected"]),
+        (SPEC, "codec: dense", "codec: dgz", ["key codec: 'dgz'", "1-bit, dense, dgc", "did you mean dgc"]),
+        (SPEC, "codec: dense", "codec: int8+tar", ["key codec: 'int8+tar'", "alone or with +zip, was expected"]),
+        (SPEC, "codec: dense", "codec: int8+", ["key codec: 'int8+'", "alone or with +zip, was expected"]),
+        (SPEC, "codec: dense", "codec: dgc\n  codec_options: {clip: wide}", ["codec_options: 'clip': 'wide'"]),
+        (SPEC, "codec: dense", "codec: dgc\n  codec_options: {clip: .inf}", ["codec_options: 'clip': inf"]),
+        (SPEC, "codec: dense", "codec: dense\n  weights: equal", ["key weights: method", "federated was expected"]),
+        (SPEC, "codec: dense", "codec: dense\n  weights: images2", ["key weights", "one of images, equal"]),
+        (SPEC, "codec: dense", "codec: dense\n  local_momentum: kept", ["key local_momentum", "one of restart, keep"]),
         (SPEC, "{method: federated, lr_grid: federated}", "fedavg", ["key runs.e1-federated", "a mapping was"]),
         (SPEC, "defaults:\n", "defaults: 3\nruns: {}\n#", ["not valid YAML"]),
         (PARAMS, "seeds: [1, 2]", "seeds: 3", [f"{PARAMS}, key e1.seeds", "a number (3)", "a list was expected"]),
@@ -548,14 +556,50 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
     assert changed.pop("step_up") == runs(lambda s: s.step_up is not None)
     assert changed.pop("codec_dense") == law | split | payloads | sending
     assert changed.pop("codec_int8") == payloads | sending & runs(lambda s: s.codec == "int8" or s.quantised_weights)
-    assert changed.pop("codec_dgc") == payloads | sending & runs(lambda s: s.codec == "dgc")
+    assert changed.pop("codec_dgc") == payloads | sending & runs(lambda s: s.codec.startswith("dgc"))
     assert changed.pop("quantised_weights") == sending & runs(lambda s: s.quantised_weights)
     for part, model in (("alexnet", "alexnet"), ("vgg", "vgg11"), ("vit", "vit")):
         executed = split if part == "vgg" else set()
         assert changed.pop(part) == runs(lambda s, model=model: s.model == model) | executed
     for codec in ("int8-affine", "top-k", "top-k-residual", "threshold", "qsgd", "terngrad", "1-bit"):
-        assert changed.pop(f"codec_{codec}") == payloads
+        assert changed.pop(f"codec_{codec}") == payloads | sending & runs(lambda s, c=codec: s.codec == c)
+    for codec in ("accumulation", "clipping", "correction", "masking"):
+        name = f"dgc-without-{codec}"
+        assert changed.pop(f"codec_{name}") == sending & runs(lambda s, name=name: s.codec == name)
+    assert changed.pop("local_momentum") == runs(lambda s: s.local_momentum != "restart")
+    assert changed.pop("aggregation_weights") == runs(lambda s: s.weights != "images")
     assert not changed, "every part has a law above"
+
+
+def test_specs_know_the_codecs_and_payload_records_depend_on_those_that_are_measured(resolved) -> None:
+    codecs, payloads = pytest.importorskip("repro.codecs"), pytest.importorskip("repro.payloads")
+    assert set(numerics.CODECS) == set(codecs.NAMES)
+    assert set(numerics.MEASURED_CODECS) == {codec for codec, _ in payloads.CODECS.values()}
+    measured = next(spec for spec in resolved["laptop"].values() if spec.kind == "payloads")
+    used = {part for part in numerics.used_by(measured.as_dict()) if part.startswith("codec_")}
+    assert used == {f"codec_{name}" for name in numerics.MEASURED_CODECS}
+
+
+def test_every_codec_that_a_spec_names_is_built_as_its_run_builds_it(resolved) -> None:
+    codecs = pytest.importorskip("repro.codecs")
+    for spec in resolved["laptop"].values():
+        codecs.of_run(spec.codec, spec.method, spec.momentum, workers=spec.workers, options=spec.codec_options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"local_momentum": "keep"}, {"local_momentum"}),
+        ({"local_momentum": "average"}, {"local_momentum"}),
+        ({"weights": "equal"}, {"aggregation_weights"}),
+        ({"local_momentum": "restart", "weights": "images"}, set()),
+        ({"codec": "dgc-without-correction"}, {"codec_dgc", "codec_dgc-without-correction"}),
+    ],
+)
+def test_options_are_counted_only_where_they_are_not_neutral(changes, parts, resolved) -> None:
+    spec = resolved["laptop"]["e1-federated"].as_dict()
+    usual = numerics.used_by(spec)
+    assert set(numerics.used_by(spec | changes)) - set(usual) == parts
 
 
 @pytest.mark.parametrize("zipped", ["", "+zip"])

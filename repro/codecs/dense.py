@@ -31,6 +31,7 @@ class Dense:
 
     number = 1
     fixed_size = True
+    corrects_momentum = False
 
     def new_state(self, seed: int = 0, client: int = 0) -> State:
         """The codec has no memory of its own."""

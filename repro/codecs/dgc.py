@@ -38,8 +38,13 @@ class DGC(TensorCodec):
 
     The server steps by the average without momentum of its own. Gradients that are not sparsified are sent after step
     2, and the average of the momentum is the momentum of the average, so that the server need not tell them apart.
-    Whatever is no gradient (running statistics) is sent as it is. Weight decay is not part of g; give it a momentum of
-    its own on the server, as the authors' code does.
+    Whatever is no gradient (running statistics) is sent as it is.
+
+    Weight decay is none of the codec's business: g is what the codec is given. The engines add the decay to the local
+    gradient before they encode it (``common.decayed_gradients``), as PaddlePaddle's DGC does; the authors' code keeps
+    decay out of u and v and gives it a momentum of its own on every node. Sending everything, both are SGD's.
+
+    Without momentum of its own (m = 0, or ``correction`` off) u is g and is not kept.
 
     For step 4 a threshold is estimated from a sample of 1 %: the sampled value at rank (1 - sparsity) x sample size.
     If more than k values pass, the k largest are found among those that passed ("hierarchical" selection); if less
@@ -56,6 +61,8 @@ class DGC(TensorCodec):
         sparsity: by epoch of ``state["progress"]``; the last one stays.
         chosen: which tensors to sparsify.
         gradients: which tensors are gradients.
+        correction: step 2; otherwise the plain gradient is accumulated, and momentum is left to the server.
+        accumulation: step 3; otherwise v is u, and what is not sent is lost, but for what u remembers of it.
 
     Raises:
         ReproError: an impossible sparsity, momentum, threshold or number of workers.
@@ -66,7 +73,7 @@ class DGC(TensorCodec):
     def __init__(
         self, momentum: float = 0.9, masking: bool = True, nesterov: bool = False, clip: float | None = None,
         workers: int = 1, sparsity: Sequence[float] = WARM_UP, chosen: Rule = convolutions,
-        gradients: Rule = parameters,
+        gradients: Rule = parameters, correction: bool = True, accumulation: bool = True,
     ) -> None:  # fmt: skip
         super().__init__(chosen)
         if not 0 <= momentum < 1:
@@ -75,24 +82,33 @@ class DGC(TensorCodec):
             raise ReproError(f"clip {clip}, {workers} workers, sparsity {sparsity}; positive numbers were expected")
         self.momentum, self.masking, self.nesterov, self.clip, self.workers = momentum, masking, nesterov, clip, workers
         self.densities = [sparse.density(epoch) for epoch in sparsity]
-        self.gradients = gradients
+        self.gradients, self.corrects_momentum, self.accumulation = gradients, correction, accumulation
 
     def prepare(self, state: State, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Steps 1 to 3: v for the chosen tensors, what v would have grown by for the other gradients."""
-        velocity = state["memory"].setdefault("velocity", {})
         is_gradient = {name: self.gradients(name, tensor) for name, tensor in tensors.items()}
         scale = self._clipping([tensor for name, tensor in tensors.items() if is_gradient[name]])
         corrected = dict(tensors)
         for name, tensor in tensors.items():
             if is_gradient[name]:
-                if name not in velocity:
-                    velocity[name] = blank(tensor)
-                u = velocity[name]
-                if self.nesterov:
-                    corrected[name] = u.add_(tensor, alpha=scale).mul_(self.momentum).add(tensor, alpha=scale)
-                else:
-                    corrected[name] = u.mul_(self.momentum).add_(tensor, alpha=scale)
-        return sparse.add_residual(state, corrected, self.chosen)
+                corrected[name] = self._corrected(state, name, tensor, scale)
+        return sparse.add_residual(state, corrected, self.chosen) if self.accumulation else corrected
+
+    @property
+    def _has_velocity(self) -> bool:
+        return self.corrects_momentum and self.momentum > 0
+
+    def _corrected(self, state: State, name: str, gradient: Tensor, scale: float) -> Tensor:
+        """Step 2 for one gradient, scaled by step 1."""
+        if not self._has_velocity:
+            return gradient if scale == 1 else gradient * scale
+        velocity = state["memory"].setdefault("velocity", {})
+        if name not in velocity:
+            velocity[name] = blank(gradient)
+        u: Tensor = velocity[name]
+        if self.nesterov:
+            return u.add_(gradient, alpha=scale).mul_(self.momentum).add(gradient, alpha=scale)
+        return u.mul_(self.momentum).add_(gradient, alpha=scale)
 
     def density_at(self, progress: float) -> Fraction:
         """Share of values sent at ``progress``, which counts steps of the warm-up; the last one stays."""
@@ -108,8 +124,9 @@ class DGC(TensorCodec):
         """Steps 4 and 5."""
         places = select(item.values, self.density_at(state["progress"]), random)
         coded = sparse.compress(item.values, places)
-        item.values[places] = 0
-        if self.masking:
+        if self.accumulation:
+            item.values[places] = 0
+        if self.masking and self._has_velocity:
             flatten(state["memory"]["velocity"][item.name])[0][places] = 0
         return coded
 

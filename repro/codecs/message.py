@@ -202,6 +202,7 @@ class TensorCodec(ABC):
     number: int
     name: str
     fixed_size = False
+    corrects_momentum = False
 
     def __init__(self, chosen: Rule) -> None:
         self.chosen = chosen

@@ -43,7 +43,7 @@ class Zipped:
     def __init__(self, inner: Codec, level: int = 6) -> None:
         if level not in range(10):
             raise ReproError(f"zip level {level}; 0 to 9 was expected")
-        self.inner, self.level = inner, level
+        self.inner, self.level, self.corrects_momentum = inner, level, inner.corrects_momentum
 
     def new_state(self, seed: int = 0, client: int = 0) -> State:
         """The inner codec's."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.batches import Batches
-from repro.codecs import Codec, Expected
+from repro.codecs import Codec, Dense, Expected
 from repro.errors import NotFinite, ReproError
 from repro.models.dropout import dropout_seeds
 from repro.models.norms import batch_statistics
@@ -128,6 +128,69 @@ class Buffers:
 AVERAGED = Buffers()
 
 
+@dataclass(frozen=True)
+class Momenta:
+    """What happens between rounds of federated averaging to the momentum of the clients' local SGD.
+
+    Attributes:
+        policy: ``restart``: it is zero when a round begins. ``keep``: each client goes on with its own. ``average``:
+            clients send it with the change of their model, uncompressed; the server averages it with the same weights
+            and sends the average with the shared model.
+        own: momentum by name of the parameter, with ``keep`` for each client, with ``average`` one for all; the
+            caller's, who may store it.
+    """
+
+    policy: Literal["restart", "keep", "average"] = "restart"
+    own: list[dict[str, Tensor]] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, policy: Literal["restart", "keep", "average"], model: nn.Module, clients: int) -> Momenta:
+        """The policy at the start of training: all momentum is zero."""
+        sets = {"restart": 0, "keep": clients, "average": 1}[policy]
+        zeros = [{name: torch.zeros_like(p.detach()) for name, p in model.named_parameters()} for _ in range(sets)]
+        return cls(policy, zeros)
+
+    @property
+    def kept(self) -> list[dict[str, Tensor]]:
+        """With ``keep``, the momentum of each client; else empty."""
+        return self.own if self.policy == "keep" else []
+
+    def message(self) -> bytes:
+        """With ``average``, what the server sends of it; else nothing."""
+        return Dense().encode(None, self.own[0]) if self.policy == "average" else b""
+
+    def restore(self, optimiser: torch.optim.Optimizer, model: nn.Module, client: int, received: bytes) -> None:
+        """Give the fresh ``optimiser`` of ``client`` the momentum that it begins a round with.
+
+        ``received`` is the server's ``message``.
+        """
+        if self.policy == "restart":
+            return
+        named = dict(model.named_parameters())
+        values = Dense().decode(received) if self.policy == "average" else [self.own[client][name] for name in named]
+        for parameter, value in zip(named.values(), values, strict=True):
+            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter.detach()).copy_(value)
+
+    def keep(self, optimiser: torch.optim.Optimizer, model: nn.Module, client: int) -> bytes:
+        """Note the momentum that ``client`` ends a round with; returned is what it sends of it."""
+        if self.policy == "restart":
+            return b""
+        named = model.named_parameters()
+        found = {name: optimiser.state[parameter]["momentum_buffer"].clone() for name, parameter in named}
+        if self.policy == "average":
+            return Dense().encode(None, found)
+        self.own[client] = found
+        return b""
+
+    def settle(self, mean: Sequence[Tensor]) -> None:
+        """With ``average``, go on from the average of what the clients sent."""
+        for own, value in zip(self.own[0].values(), mean, strict=True):
+            own.copy_(value)
+
+
+RESTARTED = Momenta()
+
+
 def _copies(model: nn.Module) -> dict[str, Tensor]:
     return {name: buffer.clone() for name, buffer in float_buffers(model).items()}
 
@@ -218,14 +281,49 @@ def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("lr_factor", 1.0)
 
 
-def weighted_mean(parts: Sequence[Sequence[Tensor]], images: Sequence[int]) -> list[Tensor]:
-    """Average over workers, weighted by their images; summed in order of workers, so that it is reproducible."""
-    total = sum(images)
-    means = [torch.zeros_like(tensor) for tensor in parts[0]]
-    for part, n in zip(parts, images, strict=True):
-        for mean, tensor in zip(means, part, strict=True):
-            mean.add_(tensor, alpha=n / total)
-    return means
+class WeightedMean:
+    """Average over workers of what each of them sends, one after the other: it holds one set of tensors, not all.
+
+    Sums are made in the order of ``add``, so that with the workers in order they are reproducible.
+
+    Args:
+        total: sum of the weights of all workers.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total, self._added = total, 0
+        self._sums: list[Tensor] | None = None
+
+    def add(self, part: Sequence[Tensor], weight: int) -> None:
+        """Count the tensors of one worker, which are left as they are."""
+        if self._sums is None:
+            self._sums = [torch.zeros_like(tensor) for tensor in part]
+        for mean, tensor in zip(self._sums, part, strict=True):
+            mean.add_(tensor, alpha=weight / self._total)
+        self._added += weight
+
+    def result(self) -> list[Tensor]:
+        """The average, once every worker was counted.
+
+        Raises:
+            ValueError: the weights of those counted do not add up to the total.
+        """
+        if self._sums is None or self._added != self._total:
+            raise ValueError(f"weights of {self._added} were counted; {self._total} were expected")
+        return self._sums
+
+
+def weighted_mean(parts: Sequence[Sequence[Tensor]], weights: Sequence[int]) -> list[Tensor]:
+    """``WeightedMean`` of all ``parts``."""
+    mean = WeightedMean(sum(weights))
+    for part, weight in zip(parts, weights, strict=True):
+        mean.add(part, weight)
+    return mean.result()
+
+
+def client_weights(batches: Batches, weights: Literal["images", "equal"]) -> list[int]:
+    """Weight of each client in federated averaging: the images of its shard, or one."""
+    return [len(shard) if weights == "images" else 1 for shard in batches.shards]
 
 
 def broadcast(model: nn.Module, download: Codec, buffers: Buffers = AVERAGED) -> bytes:
@@ -248,6 +346,31 @@ def settle(model: nn.Module, download: Codec, buffers: Buffers = AVERAGED) -> No
 def gradients(model: nn.Module) -> dict[str, Tensor]:
     """Gradients by name of the parameter."""
     return {f"gradient of {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def set_gradients(model: nn.Module, received: Sequence[Tensor], buffers: Buffers = AVERAGED) -> None:
+    """Give ``model`` the gradients and the running statistics that travel, in the order in which they are sent."""
+    parameters = list(model.parameters())
+    for parameter, gradient in zip(parameters, received, strict=False):
+        parameter.grad = gradient.to(parameter.device)
+    for buffer, average in zip(buffers.sent(model).values(), received[len(parameters) :], strict=True):
+        buffer.copy_(average)
+
+
+def decayed_gradients(model: nn.Module, weight_decay: float) -> dict[str, Tensor]:
+    """``gradients`` plus ``weight_decay`` times the weights, as ``torch.optim.SGD`` adds it before its momentum.
+
+    A worker whose codec corrects momentum sends these, and the server then decays nothing. PaddlePaddle's DGC decays
+    the local gradient, too; in the DGC authors' code the decay has a momentum of its own, outside of what is sparse.
+    """
+    if not weight_decay:
+        return gradients(model)
+    with torch.no_grad():
+        return {
+            f"gradient of {name}": p.grad.add(p, alpha=weight_decay)
+            for name, p in model.named_parameters()
+            if p.grad is not None
+        }
 
 
 def gradient_norm(model: nn.Module) -> float:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from multiprocessing.connection import Connection
-from typing import Any, NamedTuple, Protocol
+from multiprocessing.connection import Connection, wait
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -24,14 +24,19 @@ from repro.codecs import Codec, Dense, Expected
 from repro.codecs.state import State
 from repro.engines.common import (
     AVERAGED,
+    RESTARTED,
     Buffers,
+    Momenta,
     Part,
     Progress,
     Round,
     Schedule,
     Score,
+    WeightedMean,
     backward,
     broadcast,
+    client_weights,
+    decayed_gradients,
     epochs_before,
     epochs_seen,
     evaluate_shared,
@@ -43,11 +48,11 @@ from repro.engines.common import (
     local_range,
     mean_score,
     scores_by_policy,
+    set_gradients,
     set_lr,
     settle,
     sgd,
     shared_state,
-    weighted_mean,
 )
 from repro.engines.plain import centralised
 from repro.errors import ReproError
@@ -55,19 +60,25 @@ from repro.models.norms import batch_statistics, worker_batches
 
 __all__ = ["Clients", "Local", "centralised", "client_pool", "federated_averaging", "large_batch"]
 
-Statistics = Mapping[str, np.ndarray]  # running statistics by name, on their way between processes
+Arrays = Mapping[str, np.ndarray]  # running statistics or momentum by name, on their way between processes
+
+_TASK, _ITEM = "task", "item"  # what a message to a process holds
+_AHEAD = 2
 
 
 def large_batch(
     model: nn.Module, optimiser: torch.optim.Optimizer, batches: Batches, codec: Codec, lr: Schedule,
     rounds: Iterable[int], precision: str = "fp32", *, states: Sequence[State] | None = None,
     download: Codec | None = None, progress: Progress = epochs_seen, buffers: Buffers = AVERAGED,
+    weight_decay: float = 0.0,
 ) -> Iterator[Round]:  # fmt: skip
     """``plain.large_batch``: in one pass a round where the codec allows it, else worker by worker on one model.
 
     One pass needs a codec of fixed size: every worker's payload then has the length of the payload of the averaged
     gradient, which is really made, and decoded, in the first round.
     """
+    if weight_decay and not codec.corrects_momentum:
+        raise ReproError("weight decay on the workers with a codec that leaves momentum to the server; decay there")
     model.train()
     states = states or [codec.new_state(client=client) for client in range(batches.clients)]
     download = download or Dense()
@@ -87,7 +98,7 @@ def large_batch(
             sent = len(sizes) * up
         else:
             sizes, loss, correct, sent = _one_by_one(
-                model, batches, codec, states, step, progress(epoch), precision, buffers
+                model, batches, codec, states, step, progress(epoch), precision, buffers, weight_decay
             )
         optimiser.step()
         settle(model, download, buffers)
@@ -107,7 +118,7 @@ def _all_at_once(
 
 def _one_by_one(
     model: nn.Module, batches: Batches, codec: Codec, states: Sequence[State], step: int, progress: float,
-    precision: str, buffers: Buffers,
+    precision: str, buffers: Buffers, weight_decay: float,
 ) -> tuple[list[int], float, int, int]:  # fmt: skip
     """Set gradients and buffers to the average of what the workers send in ``step``.
 
@@ -115,24 +126,21 @@ def _one_by_one(
         Images of each worker, mean loss over all images, images classified correctly, bytes sent.
     """
     before = {name: buffer.clone() for name, buffer in float_buffers(model).items()}
-    sent, sizes, losses, correct = [], [], 0.0, 0
+    sizes = batches.images_of(step)
+    mean, up, losses, correct = WeightedMean(sum(sizes)), 0, 0.0, 0
     for client in batches.round(step):
         buffers.restore(model, client)
         x, y = batches.get(client, batches.local_step(client, step))
         loss, right = backward(model, x, y, precision, [batches.dropout_seed(client, step)])
         buffers.keep(model, client)
         states[client]["progress"] = progress
-        sent.append(codec.encode(states[client], gradients(model) | buffers.sent(model)))
+        payload = codec.encode(states[client], decayed_gradients(model, weight_decay) | buffers.sent(model))
+        mean.add(codec.decode(payload, expected(model, buffers)), len(y))
+        up += len(payload)
         load_buffers(model, before)
-        sizes.append(len(y))
         losses, correct = losses + loss * len(y), correct + right
-    mean = weighted_mean([codec.decode(payload, expected(model, buffers)) for payload in sent], sizes)
-    parameters = list(model.parameters())
-    for parameter, gradient in zip(parameters, mean, strict=False):
-        parameter.grad = gradient.to(parameter.device)
-    for buffer, average in zip(buffers.sent(model).values(), mean[len(parameters) :], strict=True):
-        buffer.copy_(average)
-    return sizes, losses / sum(sizes), correct, sum(map(len, sent))
+    set_gradients(model, mean.result(), buffers)
+    return sizes, losses / sum(sizes), correct, up
 
 
 def _measured(codec: Codec, tensors: dict[str, torch.Tensor]) -> int:
@@ -146,6 +154,7 @@ class Local(NamedTuple):
 
     Attributes:
         payload: what it sends.
+        momentum: what it sends of its momentum, where that is averaged.
         state: the codec's memory of it afterwards.
         loss: sum of its losses over images.
         correct, images: images classified correctly, and seen.
@@ -153,6 +162,7 @@ class Local(NamedTuple):
     """
 
     payload: bytes
+    momentum: bytes
     state: State
     loss: float
     correct: int
@@ -163,10 +173,12 @@ class Local(NamedTuple):
 class Clients(Protocol):
     """Runs the local part of a round for all clients."""
 
-    def run(self, number: int, shared: bytes, states: Sequence[State], score: bool) -> list[Local]:
-        """Every client's result of round ``number`` (from 0), started from the shared model ``shared``, in order.
+    def run(self, number: int, shared: bytes, momentum: bytes, states: Sequence[State], score: bool) -> Iterator[Local]:
+        """Every client's result of round ``number`` (from 0), started from the shared model ``shared``.
 
-        With ``score`` every client evaluates its own model as well, with the running statistics that it has then.
+        Results come in the order of the clients, each as soon as it is there, so that not all need to be held at once.
+        ``momentum`` is the server's message of it. With ``score`` every client evaluates its own model as well, with
+        the running statistics that it has then.
         """
 
     def evaluate(self, model: nn.Module) -> Mapping[str, Any]:
@@ -179,20 +191,21 @@ class _Serial:
     def __init__(
         self, model: nn.Module, batches: Batches, codec: Codec, lr: Schedule, local_epochs: int, momentum: float,
         weight_decay: float, precision: str, download: Codec, progress: Progress, evaluation: Sequence[Part],
-        buffers: Buffers, local_steps: int | None,
+        buffers: Buffers, local_steps: int | None, momenta: Momenta,
     ) -> None:  # fmt: skip
         self.worker = copy.deepcopy(model).train()
         self.batches, self.codec, self.lr, self.local_epochs = batches, codec, lr, local_epochs
         self.momentum, self.weight_decay, self.precision = momentum, weight_decay, precision
         self.download, self.progress, self.evaluation = download, progress, evaluation
-        self.buffers, self.local_steps = buffers, local_steps
+        self.buffers, self.local_steps, self.momenta = buffers, local_steps, momenta
 
-    def client(self, client: int, state: State, number: int, shared: bytes, score: bool) -> Local:
+    def client(self, client: int, state: State, number: int, shared: bytes, momentum: bytes, score: bool) -> Local:
         """Local SGD of one client; ``state`` is its codec's memory."""
         load_state(self.worker, self.download.decode(shared, expected(self.worker, self.buffers)), self.buffers)
         self.buffers.restore(self.worker, client)
         before = [tensor.clone() for tensor in shared_state(self.worker, self.buffers).values()]
         optimiser = sgd(self.worker, self.momentum, self.weight_decay)
+        self.momenta.restore(optimiser, self.worker, client, momentum)
         steps, per_epoch = local_range(self.batches, client, number, self.local_epochs, self.local_steps)
         losses, correct, images = 0.0, 0, 0
         for step in steps:
@@ -206,28 +219,30 @@ class _Serial:
         change = {name: after[name] - old for name, old in zip(after, before, strict=True)}
         state["progress"] = self.progress(steps.start / per_epoch)
         by_class = mean_score(self._scores(self.evaluation))["top1_by_class"] if score else []
-        return Local(self.codec.encode(state, change), state, losses, correct, images, by_class)
+        sent_momentum = self.momenta.keep(optimiser, self.worker, client)
+        return Local(self.codec.encode(state, change), sent_momentum, state, losses, correct, images, by_class)
 
     def _scores(self, parts: Iterable[Part]) -> list[Score]:
         return scores_by_policy(self.worker, parts, self.precision, self.buffers)
 
-    def run(self, number: int, shared: bytes, states: Sequence[State], score: bool) -> list[Local]:
-        return [self.client(client, state, number, shared, score) for client, state in enumerate(states)]
+    def run(self, number: int, shared: bytes, momentum: bytes, states: Sequence[State], score: bool) -> Iterator[Local]:
+        for client, state in enumerate(states):
+            yield self.client(client, state, number, shared, momentum, score)
 
     def evaluate(self, model: nn.Module) -> Mapping[str, Any]:
         return evaluate_shared(model, self.evaluation, self.precision, self.buffers)
 
     def client_elsewhere(
-        self, item: tuple[int, State, Statistics], number: int, shared: bytes, score: bool
-    ) -> tuple[Local, Statistics]:
-        """``client`` in a process of its own, where the running statistics that it keeps come and go as arrays."""
-        client, state, own = item
-        if own:
-            self.buffers.own[client] = {name: torch.from_numpy(values) for name, values in own.items()}
-        local = self.client(client, state, number, shared, score)
-        return local, _arrays(self.buffers, client)
+        self, item: tuple[int, State, Arrays, Arrays], number: int, shared: bytes, momentum: bytes, score: bool
+    ) -> tuple[Local, Arrays, Arrays]:
+        """``client`` in a process of its own, where running statistics and momentum that it keeps come and go."""
+        client, state, buffers, momenta = item
+        _put(self.buffers.own, client, buffers)
+        _put(self.momenta.kept, client, momenta)
+        local = self.client(client, state, number, shared, momentum, score)
+        return local, _arrays(self.buffers.own, client), _arrays(self.momenta.kept, client)
 
-    def score(self, item: tuple[Statistics, int], state: Sequence[np.ndarray]) -> Score:
+    def score(self, item: tuple[Arrays, int], state: Sequence[np.ndarray]) -> Score:
         """Score on one evaluation batch of the model with shared state ``state`` and a worker's running statistics."""
         own, part = item
         load_state(self.worker, map(torch.from_numpy, state), self.buffers)
@@ -236,9 +251,15 @@ class _Serial:
         return self._scores([self.evaluation[part]])[0]
 
 
-def _arrays(buffers: Buffers, client: int) -> Statistics:
-    """The running statistics that worker ``client`` keeps, if it does."""
-    return {name: values.numpy() for name, values in buffers.own[client].items()} if buffers.own else {}
+def _arrays(kept: Sequence[Mapping[str, torch.Tensor]], client: int) -> Arrays:
+    """What worker ``client`` keeps, if workers do."""
+    return {name: values.numpy() for name, values in kept[client].items()} if kept else {}
+
+
+def _put(kept: list[dict[str, torch.Tensor]], client: int, values: Arrays) -> None:
+    """The inverse of ``_arrays``."""
+    if kept:
+        kept[client] = {name: torch.from_numpy(array) for name, array in values.items()}
 
 
 class _Forked:
@@ -246,8 +267,9 @@ class _Forked:
 
     def __init__(self, serial: _Serial, processes: int) -> None:
         context = multiprocessing.get_context("fork")
-        self._evaluation_batches, self._buffers = len(serial.evaluation), serial.buffers
+        self._evaluation_batches, self._buffers, self._momenta = len(serial.evaluation), serial.buffers, serial.momenta
         self._ends: list[Connection] = []
+        self._running: dict[Connection, int] = {}  # number of the item that a busy process works on
         self._processes = []
         for _ in range(processes):
             ours, theirs = context.Pipe()
@@ -262,43 +284,75 @@ class _Forked:
         torch.set_num_threads(1)  # a forked process that starts OpenMP threads of its own can hang
         for inherited in parents_ends:
             inherited.close()  # so that the parent's death ends the pipe, and with it this process
+        task, arguments = "", list[Any]()
         try:
             while True:
-                task, items, *arguments = end.recv()
+                kind, content = end.recv()
+                if kind == _TASK:
+                    task, *arguments = content
+                    continue
                 try:
-                    end.send([getattr(serial, task)(item, *arguments) for item in items])
+                    end.send(getattr(serial, task)(content, *arguments))
                 except ReproError as error:
                     end.send(error)
         except (EOFError, BrokenPipeError):
             return
 
-    def _spread(self, task: str, items: Sequence[Any], *arguments: Any) -> list[Any]:
-        """``task`` of ``_Serial`` for every item, in order; the items are dealt to the processes in turn."""
-        processes = len(self._ends)
-        for k, end in enumerate(self._ends):
-            end.send((task, items[k::processes], *arguments))
-        answers = [end.recv() for end in self._ends]
-        for answer in answers:
-            if isinstance(answer, ReproError):
-                raise answer
-        return [answers[k % processes][k // processes] for k in range(len(items))]
+    def _spread(self, task: str, count: int, item: Callable[[int], Any], *arguments: Any) -> Iterator[Any]:
+        """``task`` of ``_Serial`` for the items from 0 to ``count``, in order, each given out when it is its turn.
 
-    def run(self, number: int, shared: bytes, states: Sequence[State], score: bool) -> list[Local]:
-        items = [(client, state, _arrays(self._buffers, client)) for client, state in enumerate(states)]
-        done = self._spread("client_elsewhere", items, number, shared, score)
-        for client in range(len(self._buffers.own)):
-            self._buffers.own[client] = {name: torch.from_numpy(values) for name, values in done[client][1].items()}
-        return [local for local, _ in done]
+        Whichever process is free takes the next item, but stays at most ``_AHEAD`` a process ahead of the one whose
+        turn it is, so that few results are held at once. Of several errors the first in order is raised.
+        """
+        while self._running:
+            self._receive(next(iter(self._running)))  # what was broken off before
+        for end in self._ends:
+            end.send((_TASK, (task, *arguments)))
+        idle, done, given = list(self._ends), dict[int, Any](), 0
+        for due in range(count):
+            while True:
+                while idle and given < min(count, due + _AHEAD * len(self._ends)):
+                    end = idle.pop()
+                    end.send((_ITEM, item(given)))
+                    self._running[end], given = given, given + 1
+                if due in done:
+                    break
+                for end in cast("list[Connection]", wait(list(self._running))):
+                    number, answer = self._receive(end)
+                    done[number] = answer
+                    idle.append(end)
+            if isinstance(done[due], ReproError):
+                raise done[due]
+            yield done.pop(due)
+
+    def _receive(self, end: Connection) -> tuple[int, Any]:
+        """Number and result of the item that runs at ``end``."""
+        try:
+            return self._running.pop(end), end.recv()
+        except EOFError as error:
+            raise ReproError("a process that trains clients has ended (killed, or out of memory); run again") from error
+
+    def run(self, number: int, shared: bytes, momentum: bytes, states: Sequence[State], score: bool) -> Iterator[Local]:
+        buffers, momenta = self._buffers.own, self._momenta.kept
+
+        def item(client: int) -> tuple[int, State, Arrays, Arrays]:
+            return client, states[client], _arrays(buffers, client), _arrays(momenta, client)
+
+        done = self._spread("client_elsewhere", len(states), item, number, shared, momentum, score)
+        for client, (local, own_buffers, own_momentum) in enumerate(done):
+            _put(buffers, client, own_buffers)
+            _put(momenta, client, own_momentum)
+            yield local
 
     def evaluate(self, model: nn.Module) -> Mapping[str, Any]:
         state = [tensor.numpy() for tensor in shared_state(model, self._buffers).values()]
-        workers = len(self._buffers.own) or 1
-        items = [
-            (_arrays(self._buffers, client), part)
-            for client in range(workers)
-            for part in range(self._evaluation_batches)
-        ]
-        return mean_score(self._spread("score", items, state))
+        workers, parts = len(self._buffers.own) or 1, self._evaluation_batches
+
+        def item(number: int) -> tuple[Arrays, int]:
+            client, part = divmod(number, parts)
+            return _arrays(self._buffers.own, client), part
+
+        return mean_score(self._spread("score", workers * parts, item, state))
 
     def close(self) -> None:
         for end in self._ends:
@@ -314,7 +368,7 @@ def client_pool(
     model: nn.Module, batches: Batches, codec: Codec, lr: Schedule, *, local_epochs: int = 1, momentum: float = 0.0,
     weight_decay: float = 0.0, precision: str = "fp32", download: Codec | None = None,
     progress: Progress = epochs_seen, evaluation: Sequence[Part] = (), processes: int = 1,
-    buffers: Buffers = AVERAGED, local_steps: int | None = None,
+    buffers: Buffers = AVERAGED, local_steps: int | None = None, momenta: Momenta = RESTARTED,
 ) -> Iterator[Clients]:  # fmt: skip
     """Clients of federated averaging, on ``processes`` processes. The result does not depend on how many.
 
@@ -324,7 +378,7 @@ def client_pool(
     """
     serial = _Serial(
         model, batches, codec, lr, local_epochs, momentum, weight_decay, precision, download or Dense(), progress,
-        evaluation, buffers, local_steps,
+        evaluation, buffers, local_steps, momenta,
     )  # fmt: skip
     if min(processes, batches.clients) < 2:
         yield serial
@@ -340,32 +394,36 @@ def federated_averaging(
     model: nn.Module, clients: Clients, batches: Batches, codec: Codec, lr: Schedule, rounds: Iterable[int],
     local_epochs: int = 1, *, states: list[State] | None = None, download: Codec | None = None,
     buffers: Buffers = AVERAGED, local_steps: int | None = None, score_clients_in: int | None = None,
+    momenta: Momenta = RESTARTED, weights: Literal["images", "equal"] = "images",
 ) -> Iterator[Round]:  # fmt: skip
     """``plain.federated_averaging`` with the clients of a ``client_pool``, made with the same codecs and settings.
 
-    In round ``score_clients_in`` (from 0) the clients evaluate their own models before they are averaged.
+    In round ``score_clients_in`` (from 0) the clients evaluate their own models before they are averaged. What a
+    client sends is averaged and forgotten before that of the next one is looked at: memory is that of a few models.
     """
     states = [codec.new_state(client=client) for client in range(batches.clients)] if states is None else states
     download = download or Dense()
-    weights = [len(shard) for shard in batches.shards]
+    shares = client_weights(batches, weights)
     for number in rounds:
-        shared = broadcast(model, download, buffers)
-        scored = number == score_clients_in
-        done = clients.run(number, shared, states, scored)
-        states[:] = [local.state for local in done]
-        mean = weighted_mean([codec.decode(local.payload, expected(model, buffers)) for local in done], weights)
+        shared, shared_momentum = broadcast(model, download, buffers), momenta.message()
+        scored, wanted = number == score_clients_in, expected(model, buffers)
+        mean, mean_momentum = WeightedMean(sum(shares)), WeightedMean(sum(shares))
+        losses, correct, images, up, scores = 0.0, 0, 0, 0, []
+        for client, local in enumerate(clients.run(number, shared, shared_momentum, states, scored)):
+            states[client] = local.state
+            mean.add(codec.decode(local.payload, wanted), shares[client])
+            if local.momentum:
+                mean_momentum.add(Dense().decode(local.momentum), shares[client])
+            losses, correct, images = losses + local.loss, correct + local.correct, images + local.images
+            up += len(local.payload) + len(local.momentum)
+            scores.append(local.top1_by_class)
         with torch.no_grad():
-            for tensor, change in zip(shared_state(model, buffers).values(), mean, strict=True):
+            for tensor, change in zip(shared_state(model, buffers).values(), mean.result(), strict=True):
                 tensor.add_(change.to(tensor.device))
+        if momenta.policy == "average":
+            momenta.settle(mean_momentum.result())
         settle(model, download, buffers)
-        images = sum(local.images for local in done)
         yield Round(
-            number + 1,
-            lr(epochs_before(batches, number, local_epochs, local_steps)),
-            sum(local.loss for local in done) / images,
-            sum(local.correct for local in done),
-            images,
-            sum(len(local.payload) for local in done),
-            len(shared) * batches.clients,
-            [local.top1_by_class for local in done] if scored else None,
-        )
+            number + 1, lr(epochs_before(batches, number, local_epochs, local_steps)), losses / images, correct, images,
+            up, (len(shared) + len(shared_momentum)) * batches.clients, scores if scored else None,
+        )  # fmt: skip

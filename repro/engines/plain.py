@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import nn
@@ -13,23 +14,27 @@ from repro.codecs import Codec, Dense
 from repro.codecs.state import State
 from repro.engines.common import (
     AVERAGED,
+    RESTARTED,
     Buffers,
+    Momenta,
     Progress,
     Round,
     Schedule,
+    WeightedMean,
     backward,
     broadcast,
+    client_weights,
+    decayed_gradients,
     epochs_before,
     epochs_seen,
     expected,
-    gradients,
     load_state,
     local_range,
+    set_gradients,
     set_lr,
     settle,
     sgd,
     shared_state,
-    weighted_mean,
 )
 
 
@@ -58,18 +63,21 @@ def large_batch(
     model: nn.Module, optimiser: torch.optim.Optimizer, batches: Batches, codec: Codec, lr: Schedule,
     rounds: Iterable[int], precision: str = "fp32", *, states: Sequence[State] | None = None,
     download: Codec | None = None, progress: Progress = epochs_seen, buffers: Buffers = AVERAGED,
+    weight_decay: float = 0.0,
 ) -> Iterator[Round]:  # fmt: skip
     """Large-batch training (bulk-synchronous SGD): gradients are averaged every step (post 1, steps 1 to 8).
 
     ``codec`` compresses what workers send, with its memory of each in ``states``; ``download`` what they receive.
-    ``buffers`` says what happens to BatchNorm's running statistics.
+    ``buffers`` says what happens to BatchNorm's running statistics. ``weight_decay`` is the workers', for a codec that
+    corrects momentum; with any other, both are the ``optimiser``'s.
     """
     states = states or [codec.new_state(client=client) for client in range(batches.clients)]
     download, wanted = download or Dense(), expected(model, buffers)
     for step in rounds:
         epoch = step / batches.rounds_per_epoch
         set_lr(optimiser, lr(epoch))
-        sent, images, losses, correct, down = [], [], 0.0, 0, 0
+        images = batches.images_of(step)
+        mean, up, down, losses, correct = WeightedMean(sum(images)), 0, 0, 0.0, 0
         shared = broadcast(model, download, buffers)
         for client in batches.round(step):
             worker = copy.deepcopy(model).train()
@@ -81,45 +89,46 @@ def large_batch(
             loss, right = backward(worker, x, y, precision, seeds)  # 3. one forward and backward pass
             buffers.keep(worker, client)
             states[client]["progress"] = progress(epoch)
-            sent.append(codec.encode(states[client], gradients(worker) | buffers.sent(worker)))  # 4., 5. upload
-            images.append(len(y))
+            local = decayed_gradients(worker, weight_decay) | buffers.sent(worker)
+            sent = codec.encode(states[client], local)  # 4., 5. compress, upload
+            mean.add(codec.decode(sent, wanted), len(y))  # 6. decompress, average
+            up += len(sent)
             losses, correct = losses + loss * len(y), correct + right
-        mean = weighted_mean([codec.decode(payload, wanted) for payload in sent], images)  # 6. decompress, average
-        parameters = list(model.parameters())
-        for parameter, gradient in zip(parameters, mean, strict=False):
-            parameter.grad = gradient.to(parameter.device)
-        for buffer, average in zip(buffers.sent(model).values(), mean[len(parameters) :], strict=True):
-            buffer.copy_(average)
+        set_gradients(model, mean.result(), buffers)
         optimiser.step()  # 7. one step of SGD on the shared model
         settle(model, download, buffers)
-        yield Round(step + 1, lr(epoch), losses / sum(images), correct, sum(images), sum(map(len, sent)), down)
+        yield Round(step + 1, lr(epoch), losses / sum(images), correct, sum(images), up, down)
 
 
 def federated_averaging(
     model: nn.Module, batches: Batches, codec: Codec, lr: Schedule, rounds: Iterable[int],
     local_epochs: int = 1, momentum: float = 0.0, weight_decay: float = 0.0, precision: str = "fp32", *,
     states: Sequence[State] | None = None, download: Codec | None = None, progress: Progress = epochs_seen,
-    buffers: Buffers = AVERAGED, local_steps: int | None = None,
+    buffers: Buffers = AVERAGED, local_steps: int | None = None, momenta: Momenta = RESTARTED,
+    weights: Literal["images", "equal"] = "images",
 ) -> Iterator[Round]:  # fmt: skip
-    """Federated averaging (McMahan et al. 2017): local SGD, then the average of the models, weighted by images.
+    """Federated averaging (McMahan et al. 2017): local SGD, then the average of the models, by ``weights``.
 
-    What is sent is the change of the local model. Local momentum starts at zero in every round. A round lasts
+    What is sent is the change of the local model. ``momenta`` says what happens to local momentum. A round lasts
     ``local_epochs``, or ``local_steps`` where they are given. ``codec``, ``states``, ``download``, ``progress`` and
     ``buffers`` are those of ``large_batch``.
     """
     states = states or [codec.new_state(client=client) for client in range(batches.clients)]
     download, wanted = download or Dense(), expected(model, buffers)
     for number in rounds:
-        sent, weights, losses, correct, images, down = [], [], 0.0, 0, 0, 0
+        shares = client_weights(batches, weights)
+        mean, mean_momentum, up, down = WeightedMean(sum(shares)), WeightedMean(sum(shares)), 0, 0
+        losses, correct, images = 0.0, 0, 0
         epoch = epochs_before(batches, number, local_epochs, local_steps)
-        shared = broadcast(model, download, buffers)
+        shared, shared_momentum = broadcast(model, download, buffers), momenta.message()
         for client in range(batches.clients):
             worker = copy.deepcopy(model).train()
             load_state(worker, download.decode(shared, wanted), buffers)  # 2. download the current shared model
             buffers.restore(worker, client)
-            down += len(shared)
+            down += len(shared) + len(shared_momentum)
             before = {name: tensor.clone() for name, tensor in shared_state(worker, buffers).items()}
             optimiser = sgd(worker, momentum, weight_decay)
+            momenta.restore(optimiser, worker, client, shared_momentum)
             steps, per_epoch = local_range(batches, client, number, local_epochs, local_steps)
             for step in steps:  # 3. a number of SGD iterations
                 set_lr(optimiser, lr(step / per_epoch))
@@ -130,11 +139,15 @@ def federated_averaging(
             buffers.keep(worker, client)
             change = {name: tensor - before[name] for name, tensor in shared_state(worker, buffers).items()}
             states[client]["progress"] = progress(epoch)
-            sent.append(codec.encode(states[client], change))  # 4., 5. upload
-            weights.append(len(batches.shards[client]))
-        mean = weighted_mean([codec.decode(payload, wanted) for payload in sent], weights)  # 6., 7. decompress, average
+            sent, sent_momentum = codec.encode(states[client], change), momenta.keep(optimiser, worker, client)
+            up += len(sent) + len(sent_momentum)  # 4., 5. compress, upload
+            mean.add(codec.decode(sent, wanted), shares[client])  # 6., 7. decompress, average
+            if sent_momentum:
+                mean_momentum.add(Dense().decode(sent_momentum), shares[client])
         with torch.no_grad():
-            for tensor, change_of in zip(shared_state(model, buffers).values(), mean, strict=True):
+            for tensor, change_of in zip(shared_state(model, buffers).values(), mean.result(), strict=True):
                 tensor.add_(change_of.to(tensor.device))  # 8. update the shared model
+        if momenta.policy == "average":
+            momenta.settle(mean_momentum.result())
         settle(model, download, buffers)
-        yield Round(number + 1, lr(epoch), losses / images, correct, images, sum(map(len, sent)), down)
+        yield Round(number + 1, lr(epoch), losses / images, correct, images, up, down)

@@ -337,7 +337,7 @@ def _compression(group: Sequence[Record]) -> str:
 
 def _of_dgc(reading: Reading) -> Reading:
     """``reading`` where a run uses DGC."""
-    return lambda group: reading(group) if select.setting(group, "codec") == "dgc" else ABSENT
+    return lambda group: reading(group) if select.setting(group, "codec").startswith("dgc") else ABSENT
 
 
 def _executed(name: str, words: str) -> Reading:
@@ -366,6 +366,10 @@ def _yes(setting: object) -> str:
     return "yes" if setting else "no"
 
 
+def _corrects(codec: Any) -> str:
+    return _yes(codec.corrects_momentum and codec.momentum)
+
+
 def _sparsities(codec: Any) -> str:
     return ", ".join(f"{float(1 - density):g}" for density in codec.densities)
 
@@ -382,8 +386,8 @@ def _download(group: Sequence[Record]) -> str:
 
 
 def _momentum(group: Sequence[Record]) -> str:
-    where = ", on the workers" if select.setting(group, "codec") == "dgc" else ""
-    return tables._word(select.setting(group, "momentum")) + where
+    where = _built(lambda codec: ", on the workers" if codec.corrects_momentum else "")(group)
+    return tables._word(select.setting(group, "momentum")) + (where if where != ABSENT else "")
 
 
 def _warm_up(group: Sequence[Record]) -> str:
@@ -438,7 +442,7 @@ PARAMETERS = (
         "DGC threshold from", "1 % of the gradient", ABSENT, "stated",
         _executed("sample_percent", "at least {} % of each tensor"),
     ),
-    Parameter("DGC momentum correction", "yes", ABSENT, "stated", _built(lambda codec: _yes(codec.momentum))),
+    Parameter("DGC momentum correction", "yes", ABSENT, "stated", _built(_corrects)),
     Parameter("DGC momentum factor masking", UNKNOWN, ABSENT, UNKNOWN, _built(lambda codec: _yes(codec.masking))),
     Parameter(
         "DGC local gradient clipping", "yes, threshold not stated", ABSENT, "stated",
