@@ -62,9 +62,9 @@ def test_a_sweep_killed_in_mid_run_goes_on_where_it_was(root, tmp_path):
     process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
     finished = root / "data/records/smoke/e1/toy-central.s1.json"
     checkpoint = root / "data/checkpoints/smoke/e1/toy-federated.s1.pt"
-    deadline = time.time() + 60
+    deadline = time.monotonic() + 60
     while not (finished.exists() and checkpoint.exists()):
-        assert time.time() < deadline, "no record and checkpoint in time"
+        assert time.monotonic() < deadline, "no record and checkpoint in time"
         assert process.poll() is None, "the sweep ended by itself; the test shows nothing"
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)

@@ -168,8 +168,8 @@ class Clients(Protocol):
         With ``score`` every client evaluates its own model as well, with the running statistics that it has then.
         """
 
-    def evaluate(self, model: nn.Module) -> Mapping[str, Any]:
-        """``common.evaluate_shared`` of ``model`` on the evaluation batches, to the last bit."""
+    def evaluate(self, model: nn.Module, final: bool = False) -> Mapping[str, Any]:
+        """``common.evaluate_shared`` of ``model`` on the evaluation batches, or the final ones, to the last bit."""
 
 
 class _Serial:
@@ -178,13 +178,14 @@ class _Serial:
     def __init__(
         self, model: nn.Module, batches: Batches, codec: Codec, lr: Schedule, local_epochs: int, momentum: float,
         weight_decay: float, precision: str, download: Codec, progress: Progress, evaluation: Sequence[Part],
-        buffers: Buffers, local_steps: int | None,
+        buffers: Buffers, local_steps: int | None, final: Sequence[Part] = (),
     ) -> None:  # fmt: skip
         self.worker = copy.deepcopy(model).train()
         self.batches, self.codec, self.lr, self.local_epochs = batches, codec, lr, local_epochs
         self.momentum, self.weight_decay, self.precision = momentum, weight_decay, precision
         self.download, self.progress, self.evaluation = download, progress, evaluation
         self.buffers, self.local_steps = buffers, local_steps
+        self.final = final or evaluation
 
     def client(self, client: int, state: State, number: int, shared: bytes, score: bool) -> Local:
         """Local SGD of one client; ``state`` is its codec's memory."""
@@ -204,7 +205,7 @@ class _Serial:
         after = shared_state(self.worker, self.buffers)
         change = {name: after[name] - old for name, old in zip(after, before, strict=True)}
         state["progress"] = self.progress(steps.start / per_epoch)
-        by_class = mean_score(self._scores(self.evaluation))["top1_by_class"] if score else []
+        by_class = mean_score(self._scores(self.final))["top1_by_class"] if score else []
         return Local(self.codec.encode(state, change), state, losses, correct, images, by_class)
 
     def _scores(self, parts: Iterable[Part]) -> list[Score]:
@@ -213,8 +214,8 @@ class _Serial:
     def run(self, number: int, shared: bytes, states: Sequence[State], score: bool) -> list[Local]:
         return [self.client(client, state, number, shared, score) for client, state in enumerate(states)]
 
-    def evaluate(self, model: nn.Module) -> Mapping[str, Any]:
-        return evaluate_shared(model, self.evaluation, self.precision, self.buffers)
+    def evaluate(self, model: nn.Module, final: bool = False) -> Mapping[str, Any]:
+        return evaluate_shared(model, self.final if final else self.evaluation, self.precision, self.buffers)
 
     def client_elsewhere(
         self, item: tuple[int, State, Statistics], number: int, shared: bytes, score: bool
@@ -226,13 +227,13 @@ class _Serial:
         local = self.client(client, state, number, shared, score)
         return local, _arrays(self.buffers, client)
 
-    def score(self, item: tuple[Statistics, int], state: Sequence[np.ndarray]) -> Score:
+    def score(self, item: tuple[Statistics, int], state: Sequence[np.ndarray], final: bool) -> Score:
         """Score on one evaluation batch of the model with shared state ``state`` and a worker's running statistics."""
         own, part = item
         load_state(self.worker, map(torch.from_numpy, state), self.buffers)
         if own:
             load_buffers(self.worker, {name: torch.from_numpy(values) for name, values in own.items()})
-        return self._scores([self.evaluation[part]])[0]
+        return self._scores([(self.final if final else self.evaluation)[part]])[0]
 
 
 def _arrays(buffers: Buffers, client: int) -> Statistics:
@@ -245,7 +246,7 @@ class _Forked:
 
     def __init__(self, serial: _Serial, processes: int) -> None:
         context = multiprocessing.get_context("fork")
-        self._evaluation_batches, self._buffers = len(serial.evaluation), serial.buffers
+        self._evaluation_batches, self._buffers = (len(serial.evaluation), len(serial.final)), serial.buffers
         self._ends: list[Connection] = []
         self._processes = []
         for _ in range(processes):
@@ -289,15 +290,15 @@ class _Forked:
             self._buffers.own[client] = {name: torch.from_numpy(values) for name, values in done[client][1].items()}
         return [local for local, _ in done]
 
-    def evaluate(self, model: nn.Module) -> Mapping[str, Any]:
+    def evaluate(self, model: nn.Module, final: bool = False) -> Mapping[str, Any]:
         state = [tensor.numpy() for tensor in shared_state(model, self._buffers).values()]
         workers = len(self._buffers.own) or 1
         items = [
             (_arrays(self._buffers, client), part)
             for client in range(workers)
-            for part in range(self._evaluation_batches)
+            for part in range(self._evaluation_batches[final])
         ]
-        return mean_score(self._spread("score", items, state))
+        return mean_score(self._spread("score", items, state, final))
 
     def close(self) -> None:
         for end in self._ends:
@@ -313,17 +314,18 @@ def client_pool(
     model: nn.Module, batches: Batches, codec: Codec, lr: Schedule, *, local_epochs: int = 1, momentum: float = 0.0,
     weight_decay: float = 0.0, precision: str = "fp32", download: Codec | None = None,
     progress: Progress = epochs_seen, evaluation: Sequence[Part] = (), processes: int = 1,
-    buffers: Buffers = AVERAGED, local_steps: int | None = None,
+    buffers: Buffers = AVERAGED, local_steps: int | None = None, final: Sequence[Part] = (),
 ) -> Iterator[Clients]:  # fmt: skip
     """Clients of federated averaging, on ``processes`` processes. The result does not depend on how many.
 
-    They evaluate too: ``evaluation`` holds a function for each evaluation batch.
+    They evaluate too: ``evaluation`` holds a function for each evaluation batch, ``final`` for each of those that the
+    last evaluations take instead, and the clients' own models before the last aggregation (the same ones when empty).
 
     The schedule is evaluated in the processes, so with more than one it must be a closed form.
     """
     serial = _Serial(
         model, batches, codec, lr, local_epochs, momentum, weight_decay, precision, download or Dense(), progress,
-        evaluation, buffers, local_steps,
+        evaluation, buffers, local_steps, final,
     )  # fmt: skip
     if min(processes, batches.clients) < 2:
         yield serial
