@@ -77,8 +77,8 @@ def test_a_sweep_killed_in_mid_run_goes_on_where_it_was(root, tmp_path):
     assert checkpoint.stat().st_mtime_ns == at, "a worker outlived the sweep"
 
     tasks = [(toy.spec("central", epochs=2), 1), (toy.spec("federated", train_images=192, epochs=30), 1)]
-    resumed_from = runner._Checkpoint(tasks[1][0], 1, root, store.fingerprint(tasks[1][0], 1, root))
-    assert resumed_from.path == checkpoint
+    resumed_from = runner._checkpoint_path(tasks[1][0], 1, root)
+    assert resumed_from == checkpoint
     shares = []
     resumed, _ = runner.run(*tasks[1], root, report=shares.append)
     assert shares[0] > 1.5 / 30, "it started from the beginning"
