@@ -552,6 +552,8 @@ def _warm_up(
 ) -> float:
     """Epochs of a warm-up that takes ``epochs`` at the published size: as large a share of the training, or its steps.
 
+    What only a training uses is a share in all other kinds of runs.
+
     Args:
         files: of the source, which say how warm-ups shrink where the run does not.
         epochs: as the spec file has them.
@@ -563,13 +565,13 @@ def _warm_up(
         ReproError: the warm-up would take more than ``LONGEST_WARM_UP`` of the training, or a setting is malformed.
     """
     place = f"{files.params_file}, key {files.source}.warmup"
-    by = by or _expect(files.params.get("warmup", "share"), _WarmUp, place)
+    by, trained = by or _expect(files.params.get("warmup", "share"), _WarmUp, place), values.get("kind") == "train"
     written = _expect(epochs, float, f"{where}, key schedule.warmup_epochs")
-    if by == "steps":
+    if by == "steps" and trained:
         made = written * _steps_per_epoch(published, where) / _steps_per_epoch(values, where)
     else:
         made = written * values["epochs"] / published["epochs"]
-    if made > LONGEST_WARM_UP * values["epochs"]:
+    if trained and made > LONGEST_WARM_UP * values["epochs"]:
         raise ReproError(
             f"{where}: a warm-up of {made:.3g} of {values['epochs']} epochs at profile {files.profile}; at most "
             f"{100 * LONGEST_WARM_UP:g} % of the training was expected; train longer, or on more images, or write "

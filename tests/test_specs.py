@@ -498,7 +498,7 @@ def test_a_warm_up_keeps_the_steps_of_the_source_where_the_profile_says_so(root:
     """Post 3 at batch 1024: 6 of its epochs have 49 steps each; a profile with 12 500 images has 12 in an epoch."""
     share = specs.find("e3-gn-1024", "smoke", root)
     paper = specs.find("e3-gn-1024", "paper", root)
-    section(root, "e3", warmup="steps", sizes={"train_images": 12_500, "epochs": 60})
+    section(root, "e3", warmup="steps", sizes={"train_images": 12_500, "epochs": 200})
     steps = specs.find("e3-gn-1024", "smoke", root)
     assert share.schedule["warmup_epochs"] == pytest.approx(6 * share.epochs / paper.epochs)
     assert steps.schedule["warmup_epochs"] * 12 == pytest.approx(6 * 49)
@@ -507,7 +507,7 @@ def test_a_warm_up_keeps_the_steps_of_the_source_where_the_profile_says_so(root:
         "lr: 0.8, warmup: share, factor: 0.1, patience: 10, warmup_epochs: 6",
     )  # fmt: skip
     kept = specs.find("e3-gn-1024", "smoke", root)
-    assert kept.schedule["warmup_epochs"] == pytest.approx(6 * 60 / paper.epochs)
+    assert kept.schedule["warmup_epochs"] == pytest.approx(6 * 200 / paper.epochs)
     assert kept.schedule.keys() == steps.schedule.keys()
     for name, profile in (("e3-gn-1024", "paper"), ("e3-gn-2048", "paper")):
         assert specs.find(name, profile, root).schedule["warmup_epochs"] == 6
@@ -516,7 +516,7 @@ def test_a_warm_up_keeps_the_steps_of_the_source_where_the_profile_says_so(root:
 def test_workers_that_share_the_images_share_the_steps_of_a_warm_up(root: Path) -> None:
     """Ten workers of 32: 157 steps an epoch in post 3, 39 with 12 500 images."""
     tree.edit(root / E3, TEN, TEN.replace("}", ", warmup_epochs: 1, warmup_from: 0.01}"))
-    section(root, "e3", warmup="steps", sizes={"train_images": 12_500, "epochs": 60})
+    section(root, "e3", warmup="steps", sizes={"train_images": 12_500, "epochs": 200})
     assert specs.find("e3-iid-bn", "smoke", root).schedule["warmup_epochs"] == pytest.approx(156 / 39)
 
 
