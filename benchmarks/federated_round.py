@@ -86,7 +86,7 @@ class OurRounds:
         codec, lr = codecs.build(spec.codec), schedules.build(spec.schedule).lr
         pool = fast.client_pool(
             model, batches, codec, lr, precision=spec.precision, processes=processes,
-            evaluation=self.setting.evaluation_parts,
+            evaluation=self.setting.evaluation_parts(),
         )  # fmt: skip
         self._clients = stack.enter_context(pool)
         self._rounds = fast.federated_averaging(model, self._clients, batches, codec, lr, range(spec.epochs))

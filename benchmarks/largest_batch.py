@@ -71,7 +71,7 @@ def truth(work: Workload, fits: int, over: int | None, limit: int) -> tuple[int,
 
 def compare(model: str, limit: int) -> dict[str, Any]:
     """Predicted and true largest batch of one network."""
-    started = time.time()
+    started = time.monotonic()
     images = 8192
     while True:  # images lie in memory, too: their number is part of what is predicted
         work = workload(model, images)
@@ -80,7 +80,7 @@ def compare(model: str, limit: int) -> dict[str, Any]:
         if predicted * IMAGES <= images:
             break
         images = 2 ** (predicted * IMAGES - 1).bit_length()
-    probing = time.time() - started
+    probing = time.monotonic() - started
     tried_out = advise.try_out(work, probes, limit)
     advised = max(tried_out)
     fits, over, tried = truth(work, advised, predicted if advised < predicted else None, limit)
@@ -90,7 +90,7 @@ def compare(model: str, limit: int) -> dict[str, Any]:
         "predicted": predicted, "advised": advised, "advised_error": round(advised / fits - 1, 4), "fits": fits,
         "does_not_fit": over, "error": round(error, 4),
         "within": abs(error) <= ALLOWED, "probing_seconds": round(probing, 1), "children": tried,
-        "seconds": round(time.time() - started, 1), "date": time.strftime("%Y-%m-%d"), "code": runner.CODE,
+        "seconds": round(time.monotonic() - started, 1), "date": time.strftime("%Y-%m-%d"), "code": runner.CODE,
     }  # fmt: skip
 
 

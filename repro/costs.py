@@ -21,7 +21,8 @@ class Cost:
 
     Attributes:
         runs: planned records, a seed counted each.
-        seconds: of one core, for all of them whose time is known.
+        seconds: of one core, for all of them whose time is known; CPU seconds where they were counted, else those of
+            the wall clock, in which pauses count.
         seconds_to_do: for those that have no valid record.
         untimed: records of which no time is known.
         memory: bytes that the largest process held at most, or None where nobody looked. A sweep runs several runs in
@@ -52,15 +53,17 @@ def cost(tasks: Iterable[Task], root: Path = Path()) -> Cost:
         runs += 1
         record = store.record_path(spec, seed, root)
         path = records.provenance_path(record)
-        if not path.exists():
+        taken = records.core_seconds(path)
+        if taken is None:
             untimed += 1
             continue
         known = records.read_json(path)
-        seconds += known["seconds"]
-        devices.add(str(known["machine"]["device"]))
+        seconds += taken
+        if isinstance(machine := known.get("machine"), dict) and "device" in machine:
+            devices.add(str(machine["device"]))
         peaks += [int(known["peak_memory"])] if known.get("peak_memory") else []
         disk += path.stat().st_size + (record.stat().st_size if record.exists() else 0)
-        todo += known["seconds"] if store.stored(spec, seed, root) is None else 0.0
+        todo += taken if store.stored(spec, seed, root) is None else 0.0
     return Cost(runs, seconds, todo, untimed, max(peaks, default=None), disk, tuple(sorted(devices)))
 
 

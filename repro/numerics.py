@@ -35,6 +35,7 @@ VERSIONS = {
     "codec_top-k-residual": 2,
     "engines": 1,  # the three methods, aggregation, what is sent
     "evaluation": 1,
+    "final_evaluations": 1,  # which further evaluations there are, and on which images the last ones take place
     "fixup": 1,  # scalars, their learning rate, initialisation
     "group_norm": 2,  # group, layer and instance norm: groups, first scales, kernels
     "law_normalisation": 2,
@@ -56,6 +57,7 @@ VERSIONS = {
     "tracked_per_class": 1,
     "tracked_sharpness": 2,  # how the eigenvalue is found, and when it has settled
     "tracked_training_images": 1,
+    "tracked_training_sample": 1,
     "vgg": 1,  # layers, initialisation, dropout
     "vit": 1,  # layers, initialisation
     "zip": 1,
@@ -125,6 +127,8 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
             parts.append("local_momentum")
         if spec.get("weights", "images") != "images":
             parts.append("aggregation_weights")
+        if spec.get("final_evaluations") is not None or spec.get("final_test_images") is not None:
+            parts.append("final_evaluations")
         parts += [f"tracked_{name}" for name in spec.get("track") or []]
     if spec.get("model") in _NETWORKS:
         parts.append(_NETWORKS[spec["model"]])

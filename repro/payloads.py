@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import copy
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from repro import codecs
 from repro.batches import Batches
+from repro.checkpoint import Checkpoint
 from repro.codecs.expected import Expected
 from repro.codecs.message import convolutions, flatten
 from repro.codecs.sparse import density, kept
@@ -42,9 +45,29 @@ QUANTISED = ("dense", "int8", "int8-affine")
 """Rows that exist for changes and weights, too: post 2 applies F2I alone to them."""
 
 
+@dataclass
+class _Progress:
+    """All of an unfinished measurement that is not in the model.
+
+    Attributes:
+        step: finished steps.
+        threshold: of the codec ``threshold``, once the first gradient is known.
+        states: memory of each codec.
+        before: step -> weights from which a change that ends there is counted.
+        rows: finished rows.
+    """
+
+    step: int = 0
+    threshold: float | None = None
+    states: dict[str, codecs.State] = field(default_factory=dict)
+    before: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
 def measure(
     model: nn.Module, batches: Batches, lr: float, steps: Collection[int], seed: int, precision: str, *,
-    local_steps: int | None = None, memory_steps: int | None = None,
+    local_steps: int | None = None, memory_steps: int | None = None, checkpoint: Checkpoint | None = None,
+    report: Callable[[float], None] = lambda share: None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Train with plain SGD on one client, and encode at the given steps what is sent after them.
 
@@ -67,6 +90,8 @@ def measure(
         precision: of the forward and backward pass, where no codec sees its gradient.
         local_steps: steps of a change (None: no change is measured).
         memory_steps: steps before each measured one that codecs with a memory see.
+        checkpoint: where the state is kept, and where the training goes on from.
+        report: called with the finished share (0..1) after every step.
 
     Returns:
         One row for each step, ``what`` and codec: ``step``, ``what``, ``codec``, ``bytes`` and ``dense_bytes``,
@@ -76,45 +101,71 @@ def measure(
     memory = max(steps) if memory_steps is None else memory_steps
     seen = {step for measured in steps for step in range(max(1, measured - memory), measured + 1)}
     exact = "fp32" if precision == "bf16" else precision
-    made: dict[str, codecs.Codec] = {}
-    states: dict[str, codecs.State] = {}
-    before = {local_steps: _weights(model)} if local_steps and local_steps in steps else {}
-    rows: list[dict[str, Any]] = []
-    for step in range(1, max(steps) + 1):
+    done = checkpoint.restore(lambda state: _restored(state, model)) if checkpoint else None
+    done = done or _Progress(before={local_steps: _weights(model)} if local_steps and local_steps in steps else {})
+    made = {} if done.threshold is None else _build(done.threshold)
+    for step in range(done.step + 1, max(steps) + 1):
         computed_in = exact if step == 1 or step in seen else precision  # the first one sets the threshold
         for _ in plain.centralised(model, optimiser, batches, lambda _: lr, range(step - 1, step), computed_in):
             pass
         gradient = gradients(model)
         if not made:
-            made = _build(gradient)
-            states = {name: codec.new_state(seed, 0) for name, codec in made.items()}
+            done.threshold = _threshold(gradient)
+            made = _build(done.threshold)
+            done.states = {name: codec.new_state(seed, 0) for name, codec in made.items()}
         if local_steps and step + local_steps in steps:
-            before[step + local_steps] = _weights(model)
+            done.before[step + local_steps] = _weights(model)
         if step in steps:
-            rows += _rows(step, GRADIENT, gradient, made, states)
-            weights = _weights(model)
-            plain_ones = {name: made[name] for name in QUANTISED}
-            if step in before:
-                start = before.pop(step)
-                change = {name: tensor - start[name] for name, tensor in weights.items()}
-                rows += _rows(step, CHANGE, change, plain_ones, states)
-            rows += _rows(step, WEIGHTS, weights, plain_ones, states)
+            done.rows += _rows_of_step(step, gradient, _weights(model), done, made)
         elif step in seen:
             for name in REMEMBERING:
-                made[name].encode(states[name], gradient)
-    return rows
+                made[name].encode(done.states[name], gradient)
+        done.step = step
+        report(step / max(steps))
+        if checkpoint and step < max(steps) and checkpoint.due():
+            checkpoint.save({"model": model.state_dict(), "progress": vars(done)})
+    return done.rows
+
+
+def _restored(state: Mapping[str, Any], model: nn.Module) -> _Progress:
+    """The progress in a checkpoint's ``state``, and its weights in ``model``; an error leaves ``model`` as it was."""
+    progress, before = _Progress(**state["progress"]), copy.deepcopy(model.state_dict())
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError:
+        model.load_state_dict(before)
+        raise
+    return progress
+
+
+def _rows_of_step(
+    step: int, gradient: Mapping[str, Tensor], weights: Mapping[str, Tensor], done: _Progress,
+    made: Mapping[str, codecs.Codec],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The rows of a measured step: its gradient by every codec, change and weights by those of ``QUANTISED``."""
+    rows = _rows(step, GRADIENT, gradient, made, done.states)
+    plain_ones = {name: made[name] for name in QUANTISED}
+    if step in done.before:
+        start = done.before.pop(step)
+        change = {name: tensor - start[name] for name, tensor in weights.items()}
+        rows += _rows(step, CHANGE, change, plain_ones, done.states)
+    return rows + _rows(step, WEIGHTS, weights, plain_ones, done.states)
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
-def _build(first: Mapping[str, Tensor]) -> dict[str, codecs.Codec]:
-    """The codecs of all rows; ``first`` is the gradient of the first step."""
-    sparsified = [flatten(tensor)[0].abs() for name, tensor in first.items() if convolutions(name, tensor)]
-    magnitudes = torch.cat(sparsified)
+def _threshold(first: Mapping[str, Tensor]) -> float:
+    """The threshold that 0.1 % of the convolution weights of ``first`` reach."""
+    magnitudes = torch.cat([flatten(tensor)[0].abs() for name, tensor in first.items() if convolutions(name, tensor)])
     most = magnitudes.topk(kept(len(magnitudes), density(SPARSITY)), sorted=False).values
-    fixed = {"threshold": {"threshold": float(most.min())}}
+    return float(most.min())
+
+
+def _build(threshold: float) -> dict[str, codecs.Codec]:
+    """The codecs of all rows."""
+    fixed = {"threshold": {"threshold": threshold}}
     return {name: codecs.build(codec, **options, **fixed.get(name, {})) for name, (codec, options) in CODECS.items()}
 
 

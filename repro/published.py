@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from repro import records
 from repro.errors import ReproError
 from repro.metrics import CONDITIONS, SCALES
 from repro.traffic import CHANGE, CODECS, GRADIENT, WEIGHTS
@@ -29,6 +31,10 @@ OF_PAYLOADS = ("compression_rate", "saved_by_zip")
 
 They read messages of gradients; a third word, ``change`` or ``weights``, names other ones.
 """
+
+
+JUDGING = ("rules.py", "claims.py", "metrics.py", "looks.py", "performance/judge.py")
+"""The files of this package by which statements are judged."""
 
 
 @dataclass(frozen=True)
@@ -367,6 +373,37 @@ def load_ledger(root: Path = Path()) -> list[Choice]:
 def runs_named(statement: Statement) -> list[str]:
     """Ids of the runs, and of the arms of a learning-rate grid, that the rule of ``statement`` names."""
     return [run for part in (statement.judge or {}).get("parts", []) for run in runs_of(part)]
+
+
+def rule_hash(statement: Statement) -> str:
+    """Hex SHA-256 of the rule by which ``statement`` is judged: of the canonical JSON of its ``judge`` block."""
+    return records.sha256(statement.judge)
+
+
+def judging_code_hash() -> str:
+    """Hex SHA-256 of the code that judges: ``JUDGING``, as far as these files exist."""
+    package, digest = Path(__file__).parent, hashlib.sha256()
+    for name in JUDGING:
+        path = package / name
+        if path.exists():
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def rules_of(run: str, root: Path = Path()) -> dict[str, str]:
+    """The rules that judge by ``run``, as they stand: statement -> ``rule_hash``, and ``code`` -> hash of the code.
+
+    A rule that names an arm of a learning-rate grid judges by every run of it.
+
+    Raises:
+        ReproError: ``data/published.yaml`` is missing or malformed.
+    """
+    by_rule = {
+        statement.id: rule_hash(statement)
+        for statement in load_published(root).statements
+        if any(run == named or run.startswith(f"{named}-lr") for named in runs_named(statement))
+    }
+    return by_rule | {"code": judging_code_hash()}
 
 
 def runs_of(part: Mapping[str, Any]) -> list[str]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from repro.errors import ReproError
 
@@ -67,8 +68,10 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
+def write_atomic(path: Path, content: str | bytes | Callable[[IO[bytes]], object]) -> None:
     """Write ``content`` to ``path`` so that a crash or a full disk leaves the old file or none.
+
+    A large content can be a function that writes it, in parts, to the open file that it is given.
 
     Raises:
         ReproError: the disk is full or the folder is not writable; nothing half-written stays behind.
@@ -76,20 +79,26 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     path = Path(path)
     raw = content.encode() if isinstance(content, str) else content
     temporary = None
+    size = f"{len(raw)} bytes of free space" if isinstance(raw, bytes) else "free space"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         with os.fdopen(descriptor, "wb") as file:
-            file.write(raw)
+            if callable(raw):
+                raw(file)
+            else:
+                file.write(raw)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise ReproError(
-            f"{path}: could not be written ({error.strerror or error}); {len(raw)} bytes of free space in a "
+            f"{path}: could not be written ({error.strerror or error}); {size} in a "
             "writable folder were expected; free some space or fix the permissions, then run the command again"
         ) from error
 
@@ -115,6 +124,8 @@ class Record:
         law: the numbers of a law that was executed (kind ``law``), else None.
         machine: of a measurement (kind ``measure``): device, instructions, torch and threads, without which its times
             and bytes mean nothing; else None, and not stored.
+        rules: of a run of the profile ``study``, the rules that stood when it ran (``repro.published.rules_of``):
+            statement -> hash of its rule, and ``code`` -> hash of the code that judges; else None, and not stored.
     """
 
     run: str
@@ -132,12 +143,14 @@ class Record:
     series: dict[str, list[float]] = field(default_factory=dict)
     law: dict[str, Any] | None = None
     machine: dict[str, Any] | None = None
+    rules: dict[str, str] | None = None
 
     def body(self) -> dict[str, Any]:
         """The mapping that is stored, checksum included."""
         content = {"schema": SCHEMA} | {name: getattr(self, name) for name in self.__dataclass_fields__}
-        if self.machine is None:
-            del content["machine"]
+        for name in ("machine", "rules"):
+            if content[name] is None:
+                del content[name]
         return content | {"checksum": sha256(content)}
 
     @property
@@ -238,6 +251,28 @@ def every(root: Path = Path()) -> Iterator[Path]:
 
 
 def differences(ours: Record, other: Record) -> list[str]:
-    """Names of the fields in which two records differ; empty when the bodies are bit-identical."""
+    """Names of the fields in which two records differ; empty when the bodies are bit-identical.
+
+    ``rules`` is left aside: a rule that changed later changes no number.
+    """
     a, b = ours.body(), other.body()
-    return [name for name in (a | b) if name != "checksum" and a.get(name) != b.get(name)]
+    return [name for name in (a | b) if name not in ("checksum", "rules") and a.get(name) != b.get(name)]
+
+
+def core_seconds(provenance: Path) -> float | None:
+    """Seconds of one core that a run took, of the wall clock where no others were counted; None if no file tells.
+
+    Raises:
+        ReproError: the file is damaged.
+    """
+    if not provenance.exists():
+        return None
+    known, remedy = read_json(provenance), f"restore it from git (`git checkout -- {provenance}`) or delete it"
+    if not isinstance(known, dict):
+        raise ReproError(f"{provenance}: {type(known).__name__}; a mapping was expected; {remedy}")
+    found = known.get("cpu_seconds", known.get("seconds"))
+    if found is None:
+        return None
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found < math.inf:
+        raise ReproError(f"{provenance}: {found!r} seconds; a number from 0 up was expected; {remedy}")
+    return float(found)

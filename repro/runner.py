@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
 import math
 import os
-import pickle
 import platform
 import subprocess
 import sys
 import time
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from repro import codecs, datasets, laws, models, partition, payloads, records, schedules, specs, store
+from repro import codecs, datasets, laws, models, partition, payloads, published, records, schedules, specs, store
 from repro.batches import Batches, Images, shrink
+from repro.checkpoint import Checkpoint
 from repro.engines import Round, fast, probe
 from repro.engines.common import Buffers, Gate, Momenta, Part, evaluate_shared, gradient_norm, sgd
 from repro.engines.sharpness import hessian_top_eigenvalue
@@ -39,8 +37,11 @@ from repro.specs import HELD_OUT_IMAGES, Spec
 from repro.stepup import StepUp
 
 CHECKPOINT_SECONDS = 20.0
+STUDY = "study"
+"""The profile whose records say by which rules they are judged."""
 EVALUATION_BATCH = 500
 SHARPNESS_IMAGES = 500
+TRAINING_SAMPLE = 2000
 _DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.float32}
 
 
@@ -117,30 +118,36 @@ CODE = _code()
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything that a training run needs, made from its spec."""
+    """Everything that a training run needs, made from its spec; ``final``: what its last evaluations look at."""
 
     model: torch.nn.Module
     batches: Batches
     evaluation: Images
     classes: int
     data: dict[str, Any]
+    final: Images | None = None
 
-    @property
-    def evaluation_parts(self) -> list[Part]:
-        """The batches of an evaluation."""
-        return _parts(self.evaluation)
+    def evaluation_parts(self, final: bool = False) -> list[Part]:
+        """The batches of an evaluation, or of one of the last ones."""
+        return _parts(self.final if final and self.final is not None else self.evaluation)
+
+    def training_sample(self) -> list[Part]:
+        """The first 2 000 training images, fewer if there are fewer, in batches of an evaluation."""
+        return _parts(self.batches.images, TRAINING_SAMPLE)
 
 
-def _parts(images: Images) -> list[Part]:
-    """``images`` in batches of an evaluation, whose size is part of its numerics."""
-    return [partial(images.centre, at, at + EVALUATION_BATCH) for at in range(0, len(images), EVALUATION_BATCH)]
+def _parts(images: Images, most: int | None = None) -> list[Part]:
+    """``images``, or the first ``most``, in batches of an evaluation, whose size is part of its numerics."""
+    n = len(images) if most is None else min(most, len(images))
+    return [partial(images.centre, at, min(at + EVALUATION_BATCH, n)) for at in range(0, n, EVALUATION_BATCH)]
 
 
 def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
     """Load and shrink the data, spread it over the workers, and initialise the network.
 
-    The images of a profile are one fixed subset, the same for all seeds. The 5 000 held-out images are the last of the
-    same fixed order; runs that are evaluated on them never train on them.
+    The images of a profile are one fixed subset, the same for all seeds. The 5 000 held-out images (a fifth, of a data
+    set with fewer than 25 000) are the last of the same fixed order; runs that are evaluated on them never train on
+    them. The ``test_images`` are the first of the ``final_test_images``.
 
     Raises:
         ReproError: missing or damaged data, more images or workers than there are, an impossible partition.
@@ -148,9 +155,10 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
     where, dtype = device(), _DTYPES[spec.precision]
     loaded = datasets.load(spec.dataset, root / "data")
     order = generator(0, "subset", spec.dataset).permutation(len(loaded.train_labels))
-    available = len(order) - (HELD_OUT_IMAGES if spec.evaluate_on == "held_out" else 0)
+    held_out = min(HELD_OUT_IMAGES, len(order) // 5) if spec.evaluate_on == "held_out" else 0
+    available = len(order) - held_out
     if spec.train_images > available:
-        kept = f" of which {HELD_OUT_IMAGES} are held out" if spec.evaluate_on == "held_out" else ""
+        kept = f" of which {held_out} are held out" if held_out else ""
         raise ReproError(f"{spec.run}: {spec.train_images} training images; {spec.dataset} has {len(order)}{kept}")
     chosen = order[: spec.train_images]
     if spec.evaluate_on == "held_out":
@@ -158,9 +166,9 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
     else:
         pixels, labels = loaded.test_images, loaded.test_labels
         other = generator(0, "subset", spec.dataset, "test").permutation(len(labels))
-    if spec.test_images > len(other):
-        raise ReproError(f"{spec.run}: {spec.test_images} evaluation images; {len(other)} exist; lower test_images")
-    other = other[: spec.test_images]
+    for name, wanted in (("test_images", spec.test_images), ("final_test_images", spec.final_test_images or 0)):
+        if wanted > len(other):
+            raise ReproError(f"{spec.run}: {wanted} evaluation images; {len(other)} exist; lower {name}")
 
     train = shrink(loaded.train_images[chosen], spec.image_size)
     targets = np.asarray(loaded.train_labels[chosen])
@@ -173,6 +181,11 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
         generator(seed, "partition"), labels_per_client=spec.labels_per_client, alpha=spec.dirichlet_alpha,
         drop_uncovered=spec.drop_uncovered, batches=spec.local_batches,
     )  # fmt: skip
+
+    def evaluated(n: int) -> Images:
+        tested, of = shrink(pixels[other[:n]], spec.image_size), labels[other[:n]]
+        return Images(tested, of, mean, std, dtype=dtype, device=str(where))
+
     return Setting(
         model=models.build(
             spec.model,
@@ -187,9 +200,8 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
         batches=Batches(
             images, shards, spec.local_batch, seed, spec.augment, wait=spec.clients_wait, sizes=spec.local_batches
         ),
-        evaluation=Images(
-            shrink(pixels[other], spec.image_size), labels[other], mean, std, dtype=dtype, device=str(where)
-        ),
+        evaluation=evaluated(spec.test_images),
+        final=evaluated(spec.final_test_images) if spec.final_test_images is not None else None,
         classes=loaded.n_classes,
         data={
             "name": spec.dataset,
@@ -202,7 +214,10 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
 
 @dataclass
 class _Progress:
-    """The part of a run's state that is not in the model: what a checkpoint holds besides weights and momentum."""
+    """The part of a run's state that is not in the model: what a checkpoint holds besides weights and momentum.
+
+    ``epoch_...`` count since the last row, ``observed_...`` since the last evaluation that the schedule observed.
+    """
 
     rounds: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -214,10 +229,24 @@ class _Progress:
     epoch_loss: float = 0.0
     epoch_correct: int = 0
     epoch_images: int = 0
+    observed_loss: float = 0.0
+    observed_images: int = 0
     schedule: dict[str, Any] = field(default_factory=dict)
     states: list[codecs.State] = field(default_factory=list)
     own_buffers: list[dict[str, torch.Tensor]] = field(default_factory=list)
     momenta: list[dict[str, torch.Tensor]] = field(default_factory=list)
+
+    def count(self, done: Round) -> None:
+        """Add a finished round."""
+        self.rounds = done.number
+        self.losses.append(done.loss)
+        self.bytes_up += done.bytes_up
+        self.bytes_down += done.bytes_down
+        self.epoch_loss += done.loss * done.images
+        self.epoch_correct += done.correct
+        self.epoch_images += done.images
+        self.observed_loss += done.loss * done.images
+        self.observed_images += done.images
 
 
 @dataclass(frozen=True)
@@ -227,8 +256,9 @@ class _Clock:
     Attributes:
         steps: steps in an epoch: rounds without local training, local steps with it.
         total: rounds of the run.
-        every: rounds between evaluations; with ``local_steps`` epochs, because rounds need not end with an epoch.
+        every: rounds between regular evaluations; with ``local_steps`` epochs, because rounds need not end with one.
         also: further rounds after which it is evaluated.
+        at_least: how many evaluations the last tenth of the run has at least; see ``ending``.
     """
 
     steps: int
@@ -237,17 +267,20 @@ class _Clock:
     local_epochs: int | None = None
     local_steps: int | None = None
     also: tuple[int, ...] = ()
+    at_least: int = 0
 
     @classmethod
     def of(cls, spec: Spec, batches: Batches) -> _Clock:
         steps = batches.rounds_per_epoch
+        also, least = tuple(spec.evaluate_at or ()), spec.final_evaluations or 0
         if spec.method != "federated":
-            return cls(steps, spec.epochs * steps, spec.evaluate_every * steps, also=tuple(spec.evaluate_at or ()))
+            return cls(steps, spec.epochs * steps, spec.evaluate_every * steps, also=also, at_least=least)
         if spec.local_steps is not None:
             every = min(spec.local_steps, spec.epochs * steps)
-            return cls(steps, spec.epochs * steps // every, spec.evaluate_every, local_steps=every)
+            total = spec.epochs * steps // every
+            return cls(steps, total, spec.evaluate_every, local_steps=every, also=also, at_least=least)
         total, every = (max(1, epochs // spec.local_epochs) for epochs in (spec.epochs, spec.evaluate_every))
-        return cls(steps, total, every, local_epochs=spec.local_epochs)
+        return cls(steps, total, every, local_epochs=spec.local_epochs, also=also, at_least=least)
 
     def epoch(self, rounds: int) -> float:
         """Epochs that ``rounds`` rounds take, a fraction where they end within one."""
@@ -255,17 +288,49 @@ class _Clock:
             return rounds * self.local_steps / self.steps
         return float(rounds * self.local_epochs) if self.local_epochs is not None else rounds / self.steps
 
-    def evaluates(self, rounds: int) -> bool:
-        """Whether the model is evaluated after ``rounds`` rounds.
+    def regular(self, rounds: int) -> bool:
+        """Whether the model is evaluated after ``rounds`` rounds and its schedule observes the result.
 
         With ``local_steps`` it is after the first round that ends at or beyond each multiple of ``every`` epochs.
         """
-        if rounds == self.total or rounds in self.also:
+        if rounds == self.total:
             return True
         if self.local_steps is None:
             return rounds % self.every == 0
         between = self.every * self.steps
         return rounds * self.local_steps // between > (rounds - 1) * self.local_steps // between
+
+    @cached_property
+    def ending(self) -> frozenset[int]:
+        """Rounds with an evaluation that are added so that the last tenth of the run has ``at_least`` of them.
+
+        None where the regular ones are enough. Else ``at_least`` evenly spaced ones, the last at the end: whole epochs
+        where the tenth has so many, else rounds. A tenth with fewer rounds than that is evaluated after every round,
+        and so are as many rounds before it as are missing.
+        """
+        first, end = 9 * self.total // 10 + 1, self.total
+        if sum(map(self._asked_for, range(first, end + 1))) >= self.at_least:
+            return frozenset()
+        whole = self.steps if self.local_epochs is None and self.local_steps is None else 1  # rounds of an epoch
+        unit = whole if self._units(first, whole) >= self.at_least else 1
+        units = max(self.at_least, self._units(first, unit))
+        chosen = (end - unit * (k * units // self.at_least) for k in range(self.at_least))
+        return frozenset(rounds for rounds in chosen if rounds >= 1)
+
+    def _units(self, first: int, unit: int) -> int:
+        """How many multiples of ``unit`` rounds lie in the rounds from ``first`` to the end."""
+        return self.total // unit - (first - 1) // unit
+
+    def _asked_for(self, rounds: int) -> bool:
+        return self.regular(rounds) or rounds in self.also
+
+    def evaluates(self, rounds: int) -> bool:
+        """Whether the model is evaluated after ``rounds`` rounds."""
+        return self._asked_for(rounds) or rounds in self.ending
+
+    def final(self, rounds: int) -> bool:
+        """Whether an evaluation after ``rounds`` rounds belongs to the last tenth of the run, or to its ``ending``."""
+        return 10 * rounds >= 9 * self.total or rounds in self.ending
 
 
 def run(
@@ -286,7 +351,12 @@ def run(
         processes: processes that the clients of federated averaging are spread over; the record does not depend on it.
         checkpoint_seconds: least time between checkpoints (``CHECKPOINT_SECONDS`` when None); a run that was killed
             goes on from the last one. With infinity, checkpoints are neither written nor read.
-        report: called with the finished share (0..1) after every round.
+        report: called with the finished share (0..1) after every round, step or measured size.
+
+    Returns:
+        The record, and its provenance. There ``seconds`` are those of the wall clock while the run went on,
+        ``cpu_seconds`` those of processors, child processes included, each over all parts of a run that was taken up
+        again; ``interruptions`` tells how often it was. Only what is measured in time depends on that.
 
     Raises:
         ReproError: bad data or settings. A diverged training is no error but a record with status ``diverged``.
@@ -297,12 +367,14 @@ def run(
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    started, print_ = time.time(), store.fingerprint(spec, seed, root)
+    print_ = store.fingerprint(spec, seed, root)
+    pause = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
+    checkpoint = Checkpoint(_checkpoint_path(spec, seed, root), print_, pause)
     identity: dict[str, Any] = {
         "run": spec.run, "source": spec.source, "group": spec.group, "kind": spec.kind, "profile": spec.profile,
         "seed": seed, "spec": spec.as_dict(), "fingerprint": print_,
+        "rules": published.rules_of(spec.run, root) if spec.profile == STUDY else None,
     }  # fmt: skip
-    resumed = 0.0
     if spec.kind == "law":
         if spec.law == "label_split":
             numbers = laws.label_split(
@@ -323,25 +395,28 @@ def run(
         setting = prepare(spec, seed, root)
         rows = payloads.measure(
             setting.model, setting.batches, spec.schedule["lr"], spec.measured_steps or [1], seed, spec.precision,
-            local_steps=spec.local_steps, memory_steps=spec.memory_steps,
+            local_steps=spec.local_steps, memory_steps=spec.memory_steps, checkpoint=checkpoint, report=report,
         )  # fmt: skip
         record = Record(**identity, data=setting.data, status="completed", rows=rows)
     elif spec.kind == "measure":
-        record = _measure(spec, seed, root, identity, report)
+        record = _measure(spec, root, identity, checkpoint, report)
     else:
-        pause = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
-        record, resumed = _train(spec, seed, root, identity, processes, pause, report)
+        record = _train(spec, seed, root, identity, processes, checkpoint, report)
+    spent = checkpoint.spent()
     provenance = {
         "run": spec.run, "seed": seed, "fingerprint": print_, "machine": machine(), **CODE,
         "precision": spec.precision, "processes": processes, "threads_per_process": 1, "cores": os.cpu_count(),
         "peak_memory": _peak_memory(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "seconds": round(time.time() - started + resumed, 1),
+        "seconds": round(spent.seconds, 1), "cpu_seconds": round(spent.cpu_seconds, 1),
+        "interruptions": spent.interruptions,
     }  # fmt: skip
     return record, provenance
 
 
-def _measure(spec: Spec, seed: int, root: Path, identity: dict[str, Any], report: Callable[[float], None]) -> Record:
+def _measure(
+    spec: Spec, root: Path, identity: dict[str, Any], checkpoint: Checkpoint, report: Callable[[float], None]
+) -> Record:
     """A measurement: the caller sees to it that nothing else runs on the machine meanwhile (``repro.sweep``).
 
     A data set with fewer images than the run asks for is repeated: costs depend on how many there are, not on which.
@@ -352,7 +427,7 @@ def _measure(spec: Spec, seed: int, root: Path, identity: dict[str, Any], report
     pixels, labels = shrink(loaded.train_images[index], spec.image_size), loaded.train_labels[index]
     rows, series = measure.measure(
         Trainer(workload, pixels, labels, where), spec.batch_sizes or [], blocks=spec.blocks,
-        repetitions=spec.repetitions, peak_sizes=spec.peak_sizes or [], report=report,
+        repetitions=spec.repetitions, peak_sizes=spec.peak_sizes or [], report=report, checkpoint=checkpoint,
     )  # fmt: skip
     data = {
         "name": spec.dataset, "sha256": loaded.sha256, "reduced": loaded.reduced, "classes": workload.classes,
@@ -362,18 +437,16 @@ def _measure(spec: Spec, seed: int, root: Path, identity: dict[str, Any], report
 
 
 def _train(
-    spec: Spec, seed: int, root: Path, identity: dict[str, Any], processes: int, checkpoint_seconds: float,
+    spec: Spec, seed: int, root: Path, identity: dict[str, Any], processes: int, checkpoint: Checkpoint,
     report: Callable[[float], None],
-) -> tuple[Record, float]:  # fmt: skip
+) -> Record:  # fmt: skip
     _expect_meaningful(spec)
     setting = prepare(spec, seed, root)
     model, batches = setting.model, setting.batches
     on_workers = _corrects_momentum(spec)  # then momentum and weight decay are not the server's
     optimiser = sgd(model, 0.0 if on_workers else spec.momentum, 0.0 if on_workers else spec.weight_decay)
     schedule = schedules.build(spec.schedule)
-    checkpoint = _Checkpoint(spec, seed, root, identity["fingerprint"])
-    fresh = math.isinf(checkpoint_seconds)
-    progress, seconds_before = (_Progress(), 0.0) if fresh else checkpoint.load(model, optimiser)
+    progress = checkpoint.restore(lambda state: _restored(state, model, optimiser)) or _Progress()
     if progress.schedule:
         schedule = schedule.with_state(progress.schedule)
     if not progress.states:
@@ -385,7 +458,6 @@ def _train(
     clock, step_up = _Clock.of(spec, batches), _step_up(spec, seed, root)
     gate = Gate(step_up, seed, progress.gradient_norms, progress.factors) if step_up else None
     total = clock.total
-    started = saved = time.time()
     reason = None
     try:
         with ExitStack() as stack:
@@ -396,45 +468,70 @@ def _train(
             for done in rounds:
                 if "gradient_norm" in track:
                     progress.gradient_norms.append(gradient_norm(model))
-                progress.rounds = done.number
-                progress.losses.append(done.loss)
-                progress.bytes_up += done.bytes_up
-                progress.bytes_down += done.bytes_down
-                progress.epoch_loss += done.loss * done.images
-                progress.epoch_correct += done.correct
-                progress.epoch_images += done.images
+                progress.count(done)
                 if spec.diverges_above is not None and done.loss > spec.diverges_above:
                     raise Diverged(
                         f"the training loss is {done.loss:g}; at most {spec.diverges_above:g} was expected "
                         "(diverges_above); lower the learning rate"
                     )
                 if clock.evaluates(done.number):
-                    found = evaluation()
+                    found = evaluation(clock.final(done.number))
                     row = _row(done, progress, clock.epoch(done.number), found)
                     if "per_class" in track:
                         row["test_top1_by_class"] = found["top1_by_class"]
+                    if "training_sample" in track:
+                        row |= _on_training_sample(spec, setting, buffers)
                     if done.number == total:
                         row |= _at_the_end(spec, seed, setting, done, buffers)
                     progress.rows.append(row)
-                    schedule = schedule.observe(progress.rows[-1]["train_loss"], progress.rows[-1]["epoch"])
                     progress.epoch_loss, progress.epoch_correct, progress.epoch_images = 0.0, 0, 0
+                if clock.regular(done.number):
+                    observed = progress.observed_loss / progress.observed_images
+                    schedule = schedule.observe(observed, clock.epoch(done.number))
+                    progress.observed_loss, progress.observed_images = 0.0, 0
                 report(done.number / total)
-                if time.time() - saved > checkpoint_seconds and done.number < total:
+                if done.number < total and checkpoint.due():
                     progress.schedule = schedule.state()
-                    checkpoint.save(model, optimiser, progress, seconds_before + time.time() - started)
-                    saved = time.time()
+                    checkpoint.save(
+                        {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "progress": vars(progress)}
+                    )
     except Diverged as error:
         reason = f"after {progress.rounds} of {total} rounds: {error}"
+    return Record(
+        **identity, data=setting.data, status="completed" if reason is None else "diverged", reason=reason,
+        rows=progress.rows, series=_series(spec, progress),
+    )  # fmt: skip
+
+
+def _series(spec: Spec, progress: _Progress) -> dict[str, list[float]]:
+    """What a record holds of every round."""
     series = {"train_loss": progress.losses}
-    if "gradient_norm" in track or spec.step_up:
+    if "gradient_norm" in (spec.track or []) or spec.step_up:
         series["gradient_norm"] = progress.gradient_norms
     if spec.step_up:
         series["step_up_factor"] = progress.factors
-    record = Record(
-        **identity, data=setting.data, status="completed" if reason is None else "diverged", reason=reason,
-        rows=progress.rows, series=series,
-    )  # fmt: skip
-    return record, seconds_before
+    return series
+
+
+def _restored(state: Mapping[str, Any], model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> _Progress:
+    """The progress in a checkpoint's ``state``; sets model and optimiser, or leaves both if it does not fit."""
+    progress = _Progress(**state["progress"])
+    kept = copy.deepcopy((model.state_dict(), optimiser.state_dict()))
+    try:
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+    except (RuntimeError, ValueError, KeyError):
+        model.load_state_dict(kept[0])
+        optimiser.load_state_dict(kept[1])
+        raise
+    return progress
+
+
+def _on_training_sample(spec: Spec, setting: Setting, buffers: Buffers) -> dict[str, float]:
+    """Accuracy and mean loss on a sample of the training images, without augmentation, evaluated as test images are."""
+    found = evaluate_shared(setting.model, setting.training_sample(), spec.precision, buffers)
+    _expect_finite("training sample", found["loss"])
+    return {"train_sample_top1": found["top1"], "train_sample_loss": found["loss"]}
 
 
 def _expect_meaningful(spec: Spec) -> None:
@@ -451,11 +548,6 @@ def _expect_meaningful(spec: Spec) -> None:
             raise ReproError(f"{spec.run}: method {spec.method} with {remedy} was expected; correct the spec")
     if "gradient_norm" in track and spec.step_up is not None:
         raise ReproError(f"{spec.run}: track gradient_norm with step_up, which records it anyway; leave it out")
-    if spec.evaluate_at is not None and spec.schedule["kind"] == "plateau":
-        raise ReproError(
-            f"{spec.run}: evaluate_at with schedule plateau, which every evaluation moves; a schedule "
-            "without a state was expected; correct the spec"
-        )
     if "batch_statistics" in track and spec.norm != "batch":
         raise ReproError(f"{spec.run}: norm {spec.norm} with track batch_statistics: batch was expected; correct it")
 
@@ -511,13 +603,16 @@ def _at_the_end(spec: Spec, seed: int, setting: Setting, done: Round, buffers: B
 def _rounds(
     spec: Spec, setting: Setting, optimiser: torch.optim.Optimizer, lr: Callable[[float], float],
     progress: _Progress, clock: _Clock, processes: int, buffers: Buffers, gate: Gate | None, stack: ExitStack,
-) -> tuple[Iterator[Round], Callable[[], Mapping[str, Any]]]:  # fmt: skip
-    """The rounds of the spec's method that are left, and the evaluation of the model between them."""
+) -> tuple[Iterator[Round], Callable[[bool], Mapping[str, Any]]]:  # fmt: skip
+    """The rounds of the spec's method that are left, and the evaluation of the model between them.
+
+    The evaluation is told whether it is one of the last ones.
+    """
     model, batches = setting.model, setting.batches
     todo, states = range(progress.rounds, clock.total), progress.states
 
-    def here() -> Mapping[str, Any]:
-        return evaluate_shared(model, setting.evaluation_parts, spec.precision, buffers)
+    def here(final: bool) -> Mapping[str, Any]:
+        return evaluate_shared(model, setting.evaluation_parts(final), spec.precision, buffers)
 
     if spec.method == "central":
         return fast.centralised(model, optimiser, batches, lr, todo, spec.precision, before_step=gate), here
@@ -535,8 +630,8 @@ def _rounds(
     pool = fast.client_pool(
         model, batches, codec, lr, local_epochs=spec.local_epochs, momentum=spec.momentum,
         weight_decay=spec.weight_decay, precision=spec.precision, download=download, progress=told,
-        evaluation=setting.evaluation_parts, processes=1 if alone else processes, buffers=buffers,
-        local_steps=clock.local_steps, momenta=momenta,
+        evaluation=setting.evaluation_parts(), processes=1 if alone else processes, buffers=buffers,
+        local_steps=clock.local_steps, momenta=momenta, final=setting.evaluation_parts(final=True),
     )  # fmt: skip
     clients = stack.enter_context(pool)
     rounds = fast.federated_averaging(
@@ -558,9 +653,13 @@ def _corrects_momentum(spec: Spec) -> bool:
     return spec.method == "large_batch" and _codec(spec).corrects_momentum
 
 
+def _expect_finite(what: str, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise NotFinite(f"the {what} loss is {loss}; a finite loss was expected; lower the learning rate")
+
+
 def _row(done: Round, progress: _Progress, epoch: float, found: Mapping[str, Any]) -> dict[str, Any]:
-    if not math.isfinite(found["loss"]):
-        raise NotFinite(f"the evaluation loss is {found['loss']}; a finite loss was expected; lower the learning rate")
+    _expect_finite("evaluation", found["loss"])
     return {
         "epoch": epoch,
         "round": done.number,
@@ -575,63 +674,26 @@ def _row(done: Round, progress: _Progress, epoch: float, found: Mapping[str, Any
     }
 
 
-_UNUSABLE = (
-    OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile,
-)  # fmt: skip
-
-
 def _checkpoint_path(run: Spec | Record, seed: int, root: Path) -> Path:
     return root / "data/checkpoints" / run.profile / run.source / f"{run.run}.s{seed}.pt"
 
 
-class _Checkpoint:
-    """State of an unfinished run, written atomically under ``data/checkpoints`` and removed when its record exists."""
-
-    def __init__(self, spec: Spec, seed: int, root: Path, print_: str) -> None:
-        self.path = _checkpoint_path(spec, seed, root)
-        self.fingerprint = print_
-
-    def save(
-        self, model: torch.nn.Module, optimiser: torch.optim.Optimizer, progress: _Progress, seconds: float
-    ) -> None:
-        buffer = io.BytesIO()
-        content = {
-            "fingerprint": self.fingerprint,
-            "model": model.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "progress": vars(progress),
-            "seconds": seconds,
-        }
-        torch.save(content, buffer)
-        records.write_atomic(self.path, buffer.getvalue())
-
-    def load(self, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> tuple[_Progress, float]:
-        """Restore the state in place; without a checkpoint of this fingerprint a run starts from the beginning."""
-        if not self.path.exists():
-            return _Progress(), 0.0
-        try:
-            content = torch.load(self.path, map_location=device(), weights_only=True)
-            if content["fingerprint"] != self.fingerprint:
-                return _Progress(), 0.0
-            progress, seconds = _Progress(**content["progress"]), float(content["seconds"])
-            kept = copy.deepcopy((model.state_dict(), optimiser.state_dict()))
-            try:
-                model.load_state_dict(content["model"])
-                optimiser.load_state_dict(content["optimiser"])
-            except (RuntimeError, ValueError, KeyError):
-                model.load_state_dict(kept[0])
-                optimiser.load_state_dict(kept[1])
-                raise
-        except _UNUSABLE as error:
-            told = str(error).splitlines()[0] if str(error) else type(error).__name__
-            print(f"{self.path}: damaged checkpoint ({told}); the run starts from the beginning", file=sys.stderr)
-            return _Progress(), 0.0
-        return progress, seconds
-
-
 def save(record: Record, provenance: dict[str, Any], root: Path = Path()) -> Path:
-    """Write a record, its provenance, and drop its checkpoint."""
-    path = records.write(record, root)
-    records.write_atomic(records.provenance_path(path), records.canonical_json(provenance))
+    """Write a record and its provenance, both or neither, and drop its checkpoint.
+
+    Raises:
+        ReproError: a value is NaN or infinite, or a file cannot be written.
+    """
+    beside = records.provenance_path(records.path_of(record, root))
+    before = beside.read_bytes() if beside.exists() else None
+    records.write_atomic(beside, records.canonical_json(provenance))
+    try:
+        path = records.write(record, root)
+    except ReproError:
+        if before is None:
+            beside.unlink()
+        else:
+            records.write_atomic(beside, before)
+        raise
     _checkpoint_path(record, record.seed, root).unlink(missing_ok=True)
     return path

@@ -12,7 +12,13 @@
 
 ``models`` holds sizes of single networks where they are measured, ``trained`` where they are trained, if those of the
 source do not suit them. There, ``local_steps_share`` is the share of the published local steps between two
-synchronisations that is left, because shards are smaller.
+synchronisations that is left, because shards are smaller. ``runs`` holds sizes of single runs, their workers too where
+the file fixes those.
+
+A warm-up takes the published share of the epochs, or, where a source says ``warmup: steps``, as many optimiser steps as
+published; a run whose schedule says ``warmup: share`` keeps the share even then. Patience shrinks with the epochs, not
+below the source's ``least_patience``. ``grid`` gives every arm the same epochs, rates and seeds, and under ``arms``
+some of them their own.
 """
 
 from __future__ import annotations
@@ -85,7 +91,8 @@ class Spec:
             every round), ``per_class`` (accuracy of each class at every evaluation; in federated averaging also that
             of each client's model before the last aggregation), ``batch_statistics`` (how far the statistics of each
             worker's batch lie from those of all workers, at the end), ``training_images`` (accuracy of the last shared
-            model on its training images, evaluated as test images are), ``sharpness`` (largest eigenvalue of the
+            model on its training images, evaluated as test images are), ``training_sample`` (accuracy and mean loss on
+            the first 2 000 training images, likewise, at every evaluation), ``sharpness`` (largest eigenvalue of the
             Hessian of the training loss, at the end).
         drop_uncovered: with ``labels``, leave out the images of labels that no worker has.
         clients_wait: in large-batch training a worker that has finished its epoch waits for the others. Where shards
@@ -103,6 +110,10 @@ class Spec:
             what the client had at the end of its last one; ``average``: the average of what all had then, which they
             send uncompressed with their change and receive with the shared model.
         weights: in federated averaging, clients count by the ``images`` of their shard, or ``equal``.
+        final_test_images: images that the evaluations of the last tenth of training look at, of which the first are the
+            ``test_images`` of the earlier ones; None: all look at those.
+        final_evaluations: how many evaluations the last tenth of training has at least, the end included; where
+            ``evaluate_every`` gives fewer, others are added, in even steps, which no schedule observes. None: none.
     """
 
     run: str
@@ -161,6 +172,8 @@ class Spec:
     codec_options: dict[str, Any] | None = None
     local_momentum: Literal["restart", "keep", "average"] = "restart"
     weights: Literal["images", "equal"] = "images"
+    final_test_images: int | None = None
+    final_evaluations: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The spec as a plain mapping, as it stands in a record; ``lr`` is repeated at the top for readers.
@@ -179,21 +192,25 @@ class Spec:
 
 
 HELD_OUT_IMAGES = 5000
-TRACKED = ("gradient_norm", "per_class", "batch_statistics", "training_images", "sharpness")
+"""At most a fifth of the images of a data set."""
+TRACKED = ("gradient_norm", "per_class", "batch_statistics", "training_images", "training_sample", "sharpness")
+_EVALUATIONS = ("evaluate_every", "final_test_images", "final_evaluations")
 _SIZES = {
-    "train": ("train_images", "test_images", "image_size", "width", "epochs", "precision"),
+    "train": ("train_images", "test_images", "image_size", "width", "epochs", "precision", *_EVALUATIONS),
     "payloads": ("measured_steps", "local_steps", "memory_steps"),
     "measure": ("image_size", "width"),
 }
 """What a profile may set, by kind of run; messages are those of the full-size networks at every profile."""
-_SECTIONS = ("seeds", "sizes", "grid", "models", "trained", "runs", "measure")
+_SECTIONS = ("seeds", "sizes", "grid", "models", "trained", "runs", "measure", "warmup", "least_patience")
 """What a profile says of a source."""
 _SIZES_OF = {
     "models": ("image_size", "width", "patch", "depth"),
-    "trained": ("train_images", "test_images", "image_size", "width", "epochs"),
+    "trained": ("train_images", "test_images", "image_size", "width", "epochs", *_EVALUATIONS),
     "measure": ("train_images", "test_images", "blocks", "repetitions"),
 }
 """What it may set for a single network, measured or trained, and for a measurement."""
+LONGEST_WARM_UP = 0.6
+"""Share of the training that a warm-up may take at most."""
 
 # A field's value must lie in this closed range; None is left to the partition's own check.
 _RANGES: dict[str, tuple[float, float]] = {
@@ -219,6 +236,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "depth": (1, math.inf),
     "blocks": (3, math.inf),
     "repetitions": (0, math.inf),
+    "final_test_images": (1, math.inf),
+    "final_evaluations": (1, math.inf),
 }
 
 
@@ -330,6 +349,13 @@ def _make(values: dict[str, Any], where: str) -> Spec:
     unknown = sorted(set(spec.track or []) - set(TRACKED))
     if unknown:
         raise ReproError(f"{where}, key track: {unknown[0]!r}; some of {', '.join(TRACKED)} were expected")
+    if spec.kind != "train" and (spec.final_test_images, spec.final_evaluations) != (None, None):
+        raise ReproError(f"{where}: final_test_images or final_evaluations with kind {spec.kind}; train was expected")
+    if spec.final_test_images is not None and spec.final_test_images < spec.test_images:
+        raise ReproError(
+            f"{where}: {spec.final_test_images} final_test_images at profile {spec.profile}, of which the test_images "
+            f"are the first; {spec.test_images} or more were expected"
+        )
     if spec.kind == "payloads":
         if not spec.measured_steps or min(spec.measured_steps) < 1:
             raise ReproError(f"{where}, key measured_steps: {spec.measured_steps}; steps from 1 up were expected")
@@ -496,7 +522,7 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
     values |= _expect(files.content[section][base], dict, f"{spec_file}, key {section}.{base}")
     published_images = _expect(values.get("train_images"), int, f"{where}, key train_images")
     published_workers = _expect(values.get("workers"), int, f"{where}, key workers")
-    own_epochs = values.get("epochs")
+    published, own_epochs = dict(values), _setting("epochs", values.get("epochs"), f"{where}, key epochs")
     sizes = _sizes(files, str(values.get("kind")), str(values.get("model")), base)
     if values.get("repetitions") == 0:  # memory only, at every profile
         sizes.pop("repetitions", None)
@@ -507,7 +533,7 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
         own_size = "epochs" in of_network or "epochs" in files.params.get("runs", {}).get(base, {})
         if "epochs" in shrink and own_epochs != usual_epochs and not own_size:  # a longer run stays longer
             values["epochs"] = round(shrink["epochs"] * own_epochs / usual_epochs)
-        if values.get("method") != "central" and not files.content.get("fixed_workers"):
+        if values.get("method") != "central" and not files.content.get("fixed_workers", False):
             values["workers"] = scaled_workers(published_workers, values["train_images"], published_images)
         if files.params.get("trained") and values.get("local_steps") is not None:
             share = _local_steps_share(files, str(values["model"]))
@@ -527,10 +553,12 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
     # Written for the run's published length: a shorter run waits, and warms up, in proportion.
     if "patience" in schedule:
         patience = _expect(schedule["patience"], int, f"{where}, key schedule.patience")
-        schedule["patience"] = max(1, round(patience * epochs / own_epochs))
+        schedule["patience"] = max(_least_patience(files), round(patience * epochs / own_epochs))
+    by = _expect(schedule.pop("warmup"), _WarmUp, f"{where}, key schedule.warmup") if "warmup" in schedule else None
+    if by is not None and "warmup_epochs" not in schedule:
+        raise ReproError(f"{where}, key schedule.warmup: {by} without warmup_epochs; leave it out, or add a warm-up")
     if "warmup_epochs" in schedule:
-        warm_up = _expect(schedule["warmup_epochs"], float, f"{where}, key schedule.warmup_epochs")
-        schedule["warmup_epochs"] = warm_up * epochs / own_epochs
+        schedule["warmup_epochs"] = _warm_up(files, schedule["warmup_epochs"], by, published, values, where)
     if lr is not None:
         schedule["lr"] = lr
     elif grid is not None:
@@ -538,6 +566,58 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
     _expect(schedule.get("lr"), float, f"{where}, key schedule.lr")
     values |= {"run": name, "source": source, "profile": files.profile, "schedule": schedule}
     return _make(values, where)
+
+
+_WarmUp = Literal["share", "steps"]
+
+
+def _least_patience(files: _Files) -> int:
+    place = f"{files.params_file}, key {files.source}.least_patience"
+    least = _expect(files.params.get("least_patience", 1), int, place)
+    if least < 1:
+        raise ReproError(f"{place}: {least}; epochs from 1 up were expected")
+    return int(least)
+
+
+def _warm_up(
+    files: _Files, epochs: Any, by: str | None, published: Mapping[str, Any], values: Mapping[str, Any], where: str
+) -> float:
+    """Epochs of a warm-up that takes ``epochs`` at the published size: as large a share of the training, or its steps.
+
+    What only a training uses is a share in all other kinds of runs.
+
+    Args:
+        files: of the source, which say how warm-ups shrink where the run does not.
+        epochs: as the spec file has them.
+        by: what the run's schedule says.
+        published, values: settings at the published size and at the profile's.
+        where: file and run, for messages.
+
+    Raises:
+        ReproError: the warm-up would take more than ``LONGEST_WARM_UP`` of the training, or a setting is malformed.
+    """
+    place = f"{files.params_file}, key {files.source}.warmup"
+    by, trained = by or _expect(files.params.get("warmup", "share"), _WarmUp, place), values.get("kind") == "train"
+    written = _expect(epochs, float, f"{where}, key schedule.warmup_epochs")
+    if by == "steps" and trained:
+        made = written * _steps_per_epoch(published, where) / _steps_per_epoch(values, where)
+    else:
+        made = written * values["epochs"] / published["epochs"]
+    if trained and made > LONGEST_WARM_UP * values["epochs"]:
+        raise ReproError(
+            f"{where}: a warm-up of {made:.3g} of {values['epochs']} epochs at profile {files.profile}; at most "
+            f"{100 * LONGEST_WARM_UP:g} % of the training was expected; train longer, or on more images, or write "
+            "`warmup: share` into the schedule"
+        )
+    return float(made)
+
+
+def _steps_per_epoch(values: Mapping[str, Any], where: str) -> int:
+    """Optimiser steps of a worker in an epoch; of the one with the most images, where shards differ by one."""
+    images, workers, batch = (
+        _setting(name, values.get(name), f"{where}, key {name}") for name in ("train_images", "workers", "local_batch")
+    )
+    return local_steps(-(-images // workers) if values.get("method") != "central" else images, batch)
 
 
 def _local_steps_share(files: _Files, model: str) -> float:
@@ -600,7 +680,9 @@ def _sizes(files: _Files, kind: str, model: str, run: str | None = None) -> dict
     own_sizes = _expect(files.params.get("runs", {}), dict, f"{place}.runs")
     _expect_keys(own_sizes, (*files.content["runs"], *files.content["controls"]), f"{place}.runs")
     if run in own_sizes:
-        sections.append((f"{place}.runs.{run}", own_sizes[run], every, _SIZES.get(kind, ())))
+        fixed = ("workers",) if files.content.get("fixed_workers", False) else ()
+        of_kind = (*_SIZES.get(kind, ()), *(fixed if kind == "train" else ()))
+        sections.append((f"{place}.runs.{run}", own_sizes[run], [*every, *fixed], of_kind))
     made: dict[str, Any] = {}
     for where, given, permitted, own in sections:
         sizes = _expect(given, dict, where)
@@ -650,50 +732,103 @@ def _has_grid(files: _Files) -> bool:
 def _grids(files: _Files) -> dict[str, list[Spec]]:
     if not _has_grid(files):
         return {}
-    spec_file, params_file = files.spec_file, files.params_file
-    place = f"{params_file}, key {files.source}.grid"
+    place = f"{files.params_file}, key {files.source}.grid"
     sizes = _expect(files.params.get("grid"), dict, place)
-    _expect_keys(sizes, ("seeds", "epochs", "train_images", "held_out_images"), place)
-    epochs = _setting("epochs", sizes.get("epochs"), f"{place}.epochs")
-    held_out = _setting("test_images", sizes.get("held_out_images"), f"{place}.held_out_images")
-    grid = _expect(files.content.get("grid"), dict, f"{spec_file}, key grid")
-    _expect_keys(grid, ("lrs", "arms"), f"{spec_file}, key grid")
-    rates = [
-        _expect(lr, float, f"{spec_file}, key grid.lrs")
-        for lr in _expect(grid.get("lrs"), list, f"{spec_file}, key grid.lrs")
-    ]
-    if not rates or len({f"{lr:g}" for lr in rates}) < len(rates):
-        raise ReproError(f"{spec_file}, key grid.lrs: {rates}; one or more different learning rates were expected")
+    _expect_keys(sizes, ("seeds", "arms", *_GRID_SIZES), place)
+    grid = _expect(files.content.get("grid"), dict, f"{files.spec_file}, key grid")
+    _expect_keys(grid, ("lrs", "rates", "arms"), f"{files.spec_file}, key grid")
+    arms = _expect(grid.get("arms"), dict, f"{files.spec_file}, key grid.arms")
+    _expect_keys(
+        _of_arms(grid.get("rates"), f"{files.spec_file}, key grid.rates"), arms, f"{files.spec_file}, key grid.rates"
+    )
+    _expect_keys(_of_arms(sizes.get("arms"), f"{place}.arms"), arms, f"{place}.arms")
+    known_runs = [*files.content["runs"], *files.content["controls"]]
     made = {}
-    for arm, base in _expect(grid.get("arms"), dict, f"{spec_file}, key grid.arms").items():
-        known_runs = [*files.content["runs"], *files.content["controls"]]
-        if _expect(base, str, f"{spec_file}, key grid.arms.{arm}") not in known_runs:
+    for arm, base in arms.items():
+        if _expect(base, str, f"{files.spec_file}, key grid.arms.{arm}") not in known_runs:
             known = ", ".join(known_runs)
-            raise ReproError(f"{spec_file}, key grid.arms.{arm}: unknown run {base!r}; one of {known} was expected")
-        extra = {
-            "group": "control",
-            "evaluate_on": "held_out",
-            "epochs": epochs,
-            "evaluate_every": epochs,
-            "test_images": held_out,
-            "expects_divergence": True,
-        }
-        if "train_images" in sizes:  # where the profile's runs train on images that a grid must hold out
-            extra["train_images"] = _setting("train_images", sizes["train_images"], f"{place}.train_images")
+            raise ReproError(
+                f"{files.spec_file}, key grid.arms.{arm}: unknown run {base!r}; one of {known} was expected"
+            )
+        extra = _grid_sizes(sizes, arm, place)
+        rates = _grid_rates(files, sizes, grid, arm)
         made[arm] = [_resolve(files, grid_run(files.source, arm, lr), base, lr=lr, **extra) for lr in rates]
     return made
 
 
-def _seeds(files: _Files) -> tuple[list[int], list[int]]:
+_GRID_SIZES = ("epochs", "train_images", "held_out_images", "final_evaluations")
+
+
+def _of_arms(given: Any, where: str) -> dict[str, Any]:
+    return {} if given is None else dict(_expect(given, dict, where))
+
+
+def _grid_sizes(sizes: Mapping[str, Any], arm: str, place: str) -> dict[str, Any]:
+    """What a grid changes in the runs of an arm, whose own sizes win over the common ones."""
+    own = _of_arms(_of_arms(sizes.get("arms"), f"{place}.arms").get(arm), f"{place}.arms.{arm}")
+    _expect_keys(own, ("lrs", "seeds", *_GRID_SIZES), f"{place}.arms.{arm}")
+
+    def size(name: str, field: str) -> Any:
+        where = f"{place}.arms.{arm}.{name}" if name in own else f"{place}.{name}"
+        return _setting(field, own.get(name, sizes.get(name)), where)
+
+    epochs = size("epochs", "epochs")
+    extra = {
+        "group": "control",
+        "evaluate_on": "held_out",
+        "epochs": epochs,
+        "evaluate_every": epochs,
+        "test_images": size("held_out_images", "test_images"),
+        "final_test_images": None,
+        "final_evaluations": size("final_evaluations", "final_evaluations"),
+        "expects_divergence": True,
+    }
+    if "train_images" in own or "train_images" in sizes:  # where runs train on images that a grid must hold out
+        extra["train_images"] = size("train_images", "train_images")
+    return extra
+
+
+def _grid_rates(files: _Files, sizes: Mapping[str, Any], grid: Mapping[str, Any], arm: str) -> list[float]:
+    """The learning rates of an arm: the profile's for it, else the spec file's for it, else those of all arms."""
+    of_profile = _of_arms(
+        (sizes.get("arms") or {}).get(arm), f"{files.params_file}, key {files.source}.grid.arms.{arm}"
+    )
+    of_arms = grid.get("rates") or {}
+    if "lrs" in of_profile:
+        where, given = f"{files.params_file}, key {files.source}.grid.arms.{arm}.lrs", of_profile["lrs"]
+    elif arm in of_arms:
+        where, given = f"{files.spec_file}, key grid.rates.{arm}", of_arms[arm]
+    else:
+        where, given = f"{files.spec_file}, key grid.lrs", grid.get("lrs")
+    rates = [float(_expect(lr, float, where)) for lr in _expect(given, list, where)]
+    if not rates or len({f"{lr:g}" for lr in rates}) < len(rates):
+        raise ReproError(f"{where}: {rates}; one or more different learning rates were expected")
+    return rates
+
+
+def _seeds(files: _Files) -> list[int]:
     """Seeds of the artefacts and of the controls."""
-    place = f"{files.params_file}, key {files.source}"
-    seeds = _listed(files.params, f"{place}.seeds")
+    return _listed(files.params, f"{files.params_file}, key {files.source}.seeds")
+
+
+def _grid_seeds(files: _Files) -> dict[str, list[int]]:
+    """Seeds of each arm of the source's grids."""
     if not _has_grid(files):
-        return seeds, []
-    own = _listed(_expect(files.params.get("grid"), dict, f"{place}.grid"), f"{place}.grid.seeds")
-    if set(seeds) & set(own):
-        raise ReproError(f"{place}.grid.seeds: {own} shares a seed with {seeds}; a grid needs seeds of its own")
-    return seeds, own
+        return {}
+    place, seeds = f"{files.params_file}, key {files.source}.grid", _seeds(files)
+    sizes = _expect(files.params.get("grid"), dict, place)
+    arms = _expect(
+        _expect(files.content.get("grid"), dict, f"{files.spec_file}, key grid").get("arms"), dict,
+        f"{files.spec_file}, key grid.arms",
+    )  # fmt: skip
+    made, of_arms = {}, _of_arms(sizes.get("arms"), f"{place}.arms")
+    for arm in arms:
+        own = _of_arms(of_arms.get(arm), f"{place}.arms.{arm}")
+        where = f"{place}.arms.{arm}.seeds" if "seeds" in own else f"{place}.seeds"
+        made[arm] = _listed(own if "seeds" in own else sizes, where)
+        if set(seeds) & set(made[arm]):
+            raise ReproError(f"{where}: {made[arm]} shares a seed with {seeds}; a grid needs seeds of its own")
+    return made
 
 
 def _listed(mapping: Mapping[str, Any], where: str) -> list[int]:
@@ -737,13 +872,13 @@ def runs_and_waiting(
 ) -> tuple[list[tuple[Spec, int]], list[tuple[str, int]]]:
     """As ``runs``, with (run, seed) of those that wait for the learning rate that a grid has still to choose beside."""
     files, waiting = _read(source, profile, root), list[str]()
-    return _tasks(files, group, waiting), [(run, seed) for run in waiting for seed in _seeds(files)[0]]
+    return _tasks(files, group, waiting), [(run, seed) for run in waiting for seed in _seeds(files)]
 
 
 def _tasks(files: _Files, group: str, waiting: list[str] | None = None) -> list[tuple[Spec, int]]:
-    seeds, own = _seeds(files)
+    seeds, own = _seeds(files), _grid_seeds(files)
     if group == "grid":
-        return [(spec, seed) for specs in _grids(files).values() for spec in specs for seed in own]
+        return [(spec, seed) for arm, specs in _grids(files).items() for spec in specs for seed in own[arm]]
     return [
         (spec, seed)
         for spec in _written(files, "runs" if group == "artefact" else "controls", waiting)

@@ -102,14 +102,12 @@ def recorded(spec: specs.Spec, seed: int, root: Path = Path()) -> Record:
 
 
 def recorded_seconds(spec: specs.Spec, seed: int, root: Path = Path()) -> float | None:
-    """How long the stored record took to make, and a repetition may take; None where no provenance tells.
+    """Core-seconds that the stored record took, and a repetition may take; None where no provenance tells.
 
     Raises:
         ReproError: the provenance is damaged.
     """
-    path = records.provenance_path(store.record_path(spec, seed, root))
-    seconds = records.read_json(path).get("seconds") if path.exists() else None
-    return None if seconds is None else float(seconds)
+    return records.core_seconds(records.provenance_path(store.record_path(spec, seed, root)))
 
 
 def _measured_again(stored: Record, again: Record) -> Comparison:

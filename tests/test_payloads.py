@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from repro import codecs, models, partition, payloads, traffic
 from repro.batches import Batches, Images
+from repro.checkpoint import Checkpoint
 from repro.engines import plain
 from repro.engines.common import gradients
 from repro.randomness import generator
@@ -130,3 +133,32 @@ def test_codecs_never_see_a_bfloat16_gradient() -> None:
     exact = measured([1, 5], "fp32", memory_steps=1)
     assert {key: rounded[key] for key in rounded if key[0] == 1} == {key: exact[key] for key in exact if key[0] == 1}
     assert rounded != exact, "the steps between compute in bfloat16"
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_a_killed_measurement_goes_on_to_the_same_rows(at: int, tmp_path: Path) -> None:
+    options = {"local_steps": 2, "memory_steps": 1}
+    steps = [1, 3, 5]
+    undisturbed = payloads.measure(toy_model(), toy_batches(), LR, steps, SEED, "bf16", **options)
+    path = tmp_path / "run.pt"
+
+    def kill(share: float) -> None:
+        if share * 5 > at + 0.5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        payloads.measure(
+            toy_model(), toy_batches(), LR, steps, SEED, "bf16", **options,
+            checkpoint=Checkpoint(path, "print", 0), report=kill,
+        )  # fmt: skip
+    seen: list[float] = []
+    again = payloads.measure(
+        toy_model(), toy_batches(), LR, steps, SEED, "bf16", **options,
+        checkpoint=Checkpoint(path, "print", 0), report=seen.append,
+    )  # fmt: skip
+    assert again == undisturbed
+    assert seen == [share / 5 for share in range(at + 1, 6)], "it goes on after the last checkpoint"

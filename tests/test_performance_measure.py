@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import toy
 import tree
 
 from repro import records, runner, specs, store, sweep, verify
+from repro.checkpoint import Checkpoint
 from repro.errors import ReproError
 from repro.performance import measure, timing
 from repro.performance.workload import Trainer, Workload
@@ -45,6 +48,37 @@ def test_a_record_holds_counts_quartiles_and_every_time(made: Record) -> None:
     assert made.machine is not None
     assert made.machine["threads"] == 1
     assert made.rows[2]["activations"] > made.rows[0]["activations"]
+
+
+@pytest.mark.parametrize("blocks_before", [1, 2])
+def test_a_killed_measurement_keeps_its_finished_blocks_and_goes_on_with_the_next(
+    blocks_before: int, tmp_path: Path
+) -> None:
+    workload = Workload(model="resnet18", classes=10, image_size=16, images=32, width=4)
+    sizes, seen = [2, 4, 8], list[float]()
+
+    def measured(report: Callable[[float], None]) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
+        kept = Checkpoint(tmp_path / "run.pt", "print", 0)
+        return measure.measure(Trainer(workload), sizes, blocks=3, repetitions=1, report=report, checkpoint=kept)
+
+    def kill(share: float) -> None:
+        if share > (blocks_before + 0.5) / 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        measured(kill)
+    held = Checkpoint(tmp_path / "run.pt", "print", 0).restore(measure._restored)
+    assert held is not None
+    assert held.timed is not None
+    assert held.timed.finished == blocks_before
+    rows, series = measured(seen.append)
+    assert seen[0] == pytest.approx((blocks_before + 1 / 3) / 3), "it goes on with the next block"
+    assert [row["n"] for row in rows] == [3, 3, 3]
+    for (part, size), times in held.timed.samples.items():
+        now = series[f"{part} {size}"]
+        assert now[: len(times)] == [float(f"{each:.5g}") for each in times]
+        assert len(now) == 3
+    assert len(series["probe"]) == 9
 
 
 @pytest.mark.data

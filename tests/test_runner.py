@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import math
+import time
 
 import numpy as np
 import pytest
 import toy
 
-from repro import numerics, records, runner, specs, stepup, store
+from repro import checkpoint, numerics, published, records, runner, specs, stepup, store
 from repro.errors import ReproError
 
 pytestmark = pytest.mark.data
@@ -145,6 +146,204 @@ def test_a_schedule_with_a_state_survives_an_interruption(root):
     with pytest.raises(Killed):
         runner.run(spec, 3, root, checkpoint_seconds=0, report=kill)
     assert runner.run(spec, 3, root)[0].body() == undisturbed.body()
+
+
+PLATEAU = {"kind": "plateau", "lr": 0.05, "patience": 0, "threshold": 0.3, "factor": 0.5}
+
+
+@pytest.mark.parametrize("changes", [{"final_evaluations": 5}, {"evaluate_at": [1, 7, 30, 31, 33, 47]}])
+def test_further_evaluations_do_not_move_a_plateau(changes, root):
+    usual, _ = runner.run(toy.spec("central", epochs=4, schedule=PLATEAU), 3, root)
+    spec = toy.spec("central", epochs=4, schedule=PLATEAU, **changes)
+    more, _ = runner.run(spec, 3, root)
+    assert len({row["lr"] for row in usual.rows}) > 1, "the plateau never cut the rate; the test shows nothing"
+    assert len(more.rows) > len(usual.rows)
+    assert more.series == usual.series
+    tested = ("epoch", "lr", "test_loss", "test_top1")
+    by_round = {row["round"]: row for row in more.rows}
+    for row in usual.rows:
+        assert [by_round[row["round"]][k] for k in tested] == [row[k] for k in tested]
+    # A killed run goes on in the middle of what the schedule has still to observe.
+    total = usual.rows[-1]["round"]
+
+    def kill(share):
+        if share * total > total - 2.5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        runner.run(spec, 3, root, checkpoint_seconds=0, report=kill)
+    assert runner.run(spec, 3, root)[0].body() == more.body()
+
+
+def clock(steps=10, epochs=40, every=20, **changes):
+    return runner._Clock(steps, steps * epochs, every, **changes)
+
+
+def test_final_evaluations_are_whole_epochs_where_the_tenth_has_so_many_else_rounds():
+    def added(**changes):
+        return sorted(clock(**changes).ending)
+
+    assert added(at_least=3) == [380, 390, 400]  # epochs 38, 39 and 40; every other epoch would give 2
+    assert added(at_least=2) == []
+    assert added(at_least=4) == [370, 380, 390, 400]
+    assert added(at_least=5) == [368, 376, 384, 392, 400]  # of 40 rounds; there are 4 epochs
+    assert added(epochs=12, at_least=3) == [112, 116, 120]
+    assert added(at_least=3, also=(365, 372)) == [], "those that the run asks for count"
+    assert added(steps=1, epochs=10, every=2, at_least=3) == [8, 9, 10], "a tenth of one round: back to the third last"
+    assert added(steps=1, epochs=2, every=2, at_least=3) == [1, 2], "not more than there are"
+    federated = runner._Clock(10, 40, 2, local_epochs=1, at_least=3)
+    assert sorted(federated.ending) == [38, 39, 40]
+    assert sorted(runner._Clock(10, 30, 2, local_steps=7, at_least=3).ending) == [28, 29, 30]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7, 10, 19, 40, 100])
+@pytest.mark.parametrize("steps", [1, 3, 24])
+def test_the_last_tenth_has_as_many_evaluations_as_asked_for(steps, epochs):
+    total = steps * epochs
+    for least in range(1, 8):
+        for every in (1, 2, 5):
+            ours, usual = (clock(steps, epochs, every * steps, at_least=n) for n in (least, 0))
+            rounds = range(1, total + 1)
+            evaluated = [r for r in rounds if ours.evaluates(r)]
+            length = total - 9 * total // 10
+            assert set(evaluated) == {r for r in rounds if usual.evaluates(r)} | ours.ending
+            assert sum(r > total - max(length, least) for r in evaluated) >= min(least, total)
+            assert [r for r in rounds if ours.regular(r)] == [r for r in rounds if usual.evaluates(r)]
+            if ours.ending:
+                assert len(ours.ending) == min(least, total)
+                gaps = np.diff(sorted(ours.ending))
+                assert len(gaps) == 0 or gaps.max() - gaps.min() <= (steps if gaps.min() % steps == 0 else 1)
+            assert all(ours.final(r) for r in evaluated if r > total - length or r in ours.ending)
+
+
+@pytest.mark.parametrize("method", ["central", "federated"])
+def test_the_last_evaluations_look_at_more_images_of_which_the_first_are_the_same(method, root):
+    settings = {"epochs": 3, "test_images": 100}
+    few, _ = runner.run(toy.spec(method, **settings), 3, root)
+    many, _ = runner.run(toy.spec(method, **settings | {"test_images": 700}), 3, root)
+    spec = toy.spec(method, **settings, final_test_images=700)
+    both, _ = runner.run(spec, 3, root, processes=2)
+    assert both.rows == [*few.rows[:-1], many.rows[-1]]
+    assert few.rows[-1] != many.rows[-1]
+    setting = runner.prepare(spec, 3, root)
+    assert setting.final.labels[:100].tolist() == setting.evaluation.labels.tolist()
+    with pytest.raises(ReproError, match="20000 evaluation images; 10000 exist; lower final_test_images"):
+        runner.run(dataclasses.replace(spec, final_test_images=20_000), 3, root)
+
+
+def test_clients_are_scored_on_the_images_of_the_last_evaluation(root):
+    settings = {"test_images": 100, "track": ["per_class"], **TWO_LABELS}
+    many, _ = runner.run(toy.spec("federated", **settings | {"test_images": 700}), 3, root)
+    both, _ = runner.run(toy.spec("federated", **settings, final_test_images=700), 3, root)
+    assert both.rows[-1] == many.rows[-1]
+
+
+@pytest.mark.parametrize("method", ["central", "large_batch", "federated"])
+def test_the_training_sample_is_the_first_training_images_at_every_evaluation(method, root, monkeypatch):
+    plain, _ = runner.run(toy.spec(method), 3, root)
+    tracked, _ = runner.run(toy.spec(method, track=["training_sample", "training_images"]), 3, root)
+    assert tracked.series == plain.series
+    for row, bare in zip(tracked.rows, plain.rows, strict=True):
+        assert {name: row[name] for name in bare} == bare
+        assert row["train_sample_loss"] > 0
+    assert tracked.rows[-1]["train_sample_top1"] == tracked.rows[-1]["train_images_top1"], "96 images are fewer"
+    monkeypatch.setattr(runner, "TRAINING_SAMPLE", 8)
+    sample, _ = runner.run(toy.spec(method, track=["training_sample"]), 3, root)
+    assert all(8 * row["train_sample_top1"] == round(8 * row["train_sample_top1"]) for row in sample.rows)
+    assert [row["train_sample_loss"] for row in sample.rows] != [row["train_sample_loss"] for row in tracked.rows]
+
+
+def test_held_out_images_are_at_most_a_fifth_of_a_data_set(root, monkeypatch):
+    from repro import datasets
+
+    whole = datasets.load("cifar10", root / "data")
+    small = dataclasses.replace(whole, train_images=whole.train_images[:1000], train_labels=whole.train_labels[:1000])
+    monkeypatch.setattr(runner.datasets, "load", lambda *_: small)
+    setting = runner.prepare(toy.spec("central", evaluate_on="held_out", train_images=800, test_images=200), 3, root)
+    assert (len(setting.batches.images), len(setting.evaluation)) == (800, 200)
+    with pytest.raises(ReproError, match="801 training images; cifar10 has 1000 of which 200 are held out"):
+        runner.prepare(toy.spec("central", evaluate_on="held_out", train_images=801), 3, root)
+
+
+def test_a_full_disk_ends_checkpoints_and_not_the_run(root, monkeypatch, capsys):
+    spec = toy.spec("central")
+    undisturbed, _ = runner.run(spec, 3, root, checkpoint_seconds=math.inf)
+
+    def full(file, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_write", full)
+    record, _ = runner.run(spec, 3, root, checkpoint_seconds=0)
+    assert record.body() == undisturbed.body()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("no checkpoint can be written (No space left on device); the run goes on without")
+    assert not [path for path in (root / "data/checkpoints").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_record_that_cannot_be_written_leaves_no_provenance_of_it(earlier, root, monkeypatch):
+    record, provenance = runner.run(toy.spec("central"), 3, root)
+    beside = records.provenance_path(records.path_of(record, root))
+    if earlier:
+        runner.save(record, provenance, root)
+    before = beside.read_text() if earlier else None
+
+    def full(*_):
+        raise ReproError("full")
+
+    monkeypatch.setattr(records, "write", full)
+    with pytest.raises(ReproError, match="full"):
+        runner.save(record, provenance | {"seconds": 99.0}, root)
+    assert (beside.read_text() if beside.exists() else None) == before
+
+
+def test_a_clock_that_is_set_back_loses_no_checkpoint_and_no_time(root, monkeypatch):
+    wrong = iter(range(10**9, 0, -3600))
+    monkeypatch.setattr(time, "time", lambda: float(next(wrong)))
+    saved = []
+    monkeypatch.setattr(checkpoint.Checkpoint, "save", lambda self, state: saved.append(state))
+    _, provenance = runner.run(toy.spec("central"), 3, root, checkpoint_seconds=0)
+    assert len(saved) == 23, "after each of 24 rounds but the last"
+    assert 0 <= provenance["seconds"] < 600
+    assert 0 <= provenance["cpu_seconds"] < 600
+
+
+def test_seconds_of_a_run_in_parts_are_those_of_all_parts(root, monkeypatch):
+    spec, spent = toy.spec("central"), checkpoint.Spent
+    first = checkpoint.Checkpoint(runner._checkpoint_path(spec, 3, root), store.fingerprint(spec, 3, root), 0)
+    monkeypatch.setattr(first, "spent", lambda: spent(seconds=1000.0, cpu_seconds=900.0, interruptions=1))
+    monkeypatch.setattr(checkpoint, "Checkpoint", lambda *_: first)
+
+    def kill(share):
+        if share > 0.4:
+            raise Killed
+
+    monkeypatch.setattr(runner, "Checkpoint", lambda *_: first)
+    with pytest.raises(Killed):
+        runner.run(spec, 3, root, checkpoint_seconds=0, report=kill)
+    monkeypatch.undo()
+    _, provenance = runner.run(spec, 3, root)
+    assert 1000 < provenance["seconds"] < 1100
+    assert 900 < provenance["cpu_seconds"] < 1000
+    assert provenance["interruptions"] == 2
+    path = runner.save(*runner.run(spec, 3, root), root)
+    assert json.loads(records.provenance_path(path).read_text())["interruptions"] == 2
+
+
+def test_a_record_of_the_study_says_by_which_rules_it_is_judged(root, monkeypatch):
+    (root / "data/published.yaml").symlink_to(toy.ROOT / "data/published.yaml")
+    statements = published.load_published(root).statements
+    ours = {s.id: published.rule_hash(s) for s in statements if "e1-central" in published.runs_named(s)}
+    spec = toy.spec("central", run="e1-central")
+    plain, provenance = runner.run(spec, 3, root)
+    assert plain.rules is None
+    assert "rules" not in plain.body()
+    monkeypatch.setattr(runner, "STUDY", "smoke")
+    judged, _ = runner.run(spec, 3, root)
+    assert judged.rules == ours | {"code": published.judging_code_hash()}
+    assert len(ours) > 1
+    assert records.read(runner.save(judged, provenance, root)) == judged
+    assert records.differences(plain, judged) == [], "a rule is no number"
 
 
 def test_a_damaged_checkpoint_is_said_and_not_used(root, capsys):
@@ -401,7 +600,6 @@ def test_a_run_can_diverge_in_its_first_round_and_still_leaves_a_record(root):
         ("large_batch", {"step_up": {"factor": 2, "threshold": 0.5}}),
         ("federated", {"step_up": {"factor": 2, "threshold": 0.5}}),
         ("federated", {"evaluate_at": [1]}),
-        ("central", {"evaluate_at": [1], "schedule": {"kind": "plateau", "lr": 0.05, "factor": 0.5, "patience": 1}}),
     ],
 )
 def test_what_a_method_or_network_could_only_ignore_is_refused(method, changes, root):

@@ -100,7 +100,7 @@ def refused(root: Path) -> str:
         (SPEC, "  momentum: 0.0", "  momentun: 0.0\n  momentum: 0.0", ["run e1-central", "unknown key 'momentun'"]),
         (SPEC, "partition: labels,", "partitions: labels,", ["run e1-large-batch-2labels", "unknown key 'partitions'"]),
         (SPEC, "runs:\n", "notes: none\nruns:\n", [SPEC, "unknown key 'notes'", "source, defaults, runs, "]),
-        (SPEC, "  lrs:", "  seeds: [4]\n  lrs:", [f"{SPEC}, key grid", "unknown key 'seeds'", "lrs, arms"]),
+        (SPEC, "  lrs:", "  seeds: [4]\n  lrs:", [f"{SPEC}, key grid", "unknown key 'seeds'", "lrs, rates, arms"]),
         (PARAMS, "  seeds: [1, 2]", "  seeds: [1, 2]\n  epochs: 4", [f"{PARAMS}, key e1", "unknown key 'epochs'"]),
         (PARAMS, "    seeds: [101]", "    seeds: [101]\n    lrs: [1]", [f"{PARAMS}, key e1.grid", "unknown key 'lrs'"]),
         (SPEC, "central: e1-central", "central: e1-middle", ["key grid.arms.central", "'e1-middle'", "e1-central"]),
@@ -353,6 +353,7 @@ def test_there_are_always_two_workers_and_the_published_number_at_the_published_
 
 def test_a_profile_changes_sizes_and_nothing_else(resolved) -> None:
     sizes = {"train_images", "test_images", "image_size", "width", "epochs", "evaluate_every", "workers", "precision"}
+    sizes |= {"final_test_images", "final_evaluations"}
     for run, paper in resolved["paper"].items():
         of_payloads = {"measured_steps", "local_steps", "memory_steps"} if paper.kind == "payloads" else set()
         of_measurements = {"patch", "depth", "blocks", "repetitions"} if paper.kind == "measure" else set()
@@ -372,7 +373,7 @@ def test_a_profile_changes_sizes_and_nothing_else(resolved) -> None:
                 else:
                     assert ours["schedule"][key] == value, (profile, run)
             assert ours["schedule"].keys() == paper.schedule.keys(), (profile, run)
-            assert paper.evaluate_every == ours["evaluate_every"] or "-grid-" in run
+            assert paper.evaluate_every == ours["evaluate_every"] or "-grid-" in run or profile != "smoke"
 
 
 def test_devices_and_batches_of_post_3_are_the_same_at_every_profile(resolved) -> None:
@@ -434,6 +435,139 @@ def test_the_paper_profile_is_the_published_scale(resolved) -> None:
     assert (spec.train_images, spec.test_images, spec.image_size, spec.width) == (50_000, 10_000, 32, 64)
     assert (spec.workers, spec.local_batch, spec.epochs) == (32, 32, 100)
     assert (federated.workers, federated.local_batch, federated.epochs) == (32, 32, 150)
+
+
+# What a profile may say of evaluations, warm-ups and grids -----------------------------------------------------
+
+E3, LB = "pipelines/e3.yaml", "pipelines/lb.yaml"
+TEN = "schedule: {kind: plateau, lr: 0.1, factor: 0.1, patience: 10}"
+
+
+def section(root: Path, source: str, **changes) -> None:
+    """Change what the smoke profile says of ``source``; a mapping is merged."""
+    path = root / PARAMS
+    content = specs.read_yaml(path)
+    for key, value in changes.items():
+        merged = isinstance(value, dict) and isinstance(content[source].get(key), dict)
+        content[source][key] = content[source][key] | value if merged else value
+    path.write_text(json.dumps(content))
+
+
+def test_sizes_of_evaluations_come_from_the_source_the_network_and_the_run(root: Path) -> None:
+    section(root, "lb", sizes={"evaluate_every": 3, "final_evaluations": 2, "final_test_images": 999})
+    section(root, "lb", trained={"vgg11": {"image_size": 32, "epochs": 2, "final_evaluations": 5}})
+    section(root, "lb", runs={"lb-bsp-vgg11-noniid": {"workers": 4, "evaluate_every": 1, "final_test_images": 1000}})
+    found = [
+        specs.find(run, "smoke", root) for run in ("lb-bsp-resnet50-iid", "lb-bsp-vgg11-iid", "lb-bsp-vgg11-noniid")
+    ]
+    settings = [(s.evaluate_every, s.final_evaluations, s.final_test_images, s.workers) for s in found]
+    assert settings == [(3, 2, 999, 10), (3, 5, 999, 10), (1, 5, 1000, 4)]
+
+
+def test_workers_of_single_runs_are_set_only_where_images_do_not_set_them(root: Path) -> None:
+    section(root, "e1", runs={"e1-large-batch": {"workers": 4}})
+    assert "e1.runs.e1-large-batch.workers: a profile may set only" in refused(root)
+
+
+@pytest.mark.parametrize(
+    ("source", "changes", "says"),
+    [
+        ("e1", {"sizes": {"final_test_images": 10}}, "10 final_test_images at profile smoke, of which the test_images"),
+        ("e1", {"sizes": {"final_evaluations": 0}}, "e1.sizes.final_evaluations: 0; a value from 1"),
+        ("e1", {"warmup": "epochs"}, None),
+        ("e3", {"warmup": "epochs"}, "key e3.warmup: text ('epochs'); one of share, steps was expected"),
+        ("e3", {"least_patience": 0}, "key e3.least_patience: 0; epochs from 1 up were expected"),
+        ("e3", {"least_patience": "3"}, "key e3.least_patience: text ('3'); a whole number was expected"),
+        ("e3", {"warmup": "steps"}, "at most 60 % of the training was expected; train longer"),
+        ("e1", {"grid": {"arms": {"middle": {}}}}, "key e1.grid.arms: unknown key 'middle'; one of central"),
+        ("e1", {"grid": {"arms": {"central": {"width": 4}}}}, "e1.grid.arms.central: unknown key 'width'; one of lrs"),
+        ("e1", {"grid": {"arms": {"central": {"lrs": []}}}}, "e1.grid.arms.central.lrs: []; one or more different"),
+        ("e1", {"grid": {"arms": {"central": {"seeds": [2]}}}}, "e1.grid.arms.central.seeds: [2] shares a seed"),
+        ("e1", {"grid": {"arms": {"central": {"epochs": 0}}}}, "e1.grid.arms.central.epochs: 0; a value from 1"),
+        ("e1", {"grid": {"arms": {"central": 3}}}, "e1.grid.arms.central: a number (3); a mapping was expected"),
+    ],
+)  # fmt: skip
+def test_a_profile_that_says_it_wrongly_is_one_line(source: str, changes: dict, says: str | None, root: Path) -> None:
+    section(root, source, **changes)
+
+    def planned() -> list:
+        return [specs.runs(source, "smoke", group, root) for group in specs.GROUPS]
+
+    if says is None:  # a source without warm-ups does not read how they shrink
+        assert planned()
+        return
+    with pytest.raises(ReproError) as caught:
+        planned()
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_warm_up_keeps_the_steps_of_the_source_where_the_profile_says_so(root: Path) -> None:
+    """Post 3 at batch 1024: 6 of its epochs have 49 steps each; a profile with 12 500 images has 12 in an epoch."""
+    share = specs.find("e3-gn-1024", "smoke", root)
+    paper = specs.find("e3-gn-1024", "paper", root)
+    section(root, "e3", warmup="steps", sizes={"train_images": 12_500, "epochs": 200})
+    steps = specs.find("e3-gn-1024", "smoke", root)
+    assert share.schedule["warmup_epochs"] == pytest.approx(6 * share.epochs / paper.epochs)
+    assert steps.schedule["warmup_epochs"] * 12 == pytest.approx(6 * 49)
+    tree.edit(
+        root / E3, "lr: 0.8, factor: 0.1, patience: 10, warmup_epochs: 6",
+        "lr: 0.8, warmup: share, factor: 0.1, patience: 10, warmup_epochs: 6",
+    )  # fmt: skip
+    kept = specs.find("e3-gn-1024", "smoke", root)
+    assert kept.schedule["warmup_epochs"] == pytest.approx(6 * 200 / paper.epochs)
+    assert kept.schedule.keys() == steps.schedule.keys()
+    for name, profile in (("e3-gn-1024", "paper"), ("e3-gn-2048", "paper")):
+        assert specs.find(name, profile, root).schedule["warmup_epochs"] == 6
+
+
+def test_workers_that_share_the_images_share_the_steps_of_a_warm_up(root: Path) -> None:
+    """Ten workers of 32: 157 steps an epoch in post 3, 39 with 12 500 images."""
+    tree.edit(root / E3, TEN, TEN.replace("}", ", warmup_epochs: 1, warmup_from: 0.01}"))
+    section(root, "e3", warmup="steps", sizes={"train_images": 12_500, "epochs": 200})
+    assert specs.find("e3-iid-bn", "smoke", root).schedule["warmup_epochs"] == pytest.approx(156 / 39)
+
+
+def test_a_way_to_warm_up_needs_a_warm_up(root: Path) -> None:
+    tree.edit(root / E3, TEN, TEN.replace("}", ", warmup: share}"))
+    with pytest.raises(ReproError, match=r"key schedule\.warmup: share without warmup_epochs; leave it out"):
+        specs.runs("e3", "smoke", root=root)
+
+
+def test_patience_never_falls_below_the_least(root: Path) -> None:
+    usual = {spec.run: spec.schedule.get("patience") for spec, _ in specs.runs("e3", "smoke", root=root)}
+    section(root, "e3", least_patience=3)
+    for spec, _ in specs.runs("e3", "smoke", root=root):
+        before = usual[spec.run]
+        assert spec.schedule.get("patience") == (None if before is None else max(3, before)), spec.run
+    assert 1 in usual.values()
+
+
+def test_an_arm_of_a_grid_can_have_epochs_rates_and_seeds_of_its_own(root: Path) -> None:
+    tree.edit(root / SPEC, "grid:\n", "grid:\n  rates: {federated: [0.3, 0.6], central: [0.7]}\n")
+    own = {"epochs": 3, "lrs": [0.01, 0.02], "seeds": [105, 106], "final_evaluations": 2}
+    section(root, "e1", grid={"arms": {"central": own}}, sizes={"final_test_images": 500, "final_evaluations": 4})
+    planned = specs.runs("e1", "smoke", "grid", root)
+    usual = specs.read_yaml(root / SPEC)["grid"]["lrs"]
+    expected = {"central": ([0.01, 0.02], 3, [105, 106], 2), "federated": ([0.3, 0.6], 1, [101], None)}
+    for arm, made in specs.grids("e1", "smoke", root).items():
+        rates, epochs, seeds, final = expected.get(arm, (usual, 1, [101], None))
+        assert [spec.schedule["lr"] for spec in made] == rates
+        for spec in made:
+            assert (spec.epochs, spec.evaluate_every, spec.final_evaluations) == (epochs, epochs, final)
+            assert spec.final_test_images is None, "held-out images have a number of their own"
+            assert [seed for other, seed in planned if other.run == spec.run] == seeds
+
+
+def test_a_grid_of_paper_lb_has_lengths_by_arm(root: Path) -> None:
+    tree.edit(root / LB, "\nruns:\n", "\ngrid: {lrs: [0.1], rates: {vgg: [0.01, 0.02]}, arms: {vgg: lb-bsp-vgg11-iid, "
+                                      "resnet: lb-bsp-resnet50-iid}}\nruns:\n")  # fmt: skip
+    arms = {"vgg": {"epochs": 5}, "resnet": {"epochs": 2, "seeds": [9]}}
+    section(root, "lb", grid={"seeds": [7, 8], "held_out_images": 50, "arms": arms})
+    planned = [(spec.run, spec.epochs, seed) for spec, seed in specs.runs("lb", "smoke", "grid", root)]
+    assert planned == [
+        *((f"lb-grid-vgg-lr0_0{k}", 5, seed) for k in (1, 2) for seed in (7, 8)), ("lb-grid-resnet-lr0_1", 2, 9)
+    ]  # fmt: skip
 
 
 # Local batches of different sizes -----------------------------------------------------------------------------
@@ -568,6 +702,8 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
         assert changed.pop(f"codec_{name}") == sending & runs(lambda s, name=name: s.codec == name)
     assert changed.pop("local_momentum") == runs(lambda s: s.local_momentum != "restart")
     assert changed.pop("aggregation_weights") == runs(lambda s: s.weights != "images")
+    more = runs(lambda s: (s.final_test_images, s.final_evaluations) != (None, None))
+    assert changed.pop("final_evaluations") == more
     assert not changed, "every part has a law above"
 
 

@@ -181,8 +181,8 @@ class Clients(Protocol):
         the running statistics that it has then.
         """
 
-    def evaluate(self, model: nn.Module) -> Mapping[str, Any]:
-        """``common.evaluate_shared`` of ``model`` on the evaluation batches, to the last bit."""
+    def evaluate(self, model: nn.Module, final: bool = False) -> Mapping[str, Any]:
+        """``common.evaluate_shared`` of ``model`` on the evaluation batches, or the final ones, to the last bit."""
 
 
 class _Serial:
@@ -191,13 +191,14 @@ class _Serial:
     def __init__(
         self, model: nn.Module, batches: Batches, codec: Codec, lr: Schedule, local_epochs: int, momentum: float,
         weight_decay: float, precision: str, download: Codec, progress: Progress, evaluation: Sequence[Part],
-        buffers: Buffers, local_steps: int | None, momenta: Momenta,
+        buffers: Buffers, local_steps: int | None, momenta: Momenta, final: Sequence[Part] = (),
     ) -> None:  # fmt: skip
         self.worker = copy.deepcopy(model).train()
         self.batches, self.codec, self.lr, self.local_epochs = batches, codec, lr, local_epochs
         self.momentum, self.weight_decay, self.precision = momentum, weight_decay, precision
         self.download, self.progress, self.evaluation = download, progress, evaluation
         self.buffers, self.local_steps, self.momenta = buffers, local_steps, momenta
+        self.final = final or evaluation
 
     def client(self, client: int, state: State, number: int, shared: bytes, momentum: bytes, score: bool) -> Local:
         """Local SGD of one client; ``state`` is its codec's memory."""
@@ -218,7 +219,7 @@ class _Serial:
         after = shared_state(self.worker, self.buffers)
         change = {name: after[name] - old for name, old in zip(after, before, strict=True)}
         state["progress"] = self.progress(steps.start / per_epoch)
-        by_class = mean_score(self._scores(self.evaluation))["top1_by_class"] if score else []
+        by_class = mean_score(self._scores(self.final))["top1_by_class"] if score else []
         sent_momentum = self.momenta.keep(optimiser, self.worker, client)
         return Local(self.codec.encode(state, change), sent_momentum, state, losses, correct, images, by_class)
 
@@ -229,8 +230,8 @@ class _Serial:
         for client, state in enumerate(states):
             yield self.client(client, state, number, shared, momentum, score)
 
-    def evaluate(self, model: nn.Module) -> Mapping[str, Any]:
-        return evaluate_shared(model, self.evaluation, self.precision, self.buffers)
+    def evaluate(self, model: nn.Module, final: bool = False) -> Mapping[str, Any]:
+        return evaluate_shared(model, self.final if final else self.evaluation, self.precision, self.buffers)
 
     def client_elsewhere(
         self, item: tuple[int, State, Arrays, Arrays], number: int, shared: bytes, momentum: bytes, score: bool
@@ -242,13 +243,13 @@ class _Serial:
         local = self.client(client, state, number, shared, momentum, score)
         return local, _arrays(self.buffers.own, client), _arrays(self.momenta.kept, client)
 
-    def score(self, item: tuple[Arrays, int], state: Sequence[np.ndarray]) -> Score:
+    def score(self, item: tuple[Arrays, int], state: Sequence[np.ndarray], final: bool) -> Score:
         """Score on one evaluation batch of the model with shared state ``state`` and a worker's running statistics."""
         own, part = item
         load_state(self.worker, map(torch.from_numpy, state), self.buffers)
         if own:
             load_buffers(self.worker, {name: torch.from_numpy(values) for name, values in own.items()})
-        return self._scores([self.evaluation[part]])[0]
+        return self._scores([(self.final if final else self.evaluation)[part]])[0]
 
 
 def _arrays(kept: Sequence[Mapping[str, torch.Tensor]], client: int) -> Arrays:
@@ -267,7 +268,8 @@ class _Forked:
 
     def __init__(self, serial: _Serial, processes: int) -> None:
         context = multiprocessing.get_context("fork")
-        self._evaluation_batches, self._buffers, self._momenta = len(serial.evaluation), serial.buffers, serial.momenta
+        self._evaluation_batches = (len(serial.evaluation), len(serial.final))
+        self._buffers, self._momenta = serial.buffers, serial.momenta
         self._ends: list[Connection] = []
         self._running: dict[Connection, int] = {}  # number of the item that a busy process works on
         self._processes = []
@@ -344,15 +346,15 @@ class _Forked:
             _put(momenta, client, own_momentum)
             yield local
 
-    def evaluate(self, model: nn.Module) -> Mapping[str, Any]:
+    def evaluate(self, model: nn.Module, final: bool = False) -> Mapping[str, Any]:
         state = [tensor.numpy() for tensor in shared_state(model, self._buffers).values()]
-        workers, parts = len(self._buffers.own) or 1, self._evaluation_batches
+        workers, parts = len(self._buffers.own) or 1, self._evaluation_batches[final]
 
         def item(number: int) -> tuple[Arrays, int]:
             client, part = divmod(number, parts)
             return _arrays(self._buffers.own, client), part
 
-        return mean_score(self._spread("score", workers * parts, item, state))
+        return mean_score(self._spread("score", workers * parts, item, state, final))
 
     def close(self) -> None:
         for end in self._ends:
@@ -369,16 +371,18 @@ def client_pool(
     weight_decay: float = 0.0, precision: str = "fp32", download: Codec | None = None,
     progress: Progress = epochs_seen, evaluation: Sequence[Part] = (), processes: int = 1,
     buffers: Buffers = AVERAGED, local_steps: int | None = None, momenta: Momenta = RESTARTED,
+    final: Sequence[Part] = (),
 ) -> Iterator[Clients]:  # fmt: skip
     """Clients of federated averaging, on ``processes`` processes. The result does not depend on how many.
 
-    They evaluate too: ``evaluation`` holds a function for each evaluation batch.
+    They evaluate too: ``evaluation`` holds a function for each evaluation batch, ``final`` for each of those that the
+    last evaluations take instead, and the clients' own models before the last aggregation (the same ones when empty).
 
     The schedule is evaluated in the processes, so with more than one it must be a closed form.
     """
     serial = _Serial(
         model, batches, codec, lr, local_epochs, momentum, weight_decay, precision, download or Dense(), progress,
-        evaluation, buffers, local_steps, momenta,
+        evaluation, buffers, local_steps, momenta, final,
     )  # fmt: skip
     if min(processes, batches.clients) < 2:
         yield serial

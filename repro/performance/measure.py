@@ -8,11 +8,13 @@ from __future__ import annotations
 import ctypes
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from repro.checkpoint import Checkpoint
 from repro.errors import ReproError
 from repro.performance import memory, peak, timing
 from repro.performance.timing import Timings
@@ -21,9 +23,24 @@ from repro.performance.workload import Trainer
 LOADER_BLOCKS = 5
 
 
+@dataclass
+class _Found:
+    """What a measurement has so far: readings of the loader, finished blocks, and (peak, base) by batch size."""
+
+    loader: dict[int, list[int]] | None = None
+    timed: Timings | None = None
+    watched: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+
+def _restored(state: dict[str, Any]) -> _Found:
+    timed = state["timed"]
+    return _Found(state["loader"], None if timed is None else Timings(**timed), state["watched"])
+
+
 def measure(
     trainer: Trainer, sizes: Sequence[int], *, blocks: int, repetitions: int,
     peak_sizes: Sequence[int] = (), report: Callable[[float], None] = lambda share: None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:  # fmt: skip
     """Count, time and watch every batch size.
 
@@ -33,6 +50,7 @@ def measure(
         blocks, repetitions: of the timing (``timing.measure``); with 0 repetitions nothing is timed.
         peak_sizes: batch sizes whose peak is watched.
         report: called with the finished share.
+        checkpoint: where finished blocks and peaks are kept; an interrupted measurement goes on with the next one.
 
     Returns:
         One row for each batch size, and every single time as series.
@@ -51,18 +69,36 @@ def measure(
     Raises:
         ReproError: as ``timing.measure`` and ``peak.train``.
     """
-    loader = _loader_bytes(trainer, sizes)  # first, before training leaves free memory behind
+    found = (checkpoint.restore(_restored) if checkpoint else None) or _Found()
+
+    def keep() -> None:
+        if checkpoint and checkpoint.due():
+            checkpoint.save(asdict(found))
+
+    if found.loader is None:
+        found.loader = _loader_bytes(trainer, sizes)  # first, before training leaves free memory behind
+    loader = found.loader
     counted = {size: memory.terms(trainer, size) for size in sizes}
     share = 0.85 if peak_sizes else 1.0
-    timed = Timings(0)
     if repetitions:
-        timed = timing.measure(
-            trainer, sizes, blocks=blocks, repetitions=repetitions, report=lambda done: report(share * done)
-        )
+
+        def after_block(made: Timings) -> None:
+            found.timed = made
+            keep()
+
+        found.timed = timing.measure(
+            trainer, sizes, blocks=blocks, repetitions=repetitions, report=lambda done: report(share * done),
+            made=found.timed, after_block=after_block,
+        )  # fmt: skip
+    timed = found.timed or Timings(0)
     device = trainer.device.type
     parameters = sum(each.numel() for each in trainer.model.parameters())
     buffers = memory.held(trainer.model.buffers())
-    watched = {size: peak.train(trainer.workload, size, device=device) for size in peak_sizes}
+    for size in peak_sizes:
+        if size not in found.watched:
+            seen = peak.train(trainer.workload, size, device=device)
+            found.watched[size] = (seen.peak, seen.base)
+            keep()
     rows = []
     for size in sizes:
         parts: dict[str, Any] = {part: _quartiles(timed.samples.get((part, size))) for part in timing.PARTS}
@@ -72,8 +108,7 @@ def measure(
              "gradients": of.gradients, "optimiser": of.optimiser,
              "activations": of.activations, "batch_held": of.batch,
              "loader": round(statistics.median(loader[size])) if loader else None,
-             "peak": watched[size].peak if size in watched else None,
-             "base": watched[size].base if size in watched else None,
+             "peak": found.watched.get(size, (None, None))[0], "base": found.watched.get(size, (None, None))[1],
              "n": len(timed.samples.get(("step", size), [])), **parts,
              "cpu_share": _digits(timed.cpu_share[size]) if size in timed.cpu_share else None}
         )  # fmt: skip

@@ -32,17 +32,20 @@ class Timings:
         cpu_share: batch -> processor time over wall time of its steps; well below the number of threads, the process
             had to share its cores (on a GPU: it waited).
         blocks: number of blocks.
+        finished: how many of them are finished.
     """
 
     blocks: int
     samples: dict[tuple[str, int], list[float]] = field(default_factory=dict)
     probe: list[float] = field(default_factory=list)
     cpu_share: dict[int, float] = field(default_factory=dict)
+    finished: int = 0
 
 
 def measure(
     trainer: Trainer, sizes: Sequence[int], *, blocks: int, repetitions: int, warm_up: int = 1,
-    report: Callable[[float], None] = lambda share: None,
+    report: Callable[[float], None] = lambda share: None, made: Timings | None = None,
+    after_block: Callable[[Timings], None] = lambda made: None,
 ) -> Timings:  # fmt: skip
     """Time every batch size.
 
@@ -57,25 +60,29 @@ def measure(
         repetitions: timed steps of each size in a block, for the parts and again for the whole.
         warm_up: steps before these that are not timed.
         report: called with the finished share.
+        made: what an interrupted measurement had; it goes on with the next block.
+        after_block: called with all finished blocks after each.
 
     Raises:
         ReproError: fewer than 3 blocks, or no repetition.
     """
     if blocks < 3 or repetitions < 1:
         raise ReproError(f"{blocks} blocks of {repetitions} repetitions; at least 3 blocks of 1 were expected")
-    made = Timings(blocks)
+    made = made or Timings(blocks)
     probe = trainer.batches(min(PROBE_BATCH, len(trainer.images)))
     fixed = trainer.move(probe, 0)
     for _ in range(3):
         trainer.compute(*fixed)
         trainer.update()
-    for block in range(blocks):
+    for block in range(made.finished, blocks):
         # Every other block runs backwards, so that no size always follows the same one.
         for n, size in enumerate(sizes[:: 1 if block % 2 == 0 else -1]):
             trainer.compute(*fixed)  # the first step after a larger batch still waits for memory
             made.probe.append(seconds(trainer, lambda: trainer.compute(*fixed)))
             _one_size(trainer, size, repetitions, warm_up, made)
             report((block + (n + 1) / len(sizes)) / blocks)
+        made.finished = block + 1
+        after_block(made)
     return made
 
 
