@@ -13,7 +13,7 @@ from typing import Any
 from repro import records
 
 VERSIONS = {
-    "alexnet": 1,  # layers, initialisation, dropout
+    "alexnet": 2,  # layers, initialisation, dropout
     "batches": 1,  # subset, scaling, order of images, augmentation, normalisation
     "batch_shares": 1,  # local batches of different sizes, and the shards that go with them
     "buffer_policies": 1,  # local and drop
@@ -30,16 +30,16 @@ VERSIONS = {
     "codec_top-k-residual": 2,
     "engines": 1,  # the three methods, aggregation, what is sent
     "evaluation": 1,
-    "fixup": 1,  # scalars, their learning rate, initialisation
+    "fixup": 2,  # scalars, their learning rate, initialisation
     "group_norm": 2,  # group, layer and instance norm: groups, first scales, kernels
     "law_normalisation": 2,
     "law_label_split": 1,
     "laws": 2,
     "local_steps": 2,  # which steps a round takes, when it is evaluated
-    "models": 1,  # layers, initialisation, normalisation
+    "models": 2,  # layers, initialisation, normalisation
     "partition": 1,
     "partition_by_labels": 2,  # counted for these partitions only
-    "measure": 2,  # what a measurement runs, counts and times
+    "measure": 3,  # what a measurement runs, counts and times
     "payloads": 2,  # which codecs, what they encode, and what they remember
     "quantised_weights": 1,  # when the shared model is rounded
     "randomness": 1,
@@ -48,10 +48,10 @@ VERSIONS = {
     "tracked_batch_statistics": 1,
     "tracked_gradient_norm": 1,
     "tracked_per_class": 1,
-    "tracked_sharpness": 1,
+    "tracked_sharpness": 2,
     "tracked_training_images": 1,
-    "vgg": 1,  # layers, initialisation, dropout
-    "vit": 1,  # layers, initialisation
+    "vgg": 2,  # layers, initialisation, dropout
+    "vit": 2,  # layers, initialisation
     "zip": 1,
 }
 

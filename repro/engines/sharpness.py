@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.errors import NotFinite
+from repro.randomness import generator
 
 MAX_ITERATIONS = 100
 TOLERANCE = 1e-3  # relative change of the estimate at which power iteration ends
@@ -57,8 +58,8 @@ def top_eigenvalue(product: Product, like: Sequence[Tensor], seed: int) -> TopEi
 
 
 def _power_iteration(product: Product, like: Sequence[Tensor], seed: int) -> TopEigenvalue:
-    generator = torch.Generator().manual_seed(seed)
-    vector = _unit([torch.randn(t.shape, generator=generator, dtype=t.dtype).to(t.device) for t in like])
+    random = generator(seed, "first vector")  # numpy's: torch's float32 numbers depend on the processor
+    vector = _unit([torch.from_numpy(random.standard_normal(t.shape)).to(t) for t in like])
     value = 0.0
     for iteration in range(1, MAX_ITERATIONS + 1):
         image = product(vector)
