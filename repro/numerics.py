@@ -14,7 +14,7 @@ from repro import records
 
 VERSIONS = {
     "aggregation_weights": 1,  # clients of federated averaging that count equally
-    "alexnet": 1,  # layers, initialisation, dropout
+    "alexnet": 2,  # layers, initialisation, dropout
     "batches": 1,  # subset, scaling, order of images, augmentation, normalisation
     "batch_shares": 1,  # local batches of different sizes, and the shards that go with them
     "buffer_policies": 1,  # local and drop
@@ -36,17 +36,17 @@ VERSIONS = {
     "engines": 1,  # the three methods, aggregation, what is sent
     "evaluation": 1,
     "final_evaluations": 1,  # which further evaluations there are, and on which images the last ones take place
-    "fixup": 1,  # scalars, their learning rate, initialisation
+    "fixup": 2,  # scalars, their learning rate, initialisation
     "group_norm": 2,  # group, layer and instance norm: groups, first scales, kernels
     "law_normalisation": 2,
     "law_label_split": 1,
     "laws": 2,
     "local_momentum": 1,  # momentum of federated clients that is kept, or averaged
     "local_steps": 2,  # which steps a round takes, when it is evaluated
-    "models": 1,  # layers, initialisation, normalisation
+    "models": 2,  # layers, initialisation, normalisation
     "partition": 1,
     "partition_by_labels": 2,  # counted for these partitions only
-    "measure": 2,  # what a measurement runs, counts and times
+    "measure": 3,  # what a measurement runs, counts and times
     "payloads": 2,  # which codecs, what they encode, and what they remember
     "quantised_weights": 1,  # when the shared model is rounded
     "randomness": 1,
@@ -58,8 +58,8 @@ VERSIONS = {
     "tracked_sharpness": 2,  # how the eigenvalue is found, and when it has settled
     "tracked_training_images": 1,
     "tracked_training_sample": 1,
-    "vgg": 1,  # layers, initialisation, dropout
-    "vit": 1,  # layers, initialisation
+    "vgg": 2,  # layers, initialisation, dropout
+    "vit": 2,  # layers, initialisation
     "zip": 1,
 }
 

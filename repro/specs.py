@@ -696,7 +696,9 @@ def _sizes(files: _Files, kind: str, model: str, run: str | None = None) -> dict
 
 
 def sizes_of(source: str, profile: str, model: str, root: Path = Path()) -> dict[str, Any]:
-    """``image_size``, ``width``, ``norm``, ``patch`` and ``depth`` that a measurement of ``model`` has at a profile.
+    """The settings of a network and of its training that a measurement of ``model`` has at a profile.
+
+    They are ``image_size``, ``width``, ``norm``, ``patch``, ``depth``, ``augment`` and ``momentum``.
 
     A network that no run of the source measures has the source's usual ones. Raises as ``runs``.
     """
@@ -704,7 +706,7 @@ def sizes_of(source: str, profile: str, model: str, root: Path = Path()) -> dict
     defaults = _expect(files.content.get("defaults"), dict, f"{files.spec_file}, key defaults")
     own: dict[str, Any] = next((run for run in files.content["runs"].values() if run.get("model") == model), {})
     values = defaults | own | _sizes(files, "measure", model)
-    return {name: values.get(name) for name in ("image_size", "width", "norm", "patch", "depth")}
+    return {name: values.get(name) for name in ("image_size", "width", "norm", "patch", "depth", "augment", "momentum")}
 
 
 def _written(files: _Files, section: str, waiting: list[str] | None = None) -> list[Spec]:

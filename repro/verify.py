@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from repro import records, rules, runner, specs, store
+from repro import published, records, rules, runner, specs, store
 from repro.errors import ReproError
 from repro.records import Record
 
@@ -57,7 +58,7 @@ def rerun(
     mean +- t s sqrt(1 + 1/n) over the recorded seeds, 95 %. Lengths of payloads, some of which exist for one seed only,
     must lie within ``SIZE_TOLERANCE`` of those on record, but for a fixed threshold, whose lengths vary more. Of a
     measurement, bytes of tensors must be equal and, on the same machine type, times and peaks agree within an interval;
-    nothing else should run meanwhile.
+    nothing else should run meanwhile. Of a law, elsewhere, each check of what it states must be met or missed alike.
 
     Raises:
         ReproError: there is no record to compare with, or it is stale.
@@ -146,19 +147,10 @@ def _elsewhere(stored: Record, again: Record, root: Path) -> Comparison:
     counted = _COUNTED["payloads" if stored.kind == "payloads" else "train"]
     if [[row[k] for k in counted] for row in stored.rows] != [[row[k] for k in counted] for row in again.rows]:
         wrong.append("rows")
-    if stored.law is not None and again.law is not None:
-        # Round-off differs between processors, and a law's differences are round-off.
-        same = stored.law.keys() == again.law.keys() and all(
-            math.isclose(value, again.law[key], rel_tol=1e-6, abs_tol=stored.law["tolerance"])
-            if isinstance(value, float)
-            else value == again.law[key]
-            for key, value in stored.law.items()
-        )
-        wrong += [] if same else ["law"]
     if wrong:
         return Comparison(stored.run, stored.seed, DIFFERS, f"another machine type, and {', '.join(wrong)} differ")
-    if not stored.rows:
-        return Comparison(stored.run, stored.seed, AGREES, "another machine type; the law's numbers agree")
+    if stored.kind == "law":
+        return _law_elsewhere(stored, again, root)
     if stored.kind == "payloads":
         pairs = [pair for pair in zip(stored.rows, again.rows, strict=True) if pair[0]["codec"] != _UNSTEADY]
         largest = max(abs(ours["bytes"] / theirs["bytes"] - 1) for theirs, ours in pairs)
@@ -180,6 +172,45 @@ def _elsewhere(stored: Record, again: Record, root: Path) -> Comparison:
         stored.run, stored.seed, verdict,
         f"another machine type; last top-1 {100 * ours:.1f} %, expected {100 * low:.1f} to {100 * high:.1f} %",
     )  # fmt: skip
+
+
+def _law_elsewhere(stored: Record, again: Record, root: Path) -> Comparison:
+    """Two executions of a law: sizes must be equal, and each check of its statement met or missed alike.
+
+    Digits are not compared: how large round-off is, and how a network comes out whose steps differ by it, is the
+    processor's.
+
+    Raises:
+        ReproError: no statement reads the law, or a number that a check names was not recorded.
+    """
+    checks = [
+        check for statement in published.load_published(root).statements
+        for part in (statement.judge or {}).get("parts", [])
+        if part["rule"] == "law" and part["run"] == stored.run for check in part["checks"]
+    ]  # fmt: skip
+    if not checks:
+        raise ReproError(
+            f"{stored.run}: no law of data/published.yaml has this run; its checks were expected there to compare two "
+            "machines by; compare on the machine type of the record"
+        )
+    before, now = stored.law or {}, again.law or {}
+    sizes = ["law's sizes"] if _law_sizes(before) != _law_sizes(now) or before.keys() != now.keys() else []
+    other = [
+        check["called"] for check in checks
+        if not sizes and bool(rules.unmet_checks(before, [check])) != bool(rules.unmet_checks(now, [check]))
+    ]  # fmt: skip
+    if sizes or other:
+        return Comparison(
+            stored.run, stored.seed, DIFFERS, f"another machine type, and {', '.join(sizes + other)} differ"
+        )
+    missed = len(rules.unmet_checks(now, checks))
+    met = f"{len(checks) - missed} of {len(checks)} checks of the law are met here and on record"
+    return Comparison(stored.run, stored.seed, AGREES, f"another machine type; {met}")
+
+
+def _law_sizes(law: Mapping[str, Any]) -> dict[str, Any]:
+    """What a law was executed on, the tolerance among it: what no round-off changes."""
+    return {name: value for name, value in law.items() if name == "tolerance" or not isinstance(value, float)}
 
 
 def sample(n: int, seed: int, root: Path = Path()) -> list[tuple[specs.Spec, int]]:

@@ -2,12 +2,19 @@
 
 A failure says one of two things. Results changed and no version did: raise the version of the part you changed, if the
 change is meant. A version changed: write the golden file anew with ``python tests/test_golden.py`` and commit it.
-Float64 results are held to 1e-7, which every machine meets; bfloat16 ones, whose rounding differs between processors,
-to 5 %.
+
+Processors differ in round-off alone, since all that is random is drawn by numpy. Float64 results are held to 1e-7; the
+cases are such that round-off stays below 1e-9 in them with any vector instructions (``.ci/run`` tries three; where
+BatchNorm on maps of one pixel would make it grow a million times, they have 16 px). Hardly any change of numerics is
+that small: a thousandth of a learning rate or of a weight decay is noticed, as a test says. How well messages deflate
+follows the last bits of their values; their lengths are held to 1 %. bfloat16 results, whose rounding differs between
+processors, are held to 1 % of a loss and two images of an accuracy, in cases without BatchNorm or of two steps; they
+are there for code that float64 does not run.
 """
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,9 +26,10 @@ from repro import numerics, records, runner
 
 GOLDEN = Path(__file__).with_name("golden.json")
 CASES = {
-    "central": toy.spec("central"),
+    "central": toy.spec("central", image_size=16),
     "large batch": toy.spec("large_batch", momentum=0.9, weight_decay=5e-4),
-    "large batch, bf16": toy.spec("large_batch", precision="bf16"),
+    "large batch, bf16": toy.spec("large_batch", precision="bf16", norm="group", image_size=16),
+    "central, BatchNorm, bf16": toy.spec("central", precision="bf16", image_size=16, local_batch=48, epochs=1),
     "federated": toy.spec("federated", partition="dirichlet", dirichlet_alpha=5.0),
     "federated, two labels, warm-up": toy.spec(
         "federated", workers=5, train_images=200, partition="labels", labels_per_client=2, local_epochs=2,
@@ -45,20 +53,30 @@ CASES = {
         track=["batch_statistics", "gradient_norm", "per_class"],
     ),
     "federated, no statistics": toy.spec("federated", buffers="drop"),
-    "ResNet50, sharpness": toy.spec("central", model="resnet50", width=2, epochs=1, track=["sharpness"]),
+    "ResNet50, sharpness": toy.spec(
+        "central", model="resnet50", width=2, image_size=16, local_batch=32, epochs=1, track=["sharpness"],
+        schedule={"kind": "constant", "lr": 0.01},
+    ),
     "large batch, clients go on": toy.spec(
         "large_batch", partition="dirichlet", dirichlet_alpha=0.5, clients_wait=False
     ),
-    "large batch, unequal shares": toy.spec("large_batch", batch_shares=[1, 0.5, 0.25]),
-    "step-up": toy.spec("central", step_up={"factor": 4, "threshold": 0.2}, evaluate_at=[1]),
-    "step-up, at random": toy.spec("central", step_up={"factor": 4, "when": "random", "share": 0.5}),
+    "large batch, unequal shares": toy.spec("large_batch", image_size=16, batch_shares=[1, 0.5, 0.25]),
+    "step-up": toy.spec(
+        "central", image_size=16, step_up={"factor": 4, "threshold": 0.2}, evaluate_at=[1]
+    ),
+    "step-up, at random": toy.spec(
+        "central", image_size=16, step_up={"factor": 4, "when": "random", "share": 0.5}
+    ),
     "law of label split": toy.spec("large_batch", kind="law", law="label_split", train_images=24),
 }  # fmt: skip
 EXACT = {"epoch", "round", "lr", "bytes_up", "bytes_down", "step", "what", "codec", "dense_bytes"}
 
 
 def result(name):
-    record, _ = runner.run(CASES[name], seed=7, root=toy.ROOT)
+    return as_result(runner.run(CASES[name], seed=7, root=toy.ROOT)[0])
+
+
+def as_result(record):
     return {
         "numerics": numerics.used_by(record.spec),
         "status": record.status,
@@ -75,32 +93,58 @@ def leaves(value):
     return [leaf for item in value for leaf in leaves(item)] if isinstance(value, list) else [value]
 
 
+def differing(ours, golden, bf16=False):
+    """What differs by more than round-off: keys of a result, and of its rows."""
+    tolerance = 1e-2 if bf16 else 1e-7
+
+    def same(key, x, y):
+        if isinstance(x, str | bool | None) or isinstance(y, str | bool | None):
+            return x == y
+        if key in EXACT:
+            return x == pytest.approx(y, rel=0, abs=1e-9)
+        if key == "bytes":
+            return x == pytest.approx(y, rel=1e-2)
+        least = 1e-12 if key == "law" else 1e-9
+        return x == pytest.approx(y, rel=tolerance, abs=2.5 / 32 if bf16 and "top" in key else least)
+
+    def alike(key, x, y):
+        x, y = leaves(x), leaves(y)
+        return len(x) == len(y) and all(same(key, a, b) for a, b in zip(x, y, strict=True))
+
+    found = {key for key in ours.keys() | golden.keys() if key not in ours or key not in golden}
+    found |= {key for key in ours.keys() & golden.keys() - {"rows"} if not alike(key, ours[key], golden[key])}
+    if len(ours["rows"]) != len(golden["rows"]):
+        return found | {"rows"}
+    for a, b in zip(ours["rows"], golden["rows"], strict=True):
+        found |= {key for key in a.keys() | b.keys() if key not in a or key not in b or not alike(key, a[key], b[key])}
+    return found
+
+
 @pytest.mark.data
 @pytest.mark.parametrize("name", CASES)
 def test_results_change_only_with_a_version(name):
     ours, golden = result(name), json.loads(GOLDEN.read_text())[name]
     assert ours["numerics"] == golden["numerics"], "a version changed: run `python tests/test_golden.py` and commit"
-    tolerance = 5e-2 if "bf16" in name else 1e-7
-    hint = "results changed, and no version in repro/numerics.py did"
-    assert ours["train_loss"] == pytest.approx(golden["train_loss"], rel=tolerance), hint
-    assert ours.get("step_up_factor") == golden.get("step_up_factor"), hint
-    assert ours.get("gradient_norm", []) == pytest.approx(golden.get("gradient_norm", []), rel=tolerance), hint
-    assert len(ours["rows"]) == len(golden["rows"]), hint
-    for a, b in zip(ours["rows"], golden["rows"], strict=True):
-        assert a.keys() == b.keys()
-        for key in a:
-            ours_, golden_ = leaves(a[key]), leaves(b[key])
-            assert len(ours_) == len(golden_), f"{key}: {hint}"
-            for x, y in zip(ours_, golden_, strict=True):
-                if isinstance(y, str | None):
-                    assert x == y, f"{key}: {hint}"
-                    continue
-                near = pytest.approx(y, rel=0 if key in EXACT else tolerance, abs=0.13 if "bf16" in name else 1e-9)
-                assert x == near, f"{key}: {hint}"
-    if golden["law"] is not None:
-        for key, value in golden["law"].items():
-            near = pytest.approx(value, rel=1e-6, abs=1e-12) if isinstance(value, float) else value
-            assert ours["law"][key] == near, f"{key}: {hint}"
+    found = differing(ours, golden, "bf16" in name)
+    assert not found, f"{sorted(found)}: results changed, and no version in repro/numerics.py did"
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("large batch", {"weight_decay": 5.005e-4}),
+        ("large batch", {"momentum": 0.9001}),
+        ("central", {"schedule": {"kind": "constant", "lr": 0.05005}}),
+        ("federated", {"schedule": {"kind": "constant", "lr": 0.05005}}),
+        ("large batch, bf16", {"schedule": {"kind": "constant", "lr": 0.1}}),
+        ("central, BatchNorm, bf16", {"schedule": {"kind": "constant", "lr": 0.1}}),
+    ],
+)
+def test_the_tolerances_notice_a_change_of_numerics(name, changes):
+    golden, bf16 = json.loads(GOLDEN.read_text())[name], "bf16" in name
+    record, _ = runner.run(replace(CASES[name], **changes), seed=7, root=toy.ROOT)
+    assert differing(as_result(record), golden, bf16) & {"train_loss", "test_loss"}
 
 
 if __name__ == "__main__":

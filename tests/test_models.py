@@ -1,6 +1,10 @@
 """The network is the one that is said to be trained: counts, shapes, normalisation and repeatable weights."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +13,7 @@ from torch import nn
 from repro import models
 from repro.errors import ReproError
 from repro.models.norms import Norms, WorkerBatchNorm2d
+from repro.models.resnet import _shortcut
 
 
 def small(norm: str = "batch", **options) -> nn.Module:
@@ -163,3 +168,59 @@ def test_every_parameter_gets_a_gradient() -> None:
 def test_an_unknown_network_or_norm_is_refused_with_the_known_ones(options: dict[str, str], says: str) -> None:
     with pytest.raises(ReproError, match=f"unknown .*{says} was expected"):
         models.build(**({"model": "resnet18", "classes": 10, "width": 4} | options))
+
+
+# Where kernels fail -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("size", [1, 4, 7])
+def test_images_that_leave_a_stride_a_single_pixel_are_refused(model: str, size: int) -> None:
+    with pytest.raises(ReproError, match=f"{model} on images of {size} px; at least 8 px were expected"):
+        models.build(model, classes=10, width=4, image_size=size)
+
+
+@pytest.mark.parametrize("model", ["resnet18", "resnet50"])
+def test_at_the_smallest_image_every_strided_convolution_sees_more_than_a_pixel(model: str) -> None:
+    net, seen = models.build(model, classes=10, width=4, image_size=8), []
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+            module.register_forward_hook(lambda _, x, __: seen.append(x[0].shape[-1]))
+    net(images(2, 8))
+    assert sorted(set(seen)) == [2, 4, 8]
+
+
+@pytest.mark.parametrize("channels", range(1, 10))
+@pytest.mark.parametrize("size", [7, 8])
+def test_a_strided_shortcut_is_the_convolution_that_it_stands_for(channels: int, size: int) -> None:
+    ours = _shortcut(channels, 12, 2, Norms("none"))[0].double()
+    theirs = nn.Conv2d(channels, 12, 1, stride=2, bias=False).double()
+    theirs.load_state_dict(ours.state_dict())
+    found = []
+    for conv in (ours, theirs):
+        x = images(3 * channels, size).view(3, -1, size, size)[:, :channels].double().requires_grad_()
+        out = conv(x)
+        (out**2).sum().backward()
+        found.append((out, x.grad, conv.weight.grad))
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-11)
+
+
+def test_narrow_networks_train_without_avx_512() -> None:
+    """oneDNN's weight gradient of a 1x1 convolution with a stride writes beyond its memory there, below 8 channels."""
+    program = """
+import torch
+from repro import models
+torch.set_num_threads(1)
+for model in ("resnet18", "resnet50"):
+    for width in range(1, 9):
+        net = models.build(model, classes=3, width=width, seed=1)
+        for _ in range(3):
+            x = torch.randn(5, 3, 16, 16).to(memory_format=torch.channels_last)
+            net(x).logsumexp(1).sum().backward()
+        assert all(torch.isfinite(p.grad).all() for p in net.parameters()), (model, width)
+"""
+    root = str(Path(models.__file__).resolve().parents[2])
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "MALLOC_CHECK_": "3", "PYTHONPATH": root}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -199,6 +199,24 @@ def test_batch_sizes_never_shrink_and_sizes_of_a_network_win(tmp_path: Path) -> 
     assert specs.sizes_of("lb", "laptop", "vit", root)["patch"] == specs.find("lb-perf-vit", "laptop", root).patch
 
 
+def test_a_network_is_measured_as_it_is_trained_and_advised_on_as_it_is_measured(tmp_path: Path) -> None:
+    """Width and precision are a measurement's own: the paper's GPU has float32 alone, and sizes shrink apart."""
+    root, compared = tree.plant(tmp_path), set()
+    alike = ("norm", "momentum", "augment", "image_size", "last_scale_zero")
+    for profile in specs.PROFILES:
+        tasks = [spec for group in specs.GROUPS for spec, _ in specs.runs("lb", profile, group, root)]
+        for measured in (spec for spec in tasks if spec.kind == "measure"):
+            advised = specs.sizes_of("lb", profile, measured.model, root)
+            assert {name: getattr(measured, name) for name in advised} == advised
+            for spec in tasks:
+                if (spec.kind, spec.model, spec.dataset) == ("train", measured.model, measured.dataset):
+                    assert [getattr(spec, name) for name in alike] == [getattr(measured, name) for name in alike], spec
+                    compared.add((profile, measured.run))
+    networks = ("lb-perf-alexnet", "lb-perf-resnet50", "lb-perf-vgg11")
+    assert compared == {(profile, run) for profile in specs.PROFILES for run in networks}
+    assert not specs.find("lb-perf-alexnet", "laptop", root).augment
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "says"),
     [

@@ -49,6 +49,55 @@ def test_activations_are_exactly_linear_in_the_batch(name: str, precision: str) 
     assert line.slope == round(line.slope)
 
 
+VGG = Workload(model="vgg11", classes=10, image_size=32, images=64, width=4, norm="none", augment=False)
+
+
+class Published(nn.Module):
+    """VGG11 written down once more, layer after layer, with torch's own dropout."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        kinds = (nn.ReLU(inplace=True), nn.Dropout(0.5))
+        self.layers = nn.Sequential(
+            net.features, nn.AdaptiveAvgPool2d(7), nn.Flatten(), net.hidden1, *kinds, net.hidden2, *kinds,
+            net.classifier,
+        )  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+def test_of_vgg11_the_network_itself_is_measured_and_not_its_shortcut() -> None:
+    measured, trained = VGG.network(), models.build("vgg11", classes=10, width=4, norm="none", seed=1)
+    trained.load_state_dict(measured.state_dict())
+    x = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    measured, trained = measured.eval(), trained.eval()
+    assert torch.equal(measured(x), trained.reference(x))
+    assert not torch.equal(measured(x), trained(x)), "the shortcut sums 49 weights first, which rounds otherwise"
+    assert torch.allclose(measured(x), trained(x), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("width", [4, 16])
+def test_activations_of_vgg11_are_proportional_to_the_batch(width: int) -> None:
+    """lb.c7: at most 1 % are constant, against more than 30 % with the shortcut's sum of weights."""
+    measured = Workload(**{**VGG.as_dict(), "width": width}).network().train()  # type: ignore[arg-type]
+    sizes = [1, 2, 16, 33]
+    held = [bytes_of(measured, batch, (3, 32, 32)) for batch in sizes]
+    line = fits.extremes(sizes, held)
+    assert [line(size) for size in sizes] == pytest.approx(held, abs=1e-6)
+    assert abs(line.intercept) <= 0.01 * held[0]
+    shortcut = models.build("vgg11", classes=10, width=width, norm="none", seed=1).train()
+    held = [bytes_of(shortcut, batch, (3, 32, 32)) for batch in sizes]
+    assert fits.extremes(sizes, held).intercept > 0.3 * held[0], "what this test is there to notice"
+
+
+@pytest.mark.parametrize("batch", [1, 32])
+def test_what_is_counted_of_vgg11_is_what_the_published_network_holds(batch: int) -> None:
+    measured = VGG.network().train()
+    ours = bytes_of(measured, batch, (3, 32, 32))
+    assert bytes_of(Published(measured).train(), batch, (3, 32, 32)) == pytest.approx(ours, rel=0.05)
+
+
 def test_the_terms_of_a_step() -> None:
     trainer = Trainer(TOY)
     found = memory.terms(trainer, 16)

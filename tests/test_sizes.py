@@ -9,6 +9,7 @@ from torch import nn
 from repro.errors import ReproError
 from repro.models import sizes
 from repro.models.resnet import ResNet18, ResNet50
+from repro.randomness import generator
 
 PUBLISHED = {  # torchvision (imagenet stem), kuangliu/pytorch-cifar (cifar stem)
     ("resnet18", 1000, "imagenet"): 11_689_512,
@@ -85,7 +86,7 @@ def test_the_ratio_that_the_dgc_paper_prints_for_resnet50_follows_from_the_shape
 @pytest.mark.parametrize("kind", [ResNet18, ResNet50])
 def test_every_network_runs_and_trains_every_parameter(kind: type, stem: str, norm: str) -> None:
     net = kind(classes=3, width=8, norm=norm, stem=stem)
-    net.initialise(torch.Generator().manual_seed(1))
+    net.initialise(generator(1, "initial weights"))
     stages = []
     for block in net.blocks:
         block.register_forward_hook(lambda _, __, out: stages.append(out.shape[-1]))
@@ -100,7 +101,7 @@ def test_every_network_runs_and_trains_every_parameter(kind: type, stem: str, no
 
 def test_with_group_norm_every_block_of_resnet50_starts_as_its_shortcut() -> None:
     net = ResNet50(classes=3, width=8, norm="group")
-    net.initialise(torch.Generator().manual_seed(1))
+    net.initialise(generator(1, "initial weights"))
     h = torch.randn(2, 32, 8, 8, generator=torch.Generator().manual_seed(2)).abs()
     assert isinstance(net.blocks[1].shortcut, nn.Identity)
     assert torch.equal(net.blocks[1](h), h)

@@ -1,6 +1,7 @@
 """A repetition is identical, agrees or differs, and says which; it never touches what it is compared with."""
 
 import math
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,10 @@ HERE, ELSEWHERE = {"device": "abacus", "torch": "2"}, {"device": "abacus", "torc
 TOP1 = {1: 0.50, 2: 0.52, 3: 0.57}
 LAW = {
     "workers": 4, "groupnorm_max_abs_difference": 1e-17, "batchnorm_max_abs_difference": 1e-3, "tolerance": 1e-12,
-    "dtype": "float64",
+    **dict.fromkeys(
+        (f"{norm}norm_{name}update_max_abs" for norm in ("group", "batch") for name in ("", "least_")), 0.1
+    ),
+    "groupnorm_logit_spread": 0.5, "dtype": "float64",
 }  # fmt: skip
 
 
@@ -167,9 +171,19 @@ def law(bench: Bench, **changes) -> verify.Comparison:
     return bench.again(replace(kept, law=LAW | changes), ELSEWHERE)
 
 
-@pytest.mark.parametrize("difference", [0.0, 3e-17, 5e-16])
-def test_elsewhere_a_law_agrees_if_only_its_round_off_differs(difference: float, bench: Bench) -> None:
-    assert law(bench, groupnorm_max_abs_difference=difference).verdict == verify.AGREES
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"groupnorm_max_abs_difference": 0.0},
+        {"groupnorm_max_abs_difference": 1e-12},  # as large as the law calls equal
+        {"batchnorm_max_abs_difference": 2e-3},
+        {"groupnorm_logit_spread": 0.4},
+    ],
+)
+def test_elsewhere_a_law_agrees_if_it_states_the_same_whatever_its_digits(changes: dict, bench: Bench) -> None:
+    found = law(bench, **changes)
+    assert found.verdict == verify.AGREES
+    assert re.search(r"another machine type; (\d+) of \1 checks of the law are met here and on record", found.detail)
 
 
 @pytest.mark.parametrize(
@@ -177,15 +191,33 @@ def test_elsewhere_a_law_agrees_if_only_its_round_off_differs(difference: float,
     [
         {"workers": 5},
         {"dtype": "float32"},
-        {"tolerance": 1},
+        {"tolerance": 1.0},
         {"extra": 1.0},
-        {"groupnorm_max_abs_difference": 1e-6},
-        {"batchnorm_max_abs_difference": 2e-3},
     ],
 )
-def test_elsewhere_a_law_differs_if_more_than_round_off_does(changes: dict, bench: Bench) -> None:
+def test_elsewhere_a_law_differs_if_it_was_executed_on_other_sizes(changes: dict, bench: Bench) -> None:
     found = law(bench, **changes)
-    assert (found.verdict, found.detail) == (verify.DIFFERS, "another machine type, and law differ")
+    assert (found.verdict, found.detail) == (verify.DIFFERS, "another machine type, and law's sizes differ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "called"),
+    [
+        ({"groupnorm_max_abs_difference": 1.1e-12}, "GroupNorm: largest difference"),
+        ({"batchnorm_max_abs_difference": 0.9e-9}, "BatchNorm: largest difference"),
+        ({"groupnorm_logit_spread": 0.0}, "GroupNorm: spread of logits over images"),
+    ],
+)
+def test_elsewhere_a_law_differs_if_a_check_comes_out_otherwise(changes: dict, called: str, bench: Bench) -> None:
+    found = law(bench, **changes)
+    assert found.verdict == verify.DIFFERS
+    assert re.fullmatch(f"another machine type, and {called} differ", found.detail)
+
+
+def test_a_law_that_no_statement_reads_cannot_be_compared_between_machines(bench: Bench) -> None:
+    tree.edit(bench.root / "data/published.yaml", "run: e1-union-law", "run: another-law")
+    with pytest.raises(ReproError, match=r"no law of data/published\.yaml has this run"):
+        law(bench, groupnorm_max_abs_difference=0.0)
 
 
 def payloads(bench: Bench, *changed: dict) -> verify.Comparison:

@@ -10,9 +10,10 @@ from torch import nn
 
 from repro.errors import ReproError
 from repro.models.alexnet import AlexNet
-from repro.models.resnet import ResNet18, ResNet50
+from repro.models.resnet import SMALLEST, ResNet18, ResNet50
 from repro.models.vgg import VGG11
 from repro.models.vit import VisionTransformer
+from repro.randomness import generator
 
 __all__ = ["build"]
 
@@ -37,6 +38,7 @@ def build(
     dropout: float | None = None,
     patch: int | None = None,
     depth: int | None = None,
+    plain: bool = False,
 ) -> nn.Module:
     """Build and initialise a network; the same arguments always give the same weights.
 
@@ -49,9 +51,12 @@ def build(
         last_scale_zero: a ResNet's group, layer and instance norm start with the last scale of each block at zero.
         seed: seed of the initial weights.
         dtype: floating type of the weights.
-        image_size: height and width of the images in pixels; ResNets take any.
+        image_size: height and width of the images in pixels; at least 8 for ResNets, whose last stride would otherwise
+            meet a single pixel, where the bfloat16 weight gradient of torch's CPU build is uninitialised memory.
         dropout: of ``vgg11`` and ``alexnet``, the share of dropped features; 0.5 when None.
         patch, depth: of ``vit``, pixels of a patch and number of blocks; 16 and 24 when None.
+        plain: without shortcuts that give the same results for less (``vgg11`` has one): what a measurement of costs is
+            about.
 
     Raises:
         ReproError: an unknown network or norm, something that it does not have, or images that are too small for it.
@@ -64,16 +69,20 @@ def build(
     has = _OTHERS[model][2] if model in _OTHERS else ()
     if foreign := [name for name in chosen if name not in has]:
         raise ReproError(f"{model} has no {foreign[0]}; leave it out")
+    if model in networks and image_size < SMALLEST:
+        raise ReproError(f"{model} on images of {image_size} px; at least {SMALLEST} px were expected")
+    if plain and model == "vgg11":
+        chosen["plain"] = True
     with torch.random.fork_rng(devices=[]):  # torch's own initialisation, overwritten below, draws globally
         if model in _OTHERS:
             net = _other(model, norm, classes=classes, width=width, image_size=image_size, **chosen)
         else:
             net = networks[model](classes=classes, width=width, norm=norm)
-    generator = torch.Generator().manual_seed(seed)
+    random = generator(seed, "initial weights")
     if model in networks:
-        net.initialise(generator, last_scale_zero)
+        net.initialise(random, last_scale_zero)
     else:
-        net.initialise(generator)
+        net.initialise(random)
     net.to(dtype)
     net.to(memory_format=torch.channels_last)
     return net

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
-import torch
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.errors import ReproError
+from repro.models import draws
 from repro.models.dropout import SeededDropout
 
 POOLED = 6  # height and width of what the classifier reads
@@ -64,12 +63,8 @@ class AlexNet(nn.Module):
         h = F.relu(self.hidden2(self.dropout2(h)), inplace=True)
         return self.classifier(h)
 
-    @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
+    def initialise(self, random: np.random.Generator) -> None:
         """Uniform weights and biases within 1 / sqrt(inputs of a unit): PyTorch's default, which torchvision keeps."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                bound = 1 / math.sqrt(module.weight[0].numel())
-                module.weight.uniform_(-bound, bound, generator=generator)
-                if module.bias is not None:
-                    module.bias.uniform_(-bound, bound, generator=generator)
+                draws.default_uniform(module.weight, module.bias, random)

@@ -7,17 +7,20 @@ multipliers of Fixup (Zhang et al. 2019), placed as in the authors' repository (
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.errors import ReproError
+from repro.models import draws
 from repro.models.norms import Norms
 
 FIXUP_LR_FACTOR = 0.1  # of Fixup's scalars, in the authors' repository
+SMALLEST = 8  # pixels that leave the last stride, at an eighth of the image, more than one to stride over
+VECTOR = 8  # float32 numbers in a vector of AVX2
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:
@@ -27,7 +30,20 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:
 def _shortcut(inputs: int, outputs: int, stride: int, norms: Norms) -> nn.Module:
     if stride == 1 and inputs == outputs:
         return nn.Identity()
-    return nn.Sequential(_conv(inputs, outputs, 1, stride), norms.shortcut(outputs))
+    kind = _Subsampling if stride > 1 and inputs < VECTOR else nn.Conv2d
+    return nn.Sequential(kind(inputs, outputs, 1, stride, bias=False), norms.shortcut(outputs))
+
+
+class _Subsampling(nn.Conv2d):
+    """A 1x1 convolution with a stride, computed as one without on the pixels that it reads.
+
+    On processors without AVX-512, oneDNN's weight gradient of such a convolution in float32, channels last, writes
+    beyond its memory for some numbers of channels that do not fill a vector (github.com/oneapi-src/oneDNN/issues/6035).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> (B, O, H / stride, W / stride)."""
+        return F.conv2d(x[:, :, :: self.stride[0], :: self.stride[1]], self.weight)
 
 
 class BasicBlock(nn.Module):
@@ -140,34 +156,32 @@ class ResNet(nn.Module):
         return self.classifier(self.shift(self.blocks(h).mean(dim=(2, 3))))
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator, last_scale_zero: bool = True) -> None:
+    def initialise(self, random: np.random.Generator, last_scale_zero: bool = True) -> None:
         """He-normal convolutions (fan out), uniform classifier (PyTorch's default range), norms at one and zero.
 
         Args:
-            generator: draws the weights.
+            random: draws the weights.
             last_scale_zero: with group, layer and instance norm the last scale of each block starts at zero (Wu & He
                 2018), so that no branch adds anything at first; otherwise each adds one of unit variance.
         """
         zeroed = last_scale_zero and self.norm_kind in ("group", "layer", "instance")
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+                draws.he_normal(module.weight, random)
             elif isinstance(module, nn.Linear):
-                bound = 1 / math.sqrt(module.in_features)
-                module.weight.uniform_(-bound, bound, generator=generator)
-                module.bias.uniform_(-bound, bound, generator=generator)
+                draws.default_uniform(module.weight, module.bias, random)
             elif isinstance(module, BasicBlock | Bottleneck) and zeroed:
                 nn.init.zeros_(module.last_norm.weight)  # type: ignore[arg-type]
         if self.norm_kind == "fixup":
-            self._fixup(generator)
+            self._fixup(random)
 
-    def _fixup(self, generator: torch.Generator) -> None:
+    def _fixup(self, random: np.random.Generator) -> None:
         """Fixup's three changes: zero classifier, zero last convolutions, the others in a branch made smaller.
 
         The factor is L^(-1 / (2m - 2)) for L branches of m convolutions. The stem is not part of a branch; it keeps
         PyTorch's default, as in the authors' repository.
         """
-        nn.init.kaiming_uniform_(self.stem.weight, a=math.sqrt(5), generator=generator)
+        draws.default_uniform(self.stem.weight, None, random)
         for block in self.blocks:
             *inner, last = block.branch  # type: ignore[misc]
             for conv in inner:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.errors import ReproError
+from repro.models import draws
 
 HEAD = 64  # features of an attention head, in every published size
 EPSILON = 1e-6
+LIMIT = 2.0  # beyond which torchvision's truncated normal weights are drawn again, not in deviations
 
 
 class EncoderBlock(nn.Module):
@@ -82,22 +85,22 @@ class VisionTransformer(nn.Module):
         return self.classifier(self.norm(self.blocks(tokens)[:, 0]))
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
+    def initialise(self, random: np.random.Generator) -> None:
         """As torchvision: the classifier and the class token start at zero, positions normal with deviation 0.02."""
         inputs = self.patches.weight[0].numel()
-        nn.init.trunc_normal_(self.patches.weight, std=math.sqrt(1 / inputs), generator=generator)
+        draws.truncated_normal(self.patches.weight, math.sqrt(1 / inputs), LIMIT, random)
         assert self.patches.bias is not None
         nn.init.zeros_(self.patches.bias)
         nn.init.zeros_(self.class_token)
-        self.positions.normal_(0, 0.02, generator=generator)
+        draws.normal(self.positions, 0.02, random)
         for block in self.blocks.modules():
             if isinstance(block, EncoderBlock):
                 for layer in (block.project_in, block.expand, block.contract):
-                    nn.init.xavier_uniform_(layer.weight, generator=generator)
+                    bound = math.sqrt(6 / (layer.in_features + layer.out_features))  # Glorot & Bengio 2010
+                    draws.uniform(layer.weight, bound, random)
                 for layer in (block.expand, block.contract):
-                    layer.bias.normal_(0, 1e-6, generator=generator)
-                bound = 1 / math.sqrt(block.project_out.in_features)
-                block.project_out.weight.uniform_(-bound, bound, generator=generator)
+                    draws.normal(layer.bias, 1e-6, random)
+                draws.default_uniform(block.project_out.weight, None, random)
                 nn.init.zeros_(block.project_in.bias)
                 nn.init.zeros_(block.project_out.bias)
         nn.init.zeros_(self.classifier.weight)

@@ -65,14 +65,14 @@ class Workload:
         return asdict(self)
 
     def network(self) -> nn.Module:
-        """The network with its first weights.
+        """The network with its first weights, in its plain form: costs are those of the network, not of a shortcut.
 
         Raises:
             ReproError: an unknown network, or one that cannot be built with these settings.
         """
         return models.build(
             self.model, classes=self.classes, width=self.width, norm=self.norm, seed=derive(0, "weights"),
-            image_size=self.image_size, patch=self.patch, depth=self.depth,
+            image_size=self.image_size, patch=self.patch, depth=self.depth, plain=True,
         )  # fmt: skip
 
     def pixels(self) -> tuple[np.ndarray, np.ndarray]:
