@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from repro import claims, metrics, rules, words
 from repro.errors import ReproError
 from repro.records import Record
-from repro.rules import FAILS, HOLDS, INCONCLUSIVE, Interval
+from repro.rules import FAILS, HOLDS, OPEN, Interval
 
 ROOT = Path(__file__).parents[1]
 EPOCHS = 20
@@ -95,7 +95,7 @@ def pairs(a: list[float], b: list[float], **kwargs) -> list[Record]:
 
 
 def order_of(a: list[float], b: list[float], **kwargs):
-    part = statement("order", metric="final_top1", contrast={"a": 1, "b": -1})
+    part = statement("order", metric="end_top1", contrast={"a": 1, "b": -1})
     return judge([part], pairs(a, b), **kwargs)[0]
 
 
@@ -190,9 +190,9 @@ def test_slope_is_the_least_squares_slope():
     ("low", "high", "outcome"),
     [
         (0.1, 2, HOLDS),
-        (0.0, 2, INCONCLUSIVE),
-        (-1, 1, INCONCLUSIVE),
-        (-2, 0.0, INCONCLUSIVE),
+        (0.0, 2, OPEN),
+        (-1, 1, OPEN),
+        (-2, 0.0, OPEN),
         (-2, -0.1, FAILS),
     ],
 )
@@ -206,11 +206,11 @@ def test_order_ratio_and_trend_ask_on_which_side_of_zero_the_interval_lies(low, 
     ("low", "high", "outcome"),
     [
         (-0.02, 0.02, HOLDS),
-        (-0.0201, 0.02, INCONCLUSIVE),
-        (-0.02, 0.0201, INCONCLUSIVE),
-        (0.02, 0.05, INCONCLUSIVE),
+        (-0.0201, 0.02, OPEN),
+        (-0.02, 0.0201, OPEN),
+        (0.02, 0.05, OPEN),
         (0.0201, 0.05, FAILS),
-        (-0.05, -0.02, INCONCLUSIVE),
+        (-0.05, -0.02, OPEN),
         (-0.05, -0.0201, FAILS),
     ],
 )
@@ -219,7 +219,7 @@ def test_equivalence_wants_the_whole_interval_within_the_margin(low, high, outco
     assert rules.value(Interval(0, low + 0.9, high + 0.9, 3), 0.9, 0.02 + 1e-12) == outcome
 
 
-@pytest.mark.parametrize(("low", "high", "outcome"), [(-9, 0.5, HOLDS), (0.4, 0.6, INCONCLUSIVE), (0.51, 0.6, FAILS)])
+@pytest.mark.parametrize(("low", "high", "outcome"), [(-9, 0.5, HOLDS), (0.4, 0.6, OPEN), (0.51, 0.6, FAILS)])
 def test_bound_wants_the_whole_interval_at_or_below_it(low, high, outcome):
     assert rules.bound(Interval(0, low, high, 3), 0.5) == outcome
 
@@ -230,12 +230,12 @@ def test_an_unbounded_interval_decides_nothing():
         rules.order(interval), rules.equivalence(interval, 9),
         rules.value(interval, 5, 1), rules.bound(interval, 9),
     }  # fmt: skip
-    assert outcomes == {INCONCLUSIVE}
+    assert outcomes == {OPEN}
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=8), st.floats(0, 1))
 def test_a_reversed_order_holds_where_the_order_fails(values, resolution):
-    swap = {HOLDS: FAILS, FAILS: HOLDS, INCONCLUSIVE: INCONCLUSIVE}
+    swap = {HOLDS: FAILS, FAILS: HOLDS, OPEN: OPEN}
     interval = rules.paired_interval(values, resolution)
     reversed_ = rules.paired_interval([-v for v in values], resolution)
     assert rules.order(reversed_) == swap[rules.order(interval)]
@@ -274,8 +274,8 @@ def test_law_without_its_numbers_is_an_error(numbers):
     ("parts", "whole"),
     [
         ([HOLDS, HOLDS], HOLDS),
-        ([HOLDS, INCONCLUSIVE], INCONCLUSIVE),
-        ([FAILS, INCONCLUSIVE, HOLDS], FAILS),
+        ([HOLDS, OPEN], OPEN),
+        ([FAILS, OPEN, HOLDS], FAILS),
         ([FAILS, "not run"], "not run"),
         ([HOLDS, "not comparable"], "not comparable"),
     ],
@@ -288,11 +288,11 @@ def test_all_parts_of_a_statement_must_hold(parts, whole):
 
 
 def test_the_accuracy_compared_is_the_last_not_the_best():
-    assert metrics.final_top1(train("a", 1, [0.3, 0.9, 0.5])) == 0.5
+    assert metrics.end_top1(train("a", 1, [0.3, 0.9, 0.5])) == 0.5
 
 
 def test_a_diverged_seed_counts_as_chance():
-    assert metrics.final_top1(diverged(train("a", 1, [0.3, 0.9, 0.5]), rows=2)) == 0.1
+    assert metrics.end_top1(diverged(train("a", 1, [0.3, 0.9, 0.5]), rows=2)) == 0.1
 
 
 def test_the_gain_of_the_last_quarter_starts_at_the_last_evaluation_before_it():
@@ -304,7 +304,7 @@ def test_the_gain_of_the_last_quarter_starts_at_the_last_evaluation_before_it():
 
 def test_a_completed_record_without_evaluations_is_an_error():
     with pytest.raises(ReproError, match=r"a\.s1: completed without an evaluation"):
-        metrics.final_top1(train("a", 1, []))
+        metrics.end_top1(train("a", 1, []))
 
 
 def test_mean_accuracy_is_the_trapezoid_over_common_epochs():
@@ -341,7 +341,7 @@ def test_a_diverged_central_seed_leaves_the_target_undecided_below_full_scale(pu
     records["e1-central.s2"] = diverged(records["e1-central.s2"])
     for name in ("e1.c2", "e1.c3"):
         found = verdicts(published, records)[name]
-        assert (found["verdict"], found["reason"]) == ("inconclusive", str(caught.value))
+        assert (found["verdict"], found["reason"]) == ("open", str(caught.value))
 
 
 def test_target_is_reached_at_the_first_evaluation_at_or_above_it():
@@ -402,30 +402,30 @@ def test_order_fails_when_the_interval_lies_on_the_wrong_side():
 def test_round_off_does_not_decide_between_equal_losses():
     finals = {"a": 0.8, "b": 0.7, "c": 0.7, "d": 0.6}  # 0.8 - 0.7 - 0.7 + 0.6 is 1e-16 in floating point
     records = [train(run, seed, [final]) for run, final in finals.items() for seed in (1, 2, 3)]
-    part = statement("order", metric="final_top1", contrast={"a": 1, "b": -1, "c": -1, "d": 1})
+    part = statement("order", metric="end_top1", contrast={"a": 1, "b": -1, "c": -1, "d": 1})
     verdict = judge([part], records)[0]
-    assert (verdict["verdict"], verdict["interval"]) == ("inconclusive", [0.0, 0.0])
+    assert (verdict["verdict"], verdict["interval"]) == ("open", [0.0, 0.0])
 
 
 def test_order_is_inconclusive_when_the_interval_holds_zero():
     verdict = order_of([0.60, 0.61, 0.62], [0.6, 0.6, 0.6])  # +1 +- 2.48 points
-    assert (verdict["verdict"], verdict["reason"]) == ("inconclusive", "the 95 % interval includes 0")
+    assert (verdict["verdict"], verdict["reason"]) == ("open", "the 95 % interval includes 0")
 
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_fewer_than_three_seeds_are_never_more_than_inconclusive(n):
     for verdict in (order_of([0.9] * n, [0.5] * n), order_of([0.5] * n, [0.9] * n)):
-        assert (verdict["verdict"], verdict["n"]) == ("inconclusive", n)
+        assert (verdict["verdict"], verdict["n"]) == ("open", n)
         assert verdict["reason"] == f"{n} of at least 3 seeds"
         assert (verdict["interval"] is None) == (n == 1)
         json.dumps(verdict, allow_nan=False)
 
 
-@pytest.mark.parametrize(("best", "outcome"), [(0.199, "inconclusive"), (0.201, "holds at laptop scale")])
+@pytest.mark.parametrize(("best", "outcome"), [(0.199, "open"), (0.201, "holds at laptop scale")])
 def test_an_order_counts_only_ten_points_above_chance(best, outcome):
     verdict = order_of([best] * 3, [0.1] * 3)
     assert verdict["verdict"] == outcome
-    assert ("too close to chance" in verdict["reason"]) == (outcome == "inconclusive")
+    assert ("too close to chance" in verdict["reason"]) == (outcome == "open")
 
 
 def test_the_floor_is_ten_points_above_chance_and_three_times_chance_from_100_classes():
@@ -435,13 +435,13 @@ def test_the_floor_is_ten_points_above_chance_and_three_times_chance_from_100_cl
 
 
 def test_two_arms_at_chance_are_not_called_equivalent():
-    assert equality([[0.1] * 4] * 3, [[0.1] * 4] * 3)["verdict"] == "inconclusive"
+    assert equality([[0.1] * 4] * 3, [[0.1] * 4] * 3)["verdict"] == "open"
     assert equality([[0.5] * 4] * 3, [[0.5] * 4] * 3)["verdict"] == "holds at laptop scale"
 
 
 def equality(a: list[list[float]], b: list[list[float]]) -> dict:
     """Verdict on "a and b end within 2 points" from one curve per seed."""
-    part = statement("equivalence", metric="final_top1", contrast={"a": 1, "b": -1}, margin=0.02)
+    part = statement("equivalence", metric="end_top1", contrast={"a": 1, "b": -1}, margin=0.02)
     curves = {"a": a, "b": b}
     return judge([part], [train(run, s, c) for run in curves for s, c in enumerate(curves[run], start=1)])[0]
 
@@ -453,29 +453,29 @@ def test_runs_that_still_rise_are_neither_equal_nor_different_in_the_end(b, outc
     on_average = [[0.2, 0.3, 0.50, 0.5], [0.2, 0.3, 0.48, 0.5], [0.2, 0.3, 0.46, 0.5]]
     assert equality(on_average, flat)["verdict"] == f"{outcome} at laptop scale"
     verdict = equality([[0.2, 0.3, 0.475, 0.5]] * 3, flat)
-    assert verdict["verdict"] == "inconclusive"
+    assert verdict["verdict"] == "open"
     assert verdict["reason"] == "still rising, points gained in the last quarter of training: a +2.5"
 
 
 def test_a_diverged_seed_stays_in_the_mean_at_chance():
     records = pairs([0.8, 0.8, 0.8], [0.5, 0.5, 0.5])
     records[2] = diverged(records[2])
-    part = statement("order", metric="final_top1", contrast={"a": 1, "b": -1})
+    part = statement("order", metric="end_top1", contrast={"a": 1, "b": -1})
     verdict = judge([part], records)[0]
     assert verdict["parts"][0]["arms"]["a"] == pytest.approx(100 * (0.8 + 0.8 + 0.1) / 3, rel=1e-5)
-    assert (verdict["verdict"], verdict["n"]) == ("inconclusive", 3)
+    assert (verdict["verdict"], verdict["n"]) == ("open", 3)
     assert verdict["ours"].endswith("(diverged, counted at chance: a, seed 3)"), "a reader sees it beside the numbers"
     assert "diverged" not in judge([part], pairs([0.8] * 3, [0.5] * 3))[0]["ours"]
 
 
 def test_near_chance_the_best_arm_is_named():
-    part = statement("order", metric="final_top1", contrast={"a": 1, "b": -1})
+    part = statement("order", metric="end_top1", contrast={"a": 1, "b": -1})
     reason = judge([part], pairs([0.11] * 3, [0.12] * 3))[0]["reason"]
     assert reason == "b, the best of those compared, ends at 12.0 %, too close to chance (20.0 % needed)"
 
 
 def test_value_is_compared_at_full_scale_only_and_never_on_reduced_data():
-    part = statement("value", "value", metric="final_top1", contrast={"a": 1}, published=0.9, tolerance=0.01)
+    part = statement("value", "value", metric="end_top1", contrast={"a": 1}, published=0.9, tolerance=0.01)
     records = [train("a", seed, [0.9], profile=profile) for seed in (1, 2, 3) for profile in ("laptop", "paper")]
     reduced = [replace(r, data=r.data | {"reduced": "72 px"}) for r in records]
     assert judge([part], records)[0]["verdict"] == "not comparable"
@@ -487,7 +487,7 @@ def test_value_is_compared_at_full_scale_only_and_never_on_reduced_data():
 
 
 def test_bound_is_judged_on_a_difference():
-    part = statement("bound", "bound", metric="final_top1", contrast={"b": 1, "a": -1}, at_most=0.05)
+    part = statement("bound", "bound", metric="end_top1", contrast={"b": 1, "a": -1}, at_most=0.05)
     assert judge([part], pairs([0.8] * 3, [0.84] * 3))[0]["verdict"] == "holds at laptop scale"
     assert judge([part], pairs([0.8] * 3, [0.86] * 3))[0]["verdict"] == "fails at laptop scale"
 
@@ -499,7 +499,7 @@ def test_trend_without_a_common_epoch_is_inconclusive():
     ]
     verdict = judge([part], records)[0]
     assert (verdict["verdict"], verdict["reason"]) == (
-        "inconclusive", "there is no epoch at which all runs were evaluated"
+        "open", "there is no epoch at which all runs were evaluated"
     )  # fmt: skip
 
 
@@ -528,9 +528,9 @@ NEVER = 99
     ("slow", "fast", "verdict"),
     [
         (3, 1, "reproduced"),
-        (2, 1, "inconclusive"),
-        (1, 1, "inconclusive"),
-        (1, 2, "inconclusive"),
+        (2, 1, "open"),
+        (1, 1, "open"),
+        (1, 2, "open"),
         (1, 3, "not reproduced"),
     ],
 )
@@ -580,24 +580,24 @@ def test_an_order_fails_when_the_arm_that_should_lead_never_reaches_the_target()
 
 def test_a_ratio_of_two_bounds_is_no_number():
     verdict = race([(NEVER, 20), (8, 20), (8, 20)], [(4, 20), (NEVER, 20), (4, 20)])
-    assert (verdict["verdict"], verdict["interval"]) == ("inconclusive", None)
+    assert (verdict["verdict"], verdict["interval"]) == ("open", None)
     assert verdict["reason"] == "slow and fast each stopped without reaching the target in some seed"
 
 
 def test_a_seed_in_which_no_arm_reached_the_target_leaves_the_order_open():
     verdict = race([(NEVER, 20), (9, 20), (9, 20)], [(NEVER, 20), (4, 20), (4, 20)])
-    assert verdict["verdict"] == "inconclusive"
+    assert verdict["verdict"] == "open"
     assert verdict["reason"].startswith("seed 1: ")
 
 
 def test_an_arm_stopped_before_the_other_crosses_leaves_the_order_open():
-    assert race([(NEVER, 5)] * 3, [(9, 20)] * 3)["verdict"] == "inconclusive"
+    assert race([(NEVER, 5)] * 3, [(9, 20)] * 3)["verdict"] == "open"
 
 
 def test_a_bound_cannot_hide_a_seed_that_speaks_against_the_others():
     # Twelve seeds 20 : 4 in favour; in one the fast arm never arrives: its bound looks small but is infinite.
     verdict = race([(20, 20)] * 12 + [(20, 20)], [(4, 20)] * 12 + [(NEVER, 20)])
-    assert verdict["verdict"] == "inconclusive"
+    assert verdict["verdict"] == "open"
     assert "fast leads over the seeds but never reached" in verdict["reason"]
 
 
@@ -693,11 +693,11 @@ def test_c5_is_open_while_a_skewed_arm_is_near_chance(published, run):
         for row in records[f"{run}.s{seed}"].rows:
             row["test_top1"] = 0.15
     found = verdicts(published, records)["e1.c5"]
-    assert found["verdict"] == "inconclusive"
+    assert found["verdict"] == "open"
     assert found["reason"].endswith(
         "ends at 15.0 %, too close to chance (20.0 % needed), so what was lost cannot be told"
     )
-    assert sorted(p["outcome"] for p in found["parts"]) == [HOLDS, INCONCLUSIVE]
+    assert sorted(p["outcome"] for p in found["parts"]) == [HOLDS, OPEN]
 
 
 def test_c5_is_not_run_before_its_controls(published):
@@ -730,7 +730,7 @@ def regrid(records: dict[str, Record], arm: str, best: float, seeds=(101, 102, 1
 def test_c6_equal_rates_are_inconclusive_and_a_smaller_one_fails(published):
     records = world()
     regrid(records, "large-batch", 0.1)
-    assert verdicts(published, records)["e1.c6"]["verdict"] == "inconclusive"
+    assert verdicts(published, records)["e1.c6"]["verdict"] == "open"
     regrid(records, "central", 0.4)
     assert verdicts(published, records)["e1.c6"]["verdict"] == "fails at laptop scale"
 
@@ -748,7 +748,7 @@ def test_c6_at_the_edge_of_the_grid_is_inconclusive(published, arm, edge):
     regrid(records, arm, edge, seeds=[102])
     arm_id = f"e1-grid-{arm}"
     found = verdicts(published, records)["e1.c6"]
-    assert found["verdict"] == "inconclusive"
+    assert found["verdict"] == "open"
     assert (
         found["reason"] == f"the best learning rate of {words.label(arm_id)} (seed 102) is {edge}, an edge of the grid"
     )
@@ -791,20 +791,20 @@ def without(records: list[Record], *lost: tuple[str, int]) -> list[Record]:
 
 
 def test_a_stale_record_counts_as_missing_and_is_named():
-    part = statement("order", metric="final_top1", contrast={"a": 1, "b": -1})
+    part = statement("order", metric="end_top1", contrast={"a": 1, "b": -1})
     verdict = judge([part], without(pairs([0.9] * 3, [0.5] * 3), ("a", 2)), stale=[("a", 2)])[0]
     assert (verdict["verdict"], verdict["reason"]) == ("not run", "missing: a.s2 (stale)")
     assert (verdict["interval"], verdict["ours"]) == (None, None)
 
 
 def test_a_planned_seed_that_all_arms_lack_is_noticed():
-    part = statement("order", metric="final_top1", contrast={"a": 1, "b": -1})
+    part = statement("order", metric="end_top1", contrast={"a": 1, "b": -1})
     verdict = judge([part], pairs([0.9] * 3, [0.5] * 3), missing=[("a", 4)], stale=[("b", 4)])[0]
     assert (verdict["verdict"], verdict["reason"]) == ("not run", "missing: a.s4, b.s4 (stale)")
 
 
 def test_a_planned_run_without_any_record_is_named_once():
-    part = statement("order", metric="final_top1", contrast={"a": 1, "b": -1})
+    part = statement("order", metric="end_top1", contrast={"a": 1, "b": -1})
     records = [record for record in pairs([0.9] * 3, [0.5] * 3) if record.run == "a"]
     for gone, reason in (({"missing": "b"}, "missing: b"), ({"stale": "b"}, "missing: b (stale)")):
         lost = {word: [(run, seed) for seed in (1, 2, 3)] for word, run in gone.items()}
@@ -818,7 +818,7 @@ def test_what_is_missing_elsewhere_changes_nothing(published):
 
 
 def test_a_seed_that_one_arm_lacks_is_missing_not_dropped():
-    part = statement("order", metric="final_top1", contrast={"a": 1, "b": -1})
+    part = statement("order", metric="end_top1", contrast={"a": 1, "b": -1})
     records = without(pairs([0.9] * 4, [0.5] * 4), ("b", 3))
     verdict = judge([part], records)[0]
     assert (verdict["verdict"], verdict["reason"]) == ("not run", "missing: b.s3")
@@ -890,7 +890,7 @@ def write(folder: Path, artefact: str = "", statement: str = "", part: str = "")
     common = {"id": "x", "source": "e1", "kind": "order", "place": "here", "says": "so", "published": "null"}
     made = lines(common | {"id": "e1.fig1", "kind": "figure"}, artefact)
     said = lines(common | {"id": "e1.c1", "artefact": "e1.fig1"}, statement)
-    rule = {"rule": "equivalence", "metric": "final_top1", "contrast": "{a: 1, b: -1}", "margin": "0.02"}
+    rule = {"rule": "equivalence", "metric": "end_top1", "contrast": "{a: 1, b: -1}", "margin": "0.02"}
     said.setdefault(
         "judge",
         "{why: because, parts: [{" + ", ".join(f"{k}: {v}" for k, v in lines(rule, part).items()) + "}]}",
@@ -927,7 +927,7 @@ def test_the_minimal_file_is_valid(tmp_path):
         ({"part": "margin: two"}, "e1.c1: judge part 1", "margin", "a positive number"),
         ({"part": "margin: -1"}, "e1.c1: judge part 1", "margin", "a positive number"),
         ({"part": "margin: -"}, "e1.c1: judge part 1", "margin", "is missing"),
-        ({"part": "metric: best_lr"}, "e1.c1: judge part 1", "metric", "one of final_top1"),
+        ({"part": "metric: best_lr"}, "e1.c1: judge part 1", "metric", "one of end_top1"),
         ({"part": "contrast: {a: x}"}, "e1.c1: judge part 1", "contrast", "a mapping from run ids"),
         ({"part": "by_more_than: 0.1"}, "e1.c1: judge part 1", "by_more_than", "is not known"),
         (

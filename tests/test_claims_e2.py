@@ -19,11 +19,13 @@ from repro.errors import ReproError
 from repro.notebooks import html_page
 from repro.published import Statement, load_published
 from repro.records import Record
-from repro.rules import FAILS, HOLDS, INCONCLUSIVE, NOT_COMPARABLE, Interval
+from repro.rules import FAILS, HOLDS, OPEN, NOT_COMPARABLE, Interval
 from repro.traffic import Reading
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks/e2.ipynb"
+SEEDS = tuple(range(1, 9))
+"""Two looks; the first decides in these worlds."""
 Records = dict[str, Record]
 
 #: run -> (accuracy at the end, epoch of the target, epoch of the first row with a cut rate)
@@ -71,7 +73,7 @@ def late(record: Record) -> Record:
 
 def world(profile: str = "laptop") -> Records:
     """Records of post e2, by file name, in which its statements hold."""
-    records = {f"{r.run}.s{r.seed}": r for r in e2_records(profile=profile, controls=True)}
+    records = {f"{r.run}.s{r.seed}": r for r in e2_records(SEEDS, profile=profile, controls=True)}
     for name, record in records.items():
         if record.run in ARMS:
             records[name] = curve(record, *ARMS[record.run])
@@ -163,7 +165,7 @@ def test_without_records_nothing_is_judged_not_even_the_definition(statements):
 def test_two_seeds_decide_nothing_that_was_sampled(statements):
     records = {name: r for name, r in world().items() if r.seed < 3}
     found = judge(statements, records)
-    decided = {name for name, v in found.items() if v["verdict"] not in (INCONCLUSIVE, NOT_COMPARABLE)}
+    decided = {name for name, v in found.items() if v["verdict"] not in (OPEN, NOT_COMPARABLE)}
     assert decided == {"e2.c9"}
     assert found["e2.c1"]["reason"] == "2 of at least 3 seeds"
 
@@ -218,7 +220,7 @@ def test_c2_allows_ten_points(statements, saved, outcome):
 
 def test_c2_takes_the_mean_over_steps_before_it_looks_at_seeds(statements):
     records = world()
-    for seed in (1, 2, 3):
+    for seed in SEEDS:
         rows = records[f"{TEN}.s{seed}"].rows
         zipped = [r for r in rows if (r["codec"], r["what"]) == ("int8+zip", "gradient")]
         for row, share in zip(zipped, (0.3, 0.5, 0.7), strict=True):
@@ -250,7 +252,7 @@ def test_c2_is_open_until_late_steps_were_measured_and_shows_changes_and_weights
     early = next(r for r in e2_records() if (r.run, r.seed) == (TEN, 2))
     records[f"{TEN}.s2"] = replace(records[f"{TEN}.s2"], rows=early.rows)
     open_now = judge(statements, records, "e2.c2")
-    assert open_now["verdict"] == INCONCLUSIVE
+    assert open_now["verdict"] == OPEN
     assert open_now["reason"].endswith(
         "was measured in the first tenth of the post's training only (seed 2), so that this cannot be told"
     )
@@ -284,7 +286,7 @@ def test_c3_asks_quantised_gradients_and_deltas_to_be_harmless(statements, run):
 
 def test_weights_that_diverged_count_at_chance(statements):
     records = world()
-    for seed in (1, 2, 3):
+    for seed in SEEDS:
         name = f"e2-large-batch-weights.s{seed}"
         records[name] = replace(records[name], status="diverged", rows=records[name].rows[:2])
     verdict = judge(statements, records, "e2.c3")
@@ -313,7 +315,7 @@ def test_c4_is_open_while_no_rate_was_cut(statements):
     for run in ("e2-large-batch-dgc", "e2-large-batch"):
         change(records, run, cut=99)
     part = judge(statements, records, "e2.c4")["parts"][0]
-    assert part["outcome"] == INCONCLUSIVE
+    assert part["outcome"] == OPEN
     both = "both large batch and large batch (DGC)"
     assert part["reason"] == f"seed 1, 2, 3: {both} stopped without a cut of its learning rate"
 
@@ -324,7 +326,7 @@ def test_what_needs_a_cut_is_open_unless_the_baseline_was_cut_in_every_seed(stat
     uncut = f"{BASELINE}.s2"
     records[uncut] = replace(records[uncut], rows=[row | {"lr": 0.1} for row in records[uncut].rows])
     verdict = judge(statements, records, name)
-    assert verdict["verdict"] == INCONCLUSIVE
+    assert verdict["verdict"] == OPEN
     assert verdict["parts"][part]["reason"] == (
         "large batch never cut its learning rate (seed 2), so that this cannot be told"
     )
@@ -335,14 +337,14 @@ def test_what_needs_a_cut_is_open_unless_the_baseline_was_cut_in_every_seed(stat
 
 
 def test_a_need_is_read_from_records_of_its_run_even_if_that_is_not_compared(statements):
-    part = {"rule": "order", "metric": "final_top1", "contrast": {"e2-federated": 1, "e2-large-batch-weights": -1}}
+    part = {"rule": "order", "metric": "end_top1", "contrast": {"e2-federated": 1, "e2-large-batch-weights": -1}}
     bare = replace(statements["e2.c5"], judge={"why": "so", "parts": [part]})
     needy = replace(bare, judge={"why": "so", "parts": [part | {"needs": {"cut": [BASELINE]}}]})
     records = world()
     assert judge({"x": bare}, records, "e2.c5")["verdict"] == "holds at laptop scale"
     assert judge({"x": needy}, records, "e2.c5")["verdict"] == "holds at laptop scale"
     change(records, BASELINE, cut=99)
-    assert judge({"x": needy}, records, "e2.c5")["verdict"] == INCONCLUSIVE
+    assert judge({"x": needy}, records, "e2.c5")["verdict"] == OPEN
     without = {name: r for name, r in records.items() if r.run != BASELINE}
     assert judge({"x": needy}, without, "e2.c5")["verdict"] == "not run"
 
@@ -358,7 +360,7 @@ def test_c4_does_not_read_a_diverged_run_as_a_delay(statements):
     name = "e2-large-batch-dgc.s2"
     records[name] = replace(records[name], status="diverged", rows=records[name].rows[:3])
     part = judge(statements, records, "e2.c4")["parts"][0]
-    assert part["outcome"] == INCONCLUSIVE
+    assert part["outcome"] == OPEN
     assert part["reason"].endswith("(seed 2) diverged, so when its rate would be cut is unknown")
 
 
@@ -414,7 +416,7 @@ def test_c10_times_both_against_a_share_of_the_large_batch_baseline(statements):
     assert verdict["parts"][1]["arms"] == {"e2-federated": 20.0, "e2-large-batch": 6.0}
     assert verdict["runs"] == ["e2-federated", "e2-large-batch", "e2-large-batch-plain"]
     baseline = [r for r in records.values() if r.run == "e2-large-batch"]
-    wanted = 0.8 / 0.9302 * np.mean([metrics.final_top1(r) for r in baseline])
+    wanted = 0.8 / 0.9302 * np.mean([metrics.end_top1(r) for r in baseline])
     for profile in ("laptop", "paper"):
         here = [replace(r, profile=profile) for r in baseline]
         assert metrics.target_accuracy(here, profile, "e2") == pytest.approx(wanted)
@@ -430,7 +432,7 @@ def test_c10_is_decided_without_momentum_on_either_side_and_the_run_with_it_stan
     assert judge(statements, records, "e2.c10")["verdict"] == "holds at laptop scale"
     change(records, "e2-large-batch-plain", reaches=20)
     verdict = judge(statements, records, "e2.c10")
-    assert (verdict["verdict"], verdict["n"]) == (INCONCLUSIVE, 3)
+    assert (verdict["verdict"], verdict["n"]) == (OPEN, 3)
     assert "; beside it: federated averaging 20.0 epochs, large batch 19.0 epochs" in verdict["ours"]
     assert verdict["ours"].startswith("federated averaging 20.0 epochs, large batch (no momentum) 20.0 epochs")
     for name in [name for name in records if name.startswith(f"{BASELINE}-plain")]:
@@ -442,7 +444,7 @@ def test_c11_is_open_while_a_run_still_rises(statements):
     records = world()
     change(records, "e2-large-batch", reaches=19)
     verdict = judge(statements, records, "e2.c11")
-    assert outcomes(verdict) == [INCONCLUSIVE, INCONCLUSIVE]
+    assert outcomes(verdict) == [OPEN, OPEN]
     assert verdict["reason"].startswith("still rising")
 
 
@@ -540,7 +542,7 @@ def test_c7_and_c8_allow_a_quarter(statements, name, run, times, outcome):
 
 def test_c7_is_not_comparable_while_the_head_was_trained_on_fewer_labels(statements):
     records = world()
-    for seed in (1, 2, 3):
+    for seed in SEEDS:
         name = f"{THOUSAND}.s{seed}"
         records[name] = replace(records[name], data=records[name].data | {"classes": 10})
     verdict = judge(statements, records, "e2.c7")
@@ -636,7 +638,7 @@ def test_c7_says_what_the_other_readings_give(statements):
 
 def test_the_interval_of_a_total_is_paired_by_seed(statements):
     records = world()
-    for seed in (1, 2, 3):  # both sides of a seed grow alike, so that their ratio is the same in all seeds
+    for seed in SEEDS:  # both sides of a seed grow alike, so that their ratio is the same in all seeds
         name = f"{THOUSAND}.s{seed}"
         records[name] = weigh(
             records[name], {c: (1 + 0.3 * seed) * traffic.message_bytes(records[name], c) for c in ALL}
@@ -652,12 +654,12 @@ def test_factor_lies_within_the_published_one_times_the_tolerance():
     def around(low: float, high: float) -> str:
         return rules.factor(Interval(0, math.log(low), math.log(high), 3), 4, 0.25)
 
-    assert [around(3, 5), around(2.9, 5), around(5.1, 6), around(1, 2.9)] == [HOLDS, INCONCLUSIVE, FAILS, FAILS]
+    assert [around(3, 5), around(2.9, 5), around(5.1, 6), around(1, 2.9)] == [HOLDS, OPEN, FAILS, FAILS]
 
 
 def test_ratio_and_order_can_ask_for_a_least_difference():
     assert rules.ratio(Interval(0, math.log(2.1), 9, 3), at_least=2) == HOLDS
-    assert rules.ratio(Interval(0, math.log(1.9), 9, 3), at_least=2) == INCONCLUSIVE
+    assert rules.ratio(Interval(0, math.log(1.9), 9, 3), at_least=2) == OPEN
     assert rules.order(Interval(0, 0.01, 0.019, 3), by_more_than=0.02) == FAILS
 
 
@@ -706,7 +708,7 @@ def test_a_definition_needs_settings_to_compare_with(statements):
 def test_payloads_have_no_accuracy_and_trained_runs_no_payloads():
     records = {r.run: r for r in e2_records()}
     with pytest.raises(ReproError, match="kind payloads has no accuracies"):
-        metrics.final_top1(records[TEN])
+        metrics.end_top1(records[TEN])
     with pytest.raises(ReproError, match="kind train; payloads was expected"):
         traffic.message_bytes(records["e2-large-batch"], "dense")
     with pytest.raises(ReproError, match="no payload of codec 'zstd' for gradient; one of dense, int8, "):
@@ -724,7 +726,7 @@ def test_every_choice_that_e2_leaves_open_is_in_the_ledger():
 @pytest.mark.parametrize(
     ("part", "key", "expected"),
     [
-        ("rule: order, metric: final_top1, contrast: {a: 1, b: -1}, by_more_than: -1", "by_more_than", "a positive"),
+        ("rule: order, metric: end_top1, contrast: {a: 1, b: -1}, by_more_than: -1", "by_more_than", "a positive"),
         ("rule: ratio, metric: compression_rate, contrast: {a: 1, b: -1}", "contrast", "a run and a codec"),
         ("rule: ratio, metric: epochs_to_target, contrast: {a: 1, b: -1}, at_least: x", "at_least", "a positive"),
         (
@@ -738,10 +740,10 @@ def test_every_choice_that_e2_leaves_open_is_in_the_ledger():
             "contrast", "a run and a codec",
         ),
         (
-            "rule: equivalence, metric: final_top1, contrast: {a: 1}, margin: 1, needs: {luck: [a]}",
+            "rule: equivalence, metric: end_top1, contrast: {a: 1}, margin: 1, needs: {luck: [a]}",
             "needs", "a mapping from cut, eigenvalue, late to lists of run ids",
         ),
-        ("rule: equivalence, metric: final_top1, contrast: {a: 1}, margin: 1, beside: 1", "beside", "true was"),
+        ("rule: equivalence, metric: end_top1, contrast: {a: 1}, margin: 1, beside: 1", "beside", "true was"),
         (
             "rule: factor, metric: total_sent, payloads: a, contrast: {large_batch: 1, federated: -1}, published: 3, "
             "tolerance: 0.2, trained: {large_batch: a}",
@@ -819,5 +821,5 @@ def test_a_reserved_part_stays_open_and_shows_its_numbers(statements):
     c12 = statements["e2.c12"]
     parts = [part | {"reserved": "not measured yet"} for part in c12.judge["parts"]]
     verdict = judge({"x": replace(c12, judge=c12.judge | {"parts": parts})}, world(), "e2.c12")
-    assert (verdict["verdict"], verdict["reason"]) == ("inconclusive", "not measured yet")
+    assert (verdict["verdict"], verdict["reason"]) == ("open", "not measured yet")
     assert verdict["ours"]
