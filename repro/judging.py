@@ -323,9 +323,11 @@ def _moved(evidence: Evidence, run: str, seeds: Sequence[int]) -> float:
 
 def _untrained(part: Mapping[str, Any], evidence: Evidence, seeds: Sequence[int], alpha: float) -> list[str]:
     """Arms at chance whose IID sibling is above the accuracy floor and at rest: they do not train."""
-    found = []
-    width = TRAINED.multiplier(len(seeds), alpha)
-    for arm, sibling in part.get("trains_like", {}).items():
+    found: list[str] = []
+    if "trains_like" not in part:
+        return found
+    width = repetitions_of(part).multiplier(len(seeds), alpha)
+    for arm, sibling in part["trains_like"].items():
         chance = evidence.current[arm][seeds[0]].chance
         floor = rules.accuracy_floor(chance)
         here = rules.paired_interval(_ends(evidence, arm, seeds), multiplier=width)
@@ -421,7 +423,7 @@ def _reason(part: Mapping[str, Any], outcome: str, bounds: bool) -> str:
         if "at_least" in part:
             equal = f"{part['at_least']:g} times"
         side = {HOLDS: "excludes {} on the side stated", FAILS: "excludes {} on the other side"}
-        counted = f", a seed that {missed(part)[0]} counted at its next evaluation," if bounds else ""
+        counted = f", a seed that {missed(part)[0]} counted with a lower bound," if bounds else ""
         if outcome == NO_DIFFERENCE:
             return f"the 95 % interval lies within {_small_in_words(part)} of no difference"
         return f"the 95 % interval{counted} " + side.get(outcome, "includes {}").format(equal)

@@ -455,9 +455,9 @@ class BestRate(NamedTuple):
 def best_rate(scores: Mapping[float, float]) -> BestRate:
     """Vertex of the least-squares parabola (over log2 of the rate) through the five rates around the maximum.
 
-    The maximum is that of the curve smoothed by a moving mean of three, which repeats the score at either end; of
-    equal ones it is the middle one. The vertex is clipped to the span of the five rates. Where the parabola opens
-    upwards there is no vertex, and the rate of the smoothed maximum counts.
+    The maximum is that of the curve smoothed by a moving mean of three, in which either end stands for itself; of equal
+    ones it is that with the highest score of its own. The vertex is clipped to the span of the five rates. Where the
+    parabola opens upwards there is no vertex, and the rate of the smoothed maximum counts.
 
     Args:
         scores: learning rate -> accuracy, a fraction.
@@ -469,10 +469,9 @@ def best_rate(scores: Mapping[float, float]) -> BestRate:
     if len(rates) < 3:
         raise ReproError(f"a grid of {len(rates)} learning rates has no best one; at least three were expected")
     height = np.array([scores[rate] for rate in rates])
-    padded = np.concatenate([height[:1], height, height[-1:]])
-    smooth = np.round((padded[:-2] + padded[1:-1] + padded[2:]) / 3, 12)
-    highest = np.flatnonzero(smooth == smooth.max())
-    at = int(highest[len(highest) // 2])
+    smooth = height.copy()
+    smooth[1:-1] = (height[:-2] + height[1:-1] + height[2:]) / 3
+    at = max(range(len(rates)), key=lambda i: (round(float(smooth[i]), 12), height[i]))
     start = min(max(at - 2, 0), max(len(rates) - 5, 0))
     x, y = np.log2(rates[start : start + 5]), height[start : start + 5]
     centre = float(x.mean())

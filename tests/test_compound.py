@@ -119,9 +119,11 @@ def test_the_readings_are_named():
 
 
 def test_a_part_without_a_reading_belongs_to_each():
-    readings = [part(HOLDS, value="0.1"), part(NO_DIFFERENCE, value="0.01")]
+    readings = [part(HOLDS, value="0.1"), part(FAILS, value="0.01")]
     assert compound.of_parts([*readings, part(HOLDS)]).outcome == DEPENDS_ON
-    assert compound.of_parts([*readings, part(FAILS)]).outcome == FAILS
+    assert compound.of_parts([*readings, part(FAILS)]).outcome == FAILS, "it fails under both"
+    mild = [part(HOLDS, value="0.1"), part(NO_DIFFERENCE, value="0.01")]
+    assert compound.of_parts([*mild, part(HOLDS)]).outcome == HOLDS_IN_PART, "each reading holds, one of them in part"
 
 
 # Many decisions ----------------------------------------------------------------------------------------------
