@@ -383,9 +383,11 @@ def _too_low(
         finals = {run: _mean_end(evidence, run, seeds) for run in runs}
     lowest = rules.accuracy_floor(evidence.current[runs[0]][seeds[0]].chance)
     needed = f"too close to chance ({number(100 * lowest, 1)} % needed)"
-    best = max(finals, key=lambda run: finals[run])
+    siblings = set(part.get("trains_like", {}).values()) - set(arms_of(part))
+    compared = [run for run in finals if run not in siblings]
+    best = max(compared, key=lambda run: finals[run])
     if needs_trained_arm and finals[best] < lowest:
-        which = "" if len(finals) == 1 else ", the best of those compared,"
+        which = "" if len(compared) == 1 else ", the best of those compared,"
         return f"{label(best)}{which} ends at {number(100 * finals[best], 1)} %, {needed}"
     if low := [run for run in part.get("above_floor", []) if finals[run] < lowest]:
         ends = ", ".join(f"{label(run)} ends at {number(100 * finals[run], 1)} %" for run in low)

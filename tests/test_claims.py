@@ -559,9 +559,7 @@ def test_a_contrast_that_still_moves_is_neither_equal_nor_different_in_the_end(b
     assert equality(on_average, flat)["verdict"] == f"{outcome} at laptop scale"
     verdict = equality([rising_late(0.025)] * 5, flat)
     assert verdict["verdict"] == "open"
-    assert verdict["reason"] == (
-        "not at rest: what is compared moved by +2.5 points since 65 to 75 % of training"
-    )
+    assert verdict["reason"] == ("not at rest: what is compared moved by +2.5 points since 65 to 75 % of training")
 
 
 def test_arms_that_rise_together_are_at_rest():

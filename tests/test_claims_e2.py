@@ -19,7 +19,7 @@ from repro.errors import ReproError
 from repro.notebooks import html_page
 from repro.published import Statement, load_published
 from repro.records import Record
-from repro.rules import FAILS, HOLDS, OPEN, NOT_COMPARABLE, Interval
+from repro.rules import FAILS, HOLDS, NOT_COMPARABLE, OPEN, Interval
 from repro.traffic import Reading
 
 ROOT = Path(__file__).parents[1]
@@ -141,7 +141,7 @@ def test_every_statement_holds_in_a_world_where_all_of_them_do(statements):
         f"e2.c{n}": "holds at laptop scale" for n in range(1, 13)
     }
     assert outcomes(found["e2.c6"]) == [HOLDS, HOLDS, NOT_COMPARABLE, NOT_COMPARABLE], "90 % counts at full scale only"
-    assert {v["n"] for v in found.values()} == {3}
+    assert {v["n"] for v in found.values()} == {5, 8}, "trained runs, and messages of all seeds"
 
 
 def test_at_full_scale_only_the_90_percent_are_asked_for_in_addition(statements):
@@ -307,7 +307,7 @@ def test_c4_a_rate_that_dgc_never_cut_is_a_bound(statements):
     part = judge(statements, records, "e2.c4")["parts"][0]
     assert (part["outcome"], part["interval"][1]) == (HOLDS, None)
     assert "> 20.0 epochs" in part["ours"]
-    assert "a seed that never cut its learning rate counted at its next evaluation" in part["reason"]
+    assert "a seed that never cut its learning rate counted with a lower bound" in part["reason"]
 
 
 def test_c4_is_open_while_no_rate_was_cut(statements):
@@ -317,7 +317,7 @@ def test_c4_is_open_while_no_rate_was_cut(statements):
     part = judge(statements, records, "e2.c4")["parts"][0]
     assert part["outcome"] == OPEN
     both = "both large batch and large batch (DGC)"
-    assert part["reason"] == f"seed 1, 2, 3: {both} stopped without a cut of its learning rate"
+    assert part["reason"] == f"seed 1, 2, 3, 4, 5, 6, 7, 8: {both} stopped without a cut of its learning rate"
 
 
 @pytest.mark.parametrize(("name", "part"), [("e2.c4", 1), ("e2.c5", 0), ("e2.c5", 1)])
@@ -405,15 +405,16 @@ def test_c6_looks_at_the_whole_curve(statements):
     records = world()
     change(records, "e2-federated-gq", reaches=22)
     verdict = judge(statements, records, "e2.c6")
-    assert outcomes(verdict)[:2] == [HOLDS, FAILS]
+    assert outcomes(verdict)[:2] == [OPEN, FAILS], "the end is not at rest, the whole curve is lower"
     assert "; mean over epochs: federated averaging" in verdict["ours"]
 
 
 def test_c10_times_both_against_a_share_of_the_large_batch_baseline(statements):
     records = world()
     verdict = judge(statements, records, "e2.c10")
-    assert verdict["parts"][0]["arms"] == {"e2-federated": 20.0, "e2-large-batch-plain": 9.0}
-    assert verdict["parts"][1]["arms"] == {"e2-federated": 20.0, "e2-large-batch": 6.0}
+    crossed = {"e2-federated": 20.44, "e2-large-batch-plain": 9.52, "e2-large-batch": 6.44}
+    for part, run in zip(verdict["parts"], ("e2-large-batch-plain", "e2-large-batch"), strict=True):
+        assert part["arms"] == pytest.approx({name: crossed[name] for name in ("e2-federated", run)}, abs=0.01)
     assert verdict["runs"] == ["e2-federated", "e2-large-batch", "e2-large-batch-plain"]
     baseline = [r for r in records.values() if r.run == "e2-large-batch"]
     wanted = 0.8 / 0.9302 * np.mean([metrics.end_top1(r) for r in baseline])
@@ -430,11 +431,11 @@ def test_c10_is_decided_without_momentum_on_either_side_and_the_run_with_it_stan
     records = world()
     change(records, BASELINE, reaches=19)
     assert judge(statements, records, "e2.c10")["verdict"] == "holds at laptop scale"
-    change(records, "e2-large-batch-plain", reaches=20)
+    change(records, "e2-large-batch-plain", reaches=20)  # its running mean never gets there
     verdict = judge(statements, records, "e2.c10")
-    assert (verdict["verdict"], verdict["n"]) == (OPEN, 3)
-    assert "; beside it: federated averaging 20.0 epochs, large batch 19.0 epochs" in verdict["ours"]
-    assert verdict["ours"].startswith("federated averaging 20.0 epochs, large batch (no momentum) 20.0 epochs")
+    assert verdict["verdict"] == OPEN
+    assert "large batch (no momentum), which would be first, stopped without reaching the target" in verdict["reason"]
+    assert "; beside it: federated averaging 19.6 epochs, large batch 18.6 epochs" in verdict["ours"]
     for name in [name for name in records if name.startswith(f"{BASELINE}-plain")]:
         del records[name]
     assert judge(statements, records, "e2.c10")["verdict"] == "not run"
@@ -445,7 +446,7 @@ def test_c11_is_open_while_a_run_still_rises(statements):
     change(records, "e2-large-batch", reaches=19)
     verdict = judge(statements, records, "e2.c11")
     assert outcomes(verdict) == [OPEN, OPEN]
-    assert verdict["reason"].startswith("still rising")
+    assert verdict["reason"].startswith("not at rest")
 
 
 @pytest.mark.parametrize("run", ["e2-large-batch-gq", "e2-large-batch-dgc"])
@@ -463,11 +464,11 @@ def payloads(**sizes: float) -> Record:
     return weigh(record, {name.replace("_", "+"): size for name, size in sizes.items()})
 
 
-def test_there_are_32_readings_and_the_judged_one_comes_first():
+def test_there_are_48_readings_and_the_judged_one_comes_first():
     readings = traffic.readings()
-    assert len(set(readings)) == 32
+    assert len(set(readings)) == 48
     assert readings[0] == traffic.DEFAULT == Reading()
-    assert len({reading.words() for reading in readings}) == 32
+    assert len({reading.words() for reading in readings}) == 48
 
 
 def test_a_total_is_messages_times_rounds_times_workers():
@@ -537,7 +538,7 @@ def test_c7_and_c8_allow_a_quarter(statements, name, run, times, outcome):
     verdict = judge(statements, records, name)
     assert outcomes(verdict) == [outcome, *[HOLDS] * (name == "e2.c7")]  # zip is not in the second part of c7
     assert verdict["parts"][0]["estimate"] == pytest.approx((5 if name == "e2.c8" else 3) * times, rel=1e-5)
-    assert verdict["reason"].endswith(f"{5 if name == 'e2.c8' else 3} times ± 25 %")
+    assert verdict["parts"][0]["reason"].endswith(f"{5 if name == 'e2.c8' else 3} times ± 25 %")
 
 
 def test_c7_is_not_comparable_while_the_head_was_trained_on_fewer_labels(statements):
@@ -546,8 +547,8 @@ def test_c7_is_not_comparable_while_the_head_was_trained_on_fewer_labels(stateme
         name = f"{THOUSAND}.s{seed}"
         records[name] = replace(records[name], data=records[name].data | {"classes": 10})
     verdict = judge(statements, records, "e2.c7")
-    assert verdict["verdict"] == NOT_COMPARABLE
-    assert verdict["reason"].endswith("the head of 1000 classes was trained on 10 labels")
+    assert verdict["verdict"] == "holds in part at laptop scale"
+    assert "the head of 1000 classes was trained on 10 labels" in verdict["reason"]
     assert verdict["interval"] is not None
     assert "(the head of 1000 classes sees ten labels); large batch " in verdict["ours"]
     assert outcomes(verdict) == [NOT_COMPARABLE, HOLDS]
@@ -579,7 +580,7 @@ def test_c8_is_judged_on_the_bytes_of_trained_runs_at_full_scale_only(statements
     verdict = judge(statements, records, "e2.c8", profile="paper")
     assert (verdict["verdict"], verdict["parts"][0]["estimate"]) == ("reproduced", pytest.approx(5.5))
     assert verdict["parts"][0]["arms"] == {"federated": pytest.approx(5.5), "large_batch": pytest.approx(1.0)}
-    assert "(bytes of trained runs without running statistics, zip computed); 32 readings" in verdict["ours"]
+    assert "(bytes of trained runs without running statistics, zip computed); 48 readings" in verdict["ours"]
     assert verdict["runs"] == ["e2-federated-gq", "e2-large-batch-dgc", TEN]
     train_in_full(records, federated=2)
     assert judge(statements, records, "e2.c8", profile="paper")["verdict"] == "not reproduced"
@@ -630,7 +631,7 @@ def test_c7_says_what_the_other_readings_give(statements):
     factors = [traffic.times_as_much(known, "large_batch", "federated", each) for each in traffic.readings()]
     met = sum(abs(each / 3 - 1) <= 0.25 for each in factors)
     low, high = (f"{value:,.2f}".replace(",", "\u202f") for value in (min(factors), max(factors)))
-    assert f"; 32 readings give {low} to {high} times, {met} of them within the tolerance" in verdict["ours"]
+    assert f"; 48 readings give {low} to {high} times, {met} of them within the tolerance" in verdict["ours"]
     assert verdict["ours"].startswith("large batch ")
     assert " GB, federated averaging " in verdict["ours"]
     assert "head" not in judge(statements, records, "e2.c8")["ours"]
@@ -733,7 +734,7 @@ def test_every_choice_that_e2_leaves_open_is_in_the_ledger():
             "rule: factor, metric: total_sent, payloads: a, contrast: {a: 1, b: -1}, published: 3, tolerance: 0.2",
             "contrast", "large_batch and federated with the weights 1 and -1",
         ),
-        ("rule: value, metric: total_sent, contrast: {a: 1}, published: 3, tolerance: 1", "metric", "one of final"),
+        ("rule: value, metric: total_sent, contrast: {a: 1}, published: 3, tolerance: 1", "metric", "one of end"),
         ("rule: definition", "run", "is missing"),
         (
             "rule: value, metric: saved_by_zip, contrast: {a b noise: 1}, published: 1, tolerance: 1",

@@ -17,7 +17,7 @@ from repro import claims, metrics, records, rules
 from repro.errors import ReproError
 from repro.published import Statement, load_ledger, load_published
 from repro.records import Record
-from repro.rules import FAILS, HOLDS, OPEN, NOT_COMPARABLE, NOT_RUN
+from repro.rules import FAILS, HOLDS, NO_DIFFERENCE, NOT_COMPARABLE, NOT_RUN, OPEN
 from repro.words import label
 
 ROOT = Path(__file__).parents[1]
@@ -47,11 +47,12 @@ def change(records: Records, run: str, **changed: Any) -> None:
 
 
 def shift(records: Records, run: str, by: float, late: float = 0.0) -> None:
-    """Raise accuracies of ``run`` by ``by``, the last one by ``late`` more."""
+    """Raise accuracies of ``run`` by ``by``, the last three by ``late`` more."""
 
     def moved(record: Record) -> list[dict[str, Any]]:
         rows = [row | {key: row[key] + by for key in ("test_top1", "test_top5")} for row in record.rows]
-        rows[-1]["test_top1"] += late
+        for row in rows[-3:]:
+            row["test_top1"] += late
         return rows
 
     change(records, run, rows=moved)
@@ -91,7 +92,7 @@ def outcomes(verdict: dict[str, Any], beside: bool = False) -> list[str]:
 def test_every_statement_holds_in_a_world_where_all_of_them_do(statements):
     found = judge(statements, world())
     assert {name: v["verdict"] for name, v in found.items()} == {f"lb.c{n}": "holds at laptop scale" for n in NUMBERS}
-    assert {v["n"] for v in found.values()} == {3}
+    assert {v["n"] for v in found.values()} == {5}
 
 
 def test_at_full_scale_the_published_values_are_compared_in_addition(statements):
@@ -154,8 +155,9 @@ def test_all_arms_at_chance_decide_nothing_in_favour_of_anything(statements):
             rows = [row | {"test_top1": record.chance, "test_top5": 5 * record.chance} for row in record.rows]
             records[name] = replace(record, rows=rows)
     found = judge(statements, records)
-    assert not [name for name, v in found.items() if v["verdict"].startswith("holds")]
-    assert found["lb.c13"]["verdict"] == found["lb.c15"]["verdict"] == OPEN
+    assert [name for name, v in found.items() if v["verdict"].startswith("holds")] == ["lb.c13"]
+    assert outcomes(found["lb.c13"]) == [OPEN] * 3 + [HOLDS, OPEN, NOT_COMPARABLE], "X = 16 is said to end near chance"
+    assert found["lb.c15"]["verdict"] == OPEN
 
 
 # Tables 1 and 2: c1, c2, c3 ---------------------------------------------
@@ -195,7 +197,7 @@ def test_c2_bsp_that_loses_nothing_without_batchnorm_is_no_loss(statements):
         rows = records[f"lb-bsp-vgg11-iid.s{1 + seed % 3}"].rows
         records[f"lb-bsp-vgg11-noniid.s{seed}"] = replace(records[f"lb-bsp-vgg11-noniid.s{seed}"], rows=rows)
     verdict = judge(statements, records, "lb.c2")
-    assert outcomes(verdict)[2] == OPEN
+    assert outcomes(verdict)[2] == NO_DIFFERENCE
     assert outcomes(verdict, beside=True) == [HOLDS]
 
 
@@ -226,10 +228,10 @@ def test_c2_the_law_beside_it_can_be_missed(statements, numbers):
 @pytest.mark.parametrize("batch", [32, 1024])
 def test_fewer_steps_are_not_an_effect_of_the_batch(statements, name, batch):
     records = world()
-    shift(records, f"lb-batch-alexnet-{batch}", -0.05, late=0.03)
+    shift(records, f"lb-batch-alexnet-{batch}", -0.05, late=0.04)
     verdict = judge(statements, records, name)
     assert outcomes(verdict) == [HOLDS, HOLDS, OPEN]
-    assert "still rising" in verdict["reason"]
+    assert "not at rest" in verdict["reason"]
 
 
 @pytest.mark.parametrize("name", ["lb.c6", "lb.c19"])
@@ -303,7 +305,7 @@ def test_c19_is_a_ratio_of_eigenvalues(statements):
     ("fields", "says"),
     [
         ({"hessian_top_eigenvalue": -0.5}, "the top eigenvalue of its Hessian is -0.5, and has no logarithm"),
-        ({"hessian_converged": False}, "has no top eigenvalue that settled (seed 1, 2, 3, 4, 5)"),
+        ({"hessian_converged": False}, "has no top eigenvalue that settled (seed 1, 2, 3, 4, 5, 6, 7, 8)"),
     ],
 )
 def test_c19_is_open_where_no_eigenvalue_can_be_compared(statements, fields, says):
@@ -340,7 +342,7 @@ def test_c11_best_is_better_than_each(statements, run, part):
 def test_c12_reads_the_small_batch_where_the_large_one_ends(statements):
     records = world()
     part = judge(statements, records, "lb.c12")["parts"][1]
-    read = np.mean([metrics.top1_at(records[f"lb-batch-resnet50-32.s{seed}"], 96) for seed in SEEDS])
+    read = np.mean([metrics.top1_at(records[f"lb-batch-resnet50-32.s{seed}"], 96) for seed in SEEDS[:5]])
     assert part["arms"]["lb-batch-resnet50-32"] == pytest.approx(100 * read, abs=1e-3)
     assert 0.3 < read < 0.35
     assert outcomes(judge(statements, records, "lb.c12"), beside=True) == [FAILS]  # equal samples
@@ -449,7 +451,7 @@ def test_c15_is_the_mean_over_the_factors(statements):
     for x, share in zip(synthetic_lb.FACTORS, (0.9, 0.9, 0.3, 0.1), strict=True):
         stepped(records, f"lb-step-resnet50-t05-x{x}", share)
     part = judge(statements, records, "lb.c15")["parts"][0]
-    assert part["estimate"] == pytest.approx(55)
+    assert part["estimate"] == pytest.approx(55, abs=1)
     assert part["unit"] == "%"
 
 
@@ -502,7 +504,7 @@ def test_a_run_that_diverged_at_once_leaves_its_share_open(statements):
 
 def test_a_diverged_run_guesses_one_of_five():
     record = world()["lb-fa-vgg11-iid.s1"]
-    assert metrics.end_top5(record) == record.rows[-1]["test_top5"]
+    assert metrics.end_top5(record) == pytest.approx(np.mean([row["test_top5"] for row in record.rows[-3:]]))
     assert metrics.end_top5(stopped(record, 3)) == pytest.approx(0.05)
     few = replace(stopped(record, 3), data=record.data | {"classes": 4})
     assert metrics.end_top5(few) == 1.0

@@ -80,9 +80,7 @@ def test_a_part_fails_the_statement_only_after_holm():
     assert compound.of_parts([weak]).outcome == FAILS
     found = compound.of_parts([weak, part(HOLDS, 0.01, "good")])
     assert found.outcome == HOLDS_IN_PART, "0.03 is above 0.05 / 2"
-    assert found.reason == (
-        "holds: good; open: weak (fails alone, p = 0.03, not corrected for the number of parts)"
-    )
+    assert found.reason == ("holds: good; open: weak (fails alone, p = 0.03, not corrected for the number of parts)")
     both = compound.of_parts([weak, strong])
     assert both.outcome == FAILS, "0.02 is below 0.05 / 2, and then 0.03 is below 0.05"
     assert both.reason == "why fails"
