@@ -195,16 +195,18 @@ def _judge_trained(part: Mapping[str, Any], evidence: Evidence) -> PartVerdict:
     at = [_judge_at(part, evidence, runs, seeds) for seeds in evidence.at_looks(runs, repetitions)]
     deciding = next((each for each in at if each.verdict.outcome in DECIDED), at[-1]).verdict
     reached = [each.verdict for each in at if each.verdict.n >= repetitions.least]
-    p_values = [
-        looks.smallest_alpha(lambda alpha, ask=each.outcome_at, same=deciding.outcome: ask(alpha) == same)
-        for each in at
-        if each.outcome_at and deciding.outcome in DECIDED and each.verdict.outcome == deciding.outcome
-    ]
+    same = [each for each in at if deciding.outcome in DECIDED and each.verdict.outcome == deciding.outcome]
+    p_values = [_p_value(each.outcome_at, deciding.outcome) for each in same if each.outcome_at]
     return replace(
         deciding,
         looks=tuple(Look(each.n, each.estimate, each.interval) for each in reached),
         p=min(p_values, default=None),
     )
+
+
+def _p_value(outcome_at: Callable[[float], str], outcome: str) -> float:
+    """The smallest level at which the outcome stands."""
+    return looks.smallest_alpha(lambda alpha: outcome_at(alpha) == outcome)
 
 
 def _judge_at(part: Mapping[str, Any], evidence: Evidence, runs: Sequence[str], seeds: Sequence[int]) -> _At:

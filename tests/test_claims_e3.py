@@ -29,7 +29,7 @@ def world(profile: str = "laptop", seeds: tuple[int, ...] = SEEDS) -> Records:
 
 
 def shift(records: Records, run: str, by: float = 0.0, *, gap: float = 0.0, late: float = 0.0) -> None:
-    """Raise accuracies of ``run`` by ``by``, training accuracy by ``gap`` more, the last three evaluations by ``late``."""
+    """Raise accuracies of ``run`` by ``by``, training accuracy by ``gap`` more, the last three by ``late`` more."""
     for name, record in records.items():
         if record.run == run:
             rows = [

@@ -60,7 +60,7 @@ def test_levels_between_those_of_the_table_are_interpolated():
 
 @pytest.mark.parametrize(("n", "alpha"), [(6, 0.05), (12, 0.9), (12, 1e-6)])
 def test_what_the_table_does_not_hold_is_an_error(n, alpha):
-    with pytest.raises(ReproError, match="expected|outside the table"):
+    with pytest.raises(ReproError, match=r"expected|outside the table"):
         looks.multiplier(n, alpha)
 
 

@@ -227,7 +227,7 @@ def test_a_gap_needs_samples_and_runs_that_did_not_diverge():
         judge([part], fast + [train("slow", seed, [0.5]) for seed in SEEDS])
     lost = [diverged(record) for record in sampled("slow", [2.0, 1.0], [0.0, 0.1])]
     assert "so there is no equal training loss" in part_of(part, fast + lost)["reason"]
-    with pytest.raises(ReproError, match="never fell to 0.5"):
+    with pytest.raises(ReproError, match=r"never fell to 0\.5"):
         metrics.gap_at_loss(fast[0], 0.5)
 
 
