@@ -20,12 +20,15 @@ CENTRAL_AT_FULL_SCALE = 0.9302
 EARLY = 0.25
 """Early training (paper lb, figure 6): this share of the iterations of the run that has the fewest."""
 
+FIRST_ITERATIONS = 100
+"""Iterations within which the largest norm of a gradient is looked for."""
+
 
 class Target(NamedTuple):
     """What sets the accuracy that the runs of a source are timed against.
 
     Attributes:
-        run: a share of its mean last-epoch accuracy is the target: that of post e1, 0.80 / 0.9302.
+        run: a share of its mean accuracy at the end is the target: that of post e1, 0.80 / 0.9302.
         at_full_scale: the target at the profile ``paper`` where the source gives one (a fraction).
     """
 
@@ -40,6 +43,9 @@ SCALES: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "log2_local_epochs": lambda spec: math.log2(spec["local_epochs"]),
     "log2_local_steps": lambda spec: math.log2(spec["local_steps"]),
     "log2_step_up": lambda spec: math.log2((spec.get("step_up") or {"factor": 1.0})["factor"]),
+    "log2_workers": lambda spec: math.log2(spec["workers"]),
+    "log2_alpha": lambda spec: math.log2(spec["dirichlet_alpha"]),
+    "log2_base_rate": lambda spec: math.log2(spec["schedule"]["lr"]),
 }
 """What a trend can run over, from the spec of a run."""
 
@@ -50,7 +56,7 @@ class Measured(NamedTuple):
     Attributes:
         value: in the metric's unit; where the run ended before it got there, the end of the run.
         reached: whether it got there.
-        step: distance between neighbouring values that the metric can take.
+        step: distance between neighbouring values that the metric can take; 0 where it is interpolated.
     """
 
     value: float
@@ -109,6 +115,58 @@ def final_top5(record: Record) -> float:
     if record.status == "diverged":
         return min(1.0, 5 / int(record.data["classes"]))
     return float(rows[-1]["test_top5"])
+
+
+def end_top1(record: Record) -> float:
+    """Top-1 accuracy at the end of training, a fraction: mean over the evaluations of its last tenth, at least three.
+
+    One evaluation is a noisy draw. Of fewer than three evaluations all count; a diverged run counts as chance.
+
+    Raises:
+        ReproError: a completed record holds no evaluation.
+    """
+    rows = _rows(record)
+    return record.chance if record.status == "diverged" else _mean_of(_last_tenth(rows), "test_top1")
+
+
+def end_top5(record: Record) -> float:
+    """As :func:`end_top1`, top-5; a diverged run counts as chance.
+
+    Raises:
+        ReproError: a completed record holds no evaluation.
+    """
+    rows = _rows(record)
+    if record.status == "diverged":
+        return min(1.0, 5 / int(record.data["classes"]))
+    return _mean_of(_last_tenth(rows), "test_top5")
+
+
+def top1_before_the_end(record: Record) -> float:
+    """Top-1 accuracy at 65 to 75 % of training, a fraction: what that at the end is compared with to see it at rest.
+
+    Mean over the evaluations there; where there is none, the one that is nearest to 70 %. A diverged run counts as
+    chance at both places.
+
+    Raises:
+        ReproError: a completed record holds no evaluation.
+    """
+    rows = _rows(record)
+    if record.status == "diverged":
+        return record.chance
+    share = [round(float(row["epoch"]) / float(rows[-1]["epoch"]), 9) for row in rows]
+    window = [row for row, at in zip(rows, share, strict=True) if 0.65 <= at <= 0.75]
+    nearest = min(range(len(rows)), key=lambda i: abs(share[i] - 0.7))
+    return _mean_of(window or [rows[nearest]], "test_top1")
+
+
+def _last_tenth(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    start = round(0.9 * float(rows[-1]["epoch"]), 9)
+    count = sum(float(row["epoch"]) > start for row in rows)
+    return rows[-max(3, count) :]
+
+
+def _mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    return math.fsum(float(row[name]) for row in rows) / len(rows)
 
 
 def planned_rounds(record: Record) -> int:
@@ -258,6 +316,85 @@ def mean_gradient_norm(record: Record, iterations: int) -> float | None:
     return float(np.mean(norms[:iterations]))
 
 
+def first_gradient_norm(record: Record) -> float | None:
+    """L2 norm of the unscaled gradient in the first iteration; None if the run diverged before it was recorded.
+
+    Raises:
+        ReproError: the run did not record the norm of every iteration.
+    """
+    _rows(record)
+    norms = _series(record, "gradient_norm", "track: [gradient_norm]")
+    return float(norms[0]) if norms else None
+
+
+def largest_early_gradient_norm(record: Record) -> float | None:
+    """Largest L2 norm of the gradient within the first 100 iterations.
+
+    A run that diverged in them counts with what it recorded until then; None if it recorded nothing.
+
+    Raises:
+        ReproError: the run did not record the norm of every iteration.
+    """
+    _rows(record)
+    norms = _series(record, "gradient_norm", "track: [gradient_norm]")
+    return float(max(norms[:FIRST_ITERATIONS])) if norms else None
+
+
+def sent_total(record: Record) -> float | None:
+    """Bytes that all workers sent to the server in the whole run, as they were sent; None for a diverged run.
+
+    Raises:
+        ReproError: a completed record holds no evaluation.
+    """
+    rows = _rows(record)
+    return None if record.status == "diverged" else float(rows[-1]["bytes_up"])
+
+
+def matched_loss(records: Sequence[Record]) -> float:
+    """The training loss at which arms are compared: the largest of the smallest losses that each of them reached.
+
+    It is that of a fixed sample of training images, evaluated as test images are.
+
+    Raises:
+        ReproError: a run did not record it.
+    """
+    return max(min(_sampled(record, "train_sample_loss")) for record in records)
+
+
+def gap_at_loss(record: Record, loss: float) -> float:
+    """Top-1 on the sample of training images minus top-1 on test images, where the training loss first is ``loss``.
+
+    Both are interpolated between the two evaluations at which the loss crosses it; a run that starts below it counts
+    with its first evaluation.
+
+    Raises:
+        ReproError: the run did not record them, or never came down to that loss.
+    """
+    losses = _sampled(record, "train_sample_loss")
+    gaps = [
+        top1 - float(row["test_top1"])
+        for top1, row in zip(_sampled(record, "train_sample_top1"), _rows(record), strict=True)
+    ]
+    for i, found in enumerate(losses):
+        if found <= loss:
+            share = 0.0 if i == 0 else (losses[i - 1] - loss) / (losses[i - 1] - found)
+            return tidy(gaps[i] if i == 0 else gaps[i - 1] + share * (gaps[i] - gaps[i - 1]))
+    raise ReproError(
+        f"record {record.run}.s{record.seed}: its training loss never fell to {loss:g}; a loss that it reached was "
+        "expected; take `matched_loss` of the runs that are compared"
+    )
+
+
+def _sampled(record: Record, name: str) -> list[float]:
+    rows = _rows(record)
+    if not rows or any(row.get(name) is None for row in rows):
+        raise ReproError(
+            f"record {record.run}.s{record.seed}: {name} is missing; a run that tracks a sample of its training images "
+            "at every evaluation was expected; name another run"
+        )
+    return [float(row[name]) for row in rows]
+
+
 def step_up_share(record: Record) -> float | None:
     """Share of all iterations whose gradient was scaled by the factor X of the run's step function (paper lb, Eq. 6).
 
@@ -305,6 +442,46 @@ def _series(record: Record, name: str, setting: str) -> list[float]:
     return record.series[name]
 
 
+# Learning rates ------------------------------------------------------------------------------------------------
+
+
+class BestRate(NamedTuple):
+    """log2 of the best learning rate of one curve of scores; ``edge``: the end of the grid at which it is highest."""
+
+    log2: float
+    edge: float | None
+
+
+def best_rate(scores: Mapping[float, float]) -> BestRate:
+    """Vertex of the least-squares parabola (over log2 of the rate) through the five rates around the maximum.
+
+    The maximum is that of the curve smoothed by a moving mean of three, in which either end stands for itself; of equal
+    ones it is that with the highest score of its own. The vertex is clipped to the span of the five rates. Where the
+    parabola opens upwards there is no vertex, and the rate of the smoothed maximum counts.
+
+    Args:
+        scores: learning rate -> accuracy, a fraction.
+
+    Raises:
+        ReproError: fewer than three rates.
+    """
+    rates = sorted(scores)
+    if len(rates) < 3:
+        raise ReproError(f"a grid of {len(rates)} learning rates has no best one; at least three were expected")
+    height = np.array([scores[rate] for rate in rates])
+    smooth = height.copy()
+    smooth[1:-1] = (height[:-2] + height[1:-1] + height[2:]) / 3
+    at = max(range(len(rates)), key=lambda i: (round(float(smooth[i]), 12), height[i]))
+    start = min(max(at - 2, 0), max(len(rates) - 5, 0))
+    x, y = np.log2(rates[start : start + 5]), height[start : start + 5]
+    centre = float(x.mean())
+    square, slope, _ = np.polyfit(x - centre, y, 2)
+    vertex = float(np.log2(rates[at]))
+    if square < -1e-12:
+        vertex = float(np.clip(centre - slope / (2 * square), x[0], x[-1]))
+    return BestRate(vertex, rates[at] if at in (0, len(rates) - 1) else None)
+
+
 # Epochs and rounds until something happens ---------------------------------------------------------------------
 
 
@@ -312,8 +489,8 @@ def target_accuracy(records: Iterable[Record], profile: str, source: str = "e1")
     """The accuracy that all arms and seeds of a source and profile are timed against, as a fraction.
 
     Post e1 (table 2): 0.80 at full scale. At smaller scales the same share of what centralised training reaches
-    there: 0.80 / 0.9302 of the mean last-epoch accuracy of ``e1-central`` over its seeds. Post e2 gives no target;
-    there it is that share of ``e2-large-batch`` at every scale. Pass current records only.
+    there: 0.80 / 0.9302 of the mean accuracy of ``e1-central`` at the end (``end_top1``) over its seeds. Post e2 gives
+    no target; there it is that share of ``e2-large-batch`` at every scale. Pass current records only.
 
     Raises:
         ReproError: the source has no target, or ``records`` holds no run, or a diverged one, that sets it.
@@ -334,14 +511,14 @@ def target_accuracy(records: Iterable[Record], profile: str, source: str = "e1")
             f"no record of {run} at profile {profile}; the target is a share of what it reaches; "
             f"run `python -m repro run {run} --profile {profile}`"
         )
-    return TARGET_AT_FULL_SCALE / CENTRAL_AT_FULL_SCALE * float(np.mean([final_top1(r) for r in baseline]))
+    return TARGET_AT_FULL_SCALE / CENTRAL_AT_FULL_SCALE * float(np.mean([end_top1(r) for r in baseline]))
 
 
 def epochs_to_target(record: Record, target: float) -> tuple[float, bool]:
-    """Epochs until the first evaluation with top-1 >= ``target`` (a fraction), and whether it was reached.
+    """Epochs until the running mean of three evaluations first crosses ``target`` (a fraction), and whether it does.
 
-    Where it was not, the number is the last evaluation, to be read as "> N". A diverged run never reaches it:
-    its number is the whole budget of the run.
+    See :func:`to_target`. Where it does not, the number is to be read as "> N". A diverged run never reaches it: its
+    number is the whole budget of the run.
     """
     found = to_target(record, target, "epoch")
     return found.value, found.reached
@@ -394,8 +571,26 @@ CONDITIONS: dict[str, tuple[Callable[[Record], bool], str]] = {
 
 
 def to_target(record: Record, target: float, axis: str) -> Measured:
-    """Place on ``axis`` (``epoch`` or ``round``) of the first evaluation with top-1 >= ``target``."""
-    return _first(record, axis, lambda row: bool(row["test_top1"] >= target))
+    """Place on ``axis`` (``epoch`` or ``round``) at which the running mean of top-1 first crosses ``target``.
+
+    The running mean is that of an evaluation and its two predecessors, placed at the middle one, so that single noisy
+    evaluations do not decide. The place is interpolated between neighbouring means; before the first one the curve
+    starts at chance, at 0. A run that never crosses counts with the place of its last mean, a lower bound.
+    """
+    rows = [row for row in _rows(record) if row[axis] > 0]
+    if record.status == "diverged":
+        # Training is over: the budget is spent and nothing was reached, whatever the run showed before.
+        return Measured(_budget(record)[axis], False)
+    width = min(3, len(rows))
+    before, height = 0.0, min(record.chance, target)
+    for start in range(len(rows) - width + 1):
+        window = rows[start : start + width]
+        place, mean = float(np.median([row[axis] for row in window])), _mean_of(window, "test_top1")
+        if tidy(mean - target) >= 0:
+            share = (target - height) / (mean - height) if height < target < mean else float(height < target)
+            return Measured(round(before + share * (place - before) if share else place, 6), True)
+        before, height = place, mean
+    return Measured(round(before, 6), False)
 
 
 def to_first_cut(record: Record) -> Measured:

@@ -18,12 +18,18 @@ from repro.metrics import CONDITIONS, SCALES
 from repro.traffic import CHANGE, CODECS, GRADIENT, WEIGHTS
 
 TO_TARGET = ("epochs_to_target", "rounds_to_target")
-ACCURACIES = ("final_top1", "mean_top1")
-OTHER_ACCURACIES = ("final_top5", "top1_at_equal_iterations")
+ACCURACIES = ("end_top1", "mean_top1")
+OTHER_ACCURACIES = ("end_top5", "top1_at_equal_iterations")
 """Accuracies that an order, a value or a bound can look at, besides ``ACCURACIES``.
 
 At equal iterations means at the evaluation after as many iterations as the shortest of the compared runs has.
 """
+GAPS = ("regularisation_gap", "gap_at_matched_loss")
+"""Training accuracy minus test accuracy: at the end, and where all arms of a seed have the same training loss."""
+GRADIENT_NORMS = ("first_gradient_norm", "largest_early_gradient_norm")
+"""L2 norms of the gradient: in the first iteration, and the largest of the first 100. Compared as ratios."""
+SENT_TOTAL = "sent_total"
+"""All bytes that a trained run sent to the server. Compared as a ratio."""
 OF_CLIENTS = ("own_classes_top1", "other_classes_top1")
 """Metrics of the clients' own models before the last aggregation."""
 OF_PAYLOADS = ("compression_rate", "saved_by_zip")
@@ -152,6 +158,22 @@ _TRAINED = _Field(
     f"a mapping from {' and '.join(CODECS)} to run ids",
     lambda v: isinstance(v, dict) and set(v) == set(CODECS) and all(isinstance(run, str) for run in v.values()),
 )
+_TWO_RUNS = _Field(
+    "a list of two run ids, that of 1000 classes first",
+    lambda v: isinstance(v, list) and len(v) == 2 and all(isinstance(i, str) for i in v),
+)
+_FACTORS = _Field(
+    "a mapping from at_1000 and at_10 to positive numbers",
+    lambda v: isinstance(v, dict) and set(v) == {"at_1000", "at_10"} and all(map(_POSITIVE.accepts, v.values())),
+)
+_UNDER = _Field(
+    "a mapping with setting (what the source leaves open) and is (its value), both texts",
+    lambda v: isinstance(v, dict) and set(v) == {"setting", "is"} and all(map(_TEXT.accepts, v.values())),
+)
+_SIBLINGS = _Field(
+    "a mapping from run ids to the run ids of their IID siblings",
+    lambda v: isinstance(v, dict) and bool(v) and all(isinstance(i, str) for pair in v.items() for i in pair),
+)
 _NEEDS = _Field(
     f"a mapping from {', '.join(CONDITIONS)} to lists of run ids",
     lambda v: (
@@ -190,17 +212,19 @@ _ACCURACY = {"metric": _one_of(*ACCURACIES), "contrast": _CONTRAST}
 _PARTS = {
     "order": {
         "metric": _one_of(
-            *ACCURACIES, *OTHER_ACCURACIES, *OF_CLIENTS, "regularisation_gap", "step_up_share", "best_lr"
+            *ACCURACIES, *OTHER_ACCURACIES, *OF_CLIENTS, *GAPS, *GRADIENT_NORMS, "step_up_share", "best_lr"
         ),
         "contrast": _CONTRAST,
     },
     "ratio": {
-        "metric": _one_of(*TO_TARGET, "epochs_to_first_cut", "compression_rate", "top_eigenvalue"),
+        "metric": _one_of(
+            *TO_TARGET, "epochs_to_first_cut", "compression_rate", "top_eigenvalue", *GRADIENT_NORMS, SENT_TOTAL
+        ),
         "contrast": _PAIR,
     },
     "equivalence": _ACCURACY | {"margin": _POSITIVE},
     "value": {
-        "metric": _one_of(*ACCURACIES, *OTHER_ACCURACIES, *OF_PAYLOADS),
+        "metric": _one_of(*ACCURACIES, *OTHER_ACCURACIES, *OF_PAYLOADS, *GAPS),
         "contrast": _CONTRAST,
         "published": _NUMBER,
         "tolerance": _POSITIVE,
@@ -213,34 +237,58 @@ _PARTS = {
         "tolerance": _POSITIVE,
     },
     "bound": {
-        "metric": _one_of(*ACCURACIES, *OTHER_ACCURACIES, *OF_CLIENTS, "step_up_share"),
+        "metric": _one_of(*ACCURACIES, *OTHER_ACCURACIES, *OF_CLIENTS, *GAPS, "step_up_share"),
         "contrast": _CONTRAST,
         "at_most": _NUMBER,
     },
     "trend": {
-        "metric": _one_of(*ACCURACIES, "early_gradient_norm"),
+        "metric": _one_of(
+            *ACCURACIES,
+            *OTHER_ACCURACIES,
+            *GAPS,
+            *GRADIENT_NORMS,
+            SENT_TOTAL,
+            "early_gradient_norm",
+            "step_up_share",
+            "best_lr",
+        ),
         "runs": _RUNS,
         "against": _one_of(*SCALES),
         "direction": _one_of("rising", "falling"),
     },
     "divergence": {"runs": _RUNS, "unlike": _RUNS},
+    # Which readings of "total data sent" meet both published factors.
+    "readings": {"payloads": _TWO_RUNS, "published": _FACTORS, "tolerance": _POSITIVE},
     "law": {"run": _TEXT, "checks": _ITEMS},
     "definition": {"run": _TEXT},
     "measured": {
-        "measures": _one_of("rises", "sharper", "falls_then_stops", "linear", "line_error", "shorter_round"),
+        "measures": _one_of(
+            "rises",
+            "sharper",
+            "falls_then_stops",
+            "linear",
+            "line_error",
+            "positive_predictions",
+            "movement_share",
+            "shorter_round",
+        ),
         "runs": _MEASURED,
     },
 }
 _ANY = {
-    "reserved": _TEXT,  # why our runs cannot decide this part yet: it stays inconclusive, its numbers shown
+    "name": _TEXT,  # how the part is called on the page
+    "under": _UNDER,  # the reading of a setting that the source leaves open, to which the part belongs
+    "post_hoc": _TRUE,  # chosen after numbers had been seen
+    "reserved": _TEXT,  # why our runs cannot decide this part yet: it stays open, its numbers shown
     "needs": _NEEDS,  # what must have happened in every seed of these runs for the part to be decided
     "beside": _TRUE,  # another reading of the statement: computed and shown, but not part of the verdict
 }
-# Arms that must end above the accuracy floor, each of them, for the part to be decided; and the most that an arm may
-# gain in the last quarter of training, as an equivalence asks of its arms in any case.
+# Arms that must end above the accuracy floor, each of them, for the part to be decided; and the most that the contrast
+# may move between 65 to 75 % of training and its end, as an equivalence asks in any case.
 _GUARDS = {"above_floor": _RUNS, "settled_within": _POSITIVE}
 _OPTIONAL = {
-    "order": _GUARDS | {"by_more_than": _POSITIVE},  # least difference
+    # Least difference; and arms that fail to train where their IID siblings do.
+    "order": _GUARDS | {"by_more_than": _POSITIVE, "trains_like": _SIBLINGS},
     "ratio": _GUARDS | {"at_least": _POSITIVE},  # least ratio
     # Of "sharper" the runs that are; of "linear" the limit, and of "line_error" the quantity and the largest published
     # error, as a fraction.
@@ -250,6 +298,8 @@ _OPTIONAL = {
         "quantity": _one_of("compute", "loader"),
         "largest": _POSITIVE,
         "full_scale_only": _TRUE,
+        "at_small": _POSITIVE,  # the two batch sizes of "movement_share"
+        "at_large": _POSITIVE,
     },
     "equivalence": {"above_floor": _RUNS},
     "value": {"full_scale_only": _TRUE},  # shown at every profile, counted where published values compare
@@ -259,6 +309,7 @@ _OPTIONAL = {
     "factor": {"trained": _TRAINED, "unzipped": _TRUE},
 }
 _NEEDED = {"sharper": {"sharp"}, "linear": {"at_most"}, "line_error": {"quantity", "largest"}}
+_NEEDED |= {"positive_predictions": {"quantity"}, "movement_share": {"at_small", "at_large"}}
 """Keys without which a part of the rule ``measured`` says nothing."""
 _CHECK = {"number": _TEXT, "called": _TEXT, "is": _one_of("at most", "above"), "limit": _TEXT, "times": _POSITIVE}
 _NONE: dict[str, _Field] = {}
@@ -351,8 +402,18 @@ def _check_judge(where: str, judge: Mapping[str, Any]) -> None:
             _check(here, part, fields | {"contrast": _PAYLOAD_ARMS}, _ANY | _OPTIONAL.get(rule, {}))
         if rule == "measured" and (absent := sorted(_NEEDED.get(part["measures"], set()) - part.keys())):
             raise ReproError(f"{here}: key '{absent[0]}' is missing; {part['measures']} was expected to say it; add it")
+        if strange := sorted(set(part.get("trains_like", {})) - set(part.get("contrast", {}))):
+            raise ReproError(
+                f"{here}: key 'trains_like' names {strange[0]}; arms of the contrast were expected; mend it"
+            )
         for check in part.get("checks", []):
             _check(f"{here}: check", check, _CHECK)
+    settings = {part["under"]["setting"] for part in judge["parts"] if "under" in part}
+    if len(settings) > 1:
+        raise ReproError(
+            f"{where}: judge: parts stand under {' and '.join(sorted(settings))}; one setting for a statement was "
+            "expected; split the statement"
+        )
     if all("beside" in part for part in judge["parts"]):
         raise ReproError(f"{where}: judge: all parts stand beside; one that decides was expected; remove a 'beside'")
 
@@ -410,7 +471,10 @@ def runs_of(part: Mapping[str, Any]) -> list[str]:
     """The same for one part of a rule; an arm of payloads names its run."""
     if "run" in part:
         return [part["run"]]
+    if part["rule"] == "readings":
+        return list(part["payloads"])
     if "payloads" in part:
         return [part["payloads"], *part.get("trained", {}).values()]
     arms = [arm.split()[0] for arm in part.get("contrast") or [*part.get("runs", []), *part.get("unlike", [])]]
-    return list(dict.fromkeys([*arms, *(run for runs in part.get("needs", {}).values() for run in runs)]))
+    beside = [run for runs in part.get("needs", {}).values() for run in runs]
+    return list(dict.fromkeys([*arms, *beside, *part.get("trains_like", {}).values()]))

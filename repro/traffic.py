@@ -30,6 +30,8 @@ SPARSITY = 0.999
 FULL_SIZE = {"width": 64, "image_size": 32}
 GRADIENT, CHANGE, WEIGHTS = "gradient", "change", "weights"
 """What is encoded: the gradient of a step, the change of the weights over a local epoch, the weights themselves."""
+LOCAL_BATCHES = (32, 64, 128)
+"""Images of one worker in a round of large batch, as far as they are considered; the post does not give them."""
 SENT = {"large_batch": GRADIENT, "federated": CHANGE}
 
 
@@ -133,9 +135,9 @@ UNZIPPED = replace(DEFAULT, zipped=())
 
 
 def readings() -> list[Reading]:
-    """All 32 readings, the default one first."""
+    """All 48 readings, the default one first."""
     zipped = (("large_batch", "federated"), (), ("large_batch",), ("federated",))
-    return [Reading(*choice) for choice in product(zipped, (True, False), (False, True), (32, 128))]
+    return [Reading(*choice) for choice in product(zipped, (True, False), (False, True), LOCAL_BATCHES)]
 
 
 def rounds(method: str, reading: Reading = DEFAULT) -> int:

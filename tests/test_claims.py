@@ -10,17 +10,22 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro import claims, metrics, rules, words
+from repro import claims, looks, metrics, rules, words
 from repro.errors import ReproError
 from repro.records import Record
-from repro.rules import FAILS, HOLDS, INCONCLUSIVE, Interval
+from repro.rules import FAILS, HOLDS, NO_DIFFERENCE, OPEN, Interval
 
 ROOT = Path(__file__).parents[1]
 EPOCHS = 20
+SEEDS = (1, 2, 3, 4, 5)
+"""One look; repeated intervals of five seeds are 3.411 standard errors to each side."""
+GRID_SEEDS = tuple(range(101, 109))
+WIDTH = 3.411
 GRID = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 ARTEFACTS = {
@@ -88,14 +93,19 @@ def judge(statements, records, profile="laptop", **absent):
 def pairs(a: list[float], b: list[float], **kwargs) -> list[Record]:
     """Seeds 1.. of the runs ``a`` and ``b`` with the last accuracies given."""
     return [
-        train(run, seed, [0.1, final], **kwargs)
+        train(run, seed, ending(final), **kwargs)
         for run, finals in (("a", a), ("b", b))
         for seed, final in enumerate(finals, start=1)
     ]
 
 
+def ending(final: float, epochs: int = EPOCHS) -> list[float]:
+    """A curve that is at rest at ``final``."""
+    return [0.1, *[final] * (epochs - 1)]
+
+
 def order_of(a: list[float], b: list[float], **kwargs):
-    part = statement("order", metric="final_top1", contrast={"a": 1, "b": -1})
+    part = statement("order", metric="end_top1", contrast={"a": 1, "b": -1})
     return judge([part], pairs(a, b), **kwargs)[0]
 
 
@@ -110,8 +120,8 @@ def world() -> dict[str, Record]:
     arms = {
         "e1-central": (rising(4, 0.80), 16, {"method": "central", "workers": 1}),
         "e1-large-batch": (rising(7, 0.80), 16, {}),
-        "e1-large-batch-x4": (rising(12, 0.80), 16, {"workers": 32}),
-        "e1-federated": (rising(14, 0.80), 1, {"method": "federated"}),
+        "e1-large-batch-x4": (rising(11, 0.80), 16, {"workers": 32}),
+        "e1-federated": (rising(12, 0.80), 1, {"method": "federated"}),
         "e1-large-batch-2labels": (rising(9, 0.70), 16, {}),
         "e1-federated-2labels": (rising(18, 0.50), 1, {"method": "federated"}),
         "e1-large-batch-gn": (rising(9, 0.80), 16, {}),
@@ -119,7 +129,7 @@ def world() -> dict[str, Record]:
         "e1-large-batch-2labels-gn": (rising(9, 0.75), 16, {}),
         "e1-federated-2labels-gn": (rising(9, 0.60), 1, {"method": "federated"}),
     }
-    for seed in (1, 2, 3):
+    for seed in SEEDS:
         jitter = 0.002 * seed
         for run, (curve, per_epoch, spec) in arms.items():
             # The jitter has no part in the order of crossing: only what lies above the target moves.
@@ -129,11 +139,11 @@ def world() -> dict[str, Record]:
             curve = [0.2 + (final - 0.2) * i / (EPOCHS // every) + jitter for i in range(1, EPOCHS // every + 1)]
             spec = {"method": "federated", "local_epochs": every}
             made.append(train(f"e1-federated-{every}epochs", seed, curve, per_epoch=1 / every, every=every, **spec))
-    for seed in (101, 102, 103):
+    for seed in GRID_SEEDS:
         for arm, best in (("central", 0.1), ("large-batch", 0.4)):
             for rate in GRID:
                 run = f"e1-grid-{arm}-lr{rate:g}".replace(".", "_")
-                top1 = 0.6 - 0.1 * abs(math.log2(rate / best))
+                top1 = 0.6 - 0.02 * math.log2(rate / best) ** 2
                 made.append(train(run, seed, [top1], evaluate_on="held_out", lr=rate))
     numbers = {
         "groupnorm_max_abs_difference": 1e-16, "batchnorm_max_abs_difference": 1e-3, "tolerance": 1e-12,
@@ -190,27 +200,45 @@ def test_slope_is_the_least_squares_slope():
     ("low", "high", "outcome"),
     [
         (0.1, 2, HOLDS),
-        (0.0, 2, INCONCLUSIVE),
-        (-1, 1, INCONCLUSIVE),
-        (-2, 0.0, INCONCLUSIVE),
+        (0.0, 2, OPEN),
+        (-1, 1, OPEN),
+        (-2, 0.0, OPEN),
         (-2, -0.1, FAILS),
+        (-0.5, 0.5, NO_DIFFERENCE),
+        (-0.501, 0.5, OPEN),
+        (-0.5, 0.501, OPEN),
+        (0.1, 0.2, HOLDS),
+        (-0.2, -0.1, FAILS),
+        (0.0, 0.0, NO_DIFFERENCE),
     ],
 )
 def test_order_ratio_and_trend_ask_on_which_side_of_zero_the_interval_lies(low, high, outcome):
     interval = Interval((low + high) / 2, low, high, 3)
-    assert rules.order(interval) == rules.ratio(interval) == rules.trend(interval, "rising") == outcome
-    assert rules.trend(Interval(-interval.estimate, -high, -low, 3), "falling") == outcome
+    found = {
+        rules.order(interval, small=0.5),
+        rules.ratio(interval, small=0.5),
+        rules.trend(interval, "rising", 0.5),
+    }
+    assert found == {outcome}
+    assert rules.trend(Interval(-interval.estimate, -high, -low, 3), "falling", 0.5) == outcome
+    assert rules.order(interval) == (OPEN if outcome == NO_DIFFERENCE else outcome), "without a size nothing is small"
+
+
+def test_a_least_difference_fails_below_itself_and_knows_no_difference_only_around_zero():
+    assert rules.order(Interval(0, -0.01, 0.019, 5), 0.02, 0.02) == FAILS
+    assert rules.order(Interval(0, -0.01, 0.021, 5), 0.02, 0.02) == OPEN
+    assert rules.order(Interval(0, 0.021, 0.03, 5), 0.02, 0.02) == HOLDS
 
 
 @pytest.mark.parametrize(
     ("low", "high", "outcome"),
     [
         (-0.02, 0.02, HOLDS),
-        (-0.0201, 0.02, INCONCLUSIVE),
-        (-0.02, 0.0201, INCONCLUSIVE),
-        (0.02, 0.05, INCONCLUSIVE),
+        (-0.0201, 0.02, OPEN),
+        (-0.02, 0.0201, OPEN),
+        (0.02, 0.05, OPEN),
         (0.0201, 0.05, FAILS),
-        (-0.05, -0.02, INCONCLUSIVE),
+        (-0.05, -0.02, OPEN),
         (-0.05, -0.0201, FAILS),
     ],
 )
@@ -219,7 +247,7 @@ def test_equivalence_wants_the_whole_interval_within_the_margin(low, high, outco
     assert rules.value(Interval(0, low + 0.9, high + 0.9, 3), 0.9, 0.02 + 1e-12) == outcome
 
 
-@pytest.mark.parametrize(("low", "high", "outcome"), [(-9, 0.5, HOLDS), (0.4, 0.6, INCONCLUSIVE), (0.51, 0.6, FAILS)])
+@pytest.mark.parametrize(("low", "high", "outcome"), [(-9, 0.5, HOLDS), (0.4, 0.6, OPEN), (0.51, 0.6, FAILS)])
 def test_bound_wants_the_whole_interval_at_or_below_it(low, high, outcome):
     assert rules.bound(Interval(0, low, high, 3), 0.5) == outcome
 
@@ -230,15 +258,15 @@ def test_an_unbounded_interval_decides_nothing():
         rules.order(interval), rules.equivalence(interval, 9),
         rules.value(interval, 5, 1), rules.bound(interval, 9),
     }  # fmt: skip
-    assert outcomes == {INCONCLUSIVE}
+    assert outcomes == {OPEN}
 
 
-@given(st.lists(st.floats(-1, 1), min_size=2, max_size=8), st.floats(0, 1))
-def test_a_reversed_order_holds_where_the_order_fails(values, resolution):
-    swap = {HOLDS: FAILS, FAILS: HOLDS, INCONCLUSIVE: INCONCLUSIVE}
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=8), st.floats(0, 1), st.floats(0, 1))
+def test_a_reversed_order_holds_where_the_order_fails(values, resolution, small):
+    swap = {HOLDS: FAILS, FAILS: HOLDS, OPEN: OPEN, NO_DIFFERENCE: NO_DIFFERENCE}
     interval = rules.paired_interval(values, resolution)
     reversed_ = rules.paired_interval([-v for v in values], resolution)
-    assert rules.order(reversed_) == swap[rules.order(interval)]
+    assert rules.order(reversed_, small=small) == swap[rules.order(interval, small=small)]
 
 
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=8), st.floats(0.001, 1), st.floats(0, 1))
@@ -270,29 +298,26 @@ def test_law_without_its_numbers_is_an_error(numbers):
         rules.law(numbers, CHECKS)
 
 
-@pytest.mark.parametrize(
-    ("parts", "whole"),
-    [
-        ([HOLDS, HOLDS], HOLDS),
-        ([HOLDS, INCONCLUSIVE], INCONCLUSIVE),
-        ([FAILS, INCONCLUSIVE, HOLDS], FAILS),
-        ([FAILS, "not run"], "not run"),
-        ([HOLDS, "not comparable"], "not comparable"),
-    ],
-)
-def test_all_parts_of_a_statement_must_hold(parts, whole):
-    assert rules.compound(parts) == whole
-
-
 # Metrics ---------------------------------------------------------------------------------------------------
 
 
-def test_the_accuracy_compared_is_the_last_not_the_best():
-    assert metrics.final_top1(train("a", 1, [0.3, 0.9, 0.5])) == 0.5
+def test_the_accuracy_compared_is_the_mean_of_the_last_tenth_not_the_best():
+    assert metrics.end_top1(train("a", 1, [0.9] * 36 + [0.1, 0.2, 0.3, 0.4])) == pytest.approx(0.25)
+    assert metrics.end_top1(train("a", 1, [0.9] * 17 + [0.3, 0.4, 0.5])) == pytest.approx(0.4), "at least three"
+    assert metrics.end_top1(train("a", 1, [0.3, 0.5])) == pytest.approx(0.4), "all where there are fewer"
+    assert metrics.end_top1(train("a", 1, [0.9] * 50 + [0.5] * 50, every=3)) == 0.5, "epochs count, not evaluations"
+
+
+def test_accuracy_before_the_end_is_that_at_65_to_75_percent_of_training():
+    curve = [0.9] * 12 + [0.1, 0.2, 0.3] + [0.9] * 5  # epochs 13, 14 and 15 of 20
+    assert metrics.top1_before_the_end(train("a", 1, curve)) == pytest.approx(0.2)
+    assert metrics.top1_before_the_end(train("a", 1, [0.2, 0.3, 0.4])) == 0.3, "the nearest to 70 % of three"
+    assert metrics.top1_before_the_end(train("a", 1, [0.6])) == 0.6
+    assert metrics.top1_before_the_end(diverged(train("a", 1, curve), rows=2)) == 0.1
 
 
 def test_a_diverged_seed_counts_as_chance():
-    assert metrics.final_top1(diverged(train("a", 1, [0.3, 0.9, 0.5]), rows=2)) == 0.1
+    assert metrics.end_top1(diverged(train("a", 1, [0.3, 0.9, 0.5]), rows=2)) == 0.1
 
 
 def test_the_gain_of_the_last_quarter_starts_at_the_last_evaluation_before_it():
@@ -304,7 +329,7 @@ def test_the_gain_of_the_last_quarter_starts_at_the_last_evaluation_before_it():
 
 def test_a_completed_record_without_evaluations_is_an_error():
     with pytest.raises(ReproError, match=r"a\.s1: completed without an evaluation"):
-        metrics.final_top1(train("a", 1, []))
+        metrics.end_top1(train("a", 1, []))
 
 
 def test_mean_accuracy_is_the_trapezoid_over_common_epochs():
@@ -324,7 +349,7 @@ def test_a_diverged_run_stays_at_chance_after_its_last_evaluation_and_sets_no_co
 
 
 def test_target_is_80_percent_at_full_scale_and_the_same_share_of_central_below():
-    central = [train("e1-central", seed, [0.2, final]) for seed, final in ((1, 0.5), (2, 0.7))]
+    central = [train("e1-central", seed, ending(final)) for seed, final in ((1, 0.5), (2, 0.7))]
     other = [train("e1-federated", 1, [0.9]), train("e1-central", 3, [0.9], profile="smoke")]
     assert metrics.target_accuracy(central, "paper") == 0.80
     assert metrics.target_accuracy(central + other, "laptop") == pytest.approx(0.80 / 0.9302 * 0.6)
@@ -341,25 +366,44 @@ def test_a_diverged_central_seed_leaves_the_target_undecided_below_full_scale(pu
     records["e1-central.s2"] = diverged(records["e1-central.s2"])
     for name in ("e1.c2", "e1.c3"):
         found = verdicts(published, records)[name]
-        assert (found["verdict"], found["reason"]) == ("inconclusive", str(caught.value))
+        assert (found["verdict"], found["reason"]) == ("open", str(caught.value))
 
 
-def test_target_is_reached_at_the_first_evaluation_at_or_above_it():
-    record = train("a", 1, [0.4, 0.5, 0.4, 0.6], per_epoch=16)
-    assert metrics.epochs_to_target(record, 0.5) == (2.0, True)
-    assert metrics.rounds_to_target(record, 0.5) == (32.0, True)
+def test_the_target_is_crossed_by_the_running_mean_of_three():
+    record = train("a", 1, [0.3, 0.3, 0.3, 0.6, 0.6, 0.6], per_epoch=16)  # means 0.3, 0.4, 0.5, 0.6 at epochs 2 to 5
+    assert metrics.epochs_to_target(record, 0.5) == (4.0, True)
+    assert metrics.epochs_to_target(record, 0.45) == (3.5, True)
+    assert metrics.rounds_to_target(record, 0.45) == (56.0, True)
 
 
-def test_target_never_reached_gives_the_last_evaluation_to_be_read_as_more_than():
-    record = train("a", 1, [0.1, 0.2], per_epoch=16)
-    assert metrics.epochs_to_target(record, 0.5) == (2.0, False)
-    assert metrics.rounds_to_target(record, 0.5) == (32.0, False)
+def test_a_single_high_evaluation_reaches_nothing():
+    assert metrics.epochs_to_target(train("a", 1, [0.2, 0.9, 0.2, 0.2, 0.2]), 0.5) == (4.0, False)
+
+
+def test_before_the_first_running_mean_a_curve_starts_at_chance():
+    assert metrics.epochs_to_target(train("a", 1, [0.9] * 5), 0.5) == (1.0, True)  # 0.1 at 0, 0.9 at 2
+    assert metrics.epochs_to_target(train("a", 1, [0.5]), 0.3) == (0.5, True)
+
+
+def test_target_never_reached_gives_the_last_running_mean_to_be_read_as_more_than():
+    record = train("a", 1, [0.1, 0.2, 0.2, 0.2], per_epoch=16)
+    assert metrics.epochs_to_target(record, 0.5) == (3.0, False)
+    assert metrics.rounds_to_target(record, 0.5) == (48.0, False)
 
 
 def test_an_evaluation_before_training_reaches_no_target():
-    record = train("a", 1, [0.9, 0.9])
+    record = train("a", 1, [0.9] * 3)
     record.rows.insert(0, {"epoch": 0.0, "round": 0, "test_top1": 0.9})
     assert metrics.epochs_to_target(record, 0.5) == (1.0, True)
+
+
+@given(st.floats(0.15, 0.75), st.integers(5, 60), st.floats(1, 8))
+def test_the_crossing_does_not_depend_on_how_often_a_smooth_curve_is_evaluated(target, epochs, pace):
+    def at(every: int) -> float:
+        curve = [0.1 + 0.8 * (1 - math.exp(-pace * e / epochs)) for e in range(every, 10 * epochs + 1, every)]
+        return metrics.epochs_to_target(train("a", 1, curve, every=every), target)[0]
+
+    assert at(1) == pytest.approx(at(2), abs=3)
 
 
 @pytest.mark.parametrize(
@@ -382,50 +426,106 @@ def test_a_diverged_run_spends_its_budget_without_reaching_the_target(spec, roun
 
 
 def test_a_verdict_carries_what_readers_need():
-    verdict = order_of([0.80, 0.81, 0.82], [0.60, 0.60, 0.60])
-    half = 4.302652729749462 * 1 / math.sqrt(3)  # points
-    assert verdict["interval"] == pytest.approx([21 - half, 21 + half], abs=1e-4)
-    assert verdict["ours"] == "a 81.0 %, b 60.0 %: +21.0 points [+18.5, +23.5]"
+    verdict = order_of([0.79, 0.80, 0.81, 0.82, 0.83], [0.60] * 5)
+    half = WIDTH * math.sqrt(2.5 / 5)  # points; the standard deviation of five neighbours is sqrt 2.5
+    assert verdict["interval"] == pytest.approx([21 - half, 21 + half], abs=1e-3)
+    assert verdict["ours"] == "a 81.0 %, b 60.0 %: +21.0 points [+18.6, +23.4]"
     assert verdict["parts"][0]["arms"] == {"a": 81.0, "b": 60.0}
-    assert (verdict["verdict"], verdict["n"], verdict["runs"]) == ("holds at laptop scale", 3, ["a", "b"])
+    assert (verdict["verdict"], verdict["n"], verdict["runs"]) == ("holds at laptop scale", 5, ["a", "b"])
     assert verdict["unit"] == "points"
     assert verdict["reason"] == "the 95 % interval excludes 0 on the side stated"
     keys = "id source kind says place published ours interval unit n verdict reason runs artefact profile why"
     assert list(verdict) == [*keys.split(), "parts"]
+    keys = "name under rule outcome reason ours arms estimate interval unit n looks p q"
+    assert list(verdict["parts"][0]) == keys.split()
     json.dumps(verdict, allow_nan=False)
 
 
 def test_order_fails_when_the_interval_lies_on_the_wrong_side():
-    assert order_of([0.6, 0.6, 0.6], [0.80, 0.81, 0.82])["verdict"] == "fails at laptop scale"
+    assert order_of([0.6] * 5, [0.79, 0.80, 0.81, 0.80, 0.80])["verdict"] == "fails at laptop scale"
 
 
 def test_round_off_does_not_decide_between_equal_losses():
     finals = {"a": 0.8, "b": 0.7, "c": 0.7, "d": 0.6}  # 0.8 - 0.7 - 0.7 + 0.6 is 1e-16 in floating point
-    records = [train(run, seed, [final]) for run, final in finals.items() for seed in (1, 2, 3)]
-    part = statement("order", metric="final_top1", contrast={"a": 1, "b": -1, "c": -1, "d": 1})
+    records = [train(run, seed, [final]) for run, final in finals.items() for seed in SEEDS]
+    part = statement("order", metric="end_top1", contrast={"a": 1, "b": -1, "c": -1, "d": 1})
     verdict = judge([part], records)[0]
-    assert (verdict["verdict"], verdict["interval"]) == ("inconclusive", [0.0, 0.0])
+    assert (verdict["verdict"], verdict["interval"]) == ("no difference at laptop scale", [0.0, 0.0])
 
 
-def test_order_is_inconclusive_when_the_interval_holds_zero():
-    verdict = order_of([0.60, 0.61, 0.62], [0.6, 0.6, 0.6])  # +1 +- 2.48 points
-    assert (verdict["verdict"], verdict["reason"]) == ("inconclusive", "the 95 % interval includes 0")
+def test_order_is_open_when_the_interval_holds_zero():
+    verdict = order_of([0.58, 0.60, 0.61, 0.62, 0.64], [0.6] * 5)  # +1 +- 3.4 points
+    assert (verdict["verdict"], verdict["reason"]) == ("open", "the 95 % interval includes 0")
 
 
-@pytest.mark.parametrize("n", [1, 2])
-def test_fewer_than_three_seeds_are_never_more_than_inconclusive(n):
+def test_an_interval_within_two_points_of_zero_says_no_difference():
+    verdict = order_of([0.599, 0.600, 0.601, 0.602, 0.603], [0.6] * 5)  # +0.1 +- 0.24 points
+    assert verdict["verdict"] == "no difference at laptop scale"
+    assert verdict["reason"] == "the 95 % interval lies within 2 points of no difference"
+    verdict = order_of([0.608, 0.609, 0.610, 0.611, 0.612], [0.6] * 5)
+    assert verdict["verdict"] == "holds at laptop scale", "the direction is what is claimed"
+    assert verdict["reason"].endswith("; all of it is smaller than 2 points")
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_fewer_than_five_seeds_are_never_more_than_open(n):
     for verdict in (order_of([0.9] * n, [0.5] * n), order_of([0.5] * n, [0.9] * n)):
-        assert (verdict["verdict"], verdict["n"]) == ("inconclusive", n)
-        assert verdict["reason"] == f"{n} of at least 3 seeds"
+        assert (verdict["verdict"], verdict["n"]) == ("open", n)
+        assert verdict["reason"] == f"{n} of at least 5 seeds"
         assert (verdict["interval"] is None) == (n == 1)
+        assert verdict["parts"][0]["looks"] == []
         json.dumps(verdict, allow_nan=False)
 
 
-@pytest.mark.parametrize(("best", "outcome"), [(0.199, "inconclusive"), (0.201, "holds at laptop scale")])
+def test_seeds_between_two_looks_do_not_count():
+    five = order_of([0.8, 0.81, 0.82, 0.8, 0.8], [0.6] * 5)
+    seven = order_of([0.8, 0.81, 0.82, 0.8, 0.8, 0.1, 0.1], [0.6] * 7)
+    assert five == seven
+
+
+def test_the_earliest_look_that_decides_is_the_verdict_and_later_ones_are_shown():
+    verdict = order_of([0.8, 0.81, 0.82, 0.8, 0.8] + [0.1] * 3, [0.6] * 8)
+    (part,) = verdict["parts"]
+    assert (verdict["verdict"], verdict["n"]) == ("holds at laptop scale", 5)
+    assert [look["n"] for look in part["looks"]] == [5, 8]
+    assert part["looks"][0]["interval"] == part["interval"]
+    assert part["looks"][1]["estimate"] < part["looks"][0]["estimate"]
+
+
+def test_a_later_look_decides_what_an_earlier_one_left_open():
+    verdict = order_of([0.5, 0.9, 0.7, 0.5, 0.9] + [0.8] * 7, [0.6] * 12)
+    assert (verdict["verdict"], verdict["n"]) == ("holds at laptop scale", 12)
+    assert [look["n"] for look in verdict["parts"][0]["looks"]] == [5, 8, 12]
+    assert order_of([0.5, 0.9, 0.7, 0.5, 0.9], [0.6] * 5)["verdict"] == "open"
+
+
+def test_the_p_value_is_the_level_at_which_the_interval_ends_at_zero():
+    a = [0.79, 0.83, 0.81, 0.80, 0.82]
+    (part,) = order_of(a, [0.78] * 5)["parts"]
+    width = 0.03 / (np.std(a, ddof=1) / math.sqrt(5))
+    assert looks.multiplier(5, part["p"]) == pytest.approx(width, rel=1e-3)
+    assert part["q"] == part["p"], "the only decision"
+    assert order_of([0.9] * 5, [0.5] * 5)["parts"][0]["p"] == looks.LEAST_ALPHA, "to be read as below"
+    assert order_of(a, [0.8] * 5)["parts"][0]["p"] is None, "nothing is decided"
+
+
+def test_false_discoveries_are_counted_over_all_parts_that_were_tried():
+    fine = statement("order", metric="end_top1", contrast={"a": 1, "b": -1})
+    unsure = statement("order", metric="end_top1", contrast={"c": 1, "b": -1})
+    records = pairs([0.79, 0.83, 0.81, 0.80, 0.82], [0.78] * 5)
+    records += [train("c", seed, ending(top1)) for seed, top1 in zip(SEEDS, (0.7, 0.8, 0.9, 0.7, 0.9), strict=True)]
+    found = judge([fine, unsure], records)
+    decided, left = (verdict["parts"][0] for verdict in found)
+    assert decided["q"] == pytest.approx(2 * decided["p"], rel=1e-4)
+    assert (left["outcome"], left["q"]) == (OPEN, None)
+    assert claims.expected_wrong(found) == (pytest.approx(decided["q"], rel=1e-4), 1)
+
+
+@pytest.mark.parametrize(("best", "outcome"), [(0.199, "open"), (0.201, "holds at laptop scale")])
 def test_an_order_counts_only_ten_points_above_chance(best, outcome):
-    verdict = order_of([best] * 3, [0.1] * 3)
+    verdict = order_of([best] * 5, [0.1] * 5)
     assert verdict["verdict"] == outcome
-    assert ("too close to chance" in verdict["reason"]) == (outcome == "inconclusive")
+    assert ("too close to chance" in verdict["reason"]) == (outcome == "open")
 
 
 def test_the_floor_is_ten_points_above_chance_and_three_times_chance_from_100_classes():
@@ -435,71 +535,86 @@ def test_the_floor_is_ten_points_above_chance_and_three_times_chance_from_100_cl
 
 
 def test_two_arms_at_chance_are_not_called_equivalent():
-    assert equality([[0.1] * 4] * 3, [[0.1] * 4] * 3)["verdict"] == "inconclusive"
-    assert equality([[0.5] * 4] * 3, [[0.5] * 4] * 3)["verdict"] == "holds at laptop scale"
+    assert equality([[0.1] * 4] * 5, [[0.1] * 4] * 5)["verdict"] == "open"
+    assert equality([[0.5] * 4] * 5, [[0.5] * 4] * 5)["verdict"] == "holds at laptop scale"
 
 
 def equality(a: list[list[float]], b: list[list[float]]) -> dict:
     """Verdict on "a and b end within 2 points" from one curve per seed."""
-    part = statement("equivalence", metric="final_top1", contrast={"a": 1, "b": -1}, margin=0.02)
+    part = statement("equivalence", metric="end_top1", contrast={"a": 1, "b": -1}, margin=0.02)
     curves = {"a": a, "b": b}
     return judge([part], [train(run, s, c) for run in curves for s, c in enumerate(curves[run], start=1)])[0]
 
 
+def rising_late(by: float, final: float = 0.5) -> list[float]:
+    """A curve that gains ``by`` between 65 to 75 % of training and its end."""
+    return [0.2] * 5 + [final - by] * 10 + [final] * 5
+
+
 @pytest.mark.parametrize(("b", "outcome"), [(0.5, "holds"), (0.8, "fails")])
-def test_runs_that_still_rise_are_neither_equal_nor_different_in_the_end(b, outcome):
-    at_rest, flat = [[0.2, 0.3, 0.48, 0.5]] * 3, [[b] * 4] * 3
-    assert equality(at_rest, flat)["verdict"] == f"{outcome} at laptop scale", "2 points are no more than the margin"
-    on_average = [[0.2, 0.3, 0.50, 0.5], [0.2, 0.3, 0.48, 0.5], [0.2, 0.3, 0.46, 0.5]]
+def test_a_contrast_that_still_moves_is_neither_equal_nor_different_in_the_end(b, outcome):
+    flat = [ending(b)] * 5
+    assert equality([rising_late(0.02)] * 5, flat)["verdict"] == f"{outcome} at laptop scale", "no more than the margin"
+    on_average = [rising_late(0.02 + more) for more in (0, 0.01, -0.01, 0.02, -0.02)]
     assert equality(on_average, flat)["verdict"] == f"{outcome} at laptop scale"
-    verdict = equality([[0.2, 0.3, 0.475, 0.5]] * 3, flat)
-    assert verdict["verdict"] == "inconclusive"
-    assert verdict["reason"] == "still rising, points gained in the last quarter of training: a +2.5"
+    verdict = equality([rising_late(0.025)] * 5, flat)
+    assert verdict["verdict"] == "open"
+    assert verdict["reason"] == ("not at rest: what is compared moved by +2.5 points since 65 to 75 % of training")
+
+
+def test_arms_that_rise_together_are_at_rest():
+    rising_ = [rising_late(0.1)] * 5
+    assert equality(rising_, rising_)["verdict"] == "holds at laptop scale"
+
+
+def test_falling_apart_is_no_rest_either():
+    verdict = equality([ending(0.5)] * 5, [rising_late(0.025)] * 5)
+    assert "moved by −2.5 points" in verdict["reason"]
 
 
 def test_a_diverged_seed_stays_in_the_mean_at_chance():
-    records = pairs([0.8, 0.8, 0.8], [0.5, 0.5, 0.5])
+    records = pairs([0.8] * 5, [0.5] * 5)
     records[2] = diverged(records[2])
-    part = statement("order", metric="final_top1", contrast={"a": 1, "b": -1})
+    part = statement("order", metric="end_top1", contrast={"a": 1, "b": -1})
     verdict = judge([part], records)[0]
-    assert verdict["parts"][0]["arms"]["a"] == pytest.approx(100 * (0.8 + 0.8 + 0.1) / 3, rel=1e-5)
-    assert (verdict["verdict"], verdict["n"]) == ("inconclusive", 3)
+    assert verdict["parts"][0]["arms"]["a"] == pytest.approx(100 * (4 * 0.8 + 0.1) / 5, rel=1e-5)
+    assert (verdict["verdict"], verdict["n"]) == ("open", 5)
     assert verdict["ours"].endswith("(diverged, counted at chance: a, seed 3)"), "a reader sees it beside the numbers"
-    assert "diverged" not in judge([part], pairs([0.8] * 3, [0.5] * 3))[0]["ours"]
+    assert "diverged" not in judge([part], pairs([0.8] * 5, [0.5] * 5))[0]["ours"]
 
 
 def test_near_chance_the_best_arm_is_named():
-    part = statement("order", metric="final_top1", contrast={"a": 1, "b": -1})
-    reason = judge([part], pairs([0.11] * 3, [0.12] * 3))[0]["reason"]
+    part = statement("order", metric="end_top1", contrast={"a": 1, "b": -1})
+    reason = judge([part], pairs([0.11] * 5, [0.12] * 5))[0]["reason"]
     assert reason == "b, the best of those compared, ends at 12.0 %, too close to chance (20.0 % needed)"
 
 
 def test_value_is_compared_at_full_scale_only_and_never_on_reduced_data():
-    part = statement("value", "value", metric="final_top1", contrast={"a": 1}, published=0.9, tolerance=0.01)
-    records = [train("a", seed, [0.9], profile=profile) for seed in (1, 2, 3) for profile in ("laptop", "paper")]
+    part = statement("value", "value", metric="end_top1", contrast={"a": 1}, published=0.9, tolerance=0.01)
+    records = [train("a", seed, [0.9], profile=profile) for seed in SEEDS for profile in ("laptop", "paper")]
     reduced = [replace(r, data=r.data | {"reduced": "72 px"}) for r in records]
     assert judge([part], records)[0]["verdict"] == "not comparable"
     assert judge([part], records, profile="paper")[0]["verdict"] == "reproduced"
     verdict = judge([part], reduced, profile="paper")[0]
     assert (verdict["verdict"], verdict["reason"]) == ("not comparable", "reduced data: 72 px")
-    worse = [train("a", seed, [0.8], profile="paper") for seed in (1, 2, 3)]
+    worse = [train("a", seed, [0.8], profile="paper") for seed in SEEDS]
     assert judge([part], worse, profile="paper")[0]["verdict"] == "not reproduced"
 
 
 def test_bound_is_judged_on_a_difference():
-    part = statement("bound", "bound", metric="final_top1", contrast={"b": 1, "a": -1}, at_most=0.05)
-    assert judge([part], pairs([0.8] * 3, [0.84] * 3))[0]["verdict"] == "holds at laptop scale"
-    assert judge([part], pairs([0.8] * 3, [0.86] * 3))[0]["verdict"] == "fails at laptop scale"
+    part = statement("bound", "bound", metric="end_top1", contrast={"b": 1, "a": -1}, at_most=0.05)
+    assert judge([part], pairs([0.8] * 5, [0.84] * 5))[0]["verdict"] == "holds at laptop scale"
+    assert judge([part], pairs([0.8] * 5, [0.86] * 5))[0]["verdict"] == "fails at laptop scale"
 
 
-def test_trend_without_a_common_epoch_is_inconclusive():
+def test_trend_without_a_common_epoch_is_open():
     part = statement("trend", metric="mean_top1", runs=["a", "b"], against="log2_local_epochs", direction="falling")
-    records = [train("a", s, [0.5], every=2) for s in (1, 2, 3)] + [
-        train("b", s, [0.5], every=3, local_epochs=2) for s in (1, 2, 3)
+    records = [train("a", s, [0.5], every=2) for s in SEEDS] + [
+        train("b", s, [0.5], every=3, local_epochs=2) for s in SEEDS
     ]
     verdict = judge([part], records)[0]
     assert (verdict["verdict"], verdict["reason"]) == (
-        "inconclusive", "there is no epoch at which all runs were evaluated"
+        "open", "there is no epoch at which all runs were evaluated"
     )  # fmt: skip
 
 
@@ -526,78 +641,67 @@ NEVER = 99
 
 @pytest.mark.parametrize(
     ("slow", "fast", "verdict"),
-    [
-        (3, 1, "reproduced"),
-        (2, 1, "inconclusive"),
-        (1, 1, "inconclusive"),
-        (1, 2, "inconclusive"),
-        (1, 3, "not reproduced"),
-    ],
+    [(8, 4, "reproduced"), (4, 4, "no difference"), (4, 8, "not reproduced")],
 )
-def test_a_difference_of_one_evaluation_decides_nothing(slow, fast, verdict):
-    assert race([(slow, 20)] * 3, [(fast, 20)] * 3)["verdict"] == verdict
+def test_who_crosses_first_leads(slow, fast, verdict):
+    assert race([(slow, 20)] * 5, [(fast, 20)] * 5)["verdict"] == verdict
 
 
-def test_equal_seeds_get_the_width_of_one_evaluation():
-    verdict = race([(8, 20)] * 3, [(4, 20)] * 3)  # ratio 2, one evaluation of the slow arm is 1 of 4 epochs
-    assert verdict["interval"] == pytest.approx([2 / 1.25, 2 * 1.25], abs=1e-4)
-    assert verdict["ours"] == "slow 8.0 epochs, fast 4.0 epochs: 2.00 times [1.60, 2.50]"
+def test_crossings_are_interpolated():
+    verdict = race([(8, 20)] * 5, [(4, 20)] * 5)  # of the means 0.3, 0.5, 0.7 and 0.9 the third is at the epoch itself
+    late, early = 8 + (0.8 - 0.7) / 0.2, 4 + (0.8 - 0.7) / 0.2
+    assert verdict["interval"] == pytest.approx([late / early] * 2, abs=1e-4)
+    assert verdict["ours"] == "slow 8.5 epochs, fast 4.5 epochs: 1.89 times [1.89, 1.89]"
     assert verdict["unit"] == "times"
 
 
-def test_a_target_never_reached_counts_as_the_next_evaluation_where_that_decides():
-    verdict = race([(NEVER, 20)] * 3, [(7, 20)] * 3)
+def test_a_target_never_reached_counts_as_a_bound_where_that_decides():
+    verdict = race([(NEVER, 20)] * 5, [(7, 20)] * 5)
     assert verdict["verdict"] == "reproduced"
-    assert verdict["parts"][0]["estimate"] == pytest.approx(21 / 7, abs=1e-4)
-    assert verdict["ours"] == "slow > 20.0 epochs, fast 7.0 epochs: > 3.00 times [2.62, no upper end]"
-    assert verdict["interval"] == pytest.approx([3 / (8 / 7), None], abs=1e-4)
-    assert "a seed that never reached the target counted at its next evaluation" in verdict["reason"]
+    assert verdict["parts"][0]["estimate"] == pytest.approx(19 / 7.5, abs=1e-4), "the place of the last running mean"
+    assert verdict["ours"] == "slow > 19.0 epochs, fast 7.5 epochs: > 2.53 times [2.53, no upper end]"
+    assert verdict["interval"] == pytest.approx([19 / 7.5, None], abs=1e-4)
+    assert "a seed that never reached the target counted with a lower bound" in verdict["reason"]
     json.dumps(verdict, allow_nan=False)
 
 
-def test_the_next_evaluation_is_the_widest_spacing_away():
-    records = [train(run, s, [top1] * 3, profile="paper") for s in (1, 2, 3) for run, top1 in (("a", 0.3), ("b", 0.9))]
-    for record in records:
-        for row, epoch in zip(record.rows, (2.0, 4.0, 5.0), strict=True):
-            row["epoch"] = epoch
-    part = statement("ratio", metric="epochs_to_target", contrast={"a": 1, "b": -1})
-    verdict = judge([part], records, profile="paper")[0]
-    assert verdict["parts"][0]["estimate"] == pytest.approx((5 + 2) / 2)
+def test_a_bound_close_by_is_not_called_no_difference():
+    assert race([(NEVER, 20)] * 5, [(18, 20)] * 5)["verdict"] != "no difference"
 
 
 def test_one_seed_without_the_target_takes_the_upper_end_away():
-    verdict = race([(8, 20), (8, 20), (NEVER, 20)], [(4, 20)] * 3)
+    verdict = race([(8, 20)] * 4 + [(NEVER, 20)], [(4, 20)] * 5)
     assert verdict["interval"][1] is None
     assert re.search(r": > [\d.]+ times \[[\d.]+, no upper end\]", verdict["ours"])
 
 
 def test_an_order_fails_when_the_arm_that_should_lead_never_reaches_the_target():
-    verdict = race([(7, 20)] * 3, [(NEVER, 20)] * 3)
+    verdict = race([(7, 20)] * 5, [(NEVER, 20)] * 5)
     assert verdict["verdict"] == "not reproduced"
-    assert verdict["interval"] == pytest.approx([None, (8 / 7) / 3], abs=1e-4)
-    assert verdict["ours"] == "slow 7.0 epochs, fast > 20.0 epochs: < 0.33 times [no lower end, 0.38]"
+    assert verdict["interval"] == pytest.approx([None, 7.5 / 19], abs=1e-4)
+    assert verdict["ours"] == "slow 7.5 epochs, fast > 19.0 epochs: < 0.39 times [no lower end, 0.39]"
 
 
 def test_a_ratio_of_two_bounds_is_no_number():
-    verdict = race([(NEVER, 20), (8, 20), (8, 20)], [(4, 20), (NEVER, 20), (4, 20)])
-    assert (verdict["verdict"], verdict["interval"]) == ("inconclusive", None)
+    verdict = race([(NEVER, 20), *[(8, 20)] * 4], [(4, 20), (NEVER, 20), *[(4, 20)] * 3])
+    assert (verdict["verdict"], verdict["interval"]) == ("open", None)
     assert verdict["reason"] == "slow and fast each stopped without reaching the target in some seed"
 
 
 def test_a_seed_in_which_no_arm_reached_the_target_leaves_the_order_open():
-    verdict = race([(NEVER, 20), (9, 20), (9, 20)], [(NEVER, 20), (4, 20), (4, 20)])
-    assert verdict["verdict"] == "inconclusive"
+    verdict = race([(NEVER, 20), *[(9, 20)] * 4], [(NEVER, 20), *[(4, 20)] * 4])
+    assert verdict["verdict"] == "open"
     assert verdict["reason"].startswith("seed 1: ")
 
 
 def test_an_arm_stopped_before_the_other_crosses_leaves_the_order_open():
-    assert race([(NEVER, 5)] * 3, [(9, 20)] * 3)["verdict"] == "inconclusive"
+    assert race([(NEVER, 5)] * 5, [(9, 20)] * 5)["verdict"] == "open"
 
 
 def test_a_bound_cannot_hide_a_seed_that_speaks_against_the_others():
-    # Twelve seeds 20 : 4 in favour; in one the fast arm never arrives: its bound looks small but is infinite.
-    verdict = race([(20, 20)] * 12 + [(20, 20)], [(4, 20)] * 12 + [(NEVER, 20)])
-    assert verdict["verdict"] == "inconclusive"
+    # Four seeds 17 : 4 in favour; in the fifth the fast arm never arrives: its bound looks small but is infinite.
+    verdict = race([(17, 20)] * 5, [(4, 20)] * 4 + [(NEVER, 20)])
+    assert verdict["verdict"] == "open"
     assert "fast leads over the seeds but never reached" in verdict["reason"]
 
 
@@ -628,7 +732,7 @@ def test_records_of_another_profile_are_ignored(published):
 
 def test_c1_needs_both_methods(published):
     records = world()
-    for seed in (1, 2, 3):
+    for seed in SEEDS:
         for row in records[f"e1-federated.s{seed}"].rows:
             row["test_top1"] -= 0.1
     found = verdicts(published, records)["e1.c1"]
@@ -638,13 +742,14 @@ def test_c1_needs_both_methods(published):
 
 
 def test_c2_reports_how_far_third_federated_is(published):
-    found = verdicts(published, world())["e1.c2"]
-    assert "federated averaging 14.0 epochs, large batch 7.0 epochs: 2.00 times" in found["ours"]
+    part = verdicts(published, world())["e1.c2"]["parts"][1]
+    assert part["arms"]["e1-federated"] == pytest.approx(12.4, abs=0.1)
+    assert part["estimate"] == pytest.approx(12.4 / 7.4, abs=0.02)
 
 
 def test_c3_counts_rounds_and_names_the_run_that_sets_the_target(published):
     found = verdicts(published, world())["e1.c3"]
-    assert found["parts"][0]["arms"] == {"e1-large-batch": 112.0, "e1-federated": 14.0}
+    assert found["parts"][0]["arms"] == pytest.approx({"e1-large-batch": 16 * 7.4, "e1-federated": 12.4}, abs=1)
     assert found["runs"] == ["e1-central", "e1-federated", "e1-large-batch"]
 
 
@@ -683,59 +788,63 @@ def test_c4_is_said_in_words(published):
 
 def test_c5_is_the_difference_of_two_losses_with_each_norm(published):
     found = verdicts(published, world())["e1.c5"]
-    assert [p["estimate"] for p in found["parts"]] == pytest.approx([30 - 10, 20 - 5], abs=0.5)
+    assert [p["estimate"] for p in found["parts"]] == pytest.approx([30 - 10, 20 - 5], abs=1)
 
 
 @pytest.mark.parametrize("run", ["e1-large-batch-2labels", "e1-federated-2labels-gn"])
 def test_c5_is_open_while_a_skewed_arm_is_near_chance(published, run):
     records = world()
-    for seed in (1, 2, 3):
+    for seed in SEEDS:
         for row in records[f"{run}.s{seed}"].rows:
             row["test_top1"] = 0.15
     found = verdicts(published, records)["e1.c5"]
-    assert found["verdict"] == "inconclusive"
-    assert found["reason"].endswith(
-        "ends at 15.0 %, too close to chance (20.0 % needed), so what was lost cannot be told"
-    )
-    assert sorted(p["outcome"] for p in found["parts"]) == [HOLDS, INCONCLUSIVE]
+    assert found["verdict"] == "holds in part at laptop scale"
+    assert "ends at 15.0 %, too close to chance (20.0 % needed), so what was lost cannot be told" in found["reason"]
+    assert sorted(p["outcome"] for p in found["parts"]) == [HOLDS, OPEN]
 
 
-def test_c5_is_not_run_before_its_controls(published):
+def test_c5_holds_in_part_before_its_controls_and_names_what_is_missing(published):
     records = {name: r for name, r in world().items() if "-gn." not in name}
-    found = verdicts(published, records, missing=[(f"{run}-gn", s) for run in SKEWED for s in (1, 2, 3)])["e1.c5"]
-    assert (found["verdict"], found["reason"]) == (
-        "not run",
-        "missing: e1-federated-gn, e1-federated-2labels-gn, e1-large-batch-gn, e1-large-batch-2labels-gn",
+    found = verdicts(published, records, missing=[(f"{run}-gn", s) for run in SKEWED for s in SEEDS])["e1.c5"]
+    assert found["verdict"] == "holds in part at laptop scale"
+    assert found["reason"] == (
+        "holds: part 1; not run: part 2 (missing: e1-federated-gn, e1-federated-2labels-gn, e1-large-batch-gn, "
+        "e1-large-batch-2labels-gn)"
     )
-    assert found["parts"][0]["outcome"] == HOLDS
 
 
 SKEWED = ("e1-federated", "e1-federated-2labels", "e1-large-batch", "e1-large-batch-2labels")
 
 
-def test_c6_reads_the_best_rate_of_the_grid_to_half_a_step(published):
+def test_c6_reads_the_best_rate_of_the_grid(published):
     found = verdicts(published, world())["e1.c6"]
-    assert found["ours"] == "large batch 0.4, centralised 0.1: 4.00 times [2.83, 5.66]"
+    assert found["ours"] == "large batch 0.4, centralised 0.1: 4.00 times [4.00, 4.00]"
     assert len(found["runs"]) == 2 * len(GRID)
+    assert (found["n"], [look["n"] for look in found["parts"][0]["looks"]]) == (8, [8])
 
 
-def regrid(records: dict[str, Record], arm: str, best: float, seeds=(101, 102, 103)) -> None:
+def test_c6_waits_for_all_eight_seeds_of_the_grid(published):
+    records = {name: r for name, r in world().items() if r.seed != 108}
+    assert verdicts(published, records)["e1.c6"]["reason"] == "7 of at least 8 seeds"
+
+
+def regrid(records: dict[str, Record], arm: str, best: float, seeds=GRID_SEEDS) -> None:
     for seed in seeds:
         for rate in GRID:
             name = f"e1-grid-{arm}-lr{rate:g}".replace(".", "_") + f".s{seed}"
-            top1 = round(0.6 - 0.1 * abs(math.log2(rate / best)), 9)
+            top1 = round(0.6 - 0.02 * math.log2(rate / best) ** 2, 9)
             records[name] = replace(records[name], rows=[{"epoch": 1.0, "round": 1, "test_top1": top1}])
 
 
-def test_c6_equal_rates_are_inconclusive_and_a_smaller_one_fails(published):
+def test_c6_equal_rates_are_no_difference_and_a_smaller_one_fails(published):
     records = world()
     regrid(records, "large-batch", 0.1)
-    assert verdicts(published, records)["e1.c6"]["verdict"] == "inconclusive"
+    assert verdicts(published, records)["e1.c6"]["verdict"] == "no difference at laptop scale"
     regrid(records, "central", 0.4)
     assert verdicts(published, records)["e1.c6"]["verdict"] == "fails at laptop scale"
 
 
-def test_c6_takes_the_middle_of_rates_that_tie(published):
+def test_c6_reads_between_the_rates(published):
     records = world()
     regrid(records, "large-batch", 0.4 * 2**-0.5)  # as far from 0.2 as from 0.4
     found = verdicts(published, records)["e1.c6"]
@@ -743,12 +852,12 @@ def test_c6_takes_the_middle_of_rates_that_tie(published):
 
 
 @pytest.mark.parametrize(("arm", "edge"), [("large-batch", 0.8), ("central", 0.05)])
-def test_c6_at_the_edge_of_the_grid_is_inconclusive(published, arm, edge):
+def test_c6_at_the_edge_of_the_grid_is_open(published, arm, edge):
     records = world()
     regrid(records, arm, edge, seeds=[102])
     arm_id = f"e1-grid-{arm}"
     found = verdicts(published, records)["e1.c6"]
-    assert found["verdict"] == "inconclusive"
+    assert found["verdict"] == "open"
     assert (
         found["reason"] == f"the best learning rate of {words.label(arm_id)} (seed 102) is {edge}, an edge of the grid"
     )
@@ -764,7 +873,7 @@ def test_c6_never_chooses_by_test_accuracy(published):
 
 def test_c6_wants_the_same_grid_for_both_methods(published):
     records = world()
-    for seed in (101, 102, 103):
+    for seed in GRID_SEEDS:
         del records[f"e1-grid-central-lr0_8.s{seed}"]
     found = verdicts(published, records)["e1.c6"]
     assert (found["verdict"], found["reason"]) == ("not run", "missing: e1-grid-central-lr0_8")
@@ -772,7 +881,7 @@ def test_c6_wants_the_same_grid_for_both_methods(published):
 
 def test_c7_needs_both_trends(published):
     records = world()
-    for seed in (1, 2, 3):
+    for seed in SEEDS:
         for every in (2, 4):
             name = f"e1-federated-{every}epochs.s{seed}"
             rows = [row | {"test_top1": 0.95} for row in records[name].rows]
@@ -791,23 +900,32 @@ def without(records: list[Record], *lost: tuple[str, int]) -> list[Record]:
 
 
 def test_a_stale_record_counts_as_missing_and_is_named():
-    part = statement("order", metric="final_top1", contrast={"a": 1, "b": -1})
-    verdict = judge([part], without(pairs([0.9] * 3, [0.5] * 3), ("a", 2)), stale=[("a", 2)])[0]
+    part = statement("order", metric="end_top1", contrast={"a": 1, "b": -1})
+    verdict = judge([part], without(pairs([0.9] * 5, [0.5] * 5), ("a", 2)), stale=[("a", 2)])[0]
     assert (verdict["verdict"], verdict["reason"]) == ("not run", "missing: a.s2 (stale)")
     assert (verdict["interval"], verdict["ours"]) == (None, None)
 
 
 def test_a_planned_seed_that_all_arms_lack_is_noticed():
-    part = statement("order", metric="final_top1", contrast={"a": 1, "b": -1})
-    verdict = judge([part], pairs([0.9] * 3, [0.5] * 3), missing=[("a", 4)], stale=[("b", 4)])[0]
-    assert (verdict["verdict"], verdict["reason"]) == ("not run", "missing: a.s4, b.s4 (stale)")
+    part = statement("order", metric="end_top1", contrast={"a": 1, "b": -1})
+    verdict = judge([part], pairs([0.9] * 5, [0.5] * 5)[1:], missing=[("a", 1)], stale=[("b", 0)])[0]
+    assert (verdict["verdict"], verdict["reason"]) == ("not run", "missing: a.s0, a.s1, b.s0 (stale)")
+
+
+def test_a_seed_that_is_missing_beyond_the_look_waits_for_the_next_one():
+    part = statement("order", metric="end_top1", contrast={"a": 1, "b": -1})
+    late = [(run, seed) for run in "ab" for seed in range(6, 13)]
+    verdict = judge([part], pairs([0.9] * 5, [0.5] * 5), missing=late)[0]
+    assert (verdict["verdict"], verdict["n"]) == ("holds at laptop scale", 5)
+    early = judge([part], without(pairs([0.9] * 7, [0.5] * 7), ("a", 2)), missing=[("a", 2)])[0]
+    assert (early["verdict"], early["reason"]) == ("not run", "missing: a.s2")
 
 
 def test_a_planned_run_without_any_record_is_named_once():
-    part = statement("order", metric="final_top1", contrast={"a": 1, "b": -1})
-    records = [record for record in pairs([0.9] * 3, [0.5] * 3) if record.run == "a"]
+    part = statement("order", metric="end_top1", contrast={"a": 1, "b": -1})
+    records = [record for record in pairs([0.9] * 5, [0.5] * 5) if record.run == "a"]
     for gone, reason in (({"missing": "b"}, "missing: b"), ({"stale": "b"}, "missing: b (stale)")):
-        lost = {word: [(run, seed) for seed in (1, 2, 3)] for word, run in gone.items()}
+        lost = {word: [(run, seed) for seed in SEEDS] for word, run in gone.items()}
         assert judge([part], records, **lost)[0]["reason"] == reason
 
 
@@ -818,7 +936,7 @@ def test_what_is_missing_elsewhere_changes_nothing(published):
 
 
 def test_a_seed_that_one_arm_lacks_is_missing_not_dropped():
-    part = statement("order", metric="final_top1", contrast={"a": 1, "b": -1})
+    part = statement("order", metric="end_top1", contrast={"a": 1, "b": -1})
     records = without(pairs([0.9] * 4, [0.5] * 4), ("b", 3))
     verdict = judge([part], records)[0]
     assert (verdict["verdict"], verdict["reason"]) == ("not run", "missing: b.s3")
@@ -890,7 +1008,7 @@ def write(folder: Path, artefact: str = "", statement: str = "", part: str = "")
     common = {"id": "x", "source": "e1", "kind": "order", "place": "here", "says": "so", "published": "null"}
     made = lines(common | {"id": "e1.fig1", "kind": "figure"}, artefact)
     said = lines(common | {"id": "e1.c1", "artefact": "e1.fig1"}, statement)
-    rule = {"rule": "equivalence", "metric": "final_top1", "contrast": "{a: 1, b: -1}", "margin": "0.02"}
+    rule = {"rule": "equivalence", "metric": "end_top1", "contrast": "{a: 1, b: -1}", "margin": "0.02"}
     said.setdefault(
         "judge",
         "{why: because, parts: [{" + ", ".join(f"{k}: {v}" for k, v in lines(rule, part).items()) + "}]}",
@@ -927,7 +1045,7 @@ def test_the_minimal_file_is_valid(tmp_path):
         ({"part": "margin: two"}, "e1.c1: judge part 1", "margin", "a positive number"),
         ({"part": "margin: -1"}, "e1.c1: judge part 1", "margin", "a positive number"),
         ({"part": "margin: -"}, "e1.c1: judge part 1", "margin", "is missing"),
-        ({"part": "metric: best_lr"}, "e1.c1: judge part 1", "metric", "one of final_top1"),
+        ({"part": "metric: best_lr"}, "e1.c1: judge part 1", "metric", "one of end_top1"),
         ({"part": "contrast: {a: x}"}, "e1.c1: judge part 1", "contrast", "a mapping from run ids"),
         ({"part": "by_more_than: 0.1"}, "e1.c1: judge part 1", "by_more_than", "is not known"),
         (

@@ -17,12 +17,14 @@ from repro import claims, metrics, records, rules
 from repro.errors import ReproError
 from repro.published import Statement, load_ledger, load_published
 from repro.records import Record
-from repro.rules import FAILS, HOLDS, INCONCLUSIVE, NOT_COMPARABLE, NOT_RUN
+from repro.rules import FAILS, HOLDS, NO_DIFFERENCE, NOT_COMPARABLE, NOT_RUN, OPEN
 from repro.words import label
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = (1, 2, 3, 6, 10, 11, 12, 13, 14, 15, 18, 19, 20)
 WITH_VALUES = ("lb.c12", "lb.c13", "lb.c14", "lb.c18")
+SEEDS = tuple(range(1, 9))
+"""Two looks; the first decides in these worlds."""
 Records = dict[str, Record]
 
 
@@ -31,7 +33,7 @@ def _made(profile: str, seeds: tuple[int, ...]) -> list[Record]:
     return synthetic_lb.trained_records(seeds, profile)
 
 
-def world(profile: str = "laptop", seeds: tuple[int, ...] = (1, 2, 3)) -> Records:
+def world(profile: str = "laptop", seeds: tuple[int, ...] = SEEDS) -> Records:
     """Records of the paper's trained runs, by file name, in which its statements hold."""
     return {f"{r.run}.s{r.seed}": r for r in _made(profile, seeds)}
 
@@ -45,11 +47,12 @@ def change(records: Records, run: str, **changed: Any) -> None:
 
 
 def shift(records: Records, run: str, by: float, late: float = 0.0) -> None:
-    """Raise accuracies of ``run`` by ``by``, the last one by ``late`` more."""
+    """Raise accuracies of ``run`` by ``by``, the last three by ``late`` more."""
 
     def moved(record: Record) -> list[dict[str, Any]]:
         rows = [row | {key: row[key] + by for key in ("test_top1", "test_top5")} for row in record.rows]
-        rows[-1]["test_top1"] += late
+        for row in rows[-3:]:
+            row["test_top1"] += late
         return rows
 
     change(records, run, rows=moved)
@@ -60,7 +63,7 @@ def last(records: Records, run: str, **fields: Any) -> None:
     change(records, run, rows=lambda record: [*record.rows[:-1], record.rows[-1] | fields])
 
 
-def diverge(records: Records, run: str, rounds: int = 0, seeds: tuple[int, ...] = (1, 2, 3)) -> None:
+def diverge(records: Records, run: str, rounds: int = 0, seeds: tuple[int, ...] = SEEDS) -> None:
     for seed in seeds:
         records[f"{run}.s{seed}"] = stopped(records[f"{run}.s{seed}"], rounds)
 
@@ -89,7 +92,7 @@ def outcomes(verdict: dict[str, Any], beside: bool = False) -> list[str]:
 def test_every_statement_holds_in_a_world_where_all_of_them_do(statements):
     found = judge(statements, world())
     assert {name: v["verdict"] for name, v in found.items()} == {f"lb.c{n}": "holds at laptop scale" for n in NUMBERS}
-    assert {v["n"] for v in found.values()} == {3}
+    assert {v["n"] for v in found.values()} == {5}
 
 
 def test_at_full_scale_the_published_values_are_compared_in_addition(statements):
@@ -126,7 +129,7 @@ def test_without_records_nothing_is_judged(statements):
 
 
 def test_two_seeds_decide_nothing(statements):
-    assert {v["verdict"] for v in judge(statements, world(seeds=(1, 2))).values()} == {INCONCLUSIVE}
+    assert {v["verdict"] for v in judge(statements, world(seeds=(1, 2))).values()} == {OPEN}
 
 
 def test_only_one_statement_and_what_stands_beside_need_control_runs(statements):
@@ -152,8 +155,9 @@ def test_all_arms_at_chance_decide_nothing_in_favour_of_anything(statements):
             rows = [row | {"test_top1": record.chance, "test_top5": 5 * record.chance} for row in record.rows]
             records[name] = replace(record, rows=rows)
     found = judge(statements, records)
-    assert not [name for name, v in found.items() if v["verdict"].startswith("holds")]
-    assert found["lb.c13"]["verdict"] == found["lb.c15"]["verdict"] == INCONCLUSIVE
+    assert [name for name, v in found.items() if v["verdict"].startswith("holds")] == ["lb.c13"]
+    assert outcomes(found["lb.c13"]) == [OPEN] * 3 + [HOLDS, OPEN, NOT_COMPARABLE], "X = 16 is said to end near chance"
+    assert found["lb.c15"]["verdict"] == OPEN
 
 
 # Tables 1 and 2: c1, c2, c3 ---------------------------------------------
@@ -189,11 +193,11 @@ def test_c2_is_six_losses_and_three_differences_of_losses(statements):
 def test_c2_bsp_that_loses_nothing_without_batchnorm_is_no_loss(statements):
     """What the law asks for: the same accuracy, but for seeds."""
     records = world()
-    for seed in (1, 2, 3):
+    for seed in SEEDS:
         rows = records[f"lb-bsp-vgg11-iid.s{1 + seed % 3}"].rows
         records[f"lb-bsp-vgg11-noniid.s{seed}"] = replace(records[f"lb-bsp-vgg11-noniid.s{seed}"], rows=rows)
     verdict = judge(statements, records, "lb.c2")
-    assert outcomes(verdict)[2] == INCONCLUSIVE
+    assert outcomes(verdict)[2] == NO_DIFFERENCE
     assert outcomes(verdict, beside=True) == [HOLDS]
 
 
@@ -201,7 +205,7 @@ def test_c2_what_is_at_chance_cannot_lose_more(statements):
     records = world()
     shift(records, "lb-bsp-resnet50-noniid", -0.48)
     verdict = judge(statements, records, "lb.c2")
-    assert outcomes(verdict) == [HOLDS] * 6 + [INCONCLUSIVE] + [HOLDS] * 2
+    assert outcomes(verdict) == [HOLDS] * 6 + [OPEN] + [HOLDS] * 2
     assert "cannot be told" in verdict["reason"]
 
 
@@ -224,10 +228,10 @@ def test_c2_the_law_beside_it_can_be_missed(statements, numbers):
 @pytest.mark.parametrize("batch", [32, 1024])
 def test_fewer_steps_are_not_an_effect_of_the_batch(statements, name, batch):
     records = world()
-    shift(records, f"lb-batch-alexnet-{batch}", -0.05, late=0.03)
+    shift(records, f"lb-batch-alexnet-{batch}", -0.05, late=0.04)
     verdict = judge(statements, records, name)
-    assert outcomes(verdict) == [HOLDS, HOLDS, INCONCLUSIVE]
-    assert "still rising" in verdict["reason"]
+    assert outcomes(verdict) == [HOLDS, HOLDS, OPEN]
+    assert "not at rest" in verdict["reason"]
 
 
 @pytest.mark.parametrize("name", ["lb.c6", "lb.c19"])
@@ -235,7 +239,7 @@ def test_a_batch_that_never_left_chance_decides_nothing(statements, name):
     records = world()
     shift(records, "lb-batch-vgg11-1024", -0.39)
     verdict = judge(statements, records, name)
-    assert outcomes(verdict) == [HOLDS, INCONCLUSIVE, HOLDS]
+    assert outcomes(verdict) == [HOLDS, OPEN, HOLDS]
     assert "too close to chance" in verdict["reason"]
 
 
@@ -281,7 +285,7 @@ def test_c10_a_run_that_diverges_early_has_no_mean(statements):
     records = world()
     diverge(records, "lb-batch-vgg11-1024", rounds=23, seeds=(2,))
     verdict = judge(statements, records, "lb.c10")
-    assert outcomes(verdict) == [HOLDS, INCONCLUSIVE]
+    assert outcomes(verdict) == [HOLDS, OPEN]
     assert "(seed 2) diverged, so the norm of its gradient is unknown" in verdict["reason"]
     records = world()
     diverge(records, "lb-batch-vgg11-1024", rounds=24, seeds=(2,))  # its plan counts, not when it ended
@@ -301,21 +305,21 @@ def test_c19_is_a_ratio_of_eigenvalues(statements):
     ("fields", "says"),
     [
         ({"hessian_top_eigenvalue": -0.5}, "the top eigenvalue of its Hessian is -0.5, and has no logarithm"),
-        ({"hessian_converged": False}, "has no top eigenvalue that settled (seed 1, 2, 3)"),
+        ({"hessian_converged": False}, "has no top eigenvalue that settled (seed 1, 2, 3, 4, 5, 6, 7, 8)"),
     ],
 )
 def test_c19_is_open_where_no_eigenvalue_can_be_compared(statements, fields, says):
     records = world()
     last(records, "lb-batch-vgg11-64", **fields)
     verdict = judge(statements, records, "lb.c19")
-    assert outcomes(verdict) == [HOLDS, INCONCLUSIVE, HOLDS]
+    assert outcomes(verdict) == [HOLDS, OPEN, HOLDS]
     assert says in verdict["reason"]
 
 
 def test_c19_a_diverged_run_has_no_eigenvalue(statements):
     records = world()
     diverge(records, "lb-batch-vgg11-1024", seeds=(3,))
-    assert outcomes(judge(statements, records, "lb.c19")) == [HOLDS, INCONCLUSIVE, HOLDS]
+    assert outcomes(judge(statements, records, "lb.c19")) == [HOLDS, OPEN, HOLDS]
 
 
 # Step-up factors: c11 to c15, c18, c20 ----------------------------------
@@ -338,7 +342,7 @@ def test_c11_best_is_better_than_each(statements, run, part):
 def test_c12_reads_the_small_batch_where_the_large_one_ends(statements):
     records = world()
     part = judge(statements, records, "lb.c12")["parts"][1]
-    read = np.mean([metrics.top1_at(records[f"lb-batch-resnet50-32.s{seed}"], 96) for seed in (1, 2, 3)])
+    read = np.mean([metrics.top1_at(records[f"lb-batch-resnet50-32.s{seed}"], 96) for seed in SEEDS[:5]])
     assert part["arms"]["lb-batch-resnet50-32"] == pytest.approx(100 * read, abs=1e-3)
     assert 0.3 < read < 0.35
     assert outcomes(judge(statements, records, "lb.c12"), beside=True) == [FAILS]  # equal samples
@@ -357,7 +361,7 @@ def test_runs_that_were_not_evaluated_at_equal_iterations_are_named(statements):
     records = world()
     change(records, "lb-batch-vgg11-64", rows=lambda r: [row for row in r.rows if row["round"] != 96])
     verdict = judge(statements, records, "lb.c18")
-    assert outcomes(verdict)[:2] == [HOLDS, INCONCLUSIVE]
+    assert outcomes(verdict)[:2] == [HOLDS, OPEN]
     assert (
         f"not evaluated at iteration 96, the last common one: {label('lb-batch-vgg11-64')} (seed 1)"
         in verdict["reason"]
@@ -371,7 +375,7 @@ def test_chance_after_equal_iterations_is_chance_whatever_the_longer_run_reaches
         change(records, run, rows=lambda r: [row | at_chance if row["epoch"] < 1 else row for row in r.rows])
     last(records, "lb-step-resnet50-t05-x16", test_top1=0.12)
     part = judge(statements, records, "lb.c12")["parts"][1]
-    assert part["outcome"] == INCONCLUSIVE
+    assert part["outcome"] == OPEN
     assert "too close to chance" in part["reason"]
 
 
@@ -392,7 +396,7 @@ def test_c13_a_network_that_never_learns_does_not_pass_as_collapsed(statements):
     records = world()
     shift(records, "lb-batch-vgg11-1024", -0.39)
     verdict = judge(statements, records, "lb.c13")
-    assert outcomes(verdict)[3:5] == [HOLDS, INCONCLUSIVE]
+    assert outcomes(verdict)[3:5] == [HOLDS, OPEN]
 
 
 def test_c13_a_run_that_diverged_counts_at_chance(statements):
@@ -426,7 +430,7 @@ def stepped(records: Records, run: str, share: float) -> None:
     change(records, run, series=series)
 
 
-@pytest.mark.parametrize(("share", "found"), [(0.6, HOLDS), (0.4, FAILS), (0.5, INCONCLUSIVE)])
+@pytest.mark.parametrize(("share", "found"), [(0.6, HOLDS), (0.4, FAILS), (0.5, OPEN)])
 def test_c15_most_is_more_than_half_of_the_iterations(statements, share, found):
     records = world()
     for x in synthetic_lb.FACTORS:
@@ -434,7 +438,7 @@ def test_c15_most_is_more_than_half_of_the_iterations(statements, share, found):
     assert outcomes(judge(statements, records, "lb.c15")) == [found, HOLDS, HOLDS]
 
 
-@pytest.mark.parametrize(("share", "found"), [(0.6, FAILS), (0.4, HOLDS), (0.5, INCONCLUSIVE)])
+@pytest.mark.parametrize(("share", "found"), [(0.6, FAILS), (0.4, HOLDS), (0.5, OPEN)])
 def test_c15_at_the_higher_threshold_most_run_unscaled(statements, share, found):
     records = world()
     for x in synthetic_lb.FACTORS:
@@ -460,7 +464,7 @@ def test_c15_is_the_mean_over_the_factors(statements):
     for x, share in zip(synthetic_lb.FACTORS, (0.9, 0.9, 0.3, 0.1), strict=True):
         stepped(records, f"lb-step-resnet50-t05-x{x}", share)
     part = judge(statements, records, "lb.c15")["parts"][0]
-    assert part["estimate"] == pytest.approx(55)
+    assert part["estimate"] == pytest.approx(55, abs=1)
     assert part["unit"] == "%"
 
 
@@ -507,16 +511,16 @@ def test_a_run_that_diverged_at_once_leaves_its_share_open(statements):
     records = world()
     diverge(records, "lb-step-vgg11-t05-x16", seeds=(1,))
     verdict = judge(statements, records, "lb.c15")
-    assert outcomes(verdict) == [HOLDS, INCONCLUSIVE, HOLDS]
+    assert outcomes(verdict) == [HOLDS, OPEN, HOLDS]
     assert "diverged, so its share of steps is unknown" in verdict["reason"]
 
 
 def test_a_diverged_run_guesses_one_of_five():
     record = world()["lb-fa-vgg11-iid.s1"]
-    assert metrics.final_top5(record) == record.rows[-1]["test_top5"]
-    assert metrics.final_top5(stopped(record, 3)) == pytest.approx(0.05)
+    assert metrics.end_top5(record) == pytest.approx(np.mean([row["test_top5"] for row in record.rows[-3:]]))
+    assert metrics.end_top5(stopped(record, 3)) == pytest.approx(0.05)
     few = replace(stopped(record, 3), data=record.data | {"classes": 4})
-    assert metrics.final_top5(few) == 1.0
+    assert metrics.end_top5(few) == 1.0
 
 
 def test_the_plan_of_a_diverged_run_is_that_of_its_completed_seeds():
@@ -548,10 +552,10 @@ def test_what_was_not_recorded_is_one_line(metric, changed, says):
     ("part", "key"),
     [
         ("rule: trend, metric: top_eigenvalue, runs: [a, b], against: log2_step_up, direction: rising", "metric"),
-        ("rule: equivalence, metric: final_top5, contrast: {a: 1, b: -1}, margin: 0.02", "metric"),
+        ("rule: equivalence, metric: end_top5, contrast: {a: 1, b: -1}, margin: 0.02", "metric"),
         ("rule: ratio, metric: early_gradient_norm, contrast: {a: 1, b: -1}", "metric"),
         ("rule: value, metric: step_up_share, contrast: {a: 1}, published: 1, tolerance: 1", "metric"),
-        ("rule: order, metric: final_top1, contrast: {a: 1}, needs: {sharp: [a]}", "needs"),
+        ("rule: order, metric: end_top1, contrast: {a: 1}, needs: {sharp: [a]}", "needs"),
     ],
 )
 def test_a_metric_has_the_rules_that_are_defined_for_it(tmp_path, part, key):
@@ -577,7 +581,7 @@ def test_every_choice_that_the_papers_training_leaves_open_is_in_the_ledger():
 
 
 def test_a_run_that_diverges_after_the_common_iteration_counts_as_it_was_then() -> None:
-    record = next(r for r in _made("laptop", (1, 2, 3)) if r.run == "lb-batch-vgg11-64")
+    record = next(r for r in _made("laptop", SEEDS) if r.run == "lb-batch-vgg11-64")
     at = record.rows[0]["round"]
     late = replace(record, status="diverged", rows=record.rows[:1], series={"train_loss": [1.0] * (at + 5)})
     early = replace(record, status="diverged", rows=[], series={"train_loss": [1.0] * (at - 1)})
@@ -587,7 +591,7 @@ def test_a_run_that_diverges_after_the_common_iteration_counts_as_it_was_then() 
 
 
 def test_chance_is_the_share_of_the_largest_class_where_one_stands_out() -> None:
-    by_run = {r.run: r for r in _made("laptop", (1, 2, 3))}
+    by_run = {r.run: r for r in _made("laptop", SEEDS)}
     assert by_run["lb-bsp-alexnet-iid"].chance == pytest.approx(160 / 1695)
     assert by_run["lb-bsp-vgg11-iid"].chance == 1 / 100
     assert rules.accuracy_floor(160 / 1695) == pytest.approx(160 / 1695 + 0.10)

@@ -409,8 +409,8 @@ def test_x_always_is_the_sweep_of_the_rate_and_a_quarter_of_it_one_more_point() 
         always, slow = (drawn_line(axes, lb_training._GATED[name]) for name in ("always", "rate"))
         np.testing.assert_allclose(always[0] / always[0][0], (1, *lb_training.FACTORS))
         runs = [f"lb-batch-{model}-1024", *(f"lb-always-{model}-x{factor}" for factor in lb_training.FACTORS)]
-        np.testing.assert_allclose(always[1], [np.mean([100 * metrics.final_top1(r) for r in of(run)]) for run in runs])
-        expected = np.mean([100 * metrics.final_top1(r) for r in of(f"lb-rate-{model}-0_25")])
+        np.testing.assert_allclose(always[1], [np.mean([100 * metrics.end_top1(r) for r in of(run)]) for run in runs])
+        expected = np.mean([100 * metrics.end_top1(r) for r in of(f"lb-rate-{model}-0_25")])
         np.testing.assert_allclose(slow, [[0.25], [expected]])
 
 

@@ -127,7 +127,7 @@ def _percent(fraction: float | None) -> float | None:
 
 
 def _finals(group: Sequence[Record]) -> list[float]:
-    return [100 * metrics.final_top1(record) for record in group]
+    return [100 * metrics.end_top1(record) for record in group]
 
 
 def _with_interval(values: Sequence[float], digits: int = 1) -> str:

@@ -48,7 +48,7 @@ _MEAN = "Mean over seeds after the last epoch [95 % Student-t interval]."
 
 def _accuracies(group: Sequence[Record], name: str) -> list[float]:
     """Accuracy at the last evaluation in percent, ``test_top1`` or ``test_top5``; a diverged seed counts at chance."""
-    final = {"test_top1": metrics.final_top1, "test_top5": metrics.final_top5}[name]
+    final = {"test_top1": metrics.end_top1, "test_top5": metrics.end_top5}[name]
     return [100 * final(record) for record in group]
 
 
@@ -205,7 +205,7 @@ def sensitivity(groups: select.Groups, profile: str) -> Table:
         }  # fmt: skip
         sample = arms["bsp", "iid"]
         cells = [f"{select.setting(sample, 'lr'):g}", number(int(select.setting(sample, "local_batch")))]
-        cells += [_with_interval([100 * metrics.final_top1(record) for record in sample])]
+        cells += [_with_interval([100 * metrics.end_top1(record) for record in sample])]
         cells += [e1._change(arms["fa", split], arms["bsp", split]) for split in SPLITS]
         cells += [e1._change(arms[method, "noniid"], arms[method, "iid"]) for method in ("bsp", "fa")]
         rows.append([*cells, str(len(sample))])
