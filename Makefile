@@ -4,7 +4,7 @@
 PYTHON ?=
 # Options for the installation of torch alone, whose version is in requirements/torch.txt.
 TORCH_PIP_ARGS ?=
-# Size of the experiments: smoke, laptop or paper; the default of params.yaml when it is not given.
+# Size of the experiments: smoke, study or paper; the default of params.yaml when it is not given.
 PROFILE ?=
 # Folder of the environment, relative to this file.
 VENV ?= .venv
@@ -12,12 +12,12 @@ VENV ?= .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 DVC := $(VENV)/bin/python -m dvc
 REPRO := $(DVC) repro
-SIZE := $(or $(PROFILE),laptop)
+SIZE := $(or $(PROFILE),study)
 CONTROLS := pipelines/$(SIZE)/controls/dvc.yaml
 
 ifneq ($(PROFILE),)
 ifeq ($(wildcard pipelines/$(PROFILE)/dvc.yaml),)
-$(error PROFILE=$(PROFILE): smoke, laptop or paper was expected)
+$(error PROFILE=$(PROFILE): smoke, study or paper was expected)
 endif
 endif
 
@@ -30,7 +30,7 @@ export PYTHONUNBUFFERED := 1
 .PHONY: help reproduce rebuild controls smoke data env test lint lock dvc-without-git
 
 help: ## list these targets
-	@echo "usage: make TARGET [PROFILE=smoke|laptop|paper] [PYTHON=python3.12] [TORCH_PIP_ARGS='...']"
+	@echo "usage: make TARGET [PROFILE=smoke|study|paper] [PYTHON=python3.12] [TORCH_PIP_ARGS='...']"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 	@echo "torch on Linux comes with CUDA (some GB). Without a GPU, name PyTorch's CPU wheel index once:"
 	@echo "  make reproduce TORCH_PIP_ARGS='--index-url ADDRESS_OF_THE_CPU_WHEEL_INDEX'"

@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text)
         made.set_defaults(command=command)
         if profile:
-            made.add_argument("--profile", metavar="P", help="smoke, laptop or paper (default: that of params.yaml)")
+            made.add_argument("--profile", metavar="P", help="smoke, study or paper (default: that of params.yaml)")
         return made
 
     def source(made: argparse.ArgumentParser, default: str | None = None) -> None:

@@ -48,7 +48,7 @@ THEMES = {
 def verdict_class(word: str) -> str:
     """The key of ``SIGNS`` that a verdict's words belong to.
 
-    >>> verdict_class("holds at laptop scale"), verdict_class("not reproduced")
+    >>> verdict_class("holds at study scale"), verdict_class("not reproduced")
     ('holds', 'fails')
     """
     word = {"reproduced": "holds", "not reproduced": "fails"}.get(word, word)

@@ -37,8 +37,8 @@ from repro.partition import apportion, local_steps, shards_of_batches
 from repro.stepup import StepUp
 
 SOURCES = ("e1", "e2", "e3", "lb")
-PROFILES = ("smoke", "laptop", "paper")
-Profile = Literal["smoke", "laptop", "paper"]
+PROFILES = ("smoke", "study", "paper")
+Profile = Literal["smoke", "study", "paper"]
 
 
 @dataclass(frozen=True)
@@ -688,7 +688,7 @@ def runs(source: str, profile: str, group: str = "artefact", root: Path = Path()
 
     Args:
         source: id of the post or paper.
-        profile: ``smoke``, ``laptop`` or ``paper``.
+        profile: ``smoke``, ``study`` or ``paper``.
         group: ``artefact``: what the source's own tables, figures and statements rest on. ``grid``: the learning-rate
             grids, with seeds of their own. ``control``: further runs that a reader asks for, with the artefacts' seeds.
         root: root of the repository.

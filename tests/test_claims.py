@@ -48,7 +48,7 @@ def train(
     *,
     per_epoch: int = 1,
     every: int = 1,
-    profile: str = "laptop",
+    profile: str = "study",
     **spec,
 ) -> Record:
     """A record with top-1 ``curve`` at epochs ``every``, 2 ``every``, ...; ``per_epoch`` rounds per epoch."""
@@ -81,7 +81,7 @@ def statement(rule: str, kind: str = "order", **part) -> claims.Statement:
     return claims.Statement("e1.c0", "e1", kind, "nowhere", "A beats B", "A > B", None, judge)
 
 
-def judge(statements, records, profile="laptop", **absent):
+def judge(statements, records, profile="study", **absent):
     return claims.judge_all(statements, records, profile=profile, **absent)
 
 
@@ -327,16 +327,16 @@ def test_target_is_80_percent_at_full_scale_and_the_same_share_of_central_below(
     central = [train("e1-central", seed, [0.2, final]) for seed, final in ((1, 0.5), (2, 0.7))]
     other = [train("e1-federated", 1, [0.9]), train("e1-central", 3, [0.9], profile="smoke")]
     assert metrics.target_accuracy(central, "paper") == 0.80
-    assert metrics.target_accuracy(central + other, "laptop") == pytest.approx(0.80 / 0.9302 * 0.6)
-    with pytest.raises(ReproError, match="no record of e1-central at profile laptop"):
-        metrics.target_accuracy(other, "laptop")
+    assert metrics.target_accuracy(central + other, "study") == pytest.approx(0.80 / 0.9302 * 0.6)
+    with pytest.raises(ReproError, match="no record of e1-central at profile study"):
+        metrics.target_accuracy(other, "study")
 
 
 def test_a_diverged_central_seed_leaves_the_target_undecided_below_full_scale(published):
     central = [train("e1-central", 1, [0.5]), diverged(train("e1-central", 2, [0.5]))]
     assert metrics.target_accuracy(central, "paper") == 0.80
     with pytest.raises(ReproError, match=r"target accuracy is undecided: e1-central diverged \(seed 2\)") as caught:
-        metrics.target_accuracy(central, "laptop")
+        metrics.target_accuracy(central, "study")
     records = world()
     records["e1-central.s2"] = diverged(records["e1-central.s2"])
     for name in ("e1.c2", "e1.c3"):
@@ -387,7 +387,7 @@ def test_a_verdict_carries_what_readers_need():
     assert verdict["interval"] == pytest.approx([21 - half, 21 + half], abs=1e-4)
     assert verdict["ours"] == "a 81.0 %, b 60.0 %: +21.0 points [+18.5, +23.5]"
     assert verdict["parts"][0]["arms"] == {"a": 81.0, "b": 60.0}
-    assert (verdict["verdict"], verdict["n"], verdict["runs"]) == ("holds at laptop scale", 3, ["a", "b"])
+    assert (verdict["verdict"], verdict["n"], verdict["runs"]) == ("holds at study scale", 3, ["a", "b"])
     assert verdict["unit"] == "points"
     assert verdict["reason"] == "the 95 % interval excludes 0 on the side stated"
     keys = "id source kind says place published ours interval unit n verdict reason runs artefact profile why"
@@ -396,7 +396,7 @@ def test_a_verdict_carries_what_readers_need():
 
 
 def test_order_fails_when_the_interval_lies_on_the_wrong_side():
-    assert order_of([0.6, 0.6, 0.6], [0.80, 0.81, 0.82])["verdict"] == "fails at laptop scale"
+    assert order_of([0.6, 0.6, 0.6], [0.80, 0.81, 0.82])["verdict"] == "fails at study scale"
 
 
 def test_round_off_does_not_decide_between_equal_losses():
@@ -421,7 +421,7 @@ def test_fewer_than_three_seeds_are_never_more_than_inconclusive(n):
         json.dumps(verdict, allow_nan=False)
 
 
-@pytest.mark.parametrize(("best", "outcome"), [(0.199, "inconclusive"), (0.201, "holds at laptop scale")])
+@pytest.mark.parametrize(("best", "outcome"), [(0.199, "inconclusive"), (0.201, "holds at study scale")])
 def test_an_order_counts_only_ten_points_above_chance(best, outcome):
     verdict = order_of([best] * 3, [0.1] * 3)
     assert verdict["verdict"] == outcome
@@ -436,7 +436,7 @@ def test_the_floor_is_ten_points_above_chance_and_three_times_chance_from_100_cl
 
 def test_two_arms_at_chance_are_not_called_equivalent():
     assert equality([[0.1] * 4] * 3, [[0.1] * 4] * 3)["verdict"] == "inconclusive"
-    assert equality([[0.5] * 4] * 3, [[0.5] * 4] * 3)["verdict"] == "holds at laptop scale"
+    assert equality([[0.5] * 4] * 3, [[0.5] * 4] * 3)["verdict"] == "holds at study scale"
 
 
 def equality(a: list[list[float]], b: list[list[float]]) -> dict:
@@ -449,9 +449,9 @@ def equality(a: list[list[float]], b: list[list[float]]) -> dict:
 @pytest.mark.parametrize(("b", "outcome"), [(0.5, "holds"), (0.8, "fails")])
 def test_runs_that_still_rise_are_neither_equal_nor_different_in_the_end(b, outcome):
     at_rest, flat = [[0.2, 0.3, 0.48, 0.5]] * 3, [[b] * 4] * 3
-    assert equality(at_rest, flat)["verdict"] == f"{outcome} at laptop scale", "2 points are no more than the margin"
+    assert equality(at_rest, flat)["verdict"] == f"{outcome} at study scale", "2 points are no more than the margin"
     on_average = [[0.2, 0.3, 0.50, 0.5], [0.2, 0.3, 0.48, 0.5], [0.2, 0.3, 0.46, 0.5]]
-    assert equality(on_average, flat)["verdict"] == f"{outcome} at laptop scale"
+    assert equality(on_average, flat)["verdict"] == f"{outcome} at study scale"
     verdict = equality([[0.2, 0.3, 0.475, 0.5]] * 3, flat)
     assert verdict["verdict"] == "inconclusive"
     assert verdict["reason"] == "still rising, points gained in the last quarter of training: a +2.5"
@@ -476,7 +476,7 @@ def test_near_chance_the_best_arm_is_named():
 
 def test_value_is_compared_at_full_scale_only_and_never_on_reduced_data():
     part = statement("value", "value", metric="final_top1", contrast={"a": 1}, published=0.9, tolerance=0.01)
-    records = [train("a", seed, [0.9], profile=profile) for seed in (1, 2, 3) for profile in ("laptop", "paper")]
+    records = [train("a", seed, [0.9], profile=profile) for seed in (1, 2, 3) for profile in ("study", "paper")]
     reduced = [replace(r, data=r.data | {"reduced": "72 px"}) for r in records]
     assert judge([part], records)[0]["verdict"] == "not comparable"
     assert judge([part], records, profile="paper")[0]["verdict"] == "reproduced"
@@ -488,8 +488,8 @@ def test_value_is_compared_at_full_scale_only_and_never_on_reduced_data():
 
 def test_bound_is_judged_on_a_difference():
     part = statement("bound", "bound", metric="final_top1", contrast={"b": 1, "a": -1}, at_most=0.05)
-    assert judge([part], pairs([0.8] * 3, [0.84] * 3))[0]["verdict"] == "holds at laptop scale"
-    assert judge([part], pairs([0.8] * 3, [0.86] * 3))[0]["verdict"] == "fails at laptop scale"
+    assert judge([part], pairs([0.8] * 3, [0.84] * 3))[0]["verdict"] == "holds at study scale"
+    assert judge([part], pairs([0.8] * 3, [0.86] * 3))[0]["verdict"] == "fails at study scale"
 
 
 def test_trend_without_a_common_epoch_is_inconclusive():
@@ -607,7 +607,7 @@ def test_a_bound_cannot_hide_a_seed_that_speaks_against_the_others():
 def test_every_statement_of_e1_holds_in_a_world_where_all_of_them_do(published):
     found = verdicts(published, world())
     assert {i: found[i]["verdict"] for i in found if i.startswith("e1.")} == {
-        f"e1.c{n}": "holds at laptop scale" for n in range(1, 8)
+        f"e1.c{n}": "holds at study scale" for n in range(1, 8)
     }
     assert {found[i]["verdict"] for i in found if not i.startswith("e1.")} == {"not run"}
     json.dumps(list(found.values()), allow_nan=False)
@@ -632,7 +632,7 @@ def test_c1_needs_both_methods(published):
         for row in records[f"e1-federated.s{seed}"].rows:
             row["test_top1"] -= 0.1
     found = verdicts(published, records)["e1.c1"]
-    assert found["verdict"] == "fails at laptop scale"
+    assert found["verdict"] == "fails at study scale"
     assert [part["outcome"] for part in found["parts"]] == [HOLDS, FAILS]
     assert found["interval"] == pytest.approx([-10, -10], abs=1e-4)
 
@@ -655,7 +655,7 @@ def test_c4_is_exempt_from_the_number_of_seeds_but_not_from_its_tolerance(publis
     for change in ({"groupnorm_max_abs_difference": 1e-11}, {"batchnorm_max_abs_difference": 1e-9}):
         records["e1-union-law.s1"] = replace(law, law=law.law | change)
         found = verdicts(published, records)["e1.c4"]
-        assert found["verdict"] == "fails at laptop scale"
+        assert found["verdict"] == "fails at study scale"
         assert f"largest difference {next(iter(change.values())):.2g} is not" in found["reason"]
 
 
@@ -672,7 +672,7 @@ def test_c4_does_not_pass_networks_that_did_not_move_or_did_not_see_their_input(
     records = world()
     law = records["e1-union-law.s1"]
     records["e1-union-law.s1"] = replace(law, law=law.law | {number: 1e-9})
-    assert verdicts(published, records)["e1.c4"]["verdict"] == "fails at laptop scale"
+    assert verdicts(published, records)["e1.c4"]["verdict"] == "fails at study scale"
 
 
 def test_c4_is_said_in_words(published):
@@ -732,7 +732,7 @@ def test_c6_equal_rates_are_inconclusive_and_a_smaller_one_fails(published):
     regrid(records, "large-batch", 0.1)
     assert verdicts(published, records)["e1.c6"]["verdict"] == "inconclusive"
     regrid(records, "central", 0.4)
-    assert verdicts(published, records)["e1.c6"]["verdict"] == "fails at laptop scale"
+    assert verdicts(published, records)["e1.c6"]["verdict"] == "fails at study scale"
 
 
 def test_c6_takes_the_middle_of_rates_that_tie(published):
@@ -779,7 +779,7 @@ def test_c7_needs_both_trends(published):
             records[name] = replace(records[name], rows=rows)
     found = verdicts(published, records)["e1.c7"]
     assert [part["outcome"] for part in found["parts"]] == [HOLDS, FAILS]
-    assert found["verdict"] == "fails at laptop scale"
+    assert found["verdict"] == "fails at study scale"
     assert found["unit"] == "points per doubling"
 
 
@@ -843,8 +843,8 @@ def test_a_stale_central_run_takes_the_target_away(published):
 def test_headline_counts_laws_and_definitions_apart(published):
     counts = claims.headline(verdicts(published, world()).values())
     assert counts == {
-        "results": {"holds at laptop scale": 6, "not run": 40},
-        "laws": {"holds at laptop scale": 1, "not run": 2},
+        "results": {"holds at study scale": 6, "not run": 40},
+        "laws": {"holds at study scale": 1, "not run": 2},
         "definitions": {"not run": 1},
     }
 

@@ -154,7 +154,7 @@ STATEMENTS = {"e1": 7, "e2": 12, "e3": 10, "lb": 19}
 def fill(root: Path, *, source: str = "e1", without: str = "", stale: str = "") -> None:
     """A repository in ``root`` with a record of every planned run of a source, of which one may lack or be stale."""
     tree.plant(root)
-    for spec, seed in specs.runs(source, "laptop", root=root):
+    for spec, seed in specs.runs(source, "study", root=root):
         if spec.run == without:
             continue
         made = replace(
@@ -172,38 +172,38 @@ def fill(root: Path, *, source: str = "e1", without: str = "", stale: str = "") 
 
 def test_load_gives_valid_records_and_all_verdicts(tmp_path: Path) -> None:
     fill(tmp_path, stale="e1-union-law")
-    loaded = load("e1", "laptop", tmp_path)
+    loaded = load("e1", "study", tmp_path)
     assert [record.seed for record in loaded.seeds("e1-central")] == [1, 2, 3]
     assert loaded.stale == [("e1-union-law", 1)]
     assert {run for run, _ in loaded.missing} >= {"e1-federated-gn", "e1-grid-central-lr0_1"}
     assert loaded.seeds("e1-union-law") == []
     assert loaded.verdicts["e1.c4"]["reason"] == "missing: e1-union-law (stale)"
-    assert loaded.verdicts["e1.c2"]["verdict"] == "holds at laptop scale"
+    assert loaded.verdicts["e1.c2"]["verdict"] == "holds at study scale"
 
 
 def test_load_misses_a_seed_that_all_runs_lack(tmp_path: Path) -> None:
     fill(tmp_path)
-    for path in (tmp_path / "data/records/laptop/e1").glob("*.s3.json"):
+    for path in (tmp_path / "data/records/study/e1").glob("*.s3.json"):
         path.unlink()
-    assert load("e1", "laptop", tmp_path).verdicts["e1.c2"]["verdict"] == "not run"
+    assert load("e1", "study", tmp_path).verdicts["e1.c2"]["verdict"] == "not run"
 
 
 @pytest.mark.parametrize("how", ["without", "stale"])
 def test_load_names_the_run_that_is_missing(tmp_path: Path, how: str) -> None:
     fill(tmp_path, **{how: "e1-federated-2epochs"})
-    with pytest.raises(ReproError, match=r"no current record of e1-federated-2epochs at profile laptop; .* sweep"):
-        load("e1", "laptop", tmp_path)
+    with pytest.raises(ReproError, match=r"no current record of e1-federated-2epochs at profile study; .* sweep"):
+        load("e1", "study", tmp_path)
 
 
 def test_load_of_a_source_takes_its_own_records_and_misses_only_its_grids(tmp_path: Path) -> None:
     fill(tmp_path, source="e2")
-    loaded = load("e2", "laptop", tmp_path)
+    loaded = load("e2", "study", tmp_path)
     assert len(loaded.records) == 3 * 8 + 3 * 2 + 2
     assert [record.seed for record in loaded.seeds("e2-payloads-resnet50-10")] == [1]
     assert {run for run, _ in loaded.missing if "-grid-" not in run} == {"e2-large-batch-plain"}
     assert list(loaded.verdicts) == [f"e2.c{i}" for i in range(1, 13)]
-    with pytest.raises(ReproError, match=r"no current record of e1-.* sweep --source e1 --profile laptop"):
-        load("e1", "laptop", tmp_path)
+    with pytest.raises(ReproError, match=r"no current record of e1-.* sweep --source e1 --profile study"):
+        load("e1", "study", tmp_path)
 
 
 def test_load_refuses_an_unknown_profile(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_e2_notebook_runs_on_records_alone(tmp_path: Path, monkeypatch: pytest.M
     fill(tmp_path, source="e2")
     monkeypatch.chdir(tmp_path)
     names = run_cells("e2")
-    assert names["profile"] == "laptop"
+    assert names["profile"] == "study"
     assert len(names["verdicts"]) == STATEMENTS["e2"]  # type: ignore[arg-type]
 
 
@@ -322,7 +322,7 @@ def test_lb_notebooks_run_on_records_alone(
 ) -> None:
     tree.plant(tmp_path)
     for group in groups:
-        for spec, seed in specs.runs("lb", "laptop", group, root=tmp_path):
+        for spec, seed in specs.runs("lb", "study", group, root=tmp_path):
             tree.record(spec, seed, tmp_path, **lb_changes(spec))
     monkeypatch.chdir(tmp_path)
     names = run_cells(path.stem)

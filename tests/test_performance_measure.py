@@ -160,9 +160,9 @@ def test_batch_sizes_never_shrink_and_sizes_of_a_network_win(tmp_path: Path) -> 
         for spec in measured:
             assert spec.batch_sizes == [1, 32, 64, 128, 256, 512, 1024]
             assert spec.precision == "fp32"
-    assert specs.find("lb-perf-alexnet", "laptop", root).image_size == 64
-    assert specs.find("lb-perf-resnet50", "laptop", root).image_size == 16
-    assert specs.sizes_of("lb", "laptop", "vit", root)["patch"] == specs.find("lb-perf-vit", "laptop", root).patch
+    assert specs.find("lb-perf-alexnet", "study", root).image_size == 64
+    assert specs.find("lb-perf-resnet50", "study", root).image_size == 16
+    assert specs.sizes_of("lb", "study", "vit", root)["patch"] == specs.find("lb-perf-vit", "study", root).patch
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ ROOT = tree.REPOSITORY
 PIPELINES = sorted(
     path.relative_to(ROOT) for path in [ROOT / "dvc.yaml", *(ROOT / "pipelines").rglob("dvc.yaml")] if path.exists()
 )
-REQUIRED = [Path(), Path("pipelines/data"), Path("pipelines/smoke"), Path("pipelines/laptop")]
+REQUIRED = [Path(), Path("pipelines/data"), Path("pipelines/smoke"), Path("pipelines/study")]
 LOCKED = sorted({*REQUIRED, *(p.parent for p in PIPELINES if (ROOT / p).with_name("dvc.lock").exists())})
 
 

@@ -27,7 +27,7 @@ def plant(root: Path) -> Path:
         shutil.copy(REPOSITORY / name, root / name)
     chosen = json.dumps({source: {arm: {"lr": 0.1} for arm in arms} for source, arms in ARMS.items()})
     (root / "data/learning_rates").mkdir()
-    for profile in ("smoke", "laptop", "paper"):
+    for profile in ("smoke", "study", "paper"):
         (root / f"data/learning_rates/{profile}.json").write_text(chosen)
     return root
 
