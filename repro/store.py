@@ -47,7 +47,7 @@ class Found:
 
     Attributes:
         records: valid records, in order of the plan.
-        missing: planned, and no record exists.
+        missing: planned, and no record exists; runs that wait for their learning rate are among them.
         stale: planned, and the record was made by another spec, other data or older numerics.
     """
 
@@ -64,7 +64,9 @@ def current(source: str, profile: str, root: Path = Path(), groups: Sequence[str
     """
     found = Found([], [], [])
     for group in groups:
-        for spec, seed in specs.runs(source, profile, group, root):
+        tasks, waiting = specs.runs_and_waiting(source, profile, group, root)
+        found.missing.extend(waiting)
+        for spec, seed in tasks:
             record = stored(spec, seed, root)
             if record is not None:
                 found.records.append(record)
@@ -73,3 +75,17 @@ def current(source: str, profile: str, root: Path = Path(), groups: Sequence[str
             else:
                 found.missing.append((spec.run, seed))
     return found
+
+
+def keep_folders(profile: str, source: str, group: str, root: Path = Path()) -> None:
+    """Let the folders of a source's records and of their provenance exist in git, where no record is yet.
+
+    The pipeline names these folders; an empty one holds a ``.gitkeep``, which goes when the first record comes.
+    """
+    place = root / records.folder(profile, source, group)
+    for folder in (place, records.provenance_path(place)):
+        keep, used = folder / ".gitkeep", any(folder.glob("*.json"))
+        if used:
+            keep.unlink(missing_ok=True)
+        elif not keep.exists():
+            records.write_atomic(keep, "")
