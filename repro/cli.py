@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
             "--only",
             choices=("all", "recorded"),
             default="all",
-            help="recorded: only runs that have a record already, where it is stale (default: all)",
+            help="recorded: only runs that were run before, where their record is stale or gone (default: all)",
         )
 
     made = add("list", _list, "artefacts, runs and statements, with their ids and state")
@@ -330,7 +330,7 @@ def _sweep(options: Any) -> int:
             _warn_of_stale_rates(source, options)
         if options.only == "recorded":
             planned, _ = specs.runs_and_waiting(source, options.profile, options.group, ROOT)
-            tasks += [task for task in planned if store.record_path(*task, ROOT).exists()]
+            tasks += [task for task in planned if store.was_run(*task, ROOT)]
         else:
             tasks += specs.runs(source, options.profile, options.group, ROOT)
     done = sweep.sweep(tasks, ROOT, jobs=options.jobs, time_budget=options.time_budget)

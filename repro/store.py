@@ -28,6 +28,12 @@ def record_path(spec: Spec, seed: int, root: Path = Path()) -> Path:
     return root / records.folder(spec.profile, spec.source, spec.group) / f"{spec.run}.s{seed}.json"
 
 
+def was_run(spec: Spec, seed: int, root: Path = Path()) -> bool:
+    """Whether a record of this run, valid or not, or its provenance is here."""
+    path = record_path(spec, seed, root)
+    return path.exists() or records.provenance_path(path).exists()
+
+
 def stored(spec: Spec, seed: int, root: Path = Path()) -> Record | None:
     """The stored record of this run if it is valid: complete, unedited, and with the current fingerprint.
 
