@@ -326,13 +326,13 @@ def _sweep(options: Any) -> int:
         return _in_order(options)
     tasks = []
     for source in _sources(options):
-        if options.group != "grid":
-            _warn_of_stale_rates(source, options)
         if options.only == "recorded":
             planned, _ = specs.runs_and_waiting(source, options.profile, options.group, ROOT)
             tasks += [task for task in planned if store.was_run(*task, ROOT)]
         else:
             tasks += specs.runs(source, options.profile, options.group, ROOT)
+    for source in _sources(options) if options.group != "grid" else ():
+        _warn_of_stale_rates(source, options)
     done = sweep.sweep(tasks, ROOT, jobs=options.jobs, time_budget=options.time_budget)
     for source in _sources(options):
         store.keep_folders(options.profile, source, options.group, ROOT)

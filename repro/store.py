@@ -53,7 +53,7 @@ class Found:
 
     Attributes:
         records: valid records, in order of the plan.
-        missing: planned, and no record exists; runs that wait for their learning rate are among them.
+        missing: planned, and no record exists; at profile ``study`` runs that wait for their learning rate, too.
         stale: planned, and the record was made by another spec, other data or older numerics.
     """
 
@@ -70,8 +70,11 @@ def current(source: str, profile: str, root: Path = Path(), groups: Sequence[str
     """
     found = Found([], [], [])
     for group in groups:
-        tasks, waiting = specs.runs_and_waiting(source, profile, group, root)
-        found.missing.extend(waiting)
+        if profile == "study":  # it grows over days: grids, and what waits for them, come in their turn
+            tasks, waiting = specs.runs_and_waiting(source, profile, group, root)
+            found.missing.extend(waiting)
+        else:
+            tasks = specs.runs(source, profile, group, root)
         for spec, seed in tasks:
             record = stored(spec, seed, root)
             if record is not None:

@@ -16,7 +16,7 @@ from synthetic_e2 import e2_records
 
 from repro import claims, metrics, rules, traffic
 from repro.errors import ReproError
-from repro.notebooks import html_page
+from repro.notebooks import html_body
 from repro.published import Statement, load_published
 from repro.records import Record
 from repro.rules import FAILS, HOLDS, INCONCLUSIVE, NOT_COMPARABLE, Interval
@@ -788,7 +788,7 @@ def test_the_notebook_shows_every_artefact_and_every_statement():
 
 
 def test_the_notebook_has_mathml_for_all_equations():
-    page = html_page(nbformat.read(NOTEBOOK, 4), "", NOTEBOOK)
+    page = html_body(nbformat.read(NOTEBOOK, 4), NOTEBOOK)
     assert "$" not in re.sub(r"(?s)<pre>.*?</pre>|<code>.*?</code>", "", page)
 
 

@@ -266,15 +266,15 @@ def test_a_grid_that_holds_images_out_keeps_the_workers_and_so_the_batch_of_its_
 
 def test_a_law_is_executed_once_and_a_training_once_per_seed(root: Path) -> None:
     planned = specs.runs("e1", "study", root=root)
-    assert [seed for spec, seed in planned if spec.run == "e1-union-law"] == [1]
-    assert [seed for spec, seed in planned if spec.run == "e1-central"] == [1, 2, 3]
+    assert [seed for spec, seed in planned if spec.run == "e1-union-law"] == [11]
+    assert [seed for spec, seed in planned if spec.run == "e1-central"] == [11, 12, 13, 14, 15]
 
 
 def test_payloads_of_the_larger_network_are_measured_once_and_of_the_smaller_one_per_seed(root: Path) -> None:
     planned = specs.runs("e2", "study", root=root)
     for classes in (10, 1000):
-        assert [seed for spec, seed in planned if spec.run == f"e2-payloads-resnet18-{classes}"] == [1, 2, 3]
-        assert [seed for spec, seed in planned if spec.run == f"e2-payloads-resnet50-{classes}"] == [1]
+        assert [seed for spec, seed in planned if spec.run == f"e2-payloads-resnet18-{classes}"] == [11, 12, 13, 14, 15]
+        assert [seed for spec, seed in planned if spec.run == f"e2-payloads-resnet50-{classes}"] == [11]
 
 
 @pytest.mark.parametrize(
