@@ -4,20 +4,23 @@
 PYTHON ?=
 # Options for the installation of torch alone, whose version is in requirements/torch.txt.
 TORCH_PIP_ARGS ?=
-# Size of the experiments: smoke, laptop or paper; the default of params.yaml when it is not given.
+# Size of the experiments: smoke, study or paper; the default of params.yaml when it is not given.
 PROFILE ?=
+# For `make study`: processes (one per core when not given), and seconds after which no further run is started.
+JOBS ?=
+BUDGET ?=
 # Folder of the environment, relative to this file.
 VENV ?= .venv
 
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 DVC := $(VENV)/bin/python -m dvc
 REPRO := $(DVC) repro
-SIZE := $(or $(PROFILE),laptop)
+SIZE := $(or $(PROFILE),study)
 CONTROLS := pipelines/$(SIZE)/controls/dvc.yaml
 
 ifneq ($(PROFILE),)
 ifeq ($(wildcard pipelines/$(PROFILE)/dvc.yaml),)
-$(error PROFILE=$(PROFILE): smoke, laptop or paper was expected)
+$(error PROFILE=$(PROFILE): smoke, study or paper was expected)
 endif
 endif
 
@@ -27,10 +30,10 @@ export DVC_NO_ANALYTICS := 1
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce rebuild controls smoke data env test lint lock dvc-without-git
+.PHONY: help reproduce study rebuild controls smoke data env test lint lock dvc-without-git
 
 help: ## list these targets
-	@echo "usage: make TARGET [PROFILE=smoke|laptop|paper] [PYTHON=python3.12] [TORCH_PIP_ARGS='...']"
+	@echo "usage: make TARGET [PROFILE=smoke|study|paper] [JOBS=2] [BUDGET=3600] [PYTHON=python3.12] [TORCH_PIP_ARGS='...']"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 	@echo "torch on Linux comes with CUDA (some GB). Without a GPU, name PyTorch's CPU wheel index once:"
 	@echo "  make reproduce TORCH_PIP_ARGS='--index-url ADDRESS_OF_THE_CPU_WHEEL_INDEX'"
@@ -40,6 +43,14 @@ reproduce: data dvc-without-git ## install, get the data, recompute whatever is 
 		$(REPRO) --keep-going $(CONTROLS) || echo "== reproduce: not all of them could be made; going on with what does not need them" >&2; }
 	@echo "== reproduce: dvc repro (says 'up to date' where results belong to the code)"
 	$(REPRO) --keep-going $(if $(PROFILE),pipelines/$(PROFILE)/dvc.yaml)
+	@echo "== reproduce: what came out"
+	@$(VENV)/bin/python -m repro summary --profile $(SIZE)
+
+study: data dvc-without-git ## compute what is left of the study, group by group; stop and go on at any time
+	@echo "== study: what is left, in the order of data/study.yaml (cost: python -m repro plan)"
+	$(VENV)/bin/python -m repro sweep --profile study --in-order $(if $(JOBS),--jobs $(JOBS)) $(if $(BUDGET),--time-budget $(BUDGET))
+	$(VENV)/bin/python -m repro render --group control --profile study
+	$(REPRO) --keep-going
 
 rebuild: data dvc-without-git ## compute again what is committed (controls apart); git shows any difference
 	@[ $(SIZE) != paper ] || { echo "make rebuild: records of the paper profile take GPU days; repeat single ones with 'python -m repro rerun RUN --profile paper'" >&2; exit 1; }

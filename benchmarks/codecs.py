@@ -63,7 +63,7 @@ ENCODED = {  # whole messages, checksum included
 def gradients() -> dict[str, Tensor]:
     """Gradients of ResNet18 by name, after ``STEPS`` steps."""
     spec = dataclasses.replace(
-        specs.find("e1-central", "laptop", ROOT), run="benchmark-codecs", train_images=1000, test_images=100,
+        specs.find("e1-central", "study", ROOT), run="benchmark-codecs", train_images=1000, test_images=100,
         image_size=32, width=64, local_batch=32, augment=True, precision="fp32",
     )  # fmt: skip
     setting = runner.prepare(spec, 1, ROOT)

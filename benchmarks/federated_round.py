@@ -56,7 +56,7 @@ SAMPLES_PER_SECOND = 20
 def workload(images: int, rounds: int) -> specs.Spec:
     """The benchmark's run, with ``images`` training images and a fifth as many for the evaluation."""
     return dataclasses.replace(
-        specs.find("e1-grid-federated-lr0_1", "laptop", ROOT),
+        specs.find("e1-grid-federated-lr0_1", "study", ROOT),
         run="benchmark-federated-round",
         train_images=images,
         test_images=images // 5,

@@ -1,4 +1,4 @@
-"""Is the largest batch that `repro advise` predicts the largest that fits? Four networks, at laptop size.
+"""Is the largest batch that `repro advise` predicts the largest that fits? Four networks, at study size.
 
     python benchmarks/largest_batch.py
 
@@ -44,8 +44,8 @@ IMAGES = 2  # times the predicted batch: the set must be larger than any batch t
 
 
 def workload(model: str, images: int) -> Workload:
-    """A network as it is measured at laptop size, on ``images`` images."""
-    spec = specs.find(f"lb-perf-{model}", "laptop", ROOT)
+    """A network as it is measured at study size, on ``images`` images."""
+    spec = specs.find(f"lb-perf-{model}", "study", ROOT)
     manifest = records.read_json(ROOT / "data/manifests" / f"{spec.dataset}.json")
     return Workload.of(spec.as_dict(), classes=len(manifest["classes"]), images=images)
 

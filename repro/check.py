@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from repro import claims, records, report, rules, specs, store, tuning
+from repro import claims, pilot, records, report, rules, specs, store, study, tuning
 from repro.claims import Published, Statement
 from repro.errors import ReproError
 from repro.notebooks import of_source
@@ -27,7 +27,8 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
 
     Returns:
         (problems, waiting): one line for everything that is missing or wrong, and one for everything that has no
-        run, or none with a valid record, or whose control runs were not drawn.
+        run, or none with a valid record, or whose control runs were not drawn. At profile ``study`` what the pilot
+        stands in for waits, until ``data/study.yaml`` says that the study is complete.
 
     Raises:
         ReproError: a file of the package is malformed.
@@ -35,6 +36,7 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
     published = claims.load_published(root)
     verdict_file = root / "figures" / profile / "verdicts.json"
     verdicts = {v["id"]: v for v in records.read_json(verdict_file)} if verdict_file.exists() else {}
+    evidence = pilot.Evidence(root) if profile == study.PROFILE else None
     problems: list[str] = []
     waiting: list[str] = []
     for source in sorted({artefact.source for artefact in published.artefacts}):
@@ -50,26 +52,34 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
             for artefact in published.artefacts
             if artefact.source == source and artefact.id not in report.ARTEFACTS and artefact.id not in later
         ]
-        for group, found in (("artefact", problems), ("control", waiting)):
-            command = "dvc repro" if group == "artefact" else f"make controls PROFILE={profile}"
-            found += [
-                f"figures/{profile}/{name}: missing; run `{command}`"
-                for artefact in report.ids(source, group)
-                for name in report.outputs(artefact)
-                if not (root / "figures" / profile / name).exists()
-            ]
+        for group, command in (("artefact", "dvc repro"), ("control", specs.remedy(profile))):
+            for artefact in report.ids(source, group):
+                later_too = group == "control" or (
+                    evidence is not None and not pilot.has(artefact, root) and pilot.stands_in_for(artefact, evidence)
+                )
+                (waiting if later_too else problems).extend(
+                    f"figures/{profile}/{name}: missing; run `{command}`"
+                    for name in report.outputs(artefact)
+                    if not (root / "figures" / profile / name).exists()
+                )
         statements = [
             statement for statement in published.statements if statement.source == source and statement.id not in later
         ]
         problems += [problem for statement in statements for problem in _unfit(statement)]
         problems += _undefined_runs(statements, source, profile, root)
-        problems += _learning_rates(source, profile, root)
+        if evidence is None or _grids_complete(source, root):
+            problems += _learning_rates(source, profile, root)
+        else:
+            waiting.append(f"{source}: its learning-rate grids are not all run at profile {profile}; run `make study`")
         for statement in statements:
             verdict = verdicts.get(statement.id)
             if verdict is None:
                 problems.append(f"{statement.id}: no verdict in {verdict_file.relative_to(root)}; run `dvc repro`")
             elif verdict["verdict"] == rules.NOT_RUN:
                 waiting.append(f"{statement.id}: not run ({verdict['reason']})")
+            elif verdict.get("pilot"):
+                open_yet = evidence is None or not evidence.study.complete
+                (waiting if open_yet else problems).append(f"{statement.id}: shows the pilot; run `make study`")
     return problems, waiting
 
 
@@ -108,7 +118,9 @@ def _unfit(statement: Statement) -> Iterator[str]:
 
 def _undefined_runs(statements: list[Statement], source: str, profile: str, root: Path) -> Iterator[str]:
     try:
-        known = {spec.run for group in specs.GROUPS for spec, _ in specs.runs(source, profile, group, root)}
+        planned = [specs.runs_and_waiting(source, profile, group, root) for group in specs.GROUPS]
+        known = {spec.run for tasks, _ in planned for spec, _ in tasks}
+        known |= {run for _, later in planned for run, _ in later}
         drawn = [(name, run) for name, item in report.ARTEFACTS.items() if item.source == source for run in item.runs]
         for name, pattern in drawn:
             if not any(fnmatchcase(run, pattern) for run in known):
@@ -123,6 +135,11 @@ def _undefined_runs(statements: list[Statement], source: str, profile: str, root
                 yield f"{statement.id}: judged by {run}, which pipelines/{source}.yaml does not define; correct one"
 
 
+def _grids_complete(source: str, root: Path) -> bool:
+    grids = specs.grids(source, study.PROFILE, root)
+    return all(tuning.complete(source, study.PROFILE, grid, root) for grid in grids)
+
+
 def _learning_rates(source: str, profile: str, root: Path) -> Iterator[str]:
     """Every difference between the stored learning rates and what the grids choose today."""
     path = specs.learning_rates_path(profile, root).relative_to(root)
@@ -130,8 +147,8 @@ def _learning_rates(source: str, profile: str, root: Path) -> Iterator[str]:
         chosen = tuning.choose(source, profile, root)
         stored = records.read_json(root / path)[source] if chosen else {}
     except (ReproError, OSError, KeyError) as error:
-        yield f"{path}: cannot be compared with the grids ({error}); run `make controls PROFILE={profile}`"
+        yield f"{path}: cannot be compared with the grids ({error}); run `{specs.remedy(profile)}`"
         return
     for grid in sorted(chosen.keys() | stored.keys()):
         if chosen.get(grid) != stored.get(grid):
-            yield f"{path}: {grid} is stale; run `make controls PROFILE={profile}`"
+            yield f"{path}: {grid} is stale; run `{specs.remedy(profile)}`"

@@ -123,7 +123,7 @@ def judge_all(
         statements: as :func:`load_published` returns them.
         records: valid records of planned runs, of all groups together (``store.current``). Those of other profiles
             are ignored.
-        profile: ``smoke``, ``laptop`` or ``paper``; decides the words and whether published values compare.
+        profile: ``smoke``, ``study`` or ``paper``; decides the words and whether published values compare.
         missing: (run, seed) that are planned and have no record; what needs them is "not run" and names them.
         stale: (run, seed) that are planned and whose record was made by another spec, other data or older numerics.
 

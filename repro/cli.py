@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from repro import specs, store
 from repro.errors import ReproError, did_you_mean
+from repro.records import Record
 
 ROOT = Path()
 
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text)
         made.set_defaults(command=command)
         if profile:
-            made.add_argument("--profile", metavar="P", help="smoke, laptop or paper (default: that of params.yaml)")
+            made.add_argument("--profile", metavar="P", help="smoke, study or paper (default: that of params.yaml)")
         return made
 
     def source(made: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -64,6 +65,14 @@ def _parser() -> argparse.ArgumentParser:
 
     def as_json(made: argparse.ArgumentParser) -> None:
         made.add_argument("--json", action="store_true", help="print JSON for programs")
+
+    def only(made: argparse.ArgumentParser) -> None:
+        made.add_argument(
+            "--only",
+            choices=("all", "recorded"),
+            default="all",
+            help="recorded: only runs that were run before, where their record is stale or gone (default: all)",
+        )
 
     made = add("list", _list, "artefacts, runs and statements, with their ids and state")
     source(made)
@@ -84,9 +93,16 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--group", choices=specs.GROUPS, default="artefact", help="which runs (default: the artefacts')")
     made.add_argument("--jobs", type=_whole(1), help="processes (default: one per core)")
     made.add_argument("--time-budget", type=float, metavar="SECONDS", help="start no further run after this time")
+    only(made)
+    made.add_argument(
+        "--in-order",
+        action="store_true",
+        help="the whole study, learning rates included: group by group (data/study.yaml), seed by seed",
+    )
 
     made = add("tune", _tune, "choose learning rates from the finished grids and store them")
     source(made)
+    only(made)
 
     made = add("rerun", _rerun, "run again and compare with the stored record")
     made.add_argument("run", metavar="RUN")
@@ -109,13 +125,15 @@ def _parser() -> argparse.ArgumentParser:
     source(made)
     made.add_argument("--group", choices=("artefact", "control"), default="artefact", help="drawn from which runs")
 
-    made = add("notebook", _notebook, "execute a notebook and write it with its HTML view")
+    made = add("notebook", _notebook, "execute a notebook and write it with its outputs")
     made.add_argument("name", metavar="NAME", help="file name in notebooks/, without .ipynb")
 
     made = add("verdicts", _verdicts, "every statement: published, ours with interval and n, verdict")
     source(made)
     made.add_argument("--write", action="store_true", help="store them under figures/")
     as_json(made)
+
+    add("summary", _summary, "what came out, from the stored verdicts; where the book is; how to check a number")
 
     made = add("advise", _advise, "largest and fastest batch for a network on a device")
     made.add_argument("--model", required=True, help="network, as in repro.models.build")
@@ -302,21 +320,72 @@ def _run(options: Any) -> int:
 
 
 def _sweep(options: Any) -> int:
-    from repro import sweep, tuning
+    from repro import sweep
 
-    tasks = [task for source in _sources(options) for task in specs.runs(source, options.profile, options.group, ROOT)]
+    if options.in_order:
+        return _in_order(options)
+    tasks = []
+    for source in _sources(options):
+        if options.only == "recorded":
+            planned, _ = specs.runs_and_waiting(source, options.profile, options.group, ROOT)
+            tasks += [task for task in planned if store.was_run(*task, ROOT)]
+        else:
+            tasks += specs.runs(source, options.profile, options.group, ROOT)
     for source in _sources(options) if options.group != "grid" else ():
-        for grid in tuning.stale(source, options.profile, ROOT):
-            print(
-                f"repro: the learning rate of {source} {grid} was chosen with other code, data or settings; "
-                f"`make controls PROFILE={options.profile}` chooses again",
-                file=sys.stderr,
-            )
+        _warn_of_stale_rates(source, options)
     done = sweep.sweep(tasks, ROOT, jobs=options.jobs, time_budget=options.time_budget)
+    for source in _sources(options):
+        store.keep_folders(options.profile, source, options.group, ROOT)
     print(f"{done.valid} of {len(tasks)} runs are valid; {done.computed} computed now, {done.left} left for later")
-    for problem in done.problems:
+    return _said(done.problems)
+
+
+def _said(problems: Sequence[str]) -> int:
+    for problem in problems:
         print(f"repro: {problem}", file=sys.stderr)
-    return int(bool(done.problems))
+    return int(bool(problems))
+
+
+def _warn_of_stale_rates(source: str, options: Any) -> None:
+    from repro import tuning
+
+    if options.only == "recorded" and not specs.rates_chosen(source, options.profile, ROOT):
+        return  # no run of this source has a record that waits for them
+    for grid in tuning.stale(source, options.profile, ROOT):
+        print(
+            f"repro: the learning rate of {source} {grid} was chosen with other code, data or settings; "
+            f"`{specs.remedy(options.profile)}` chooses again",
+            file=sys.stderr,
+        )
+
+
+def _in_order(options: Any) -> int:
+    """What is left of the study, in the order of ``data/study.yaml`` (``repro.study.steps``)."""
+    import time
+
+    from repro import study, sweep, tuning
+
+    if options.profile != study.PROFILE or options.source or options.group != "artefact" or options.only != "all":
+        raise ReproError(
+            f"--in-order computes all runs of profile {study.PROFILE}; neither --source, --group, --only nor another "
+            "profile was expected beside it"
+        )
+    started, problems = time.monotonic(), list[str]()
+    for step in study.steps(ROOT):
+        rest = None if options.time_budget is None else options.time_budget - (time.monotonic() - started)
+        tasks = step.tasks(ROOT)
+        print(f"== {step.name}: {len(tasks)} runs", file=sys.stderr, flush=True)
+        done = sweep.sweep(sweep.by_seed(tasks), ROOT, jobs=options.jobs, time_budget=rest, in_order=True)
+        print(f"{step.name}: {done.valid} of {len(tasks)} runs are valid; {done.computed} computed now", flush=True)
+        problems += done.problems
+        if step.tune and done.valid == len(tasks):
+            tuning.write(step.tune, options.profile, ROOT)
+    for source in specs.SOURCES:
+        for group in ("artefact", "control"):
+            if waiting := specs.runs_and_waiting(source, options.profile, group, ROOT)[1]:
+                problems.append(f"{len(waiting)} runs of {source} ({group}) wait for their learning rates")
+            store.keep_folders(options.profile, source, group, ROOT)
+    return _said(problems)
 
 
 def _tune(options: Any) -> int:
@@ -326,8 +395,11 @@ def _tune(options: Any) -> int:
         if not specs.grids(source, options.profile, ROOT):
             print(f"{source}: no learning-rate grid, its rates are given")
             continue
-        path = tuning.write(source, options.profile, ROOT)
-        for grid, choice in json.loads(path.read_text())[source].items():
+        path = tuning.write(source, options.profile, ROOT, finished=options.only == "recorded")
+        chosen = json.loads(path.read_text()).get(source, {})
+        if waits := [grid for grid in specs.grids(source, options.profile, ROOT) if grid not in chosen]:
+            print(f"{source}: no learning rate yet for {', '.join(waits)}: runs of these grids are missing")
+        for grid, choice in chosen.items():
             edge = "  (at the edge of the grid: a better one may lie outside)" if choice["at_edge"] else ""
             print(f"{source} {grid}: learning rate {choice['lr']:g}{edge}")
     return 0
@@ -410,8 +482,8 @@ def _plan(options: Any) -> int:
     if any(waiting):
         of = ", ".join(f"{' '.join(n.values())} {k}" for (n, _), k in zip(wanted, waiting, strict=True) if k)
         print(
-            f"not in the table, for their learning rates are still to be chosen, by `make controls "
-            f"PROFILE={options.profile}`: {sum(waiting)} runs ({of})"
+            "not in the table, for their learning rates are still to be chosen, by "
+            f"`{specs.remedy(options.profile)}`: {sum(waiting)} runs ({of})"
         )
     if any(c.untimed for _, c in found):
         print("a run that was never timed has no known cost: hours are those of the timed ones, or not known")
@@ -424,7 +496,7 @@ def _hours(seconds: float, cost: Any) -> str:
 
 
 def _render(options: Any) -> int:
-    from repro import report
+    from repro import pilot, report, study
 
     for name in options.ids:
         if name not in report.ARTEFACTS:
@@ -432,12 +504,22 @@ def _render(options: Any) -> int:
     ids = options.ids or [
         i for i, a in report.ARTEFACTS.items() if a.source in _sources(options) and a.group == options.group
     ]
-    loaded = {s: store.current(s, options.profile, ROOT) for s in {report.ARTEFACTS[i].source for i in ids}}
+    evidence = pilot.Evidence(ROOT) if options.profile == study.PROFILE else None
+    loaded: dict[str, list[Record]] = {}
     for artefact in ids:
-        made = loaded[report.ARTEFACTS[artefact].source].records
-        for path in report.render(
-            artefact, made, ROOT / "figures" / options.profile, profile=options.profile, root=ROOT
-        ):
+        if evidence is not None and pilot.stands_in_for(artefact, evidence):
+            paths = pilot.copy_artefact(artefact, evidence.study.pilot, ROOT)
+            if not paths:
+                print(
+                    f"{artefact}: not drawn; the study lacks runs, and the pilot had no such artefact", file=sys.stderr
+                )
+        else:
+            source = report.ARTEFACTS[artefact].source
+            if source not in loaded:
+                loaded[source] = store.current(source, options.profile, ROOT).records
+            folder = ROOT / "figures" / options.profile
+            paths = report.render(artefact, loaded[source], folder, profile=options.profile, root=ROOT)
+        for path in paths:
             print(path)
     return 0
 
@@ -457,13 +539,16 @@ def _not_drawn(name: str) -> str:
 
 
 def _notebook(options: Any) -> int:
-    from repro import notebooks
+    from repro import notebooks, pilot, study
 
     source = ROOT / "notebooks" / f"{options.name}.ipynb"
     if not source.exists():
         known = ", ".join(sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb")))
         raise ReproError(f"unknown notebook {options.name!r}; one of {known} was expected")
     out = ROOT / "figures" / options.profile / "notebooks" / f"{options.name}.ipynb"
+    if options.profile == study.PROFILE and pilot.notebook_waits(options.name, pilot.Evidence(ROOT)):
+        print(f"{pilot.copy_notebook(options.name, ROOT)} (the pilot's: the study lacks runs that it reads)")
+        return 0
     notebooks.execute(source, out, {"profile": options.profile}, ROOT)
     print(out)
     return 0
@@ -474,16 +559,9 @@ def _verdicts_path(profile: str) -> Path:
 
 
 def _verdicts(options: Any) -> int:
-    from repro import claims, records
+    from repro import claims, pilot, records
 
-    loaded = [store.current(source, options.profile, ROOT) for source in specs.SOURCES]
-    found = claims.judge_all(
-        claims.load_published(ROOT).statements,
-        [record for source in loaded for record in source.records],
-        profile=options.profile,
-        missing=[task for source in loaded for task in source.missing],
-        stale=[task for source in loaded for task in source.stale],
-    )
+    found = pilot.judge_all(claims.load_published(ROOT).statements, options.profile, ROOT)
     if options.write:
         records.write_atomic(_verdicts_path(options.profile), records.canonical_json(found))
     found = [v for v in found if options.source in (None, v["source"])]
@@ -494,6 +572,24 @@ def _verdicts(options: Any) -> int:
             print(
                 f"{v['id']:8} {v['verdict']:24} n={v['n'] if v['n'] is not None else '-'}  {v['ours'] or v['reason']}"
             )
+    return 0
+
+
+def _summary(options: Any) -> int:
+    from repro import page, records
+
+    path = _verdicts_path(options.profile)
+    if not path.exists():
+        raise ReproError(f"{path}: no verdicts yet; run `dvc repro` first")
+    own, old = page.split((v["verdict"], bool(v.get("pilot"))) for v in records.read_json(path))
+    print(f"Of {sum(own.values()) + sum(old.values())} statements, at profile {options.profile}: {page.said(own)}.")
+    if old:
+        print(
+            f"{sum(old.values())} more show the pilot, which is never counted ({page.said(old)}): `make study` "
+            "computes what is left, and `python -m repro plan` says what that costs."
+        )
+    print("The book: open book/index.html in a browser (on a forge book/index.md).")
+    print("Check numbers: `python -m repro audit -n 3` computes three records again, drawn at random, and compares.")
     return 0
 
 

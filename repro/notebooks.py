@@ -1,15 +1,13 @@
 """Notebooks: executed by papermill into files that depend on nothing but code and records, and what their cells use.
 
-``execute`` writes two files: the executed notebook, and one HTML page of it that needs no network, with equations as
-MathML and pictures inside. Executed twice, both are the same bytes: no times, no random ids, no absolute paths.
+``execute`` writes the executed notebook, and ``html_body`` makes HTML of it that needs no network, with equations as
+MathML and pictures inside, for the book. Executed twice, it is the same bytes: no times, random ids or absolute paths.
 """
 
 from __future__ import annotations
 
 import ast
-import html
 import inspect
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,11 +26,9 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
-from pygments.formatters import HtmlFormatter
 
-from repro import claims, report, store, words
+from repro import claims, pilot, report, store, words
 from repro.errors import ReproError
-from repro.page import THEMES
 from repro.records import Record, write_atomic
 from repro.report import ARTEFACTS, select, style
 
@@ -48,9 +44,9 @@ def of_source(folder: Path, source: str) -> list[Path]:
 
 
 def execute(source: Path, out: Path, parameters: Mapping[str, Any], root: Path = Path()) -> None:
-    """Run the notebook ``source`` and write it with its outputs to ``out``, and as a page beside it (``.html``).
+    """Run the notebook ``source`` and write it with its outputs to ``out``.
 
-    What cells write to stderr (warnings, progress bars) goes to our stderr and not into the files, because it holds
+    What cells write to stderr (warnings, progress bars) goes to our stderr and not into the file, because it holds
     paths and times.
 
     Args:
@@ -94,10 +90,8 @@ def execute(source: Path, out: Path, parameters: Mapping[str, Any], root: Path =
                 f"{CELL_SECONDS} s; run the notebook by hand to see which"
             ) from error
     _make_stable(executed, source, root)
-    title = f"{source.name}, executed with " + ", ".join(f"{k} = {v!r}" for k, v in parameters.items())
-    page = html_page(executed, title if parameters else f"{source.name}, executed", source)
+    html_body(executed, source)  # an equation that the book cannot show is said here, where it can be mended
     write_atomic(out, nbformat.writes(executed).rstrip("\n") + "\n")
-    write_atomic(out.with_suffix(".html"), page)
 
 
 class _Kernel(AsyncKernelManager):
@@ -167,7 +161,7 @@ def _without_paths(text: str, root: Path) -> str:
     return text.replace(sys.prefix, "<environment>").replace(f"{root.resolve()}/", "")
 
 
-# The page ------------------------------------------------------------------------------------------------
+# HTML ------------------------------------------------------------------------------------------------
 
 
 def html_body(notebook: NotebookNode, source: Path) -> str:
@@ -189,45 +183,6 @@ def html_body(notebook: NotebookNode, source: Path) -> str:
     )
     body, _ = exporter.from_notebook_node(notebook)
     return body.strip()
-
-
-def html_page(notebook: NotebookNode, subtitle: str, source: Path) -> str:
-    """A notebook as one HTML file that needs nothing beside it.
-
-    Raises:
-        ReproError: an equation that has no MathML form.
-    """
-    body = html_body(notebook, source)
-    headings = (re.match(r"# (.+)", cell.source) for cell in notebook.cells if cell.cell_type == "markdown")
-    title = next((found.group(1) for found in headings if found), source.stem)
-    light, dark = (";".join(f"--{key}:{value}" for key, value in THEMES[name].items()) for name in ("light", "dark"))
-    code_light, code_dark = (
-        HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("default", "github-dark")
-    )
-    return f"""<!DOCTYPE html>
-<html lang="en-GB">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{html.escape(title)}</title>
-<style>
-:root{{{light}}}
-{code_light}
-@media(prefers-color-scheme:dark){{
-:root{{{dark}}}
-{code_dark}
-}}
-{_CSS}</style>
-</head>
-<body>
-<main>
-<p class="subtitle">{html.escape(subtitle)}</p>
-{body}
-</main>
-</body>
-</html>
-"""
 
 
 #: Cells tagged ``hide-input``, as Jupyter Book calls them, show their output and fold their code.
@@ -269,37 +224,6 @@ class _MathMLRenderer(IPythonRenderer):
         return mathml
 
 
-_CSS = """
-*{box-sizing:border-box}
-body{margin:0;background:var(--page);color:var(--text);font:1rem/1.55 system-ui,"Segoe UI",Roboto,sans-serif}
-main{max-width:66rem;margin:0 auto;padding:1rem 1rem 4rem}
-:is(p,ul,ol,blockquote,.equation){max-width:48rem}
-h1{font-size:1.7rem;line-height:1.25;margin:.5rem 0 1rem}
-h2{font-size:1.3rem;margin:2.75rem 0 .75rem}
-h3{font-size:1.05rem;margin:1.75rem 0 .5rem}
-a{color:var(--link)}
-a:focus-visible,summary:focus-visible{outline:3px solid var(--link);outline-offset:2px}
-.anchor-link{margin-left:.4rem;text-decoration:none;opacity:0}
-:is(h1,h2,h3):hover .anchor-link,.anchor-link:focus{opacity:1}
-.subtitle{color:var(--muted);font-size:.875rem;margin:0}
-blockquote{margin:.75rem 0;padding:.1rem 1rem;border-left:4px solid var(--line);background:var(--card)}
-code,pre{font-family:ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace;font-size:.85rem}
-:not(pre)>code{background:var(--card);padding:.1rem .25rem;border-radius:.25rem}
-pre{margin:0;padding:.6rem .8rem;overflow-x:auto;line-height:1.45}
-/* on --card, Pygments' violet has less than 4.5:1 */
-.highlight{background:var(--page);border:1px solid var(--line);border-radius:.35rem;margin:.75rem 0}
-.output_stream pre,.output_text pre{border-left:4px solid var(--line);margin:.5rem 0}
-.output_markdown,.equation{overflow:auto hidden}
-.equation{padding:.25rem 0 .5rem}
-math{font-family:"STIX Two Math","Latin Modern Math","Cambria Math",math;font-size:1.1em}
-summary{cursor:pointer;color:var(--muted);font-size:.875rem}
-img{display:block;max-width:100%;height:auto;background:#fff;border-radius:.25rem;margin:.75rem 0}
-table{border-collapse:collapse;font-size:.875rem;margin:.5rem 0}
-th,td{text-align:left;vertical-align:top;padding:.35rem .6rem;border-bottom:1px solid var(--line)}
-thead th{background:var(--card);border-bottom:2px solid var(--line)}
-"""
-
-
 # What cells use ------------------------------------------------------------------------------------------
 
 
@@ -333,7 +257,7 @@ def load(source: str, profile: str, root: Path = Path()) -> Loaded:
             f"run `python -m repro sweep --source {source} --profile {profile}`"
         )
     statements = [item for item in claims.load_published(root).statements if item.source == source]
-    verdicts = claims.judge_all(statements, found.records, profile=profile, missing=found.missing, stale=found.stale)
+    verdicts = pilot.judge_all(statements, profile, root)
     return Loaded(found.records, found.missing, found.stale, {verdict["id"]: verdict for verdict in verdicts})
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
 SOURCES = {
     "e1": "Edgify post 1: large batch against federated learning",
     "e2": "Edgify post 2: communication compression",
@@ -10,7 +13,19 @@ SOURCES = {
 }
 
 #: Verdict class -> sign; the sign and the words carry the meaning, colour only repeats it.
-SIGNS = {"holds": "✓", "fails": "✗", "inconclusive": "?", "not comparable": "≠", "not run": "○"}
+SIGNS = {
+    "holds": "✓",
+    "holds in part": "◐",
+    "fails": "✗",
+    "depends on": "⇄",
+    "no difference": "=",
+    "open": "?",
+    "not comparable": "≠",
+    "not run": "○",
+}
+
+PILOT = "pilot"
+"""Where verdicts are counted: those that the pilot gave, of statements whose study runs are not all in."""
 
 #: CSS variables; every text colour has at least 4.5:1 on the backgrounds it is used on (WCAG 2.2 AA).
 THEMES = {
@@ -48,8 +63,59 @@ THEMES = {
 def verdict_class(word: str) -> str:
     """The key of ``SIGNS`` that a verdict's words belong to.
 
-    >>> verdict_class("holds at laptop scale"), verdict_class("not reproduced")
-    ('holds', 'fails')
+    >>> verdict_class("holds at study scale"), verdict_class("not reproduced"), verdict_class("holds in part (pilot)")
+    ('holds', 'fails', 'holds in part')
     """
     word = {"reproduced": "holds", "not reproduced": "fails"}.get(word, word)
-    return next((name for name in SIGNS if word.startswith(name)), "inconclusive")
+    longest_first = sorted(SIGNS, key=len, reverse=True)
+    return next((name for name in longest_first if word.startswith(name)), "open")
+
+
+def colour(word: str) -> str:
+    """Colour class of a verdict's badge; what neither holds nor fails as a whole, or is the pilot's, is neutral.
+
+    >>> colour("fails at study scale"), colour("holds in part"), colour("holds (pilot)")
+    ('fails', 'open', 'open')
+    """
+    name = verdict_class(word)
+    return name if name in ("holds", "fails") and not word.endswith("(pilot)") else "open"
+
+
+_VERBS = {
+    "holds": ("holds", "hold"),
+    "holds in part": ("holds in part", "hold in part"),
+    "fails": ("fails", "fail"),
+    "depends on": (
+        "depends on a setting that the source leaves open",
+        "depend on settings that the source leaves open",
+    ),
+    "no difference": ("shows no difference", "show no difference"),
+    "open": ("is open", "are open"),
+    "not comparable": ("is not comparable", "are not comparable"),
+    "not run": ("was not run", "were not run"),
+}
+
+
+def said(counts: Mapping[str, int]) -> str:
+    """How many statements have which verdict, as the end of a sentence; ``counts`` by the keys of ``SIGNS``.
+
+    >>> said({"open": 5, "holds": 1, "not run": 1})
+    '1 holds, 5 are open and 1 was not run'
+    """
+    words = [f"{counts[word]} {_VERBS[word][counts[word] != 1]}" for word in SIGNS if counts.get(word)]
+    return ", ".join(words[:-1]) + " and " * (len(words) > 1) + words[-1] if words else "none"
+
+
+def split(verdicts: Iterable[tuple[str, bool]]) -> tuple[dict[str, int], dict[str, int]]:
+    """How many verdicts are in which class: of the profile itself, and of the pilot that stands in for it.
+
+    Args:
+        verdicts: the words of each verdict, and whether it is the pilot's.
+
+    >>> split([("holds at study scale", False), ("open (pilot)", True)])
+    ({'holds': 1}, {'open': 1})
+    """
+    own, old = Counter[str](), Counter[str]()
+    for word, pilot in verdicts:
+        (old if pilot else own)[verdict_class(word)] += 1
+    return dict(own), dict(old)

@@ -285,7 +285,7 @@ _ANY = {
 }
 # Arms that must end above the accuracy floor, each of them, for the part to be decided; and the most that the contrast
 # may move between 65 to 75 % of training and its end, as an equivalence asks in any case.
-_GUARDS = {"above_floor": _RUNS, "settled_within": _POSITIVE}
+_GUARDS = {"above_floor": _MEASURED, "settled_within": _POSITIVE}
 _OPTIONAL = {
     # Least difference; and arms that fail to train where their IID siblings do.
     "order": _GUARDS | {"by_more_than": _POSITIVE, "trains_like": _SIBLINGS},
@@ -301,7 +301,7 @@ _OPTIONAL = {
         "at_small": _POSITIVE,  # the two batch sizes of "movement_share"
         "at_large": _POSITIVE,
     },
-    "equivalence": {"above_floor": _RUNS},
+    "equivalence": {"above_floor": _MEASURED},
     "value": {"full_scale_only": _TRUE},  # shown at every profile, counted where published values compare
     "bound": _GUARDS,
     "trend": _GUARDS,

@@ -43,8 +43,8 @@ from repro.partition import apportion, local_steps, shards_of_batches
 from repro.stepup import StepUp
 
 SOURCES = ("e1", "e2", "e3", "lb")
-PROFILES = ("smoke", "laptop", "paper")
-Profile = Literal["smoke", "laptop", "paper"]
+PROFILES = ("smoke", "study", "paper")
+Profile = Literal["smoke", "study", "paper"]
 
 
 @dataclass(frozen=True)
@@ -467,6 +467,15 @@ def learning_rates_path(profile: str, root: Path = Path()) -> Path:
     return root / "data/learning_rates" / f"{profile}.json"
 
 
+def remedy(profile: str) -> str:
+    """The command that runs a profile's grids and controls.
+
+    >>> remedy("study"), remedy("smoke")
+    ('make study', 'make controls PROFILE=smoke')
+    """
+    return "make study" if profile == "study" else f"make controls PROFILE={profile}"
+
+
 class _NotChosen(ReproError):
     """A grid has still to choose this learning rate."""
 
@@ -477,13 +486,11 @@ def _chosen(profile: str, source: str, grid: str, root: Path) -> float:
         return float(json.loads(path.read_text())[source][grid]["lr"])
     except FileNotFoundError as error:
         raise _NotChosen(
-            f"{path}: no learning rates chosen for profile {profile}; run `make controls PROFILE={profile}` once"
+            f"{path}: no learning rates chosen for profile {profile}; run `{remedy(profile)}` once"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         kind = _NotChosen if isinstance(error, KeyError) else ReproError
-        raise kind(
-            f"{path}: no learning rate for grid {grid} of {source}; run `make controls PROFILE={profile}` again"
-        ) from error
+        raise kind(f"{path}: no learning rate for grid {grid} of {source}; run `{remedy(profile)}` again") from error
 
 
 @dataclass(frozen=True)
@@ -857,7 +864,7 @@ def runs(source: str, profile: str, group: str = "artefact", root: Path = Path()
 
     Args:
         source: id of the post or paper.
-        profile: ``smoke``, ``laptop`` or ``paper``.
+        profile: ``smoke``, ``study`` or ``paper``.
         group: ``artefact``: what the source's own tables, figures and statements rest on. ``grid``: the learning-rate
             grids, with seeds of their own. ``control``: further runs that a reader asks for, with the artefacts' seeds.
         root: root of the repository.
@@ -874,7 +881,8 @@ def runs_and_waiting(
 ) -> tuple[list[tuple[Spec, int]], list[tuple[str, int]]]:
     """As ``runs``, with (run, seed) of those that wait for the learning rate that a grid has still to choose beside."""
     files, waiting = _read(source, profile, root), list[str]()
-    return _tasks(files, group, waiting), [(run, seed) for run in waiting for seed in _seeds(files)]
+    tasks, seeds = _tasks(files, group, waiting), _seeds(files)
+    return tasks, [(run, seed) for run in waiting for seed in _planned_seeds(files, run, seeds)]
 
 
 def _tasks(files: _Files, group: str, waiting: list[str] | None = None) -> list[tuple[Spec, int]]:
@@ -884,8 +892,31 @@ def _tasks(files: _Files, group: str, waiting: list[str] | None = None) -> list[
     return [
         (spec, seed)
         for spec in _written(files, "runs" if group == "artefact" else "controls", waiting)
-        for seed in (seeds[:1] if spec.once or spec.kind in ("law", "measure") else seeds)
+        for seed in (
+            seeds[:1] if spec.once or spec.kind in ("law", "measure") else _planned_seeds(files, spec.run, seeds)
+        )
     ]
+
+
+def _planned_seeds(files: _Files, run: str, seeds: list[int]) -> list[int]:
+    """The profile's seeds; at the profile ``study`` also those of the later looks of statements that read the run."""
+    from repro import study  # which reads with this module
+
+    return study.seeds_of(run, files.source, seeds, files.root) if files.profile == study.PROFILE else seeds
+
+
+def first_seeds(source: str, profile: str, root: Path = Path()) -> list[int]:
+    """Seeds that the profile's sizes give every run of a source, grids apart."""
+    return _seeds(_read(source, profile, root))
+
+
+def rates_chosen(source: str, profile: str, root: Path = Path()) -> bool:
+    """Whether the learning rate of every grid of a source is stored."""
+    files = _read(source, profile, root)
+    try:
+        return all(_chosen(profile, source, grid, root) for grid in _grids(files))
+    except _NotChosen:
+        return False
 
 
 def grids(source: str, profile: str, root: Path = Path()) -> dict[str, list[Spec]]:

@@ -28,6 +28,12 @@ def record_path(spec: Spec, seed: int, root: Path = Path()) -> Path:
     return root / records.folder(spec.profile, spec.source, spec.group) / f"{spec.run}.s{seed}.json"
 
 
+def was_run(spec: Spec, seed: int, root: Path = Path()) -> bool:
+    """Whether a record of this run, valid or not, or its provenance is here."""
+    path = record_path(spec, seed, root)
+    return path.exists() or records.provenance_path(path).exists()
+
+
 def stored(spec: Spec, seed: int, root: Path = Path()) -> Record | None:
     """The stored record of this run if it is valid: complete, unedited, and with the current fingerprint.
 
@@ -47,7 +53,7 @@ class Found:
 
     Attributes:
         records: valid records, in order of the plan.
-        missing: planned, and no record exists.
+        missing: planned, and no record exists; at profile ``study`` runs that wait for their learning rate, too.
         stale: planned, and the record was made by another spec, other data or older numerics.
     """
 
@@ -64,7 +70,12 @@ def current(source: str, profile: str, root: Path = Path(), groups: Sequence[str
     """
     found = Found([], [], [])
     for group in groups:
-        for spec, seed in specs.runs(source, profile, group, root):
+        if profile == "study":  # it grows over days: grids, and what waits for them, come in their turn
+            tasks, waiting = specs.runs_and_waiting(source, profile, group, root)
+            found.missing.extend(waiting)
+        else:
+            tasks = specs.runs(source, profile, group, root)
+        for spec, seed in tasks:
             record = stored(spec, seed, root)
             if record is not None:
                 found.records.append(record)
@@ -73,3 +84,17 @@ def current(source: str, profile: str, root: Path = Path(), groups: Sequence[str
             else:
                 found.missing.append((spec.run, seed))
     return found
+
+
+def keep_folders(profile: str, source: str, group: str, root: Path = Path()) -> None:
+    """Let the folders of a source's records and of their provenance exist in git, where no record is yet.
+
+    The pipeline names these folders; an empty one holds a ``.gitkeep``, which goes when the first record comes.
+    """
+    place = root / records.folder(profile, source, group)
+    for folder in (place, records.provenance_path(place)):
+        keep, used = folder / ".gitkeep", any(folder.glob("*.json"))
+        if used:
+            keep.unlink(missing_ok=True)
+        elif not keep.exists():
+            records.write_atomic(keep, "")

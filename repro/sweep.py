@@ -45,15 +45,23 @@ def default_jobs() -> int:
 
 
 def sweep(
-    tasks: Sequence[Task], root: Path = Path(), *, jobs: int | None = None, time_budget: float | None = None
+    tasks: Sequence[Task],
+    root: Path = Path(),
+    *,
+    jobs: int | None = None,
+    time_budget: float | None = None,
+    in_order: bool = False,
 ) -> Outcome:
     """Compute every task that has no valid record, and go on when one of them fails; measurements come last, alone.
+
+    A run that steps up as often as another one did waits for that one, where both are among the tasks.
 
     Args:
         tasks: runs and seeds.
         root: root of the repository.
         jobs: processes; ``default_jobs`` when None.
         time_budget: seconds after which no further run is started; the runs in flight still finish.
+        in_order: start runs in the order of ``tasks`` instead of the longest first.
 
     Returns:
         What was done. A run that diverged without ``expects_divergence``, or that failed, is a problem; its
@@ -64,7 +72,9 @@ def sweep(
     """
     from repro import datasets, store
 
-    todo = sorted((task for task in tasks if store.stored(*task, root) is None), key=cost, reverse=True)
+    todo = [task for task in tasks if store.stored(*task, root) is None]
+    if not in_order:
+        todo.sort(key=cost, reverse=True)
     problems: list[str] = []
     for name in sorted({spec.dataset for spec, _ in todo if spec.kind != "law"}):
         try:
@@ -93,6 +103,14 @@ def sweep(
     return Outcome(valid, computed, left, tuple(problems))
 
 
+def by_seed(tasks: Sequence[Task]) -> list[Task]:
+    """All runs of the lowest seed first, then of the next; the longest first within a seed.
+
+    A sweep that is interrupted so leaves complete seeds.
+    """
+    return sorted(tasks, key=lambda task: (task[1], -cost(task)))
+
+
 def _compute(
     todo: list[Task], root: Path, jobs: int, time_budget: float | None, problems: list[str], *, renew: bool = False
 ) -> tuple[int, int]:
@@ -118,8 +136,11 @@ def _compute(
     ):
         while waiting or running:
             late = time_budget is not None and time.monotonic() - started > time_budget
-            while waiting and len(running) < jobs and not late:
-                task = waiting.pop(0)
+            while len(running) < jobs and not late:
+                task = next((t for t in waiting if not _waits(t, [*waiting, *running.values()])), None)
+                if task is None:
+                    break
+                waiting.remove(task)
                 running[pool.submit(_run, *task, root)] = task
             if not running:
                 break
@@ -142,6 +163,13 @@ def _compute(
                     problems.append(f"{spec.run} seed {seed} failed: {kind}{error}")
                 bar.update(round(cost((spec, seed)) + 1))
     return computed, len(waiting)
+
+
+def _waits(task: Task, unfinished: Sequence[Task]) -> bool:
+    """Whether a run needs the record of one of ``unfinished`` with the same seed."""
+    spec, seed = task
+    other = (spec.step_up or {}).get("share_of")
+    return other is not None and any((s.run, k) == (other, seed) for s, k in unfinished)
 
 
 def _start_worker(parent: int) -> None:

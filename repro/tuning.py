@@ -13,7 +13,7 @@ from repro.errors import ReproError
 from repro.specs import Spec
 
 
-def choose(source: str, profile: str, root: Path = Path()) -> dict[str, Any]:
+def choose(source: str, profile: str, root: Path = Path(), *, finished: bool = False) -> dict[str, Any]:
     """The best learning rate of every grid of ``source``, and what it was chosen from.
 
     The best rate has the highest mean top-1 accuracy at the last epoch over the grid's seeds; a diverged seed counts
@@ -29,6 +29,8 @@ def choose(source: str, profile: str, root: Path = Path()) -> dict[str, Any]:
     """
     chosen = {}
     for grid, made in specs.grids(source, profile, root).items():
+        if finished and not complete(source, profile, grid, root):
+            continue
         seeds = _seeds(source, profile, made, root)
         means: dict[float, float] = {}
         for spec in made:
@@ -36,7 +38,7 @@ def choose(source: str, profile: str, root: Path = Path()) -> dict[str, Any]:
             missing = [seed for seed, record in found.items() if record is None]
             if missing:
                 raise ReproError(
-                    f"{spec.run} seed {missing[0]} has no valid record; run `make controls PROFILE={profile}` first"
+                    f"{spec.run} seed {missing[0]} has no valid record; run `{specs.remedy(profile)}` first"
                 )
             means[spec.schedule["lr"]] = fmean(
                 record.rows[-1]["test_top1"] if record.status == "completed" else record.chance
@@ -73,15 +75,31 @@ def stale(source: str, profile: str, root: Path = Path()) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReproError(
             f"{path}: missing or damaged; the learning rates that the grids of {source} chose were expected; "
-            f"run `make controls PROFILE={profile}`"
+            f"run `{specs.remedy(profile)}`"
         ) from error
 
 
-def write(source: str, profile: str, root: Path = Path()) -> Path:
-    """Choose and store the learning rates of ``source``; those of other sources in the file stay as they are."""
+def complete(source: str, profile: str, grid: str, root: Path = Path()) -> bool:
+    """Whether every run of a grid has a valid record."""
+    made = specs.grids(source, profile, root)[grid]
+    return all(
+        store.stored(spec, seed, root) is not None for spec in made for seed in _seeds(source, profile, made, root)
+    )
+
+
+def write(source: str, profile: str, root: Path = Path(), *, finished: bool = False) -> Path:
+    """Choose and store the learning rates of ``source``; those of other sources in the file stay as they are.
+
+    With ``finished``, what an unfinished grid chose before stays as it is, too.
+    """
     path = specs.learning_rates_path(profile, root)
     kept = records.read_json(path) if path.exists() else {}
-    records.write_atomic(path, records.canonical_json(kept | {source: choose(source, profile, root)}))
+    chosen = choose(source, profile, root, finished=finished)
+    if finished:
+        chosen = kept.get(source, {}) | chosen
+        if not chosen and path.exists():
+            return path
+    records.write_atomic(path, records.canonical_json(kept | {source: chosen}))
     return path
 
 

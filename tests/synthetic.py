@@ -118,7 +118,7 @@ def hash_name(name: str) -> int:
 
 def e1_records(
     seeds: Collection[int] = (1, 2, 3),
-    profile: str = "laptop",
+    profile: str = "study",
     diverged: Collection[tuple[str, int]] = (),
     missing: Collection[tuple[str, int]] = (),
 ) -> list[Record]:
@@ -126,7 +126,7 @@ def e1_records(
     return _records(ARMS, seeds, profile, diverged, missing)
 
 
-def e1_control_records(seeds: Collection[int] = (1, 2, 3), profile: str = "laptop") -> list[Record]:
+def e1_control_records(seeds: Collection[int] = (1, 2, 3), profile: str = "study") -> list[Record]:
     """One record per arm with GroupNorm and seed."""
     return _records(CONTROL_ARMS, seeds, profile, (), ())
 
@@ -159,7 +159,7 @@ def e1_grid_records(seeds: Collection[int] = (101, 102, 103)) -> list[Record]:
             run = f"e1-grid-{arm}-lr{lr:g}".replace(".", "_")
             spec = _spec(
                 f"e1-{arm}",
-                "laptop",
+                "study",
                 run=run,
                 group="control",
                 evaluate_on="held_out",

@@ -195,7 +195,7 @@ def _payloads(model: str, classes: int, seed: int, profile: str) -> Record:
 
 def e2_records(
     seeds: Collection[int] = (1, 2, 3),
-    profile: str = "laptop",
+    profile: str = "study",
     diverged: Collection[tuple[str, int]] = (),
     missing: Collection[tuple[str, int]] = (),
     controls: bool = False,

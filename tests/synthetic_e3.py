@@ -45,7 +45,7 @@ GAPS = {"batch": 0.04, "group": 0.09}
 DEVICES = {10: (0.8, 0.4), 40: (0.9, 0.2), 150: (0.95, 0.01)}
 
 
-def planned(profile: str = "laptop", group: str = "artefact") -> list[Spec]:
+def planned(profile: str = "study", group: str = "artefact") -> list[Spec]:
     """The runs of the post at ``SIZES``; a law and the first steps at full width have sizes of their own."""
     found = {spec.run: spec for spec, _ in specs.runs("e3", profile, group, ROOT)}
     return [
@@ -143,7 +143,7 @@ def _record(spec: Spec, seed: int, **content: Any) -> Record:
 
 def e3_records(
     seeds: Collection[int] = (1, 2, 3),
-    profile: str = "laptop",
+    profile: str = "study",
     diverged: Collection[tuple[str, int]] = (),
     missing: Collection[tuple[str, int]] = (),
     group: str = "artefact",
@@ -168,6 +168,6 @@ def stopped(record: Record, evaluations: int = 3) -> Record:
     return replace(record, status="diverged", reason="the training loss is 5e+03", rows=rows, series=series)
 
 
-def e3_control_records(seeds: Collection[int] = (1, 2, 3), profile: str = "laptop") -> list[Record]:
+def e3_control_records(seeds: Collection[int] = (1, 2, 3), profile: str = "study") -> list[Record]:
     """The same for the control runs."""
     return e3_records(seeds, profile, group="control")

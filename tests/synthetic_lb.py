@@ -85,7 +85,7 @@ COMPARED = ("lb-bsp-resnet50-iid", "lb-shares-resnet50", "lb-bsp-vgg11-iid", "lb
 SEEDS = (1, 2, 3)
 
 
-def record(run: str = "lb-perf-resnet50", profile: str = "laptop", **laws: Any) -> Record:
+def record(run: str = "lb-perf-resnet50", profile: str = "study", **laws: Any) -> Record:
     """One record; ``laws`` as in ``rows_and_series``."""
     memory_only = {"blocks": 0, "repetitions": 0, "peak_sizes": []} if run.startswith("lb-memory") else {}
     settings = spec(run, *RUNS[run], **memory_only)
@@ -97,7 +97,7 @@ def record(run: str = "lb-perf-resnet50", profile: str = "laptop", **laws: Any) 
     )  # fmt: skip
 
 
-def all_records(profile: str = "laptop", **laws: Any) -> list[Record]:
+def all_records(profile: str = "study", **laws: Any) -> list[Record]:
     """One record for each measurement, and the trained runs beside them: equal shares, and shares by speed."""
     ends = finals()
     compared = [
@@ -158,7 +158,7 @@ def finals() -> dict[str, float]:
     return ends
 
 
-def planned(profile: str = "laptop", kind: str = "train") -> list[Spec]:
+def planned(profile: str = "study", kind: str = "train") -> list[Spec]:
     """The paper's runs of a kind, those of the controls among them; trained ones at ``SIZES``."""
     found = {spec.run: spec for group in ("artefact", "control") for spec, _ in specs.runs("lb", profile, group, ROOT)}
     return [_small(spec) if kind == "train" else spec for spec in found.values() if spec.kind == kind]
@@ -226,7 +226,7 @@ def _record(spec: Spec, seed: int, **content: Any) -> Record:
     )  # fmt: skip
 
 
-def law(profile: str = "laptop", **numbers: float) -> Record:
+def law(profile: str = "study", **numbers: float) -> Record:
     """The executed law of the label split, in which it holds; ``numbers`` replace its own."""
     (spec,) = planned(profile, "law")
     found = {
@@ -236,7 +236,7 @@ def law(profile: str = "laptop", **numbers: float) -> Record:
     return _record(spec, 1, law=found | numbers)
 
 
-def trained_records(seeds: Collection[int] = SEEDS, profile: str = "laptop", group: str | None = None) -> list[Record]:
+def trained_records(seeds: Collection[int] = SEEDS, profile: str = "study", group: str | None = None) -> list[Record]:
     """One record per trained run and seed, of the artefacts, the controls, or both; with the artefacts the law."""
     ends = finals()
     made = [

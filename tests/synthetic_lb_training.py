@@ -33,7 +33,7 @@ LOSSES = {("bsp", "iid"): 0.0, ("bsp", "noniid"): 0.06, ("fa", "iid"): 0.02, ("f
 GAINS = {"resnet50": {2: 0.01, 4: 0.02, 8: 0.03, 16: 0.05}, "vgg11": {2: 0.01, 4: 0.02, 8: -0.12, 16: -1.0}}
 
 
-def planned(profile: str = "laptop", group: str = "artefact") -> list[Spec]:
+def planned(profile: str = "study", group: str = "artefact") -> list[Spec]:
     """The paper's trained runs at ``SIZES``."""
     found = {spec.run: spec for spec, _ in specs.runs("lb", profile, group, ROOT) if spec.kind == "train"}
     return [_small(spec) for spec in found.values()]
@@ -130,11 +130,11 @@ def record(spec: Spec, seed: int) -> Record:
     )  # fmt: skip
 
 
-def training_records(profile: str = "laptop", seeds: Collection[int] = (1, 2, 3)) -> list[Record]:
+def training_records(profile: str = "study", seeds: Collection[int] = (1, 2, 3)) -> list[Record]:
     """One record per run of the paper's own and seed."""
     return [record(spec, seed) for spec in planned(profile) for seed in seeds]
 
 
-def training_control_records(profile: str = "laptop", seeds: Collection[int] = (1, 2, 3)) -> list[Record]:
+def training_control_records(profile: str = "study", seeds: Collection[int] = (1, 2, 3)) -> list[Record]:
     """The same for the controls."""
     return [record(spec, seed) for spec in planned(profile, "control") for seed in seeds]

@@ -213,12 +213,12 @@ def test_bad_input_is_one_line(arguments: str, says: str, root: Path, capsys: py
 def test_committed_measurements_of_this_kind_of_machine_are_used_and_others_are_not(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec = specs.find("lb-perf-resnet50", "laptop", root)
+    spec = specs.find("lb-perf-resnet50", "study", root)
     here = {key: runner.machine()[key] for key in ("device", "instructions", "torch")} | {"threads": 1, "kind": "cpu"}
-    tree.record(spec, 1, root, machine=synthetic_lb.MACHINE)
-    command = "--model resnet50 --data cifar10 --memory 2GiB --json --profile laptop"
+    tree.record(spec, 11, root, machine=synthetic_lb.MACHINE)
+    command = "--model resnet50 --data cifar10 --memory 2GiB --json --profile study"
     assert run(command, capsys)[0] == 2
-    tree.record(spec, 1, root, machine=here)
+    tree.record(spec, 11, root, machine=here)
     code, out, _ = run(command, capsys)
     found = json.loads(out)
     assert code == 0

@@ -42,11 +42,11 @@ def verdict(name: str, **changes: Any) -> dict[str, Any]:
         "interval": [1.25, 3.5],
         "unit": "points",
         "n": 3,
-        "verdict": "holds at laptop scale",
+        "verdict": "holds at study scale",
         "reason": "the interval excludes zero",
         "runs": ["e1-central", "e1-federated"],
         "artefact": "e1.fig1",
-        "profile": "laptop",
+        "profile": "study",
         "why": "2 points <is> the margin",
         "parts": [],
     } | changes
@@ -63,7 +63,7 @@ VERDICTS = [
         published={"<b>order</b>": ["central", "large & batch"]},
         says='5 < 6 & "quotes" | pipe_and*star',
     ),
-    verdict("e1.c3", verdict="fails at laptop scale", artefact="e1.table2"),
+    verdict("e1.c3", verdict="fails at study scale", artefact="e1.table2"),
     verdict("e1.c4", kind="law", runs=["e1-union-law"], artefact=None, interval=None, n=1),
     verdict("e1.c6", runs=sorted({r.run for r in e1_grid_records()}), artefact=None),
     verdict("e1.c7", verdict="not run", ours=None, interval=None, n=0, artefact=None, runs=["e1-absent"]),
@@ -93,7 +93,7 @@ def inputs(absent: frozenset[str] = frozenset(), **changes: Any) -> Inputs:
         for r in e1_records()
     }  # fmt: skip
     given: dict[str, Any] = {
-        "profile": "laptop",
+        "profile": "study",
         "published": PUBLISHED,
         "verdicts": VERDICTS,
         "ledger": LEDGER,
@@ -209,7 +209,7 @@ def test_every_statement_is_in_the_matrix_and_has_a_page_with_its_evidence(reade
         if r.run in ("e1-central", "e1-federated"):
             assert f"../{path_of(r)}" in page.links
     text = "".join(page.text)
-    assert "python -m repro rerun e1-central --seed 1 --profile laptop" in text
+    assert "python -m repro rerun e1-central --seed 1 --profile study" in text
     assert "under a minute on the machine that made it, one process on abacus" in text
     assert "2 points <is> the margin" in text
 
@@ -223,9 +223,9 @@ def test_statements_of_sources_that_are_not_built_read_not_run(readers: dict[str
 def test_every_artefact_has_a_page_that_says_how_to_make_it_alone_and_how_long_that_takes(readers) -> None:
     for name, item in report.ARTEFACTS.items():
         text = "".join(readers[f"{name}.html"].text)
-        assert f"python -m repro render {name} --profile laptop" in text
-        stage = f"dvc repro pipelines/laptop/dvc.yaml:figures-{item.source}"
-        assert (stage if item.group == "artefact" else "make controls PROFILE=laptop") in text
+        assert f"python -m repro render {name} --profile study" in text
+        stage = f"dvc repro pipelines/study/dvc.yaml:figures-{item.source}"
+        assert (stage if item.group == "artefact" else "make controls PROFILE=study") in text
         if item.source == "e1" and not name.endswith("-gn"):  # of which no synthetic records exist
             assert "rerun e1-" in text
             assert "from nothing took " in text
@@ -237,8 +237,8 @@ def test_what_was_not_drawn_is_called_not_run_and_nothing_links_to_its_files() -
     made = book.site(inputs(absent))
     for name in absent:
         for page_name in (f"{name}.html", "figures.html", "index.md"):
-            assert f"figures/laptop/{name}.png" not in made[page_name]
-            assert f"figures/laptop/{name}.csv" not in made[page_name]
+            assert f"figures/study/{name}.png" not in made[page_name]
+            assert f"figures/study/{name}.csv" not in made[page_name]
         assert "not run" in made[f"{name}.html"]
 
 
@@ -250,7 +250,7 @@ def test_a_new_source_appears_by_its_data_alone(monkeypatch: pytest.MonkeyPatch)
         [*PUBLISHED.artefacts, Artefact("e3.fig2", "e3", "figure", "Figure 2", "accuracy", None)],
         [*PUBLISHED.statements, Statement("e3.c1", "e3", "value", "text", "random", 10, "e3.fig2")],
     )
-    new = verdict("e3.c1", source="e3", artefact="e3.fig2", runs=["e3-central"], verdict="fails at laptop scale")
+    new = verdict("e3.c1", source="e3", artefact="e3.fig2", runs=["e3-central"], verdict="fails at study scale")
     made = book.site(
         inputs(
             published=published, records=[*e1_records(), *records], verdicts=[*VERDICTS, new],
@@ -258,9 +258,9 @@ def test_a_new_source_appears_by_its_data_alone(monkeypatch: pytest.MonkeyPatch)
         )
     )  # fmt: skip
     assert "runs-e3.html" in made["runs.html"]
-    assert "data/records/laptop/e3/e3-central.s1.json" in made["runs-e3.html"]
-    assert "fails at laptop scale" in made["e3.c1.html"]
-    assert "figures/laptop/e3.fig2.png" in made["figures.html"]
+    assert "data/records/study/e3/e3-central.s1.json" in made["runs-e3.html"]
+    assert "fails at study scale" in made["e3.c1.html"]
+    assert "figures/study/e3.fig2.png" in made["figures.html"]
     assert 'href="notebook-e3.html#a"' in made["e3.c1.html"]
     assert 'id="e3.c1" data-source="e3" data-verdict="fails"' in made["index.html"]
 
@@ -273,8 +273,8 @@ def test_a_published_table_is_shown_as_one() -> None:
 
 
 def test_laws_are_counted_apart_and_words_accompany_colour(pages: dict[str, str]) -> None:
-    assert "results: ✗ 1 fails at laptop scale, ✓ 2 holds at laptop scale, ? 1 inconclusive" in pages["index.md"]
-    assert "laws: ✓ 1 holds at laptop scale" in pages["index.md"]
+    assert "results: ✗ 1 fails at study scale, ✓ 2 holds at study scale, ? 1 inconclusive" in pages["index.md"]
+    assert "laws: ✓ 1 holds at study scale" in pages["index.md"]
     for sign in page.SIGNS.values():
         assert f'<span aria-hidden="true">{sign}</span>' in pages["terms.html"]
 
@@ -288,7 +288,7 @@ def test_parts_of_a_compound_statement_each_show_their_outcome(readers: dict[str
 def test_other_profiles_stand_beside(readers: dict[str, Reader]) -> None:
     text = "".join(readers["index.html"].text)
     assert "paper: reproduced (n = 3)" in text
-    assert "laptop: holds" not in text
+    assert "study: holds" not in text
 
 
 def test_text_from_data_is_escaped(pages: dict[str, str], readers: dict[str, Reader]) -> None:
@@ -328,7 +328,7 @@ def test_every_figure_with_evidence_is_linked_from_its_statement_and_back() -> N
     made = book.site(inputs(published=PUBLISHED._replace(statements=[statement, *PUBLISHED.statements[1:]])))
     for name in ("e1.fig1", "e1.extra-convergence"):
         assert f'<a href="{name}.html"' in made["e1.c1.html"]
-        assert f"figures/laptop/{name}.png" in made["e1.c1.html"]
+        assert f"figures/study/{name}.png" in made["e1.c1.html"]
         assert f"[{name}](#{name})" in made["index.md"].partition('<a id="e1.c1">')[2].partition("###")[0]
         assert 'href="e1.c1.html"' in made[f"{name}.html"]
     assert 'href="e1.c3.html"' not in made["e1.extra-convergence.html"]
@@ -371,7 +371,7 @@ def test_every_text_has_aa_contrast_on_every_background_it_meets(theme: str) -> 
 
 
 def test_every_class_of_verdict_has_a_sign() -> None:
-    words = ["reproduced", "not reproduced", "holds at smoke scale", "fails at laptop scale", "inconclusive"]
+    words = ["reproduced", "not reproduced", "holds at smoke scale", "fails at study scale", "inconclusive"]
     words += ["not comparable", "not run"]
     assert [page.verdict_class(w) for w in words] == [
         "holds",
@@ -424,9 +424,9 @@ def test_a_picture_of_a_notebook_that_is_a_committed_figure_is_shown_as_that_fil
         data = {"image/png": base64.b64encode(png(pixel, "another")).decode()}
         cell = new_code_cell("1", outputs=[new_output("display_data", data=data)])
         nbformat.write(new_notebook(cells=[new_markdown_cell("# Title"), cell]), tmp_path / "e1.ipynb")
-        return notebook.body(tmp_path / "e1.ipynb", {"e1.fig1": tmp_path / "e1.fig1.png"}, "../figures/laptop")
+        return notebook.body(tmp_path / "e1.ipynb", {"e1.fig1": tmp_path / "e1.fig1.png"}, "../figures/study")
 
-    assert 'src="../figures/laptop/e1.fig1.png"' in shown(b"a")
+    assert 'src="../figures/study/e1.fig1.png"' in shown(b"a")
     assert '<a href="e1.fig1.html">' in shown(b"a")
     assert "data:image/png;base64" in shown(b"b")
 
@@ -470,7 +470,7 @@ def test_readme_holds_the_verdicts_that_are_stored_and_none_is_typed() -> None:
 
 
 def test_every_artefact_and_statement_of_a_built_source_has_its_section_in_the_notebook_page() -> None:
-    site = views.Site(book.load("laptop", tree.REPOSITORY))
+    site = views.Site(book.load("study", tree.REPOSITORY))
     published = site.inputs.published
     ids = [artefact.id for artefact in published.artefacts if artefact.source in site.inputs.notebooks]
     ids += [statement.id for statement in published.statements if statement.source in site.inputs.notebooks]
@@ -488,7 +488,7 @@ def test_the_block_of_the_readme_is_replaced_and_nothing_else(tmp_path: Path) ->
         assert text.endswith("\nafter\n")
         assert text.count(markdown.BEGIN) == 1
         assert "written before" not in text
-        assert "| [e1.c3](book/index.md#e1.c3) | A beats B | ✗ fails at laptop scale | 3 |" in text
+        assert "| [e1.c3](book/index.md#e1.c3) | A beats B | ✗ fails at study scale | 3 |" in text
         assert "Of 6 statements 3 hold, 1 fails, 1 is inconclusive and 1 was not run." in text
         assert "points" not in text, "intervals are in the book"
     path.write_text("no markers")

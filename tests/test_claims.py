@@ -53,7 +53,7 @@ def train(
     *,
     per_epoch: int = 1,
     every: int = 1,
-    profile: str = "laptop",
+    profile: str = "study",
     **spec,
 ) -> Record:
     """A record with top-1 ``curve`` at epochs ``every``, 2 ``every``, ...; ``per_epoch`` rounds per epoch."""
@@ -86,7 +86,7 @@ def statement(rule: str, kind: str = "order", **part) -> claims.Statement:
     return claims.Statement("e1.c0", "e1", kind, "nowhere", "A beats B", "A > B", None, judge)
 
 
-def judge(statements, records, profile="laptop", **absent):
+def judge(statements, records, profile="study", **absent):
     return claims.judge_all(statements, records, profile=profile, **absent)
 
 
@@ -352,16 +352,16 @@ def test_target_is_80_percent_at_full_scale_and_the_same_share_of_central_below(
     central = [train("e1-central", seed, ending(final)) for seed, final in ((1, 0.5), (2, 0.7))]
     other = [train("e1-federated", 1, [0.9]), train("e1-central", 3, [0.9], profile="smoke")]
     assert metrics.target_accuracy(central, "paper") == 0.80
-    assert metrics.target_accuracy(central + other, "laptop") == pytest.approx(0.80 / 0.9302 * 0.6)
-    with pytest.raises(ReproError, match="no record of e1-central at profile laptop"):
-        metrics.target_accuracy(other, "laptop")
+    assert metrics.target_accuracy(central + other, "study") == pytest.approx(0.80 / 0.9302 * 0.6)
+    with pytest.raises(ReproError, match="no record of e1-central at profile study"):
+        metrics.target_accuracy(other, "study")
 
 
 def test_a_diverged_central_seed_leaves_the_target_undecided_below_full_scale(published):
     central = [train("e1-central", 1, [0.5]), diverged(train("e1-central", 2, [0.5]))]
     assert metrics.target_accuracy(central, "paper") == 0.80
     with pytest.raises(ReproError, match=r"target accuracy is undecided: e1-central diverged \(seed 2\)") as caught:
-        metrics.target_accuracy(central, "laptop")
+        metrics.target_accuracy(central, "study")
     records = world()
     records["e1-central.s2"] = diverged(records["e1-central.s2"])
     for name in ("e1.c2", "e1.c3"):
@@ -431,7 +431,7 @@ def test_a_verdict_carries_what_readers_need():
     assert verdict["interval"] == pytest.approx([21 - half, 21 + half], abs=1e-3)
     assert verdict["ours"] == "a 81.0 %, b 60.0 %: +21.0 points [+18.6, +23.4]"
     assert verdict["parts"][0]["arms"] == {"a": 81.0, "b": 60.0}
-    assert (verdict["verdict"], verdict["n"], verdict["runs"]) == ("holds at laptop scale", 5, ["a", "b"])
+    assert (verdict["verdict"], verdict["n"], verdict["runs"]) == ("holds at study scale", 5, ["a", "b"])
     assert verdict["unit"] == "points"
     assert verdict["reason"] == "the 95 % interval excludes 0 on the side stated"
     keys = "id source kind says place published ours interval unit n verdict reason runs artefact profile why"
@@ -442,7 +442,7 @@ def test_a_verdict_carries_what_readers_need():
 
 
 def test_order_fails_when_the_interval_lies_on_the_wrong_side():
-    assert order_of([0.6] * 5, [0.79, 0.80, 0.81, 0.80, 0.80])["verdict"] == "fails at laptop scale"
+    assert order_of([0.6] * 5, [0.79, 0.80, 0.81, 0.80, 0.80])["verdict"] == "fails at study scale"
 
 
 def test_round_off_does_not_decide_between_equal_losses():
@@ -450,7 +450,7 @@ def test_round_off_does_not_decide_between_equal_losses():
     records = [train(run, seed, [final]) for run, final in finals.items() for seed in SEEDS]
     part = statement("order", metric="end_top1", contrast={"a": 1, "b": -1, "c": -1, "d": 1})
     verdict = judge([part], records)[0]
-    assert (verdict["verdict"], verdict["interval"]) == ("no difference at laptop scale", [0.0, 0.0])
+    assert (verdict["verdict"], verdict["interval"]) == ("no difference at study scale", [0.0, 0.0])
 
 
 def test_order_is_open_when_the_interval_holds_zero():
@@ -460,10 +460,10 @@ def test_order_is_open_when_the_interval_holds_zero():
 
 def test_an_interval_within_two_points_of_zero_says_no_difference():
     verdict = order_of([0.599, 0.600, 0.601, 0.602, 0.603], [0.6] * 5)  # +0.1 +- 0.24 points
-    assert verdict["verdict"] == "no difference at laptop scale"
+    assert verdict["verdict"] == "no difference at study scale"
     assert verdict["reason"] == "the 95 % interval lies within 2 points of no difference"
     verdict = order_of([0.608, 0.609, 0.610, 0.611, 0.612], [0.6] * 5)
-    assert verdict["verdict"] == "holds at laptop scale", "the direction is what is claimed"
+    assert verdict["verdict"] == "holds at study scale", "the direction is what is claimed"
     assert verdict["reason"].endswith("; all of it is smaller than 2 points")
 
 
@@ -486,7 +486,7 @@ def test_seeds_between_two_looks_do_not_count():
 def test_the_earliest_look_that_decides_is_the_verdict_and_later_ones_are_shown():
     verdict = order_of([0.8, 0.81, 0.82, 0.8, 0.8] + [0.1] * 3, [0.6] * 8)
     (part,) = verdict["parts"]
-    assert (verdict["verdict"], verdict["n"]) == ("holds at laptop scale", 5)
+    assert (verdict["verdict"], verdict["n"]) == ("holds at study scale", 5)
     assert [look["n"] for look in part["looks"]] == [5, 8]
     assert part["looks"][0]["interval"] == part["interval"]
     assert part["looks"][1]["estimate"] < part["looks"][0]["estimate"]
@@ -494,7 +494,7 @@ def test_the_earliest_look_that_decides_is_the_verdict_and_later_ones_are_shown(
 
 def test_a_later_look_decides_what_an_earlier_one_left_open():
     verdict = order_of([0.5, 0.9, 0.7, 0.5, 0.9] + [0.8] * 7, [0.6] * 12)
-    assert (verdict["verdict"], verdict["n"]) == ("holds at laptop scale", 12)
+    assert (verdict["verdict"], verdict["n"]) == ("holds at study scale", 12)
     assert [look["n"] for look in verdict["parts"][0]["looks"]] == [5, 8, 12]
     assert order_of([0.5, 0.9, 0.7, 0.5, 0.9], [0.6] * 5)["verdict"] == "open"
 
@@ -521,7 +521,7 @@ def test_false_discoveries_are_counted_over_all_parts_that_were_tried():
     assert claims.expected_wrong(found) == (pytest.approx(decided["q"], rel=1e-4), 1)
 
 
-@pytest.mark.parametrize(("best", "outcome"), [(0.199, "open"), (0.201, "holds at laptop scale")])
+@pytest.mark.parametrize(("best", "outcome"), [(0.199, "open"), (0.201, "holds at study scale")])
 def test_an_order_counts_only_ten_points_above_chance(best, outcome):
     verdict = order_of([best] * 5, [0.1] * 5)
     assert verdict["verdict"] == outcome
@@ -536,7 +536,7 @@ def test_the_floor_is_ten_points_above_chance_and_three_times_chance_from_100_cl
 
 def test_two_arms_at_chance_are_not_called_equivalent():
     assert equality([[0.1] * 4] * 5, [[0.1] * 4] * 5)["verdict"] == "open"
-    assert equality([[0.5] * 4] * 5, [[0.5] * 4] * 5)["verdict"] == "holds at laptop scale"
+    assert equality([[0.5] * 4] * 5, [[0.5] * 4] * 5)["verdict"] == "holds at study scale"
 
 
 def equality(a: list[list[float]], b: list[list[float]]) -> dict:
@@ -554,9 +554,9 @@ def rising_late(by: float, final: float = 0.5) -> list[float]:
 @pytest.mark.parametrize(("b", "outcome"), [(0.5, "holds"), (0.8, "fails")])
 def test_a_contrast_that_still_moves_is_neither_equal_nor_different_in_the_end(b, outcome):
     flat = [ending(b)] * 5
-    assert equality([rising_late(0.02)] * 5, flat)["verdict"] == f"{outcome} at laptop scale", "no more than the margin"
+    assert equality([rising_late(0.02)] * 5, flat)["verdict"] == f"{outcome} at study scale", "no more than the margin"
     on_average = [rising_late(0.02 + more) for more in (0, 0.01, -0.01, 0.02, -0.02)]
-    assert equality(on_average, flat)["verdict"] == f"{outcome} at laptop scale"
+    assert equality(on_average, flat)["verdict"] == f"{outcome} at study scale"
     verdict = equality([rising_late(0.025)] * 5, flat)
     assert verdict["verdict"] == "open"
     assert verdict["reason"] == ("not at rest: what is compared moved by +2.5 points since 65 to 75 % of training")
@@ -564,7 +564,7 @@ def test_a_contrast_that_still_moves_is_neither_equal_nor_different_in_the_end(b
 
 def test_arms_that_rise_together_are_at_rest():
     rising_ = [rising_late(0.1)] * 5
-    assert equality(rising_, rising_)["verdict"] == "holds at laptop scale"
+    assert equality(rising_, rising_)["verdict"] == "holds at study scale"
 
 
 def test_falling_apart_is_no_rest_either():
@@ -591,7 +591,7 @@ def test_near_chance_the_best_arm_is_named():
 
 def test_value_is_compared_at_full_scale_only_and_never_on_reduced_data():
     part = statement("value", "value", metric="end_top1", contrast={"a": 1}, published=0.9, tolerance=0.01)
-    records = [train("a", seed, [0.9], profile=profile) for seed in SEEDS for profile in ("laptop", "paper")]
+    records = [train("a", seed, [0.9], profile=profile) for seed in SEEDS for profile in ("study", "paper")]
     reduced = [replace(r, data=r.data | {"reduced": "72 px"}) for r in records]
     assert judge([part], records)[0]["verdict"] == "not comparable"
     assert judge([part], records, profile="paper")[0]["verdict"] == "reproduced"
@@ -603,8 +603,8 @@ def test_value_is_compared_at_full_scale_only_and_never_on_reduced_data():
 
 def test_bound_is_judged_on_a_difference():
     part = statement("bound", "bound", metric="end_top1", contrast={"b": 1, "a": -1}, at_most=0.05)
-    assert judge([part], pairs([0.8] * 5, [0.84] * 5))[0]["verdict"] == "holds at laptop scale"
-    assert judge([part], pairs([0.8] * 5, [0.86] * 5))[0]["verdict"] == "fails at laptop scale"
+    assert judge([part], pairs([0.8] * 5, [0.84] * 5))[0]["verdict"] == "holds at study scale"
+    assert judge([part], pairs([0.8] * 5, [0.86] * 5))[0]["verdict"] == "fails at study scale"
 
 
 def test_trend_without_a_common_epoch_is_open():
@@ -711,7 +711,7 @@ def test_a_bound_cannot_hide_a_seed_that_speaks_against_the_others():
 def test_every_statement_of_e1_holds_in_a_world_where_all_of_them_do(published):
     found = verdicts(published, world())
     assert {i: found[i]["verdict"] for i in found if i.startswith("e1.")} == {
-        f"e1.c{n}": "holds at laptop scale" for n in range(1, 8)
+        f"e1.c{n}": "holds at study scale" for n in range(1, 8)
     }
     assert {found[i]["verdict"] for i in found if not i.startswith("e1.")} == {"not run"}
     json.dumps(list(found.values()), allow_nan=False)
@@ -736,7 +736,7 @@ def test_c1_needs_both_methods(published):
         for row in records[f"e1-federated.s{seed}"].rows:
             row["test_top1"] -= 0.1
     found = verdicts(published, records)["e1.c1"]
-    assert found["verdict"] == "fails at laptop scale"
+    assert found["verdict"] == "fails at study scale"
     assert [part["outcome"] for part in found["parts"]] == [HOLDS, FAILS]
     assert found["interval"] == pytest.approx([-10, -10], abs=1e-4)
 
@@ -760,7 +760,7 @@ def test_c4_is_exempt_from_the_number_of_seeds_but_not_from_its_tolerance(publis
     for change in ({"groupnorm_max_abs_difference": 1e-11}, {"batchnorm_max_abs_difference": 1e-9}):
         records["e1-union-law.s1"] = replace(law, law=law.law | change)
         found = verdicts(published, records)["e1.c4"]
-        assert found["verdict"] == "fails at laptop scale"
+        assert found["verdict"] == "fails at study scale"
         assert f"largest difference {next(iter(change.values())):.2g} is not" in found["reason"]
 
 
@@ -777,7 +777,7 @@ def test_c4_does_not_pass_networks_that_did_not_move_or_did_not_see_their_input(
     records = world()
     law = records["e1-union-law.s1"]
     records["e1-union-law.s1"] = replace(law, law=law.law | {number: 1e-9})
-    assert verdicts(published, records)["e1.c4"]["verdict"] == "fails at laptop scale"
+    assert verdicts(published, records)["e1.c4"]["verdict"] == "fails at study scale"
 
 
 def test_c4_is_said_in_words(published):
@@ -798,7 +798,7 @@ def test_c5_is_open_while_a_skewed_arm_is_near_chance(published, run):
         for row in records[f"{run}.s{seed}"].rows:
             row["test_top1"] = 0.15
     found = verdicts(published, records)["e1.c5"]
-    assert found["verdict"] == "holds in part at laptop scale"
+    assert found["verdict"] == "holds in part at study scale"
     assert "ends at 15.0 %, too close to chance (20.0 % needed), so what was lost cannot be told" in found["reason"]
     assert sorted(p["outcome"] for p in found["parts"]) == [HOLDS, OPEN]
 
@@ -806,7 +806,7 @@ def test_c5_is_open_while_a_skewed_arm_is_near_chance(published, run):
 def test_c5_holds_in_part_before_its_controls_and_names_what_is_missing(published):
     records = {name: r for name, r in world().items() if "-gn." not in name}
     found = verdicts(published, records, missing=[(f"{run}-gn", s) for run in SKEWED for s in SEEDS])["e1.c5"]
-    assert found["verdict"] == "holds in part at laptop scale"
+    assert found["verdict"] == "holds in part at study scale"
     assert found["reason"] == (
         "holds: part 1; not run: part 2 (missing: e1-federated-gn, e1-federated-2labels-gn, e1-large-batch-gn, "
         "e1-large-batch-2labels-gn)"
@@ -839,9 +839,9 @@ def regrid(records: dict[str, Record], arm: str, best: float, seeds=GRID_SEEDS) 
 def test_c6_equal_rates_are_no_difference_and_a_smaller_one_fails(published):
     records = world()
     regrid(records, "large-batch", 0.1)
-    assert verdicts(published, records)["e1.c6"]["verdict"] == "no difference at laptop scale"
+    assert verdicts(published, records)["e1.c6"]["verdict"] == "no difference at study scale"
     regrid(records, "central", 0.4)
-    assert verdicts(published, records)["e1.c6"]["verdict"] == "fails at laptop scale"
+    assert verdicts(published, records)["e1.c6"]["verdict"] == "fails at study scale"
 
 
 def test_c6_reads_between_the_rates(published):
@@ -888,7 +888,7 @@ def test_c7_needs_both_trends(published):
             records[name] = replace(records[name], rows=rows)
     found = verdicts(published, records)["e1.c7"]
     assert [part["outcome"] for part in found["parts"]] == [HOLDS, FAILS]
-    assert found["verdict"] == "fails at laptop scale"
+    assert found["verdict"] == "fails at study scale"
     assert found["unit"] == "points per doubling"
 
 
@@ -916,7 +916,7 @@ def test_a_seed_that_is_missing_beyond_the_look_waits_for_the_next_one():
     part = statement("order", metric="end_top1", contrast={"a": 1, "b": -1})
     late = [(run, seed) for run in "ab" for seed in range(6, 13)]
     verdict = judge([part], pairs([0.9] * 5, [0.5] * 5), missing=late)[0]
-    assert (verdict["verdict"], verdict["n"]) == ("holds at laptop scale", 5)
+    assert (verdict["verdict"], verdict["n"]) == ("holds at study scale", 5)
     early = judge([part], without(pairs([0.9] * 7, [0.5] * 7), ("a", 2)), missing=[("a", 2)])[0]
     assert (early["verdict"], early["reason"]) == ("not run", "missing: a.s2")
 
@@ -961,8 +961,8 @@ def test_a_stale_central_run_takes_the_target_away(published):
 def test_headline_counts_laws_and_definitions_apart(published):
     counts = claims.headline(verdicts(published, world()).values())
     assert counts == {
-        "results": {"holds at laptop scale": 6, "not run": 40},
-        "laws": {"holds at laptop scale": 1, "not run": 2},
+        "results": {"holds at study scale": 6, "not run": 40},
+        "laws": {"holds at study scale": 1, "not run": 2},
         "definitions": {"not run": 1},
     }
 

@@ -16,7 +16,7 @@ from synthetic_e2 import e2_records
 
 from repro import claims, metrics, rules, traffic
 from repro.errors import ReproError
-from repro.notebooks import html_page
+from repro.notebooks import html_body
 from repro.published import Statement, load_published
 from repro.records import Record
 from repro.rules import FAILS, HOLDS, NOT_COMPARABLE, OPEN, Interval
@@ -71,7 +71,7 @@ def late(record: Record) -> Record:
     return replace(record, rows=[row | {"step": 4900} if row["step"] == last else row for row in record.rows])
 
 
-def world(profile: str = "laptop") -> Records:
+def world(profile: str = "study") -> Records:
     """Records of post e2, by file name, in which its statements hold."""
     records = {f"{r.run}.s{r.seed}": r for r in e2_records(SEEDS, profile=profile, controls=True)}
     for name, record in records.items():
@@ -122,7 +122,7 @@ def statements() -> dict[str, Statement]:
 def judge(statements: dict[str, Statement], records: Records | Iterable[Record], name: str = "", **kwargs: Any) -> Any:
     """The verdict on one statement, or all by id."""
     known = records.values() if isinstance(records, dict) else records
-    found = claims.judge_all(statements.values(), known, **({"profile": "laptop"} | kwargs))
+    found = claims.judge_all(statements.values(), known, **({"profile": "study"} | kwargs))
     by_id = {v["id"]: v for v in found}
     return by_id[name] if name else by_id
 
@@ -138,7 +138,7 @@ def outcomes(verdict: dict[str, Any]) -> list[str]:
 def test_every_statement_holds_in_a_world_where_all_of_them_do(statements):
     found = judge(statements, world())
     assert {name: v["verdict"] for name, v in found.items()} == {
-        f"e2.c{n}": "holds at laptop scale" for n in range(1, 13)
+        f"e2.c{n}": "holds at study scale" for n in range(1, 13)
     }
     assert outcomes(found["e2.c6"]) == [HOLDS, HOLDS, NOT_COMPARABLE, NOT_COMPARABLE], "90 % counts at full scale only"
     assert {v["n"] for v in found.values()} == {5, 8}, "trained runs, and messages of all seeds"
@@ -245,7 +245,7 @@ def test_c2_is_open_until_late_steps_were_measured_and_shows_changes_and_weights
     records = world()
     reweigh(records, TEN, int8_zip=9e6)
     verdict = judge(statements, records, "e2.c2")
-    assert verdict["verdict"] == "fails at laptop scale"
+    assert verdict["verdict"] == "fails at study scale"
     assert [part.get("beside", False) for part in verdict["parts"]] == [False, True, True]
     assert "; beside it: zip saves 19.5 % of int8 (changes, ResNet18, 10 classes): " in verdict["ours"]
     assert "of int8 (weights, ResNet18, 10 classes): " in verdict["ours"]
@@ -281,7 +281,7 @@ def test_c3_asks_quantised_weights_to_lose_more_than_two_points(statements, lost
 def test_c3_asks_quantised_gradients_and_deltas_to_be_harmless(statements, run):
     records = world()
     change(records, run, final=0.75)
-    assert judge(statements, records, "e2.c3")["verdict"] == "fails at laptop scale"
+    assert judge(statements, records, "e2.c3")["verdict"] == "fails at study scale"
 
 
 def test_weights_that_diverged_count_at_chance(statements):
@@ -290,7 +290,7 @@ def test_weights_that_diverged_count_at_chance(statements):
         name = f"e2-large-batch-weights.s{seed}"
         records[name] = replace(records[name], status="diverged", rows=records[name].rows[:2])
     verdict = judge(statements, records, "e2.c3")
-    assert verdict["verdict"] == "holds at laptop scale"
+    assert verdict["verdict"] == "holds at study scale"
     assert "large batch" in verdict["ours"]
 
 
@@ -333,7 +333,7 @@ def test_what_needs_a_cut_is_open_unless_the_baseline_was_cut_in_every_seed(stat
     assert verdict["parts"][part]["interval"] is not None, "open, with its numbers shown"
     change(records, "e2-large-batch-dgc", cut=99)  # that DGC is never cut is what is claimed
     change(records, BASELINE)
-    assert judge(statements, records, name)["verdict"] == "holds at laptop scale"
+    assert judge(statements, records, name)["verdict"] == "holds at study scale"
 
 
 def test_a_need_is_read_from_records_of_its_run_even_if_that_is_not_compared(statements):
@@ -341,8 +341,8 @@ def test_a_need_is_read_from_records_of_its_run_even_if_that_is_not_compared(sta
     bare = replace(statements["e2.c5"], judge={"why": "so", "parts": [part]})
     needy = replace(bare, judge={"why": "so", "parts": [part | {"needs": {"cut": [BASELINE]}}]})
     records = world()
-    assert judge({"x": bare}, records, "e2.c5")["verdict"] == "holds at laptop scale"
-    assert judge({"x": needy}, records, "e2.c5")["verdict"] == "holds at laptop scale"
+    assert judge({"x": bare}, records, "e2.c5")["verdict"] == "holds at study scale"
+    assert judge({"x": needy}, records, "e2.c5")["verdict"] == "holds at study scale"
     change(records, BASELINE, cut=99)
     assert judge({"x": needy}, records, "e2.c5")["verdict"] == OPEN
     without = {name: r for name, r in records.items() if r.run != BASELINE}
@@ -389,7 +389,7 @@ def test_c5_counts_what_cosine_brings_dgc_in_excess_of_the_baseline(statements):
     assert verdict["parts"][1]["estimate"] == pytest.approx(1.0)  # (0.80 - 0.80) - (0.79 - 0.80)
     change(records, "e2-large-batch-cosine", final=0.83)
     verdict = judge(statements, records, "e2.c5")
-    assert (verdict["verdict"], outcomes(verdict)) == ("fails at laptop scale", [HOLDS, FAILS])
+    assert (verdict["verdict"], outcomes(verdict)) == ("fails at study scale", [HOLDS, FAILS])
 
 
 def test_c5_fails_where_cosine_costs_dgc_accuracy_and_the_baseline_more(statements):
@@ -398,7 +398,7 @@ def test_c5_fails_where_cosine_costs_dgc_accuracy_and_the_baseline_more(statemen
     change(records, "e2-large-batch-cosine", final=0.76)  # -4 points
     verdict = judge(statements, records, "e2.c5")
     assert [part["estimate"] for part in verdict["parts"]] == pytest.approx([-1.0, 3.0])
-    assert (verdict["verdict"], outcomes(verdict)) == ("fails at laptop scale", [FAILS, HOLDS])
+    assert (verdict["verdict"], outcomes(verdict)) == ("fails at study scale", [FAILS, HOLDS])
 
 
 def test_c6_looks_at_the_whole_curve(statements):
@@ -418,19 +418,19 @@ def test_c10_times_both_against_a_share_of_the_large_batch_baseline(statements):
     assert verdict["runs"] == ["e2-federated", "e2-large-batch", "e2-large-batch-plain"]
     baseline = [r for r in records.values() if r.run == "e2-large-batch"]
     wanted = 0.8 / 0.9302 * np.mean([metrics.end_top1(r) for r in baseline])
-    for profile in ("laptop", "paper"):
+    for profile in ("study", "paper"):
         here = [replace(r, profile=profile) for r in baseline]
         assert metrics.target_accuracy(here, profile, "e2") == pytest.approx(wanted)
-    with pytest.raises(ReproError, match="no record of e2-large-batch at profile laptop"):
-        metrics.target_accuracy([], "laptop", "e2")
+    with pytest.raises(ReproError, match="no record of e2-large-batch at profile study"):
+        metrics.target_accuracy([], "study", "e2")
     with pytest.raises(ReproError, match="no target accuracy is defined for lb"):
-        metrics.target_accuracy([], "laptop", "lb")
+        metrics.target_accuracy([], "study", "lb")
 
 
 def test_c10_is_decided_without_momentum_on_either_side_and_the_run_with_it_stands_beside(statements):
     records = world()
     change(records, BASELINE, reaches=19)
-    assert judge(statements, records, "e2.c10")["verdict"] == "holds at laptop scale"
+    assert judge(statements, records, "e2.c10")["verdict"] == "holds at study scale"
     change(records, "e2-large-batch-plain", reaches=20)  # its running mean never gets there
     verdict = judge(statements, records, "e2.c10")
     assert verdict["verdict"] == OPEN
@@ -453,7 +453,7 @@ def test_c11_is_open_while_a_run_still_rises(statements):
 def test_c11_needs_both_compressions(statements, run):
     records = world()
     change(records, run, final=0.77)
-    assert judge(statements, records, "e2.c11")["verdict"] == "fails at laptop scale"
+    assert judge(statements, records, "e2.c11")["verdict"] == "fails at study scale"
 
 
 # Totals: c7, c8 --------------------------------------------------------------------------------------------
@@ -547,16 +547,16 @@ def test_c7_is_not_comparable_while_the_head_was_trained_on_fewer_labels(stateme
         name = f"{THOUSAND}.s{seed}"
         records[name] = replace(records[name], data=records[name].data | {"classes": 10})
     verdict = judge(statements, records, "e2.c7")
-    assert verdict["verdict"] == "holds in part at laptop scale"
+    assert verdict["verdict"] == "holds in part at study scale"
     assert "the head of 1000 classes was trained on 10 labels" in verdict["reason"]
     assert verdict["interval"] is not None
     assert "(the head of 1000 classes sees ten labels); large batch " in verdict["ours"]
     assert outcomes(verdict) == [NOT_COMPARABLE, HOLDS]
     reweigh(records, THOUSAND, int8=11.175e6 / 1.26)
     verdict = judge(statements, records, "e2.c7")
-    assert (verdict["verdict"], outcomes(verdict)) == ("fails at laptop scale", [NOT_COMPARABLE, FAILS])
+    assert (verdict["verdict"], outcomes(verdict)) == ("fails at study scale", [NOT_COMPARABLE, FAILS])
     assert verdict["parts"][1]["ours"].endswith("times [3.78, 3.78] (without zip)")
-    assert judge(statements, records, "e2.c12")["verdict"] == "holds at laptop scale", "without zip it does not matter"
+    assert judge(statements, records, "e2.c12")["verdict"] == "holds at study scale", "without zip it does not matter"
 
 
 def train_in_full(records: Records, federated: float = 5.0) -> None:
@@ -669,12 +669,12 @@ def test_ratio_and_order_can_ask_for_a_least_difference():
 
 def test_c9_executes_the_codec(statements):
     verdict = judge(statements, world(), "e2.c9")
-    assert (verdict["verdict"], verdict["interval"]) == ("holds at laptop scale", None)
+    assert (verdict["verdict"], verdict["interval"]) == ("holds at study scale", None)
     assert verdict["ours"] == (
         "sparsified: convolution weights only; sparsity first: 0.75; sparsity last: 0.999; warm up epochs: 4; "
         "sample percent: 1; warm up epochs here: 0.8"
     )
-    assert claims.headline([verdict])["definitions"] == {"holds at laptop scale": 1}
+    assert claims.headline([verdict])["definitions"] == {"holds at study scale": 1}
 
 
 def test_c9_fails_when_the_runs_warm_up_differently(statements):
@@ -683,7 +683,7 @@ def test_c9_fails_when_the_runs_warm_up_differently(statements):
         if name.startswith("e2-large-batch-dgc."):
             records[name] = replace(records[name], spec=records[name].spec | {"sparsity_warmup": 0.1})
     verdict = judge(statements, records, "e2.c9")
-    assert (verdict["verdict"], verdict["reason"]) == ("fails at laptop scale", "warm_up_epochs is 10, not 4")
+    assert (verdict["verdict"], verdict["reason"]) == ("fails at study scale", "warm_up_epochs is 10, not 4")
 
 
 def test_c9_fails_when_the_codec_sparsifies_more_than_convolutions(statements, monkeypatch):
@@ -791,7 +791,7 @@ def test_the_notebook_shows_every_artefact_and_every_statement():
 
 
 def test_the_notebook_has_mathml_for_all_equations():
-    page = html_page(nbformat.read(NOTEBOOK, 4), "", NOTEBOOK)
+    page = html_body(nbformat.read(NOTEBOOK, 4), NOTEBOOK)
     assert "$" not in re.sub(r"(?s)<pre>.*?</pre>|<code>.*?</code>", "", page)
 
 

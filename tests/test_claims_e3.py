@@ -23,7 +23,7 @@ SEEDS = tuple(range(1, 9))
 Records = dict[str, Record]
 
 
-def world(profile: str = "laptop", seeds: tuple[int, ...] = SEEDS) -> Records:
+def world(profile: str = "study", seeds: tuple[int, ...] = SEEDS) -> Records:
     """Records of post e3, by file name, in which its statements hold."""
     return {f"{r.run}.s{r.seed}": r for r in e3_records(seeds, profile)}
 
@@ -70,7 +70,7 @@ def statements() -> dict[str, Statement]:
 
 def judge(statements: dict[str, Statement], records: Records, name: str = "", **kwargs: Any) -> Any:
     """The verdict on one statement, or all by id."""
-    found = claims.judge_all(statements.values(), records.values(), **({"profile": "laptop"} | kwargs))
+    found = claims.judge_all(statements.values(), records.values(), **({"profile": "study"} | kwargs))
     by_id = {v["id"]: v for v in found}
     return by_id[name] if name else by_id
 
@@ -85,7 +85,7 @@ def outcomes(verdict: dict[str, Any]) -> list[str]:
 def test_every_statement_holds_in_a_world_where_all_of_them_do(statements):
     found = judge(statements, world())
     assert {name: v["verdict"] for name, v in found.items()} == {
-        f"e3.c{n}": "holds at laptop scale" for n in range(1, 11)
+        f"e3.c{n}": "holds at study scale" for n in range(1, 11)
     }
     assert {name: v["n"] for name, v in found.items()} == {f"e3.c{n}": {5: 8, 8: 1}.get(n, 5) for n in range(1, 11)}
 
@@ -107,7 +107,7 @@ def test_a_published_value_is_shown_and_not_counted_at_a_reduced_profile(stateme
     for name in ("e3.c1", "e3.c7"):
         verdict = judge(statements, world(), name)
         assert outcomes(verdict)[-1] == NOT_COMPARABLE
-        assert verdict["verdict"] == "holds at laptop scale"
+        assert verdict["verdict"] == "holds at study scale"
         assert "published at full scale" not in verdict["reason"]
 
 
@@ -191,7 +191,7 @@ def test_c10_is_the_difference_of_two_gaps(statements):
         "gap of GroupNorm (IID) 9.0 points, gap of BatchNorm (IID) 4.0 points: +5.0 points"
     )
     shift(records, "e3-iid-bn", gap=0.08)
-    assert judge(statements, records, "e3.c10")["verdict"] == "fails at laptop scale"
+    assert judge(statements, records, "e3.c10")["verdict"] == "fails at study scale"
 
 
 def test_the_gap_may_be_negative_and_is_zero_for_a_diverged_run():
@@ -219,7 +219,7 @@ def test_c3_needs_all_three_norms_to_fall(statements, run):
     shift(records, run, 0.2)
     if run == "e3-gn-2048":
         shift(records, "e3-gn-1024", 0.1)
-    assert judge(statements, records, "e3.c3")["verdict"] == "fails at laptop scale"
+    assert judge(statements, records, "e3.c3")["verdict"] == "fails at study scale"
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_c7_contrasts_150_batches_with_10(statements, gained, outcome):
             late["test_top1"] = metrics.end_top1(often) + gained
     verdict = judge(statements, records, "e3.c7")
     assert outcomes(verdict)[3] == outcome
-    assert verdict["verdict"] != "holds at laptop scale"
+    assert verdict["verdict"] != "holds at study scale"
 
 
 def test_c7_needs_a_loss_against_iid_shards(statements):
@@ -424,7 +424,7 @@ def test_c8_fails_on_every_number_that_is_not_as_stated(statements, number, valu
     record = records["e3-normalisation-law.s1"]
     records["e3-normalisation-law.s1"] = replace(record, law=(record.law or {}) | {number: value})
     verdict = judge(statements, records, "e3.c8")
-    assert verdict["verdict"] == "fails at laptop scale"
+    assert verdict["verdict"] == "fails at study scale"
     assert says in verdict["reason"]
 
 

@@ -131,9 +131,9 @@ def test_an_unknown_run_is_answered_with_the_nearest_ones(command: str, capsys) 
 @pytest.mark.parametrize("command", WITH_PROFILE)
 def test_an_unknown_profile_is_answered_with_the_known_ones(command: str, root: Path, capsys) -> None:
     line = refused(capsys, *words(command), "--profile", "labtop")
-    assert "unknown profile 'labtop'; one of smoke, laptop, paper was expected" in line
+    assert "unknown profile 'labtop'; one of smoke, study, paper was expected" in line
     (root / "params.yaml").write_text("profile: labtop\n")
-    assert "params.yaml, key profile: text ('labtop'); one of smoke, laptop, paper" in refused(capsys, *words(command))
+    assert "params.yaml, key profile: text ('labtop'); one of smoke, study, paper" in refused(capsys, *words(command))
 
 
 @pytest.mark.parametrize("command", ["render", "plan"])
@@ -306,7 +306,7 @@ def test_a_damaged_record_of_a_grid_stops_the_choice_of_learning_rates(root: Pat
     ("file", "command"),
     [
         ("figures/smoke/verdicts.json", "book"),
-        ("figures/laptop/verdicts.json", "book"),
+        ("figures/study/verdicts.json", "book"),
         ("figures/smoke/verdicts.json", "check"),
         ("data/provenance/smoke/e1/e1-central.s1.json", "plan"),
         ("data/manifests/cifar10.json", "list"),
@@ -621,4 +621,4 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_verdicts(root: Path, monkeyp
 def test_records_of_another_folder_or_profile_are_not_listed(root: Path, capsys) -> None:
     stored(root)
     assert "s1:completed" in done(capsys, "list")
-    assert "s1:completed" not in done(capsys, "list", "--profile", "laptop")
+    assert "s1:completed" not in done(capsys, "list", "--profile", "study")

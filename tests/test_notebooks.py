@@ -18,7 +18,7 @@ from synthetic_e3 import DIVERGE, e3_records
 
 from repro import claims, laws, records, report, specs, store
 from repro.errors import ReproError
-from repro.notebooks import drawn, execute, html_page, load, of_source, percent, show, table
+from repro.notebooks import drawn, execute, html_body, load, of_source, percent, show, table
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -66,10 +66,10 @@ def texts(path: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("ending", ["ipynb", "html"])
-def test_executed_twice_gives_the_same_bytes(executed: Path, ending: str) -> None:
-    once, twice = ((executed / "out" / f"{name}.{ending}").read_bytes() for name in ("once", "twice"))
+def test_executed_twice_gives_the_same_bytes_and_nothing_else(executed: Path) -> None:
+    once, twice = ((executed / "out" / f"{name}.ipynb").read_bytes() for name in ("once", "twice"))
     assert once == twice
+    assert sorted(path.name for path in (executed / "out").iterdir()) == ["once.ipynb", "twice.ipynb"]
 
 
 def test_parameters_replace_defaults_and_cells_run_in_the_root_on_this_interpreter(executed: Path) -> None:
@@ -79,18 +79,18 @@ def test_parameters_replace_defaults_and_cells_run_in_the_root_on_this_interpret
 
 
 def test_executed_files_hold_no_paths_times_or_warnings(executed: Path) -> None:
-    for ending in ("ipynb", "html"):
-        content = (executed / f"out/once.{ending}").read_text()
+    path = executed / "out/once.ipynb"
+    for content in (path.read_text(), html_body(nbformat.read(path, 4), path)):
         for stray in (str(executed), sys.prefix, str(Path.home()) + "/", "careful", "noise", "iopub", "start_time"):
             assert stray not in content
 
 
 def test_page_is_readable_offline(executed: Path) -> None:
-    page = (executed / "out/once.html").read_text()
+    path = executed / "out/once.ipynb"
+    page = html_body(nbformat.read(path, 4), path)
     assert not re.search(r"<script|https?://(?!www\.w3\.org/1998/Math/MathML)", page)
     assert page.count("<math") == 2
     assert 'alt="a rising line"' in page
-    assert "<title>A title</title>" in page
 
 
 def test_unknown_parameter_is_refused_with_the_known_ones(tmp_path: Path) -> None:
@@ -112,26 +112,25 @@ def test_what_is_no_notebook_is_one_line(tmp_path: Path, content: str | None) ->
 
 def test_failing_cell_is_one_line_and_leaves_the_old_output(tmp_path: Path) -> None:
     source = saved(tmp_path / "bad.ipynb", ("fine", "1"), ("broken", "raise ValueError('first line\\nlast line')"))
-    old = {tmp_path / "out.ipynb": "old notebook", tmp_path / "out.html": "old page"}
-    for path, content in old.items():
-        path.write_text(content)
+    out = tmp_path / "out.ipynb"
+    out.write_text("old notebook")
     with pytest.raises(ReproError) as caught:
-        execute(source, tmp_path / "out.ipynb", {"size": "large"}, root=tmp_path)
+        execute(source, out, {"size": "large"}, root=tmp_path)
     assert str(caught.value) == f"{source}: cell 3 of 3 (id broken) failed: ValueError: last line"
-    assert {path: path.read_text() for path in old} == old
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.ipynb", "out.html", "out.ipynb"]
+    assert out.read_text() == "old notebook"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.ipynb", "out.ipynb"]
 
 
 @pytest.mark.parametrize("tex", [r"\left( a", r"\nosuchcommand x", r"\begin{aligned} a &= b \end{aligned}"])
 def test_equation_without_mathml_form_is_refused(tex: str) -> None:
     with pytest.raises(ReproError, match=r"e9\.ipynb: equation .* MathML form; write it"):
-        html_page(notebook(("equation", f"# A title\n\n$${tex}$$")), "", Path("e9.ipynb"))
+        html_body(notebook(("equation", f"# A title\n\n$${tex}$$")), Path("e9.ipynb"))
 
 
 def test_code_of_cells_with_the_tag_hide_input_is_folded() -> None:
     tiny = notebook(("shown", "1 + 1"), ("folded", "2 + 2"))
     tiny.cells[2].metadata["tags"] = ["hide-input"]
-    assert html_page(tiny, "", Path("e9.ipynb")).count("<details>") == 1
+    assert html_body(tiny, Path("e9.ipynb")).count("<details>") == 1
 
 
 def test_interval_of_one_seed_and_of_none_is_said() -> None:
@@ -147,18 +146,19 @@ def test_table_escapes_what_would_split_a_cell() -> None:
 # Committed notebooks ----------------------------------------------------------------------------------------
 
 
-SHAPES = {(record.run, record.seed): record for record in [*e1_records(), *e2_records(), *e3_records()]}
+SEEDS = (11, 12, 13, 14, 15)
+SHAPES = {(r.run, r.seed): r for r in [*e1_records(SEEDS), *e2_records(SEEDS), *e3_records(SEEDS)]}
 STATEMENTS = {"e1": 7, "e2": 12, "e3": 10, "lb": 19}
 
 
 def fill(root: Path, *, source: str = "e1", without: str = "", stale: str = "") -> None:
     """A repository in ``root`` with a record of every planned run of a source, of which one may lack or be stale."""
     tree.plant(root)
-    for spec, seed in specs.runs(source, "laptop", root=root):
+    for spec, seed in specs.runs(source, "study", root=root):
         if spec.run == without:
             continue
         made = replace(
-            SHAPES.get((spec.run, seed), SHAPES["e1-central", 1]),
+            SHAPES.get((spec.run, seed), SHAPES["e1-central", 11]),
             run=spec.run,
             kind=spec.kind,
             spec=spec.as_dict(),
@@ -172,38 +172,38 @@ def fill(root: Path, *, source: str = "e1", without: str = "", stale: str = "") 
 
 def test_load_gives_valid_records_and_all_verdicts(tmp_path: Path) -> None:
     fill(tmp_path, stale="e1-union-law")
-    loaded = load("e1", "laptop", tmp_path)
-    assert [record.seed for record in loaded.seeds("e1-central")] == [1, 2, 3]
-    assert loaded.stale == [("e1-union-law", 1)]
+    loaded = load("e1", "study", tmp_path)
+    assert [record.seed for record in loaded.seeds("e1-central")] == [*SEEDS]
+    assert loaded.stale == [("e1-union-law", 11)]
     assert {run for run, _ in loaded.missing} >= {"e1-federated-gn", "e1-grid-central-lr0_1"}
     assert loaded.seeds("e1-union-law") == []
     assert loaded.verdicts["e1.c4"]["reason"] == "missing: e1-union-law (stale)"
-    assert loaded.verdicts["e1.c2"]["verdict"] == "holds at laptop scale"
+    assert loaded.verdicts["e1.c2"]["verdict"] == "holds at study scale"
 
 
 def test_load_misses_a_seed_that_all_runs_lack(tmp_path: Path) -> None:
     fill(tmp_path)
-    for path in (tmp_path / "data/records/laptop/e1").glob("*.s3.json"):
+    for path in (tmp_path / "data/records/study/e1").glob("*.s13.json"):
         path.unlink()
-    assert load("e1", "laptop", tmp_path).verdicts["e1.c2"]["verdict"] == "not run"
+    assert load("e1", "study", tmp_path).verdicts["e1.c2"]["verdict"] == "not run"
 
 
 @pytest.mark.parametrize("how", ["without", "stale"])
 def test_load_names_the_run_that_is_missing(tmp_path: Path, how: str) -> None:
     fill(tmp_path, **{how: "e1-federated-2epochs"})
-    with pytest.raises(ReproError, match=r"no current record of e1-federated-2epochs at profile laptop; .* sweep"):
-        load("e1", "laptop", tmp_path)
+    with pytest.raises(ReproError, match=r"no current record of e1-federated-2epochs at profile study; .* sweep"):
+        load("e1", "study", tmp_path)
 
 
 def test_load_of_a_source_takes_its_own_records_and_misses_only_its_grids(tmp_path: Path) -> None:
     fill(tmp_path, source="e2")
-    loaded = load("e2", "laptop", tmp_path)
-    assert len(loaded.records) == 3 * 8 + 3 * 2 + 2
-    assert [record.seed for record in loaded.seeds("e2-payloads-resnet50-10")] == [1]
+    loaded = load("e2", "study", tmp_path)
+    assert len(loaded.records) == 5 * 8 + 5 * 2 + 2
+    assert [record.seed for record in loaded.seeds("e2-payloads-resnet50-10")] == [11]
     assert {run for run, _ in loaded.missing if "-grid-" not in run} == {"e2-large-batch-plain"}
     assert list(loaded.verdicts) == [f"e2.c{i}" for i in range(1, 13)]
-    with pytest.raises(ReproError, match=r"no current record of e1-.* sweep --source e1 --profile laptop"):
-        load("e1", "laptop", tmp_path)
+    with pytest.raises(ReproError, match=r"no current record of e1-.* sweep --source e1 --profile study"):
+        load("e1", "study", tmp_path)
 
 
 def test_load_refuses_an_unknown_profile(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_e2_notebook_runs_on_records_alone(tmp_path: Path, monkeypatch: pytest.M
     fill(tmp_path, source="e2")
     monkeypatch.chdir(tmp_path)
     names = run_cells("e2")
-    assert names["profile"] == "laptop"
+    assert names["profile"] == "study"
     assert len(names["verdicts"]) == STATEMENTS["e2"]  # type: ignore[arg-type]
 
 
@@ -322,7 +322,7 @@ def test_lb_notebooks_run_on_records_alone(
 ) -> None:
     tree.plant(tmp_path)
     for group in groups:
-        for spec, seed in specs.runs("lb", "laptop", group, root=tmp_path):
+        for spec, seed in specs.runs("lb", "study", group, root=tmp_path):
             tree.record(spec, seed, tmp_path, **lb_changes(spec))
     monkeypatch.chdir(tmp_path)
     names = run_cells(path.stem)
@@ -366,7 +366,7 @@ def test_a_drawing_of_controls_may_be_missing_and_another_may_not() -> None:
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_page_has_mathml_for_all_equations(path: Path) -> None:
-    page = html_page(nbformat.read(path, 4), "", path)
+    page = html_body(nbformat.read(path, 4), path)
     assert "$" not in re.sub(r"(?s)<pre>.*?</pre>|<code>.*?</code>", "", page)
 
 

@@ -110,14 +110,14 @@ def test_the_text_of_a_fit_names_the_worst_batch_its_sign_and_why() -> None:
     assert "neither end bends the line" in found(part, [synthetic_lb.record(wobble=0.0)]).text
 
 
-@pytest.mark.parametrize(("profile", "reduced"), [("laptop", None), ("paper", "half of it")])
+@pytest.mark.parametrize(("profile", "reduced"), [("study", None), ("paper", "half of it")])
 def test_published_errors_are_judged_on_this_machine_at_every_profile(profile: str, reduced: str | None) -> None:
     """What is published at full scale only stays there: how sharply each network's time rises."""
     published = [s for s in claims.load_published(tree.REPOSITORY).statements if s.id in ("lb.c4", "lb.c8", "lb.c9")]
     records = [replace(r, data=r.data | {"reduced": reduced}) for r in synthetic_lb.all_records(profile)]
     c4, c8, c9 = claims.judge_all(published, records, profile=profile)
     for verdict in (c8, c9):
-        assert verdict["verdict"] == ("reproduced" if profile == "paper" else "holds at laptop scale")
+        assert verdict["verdict"] == ("reproduced" if profile == "paper" else "holds at study scale")
         assert verdict["parts"][0]["interval"] is not None
         assert all(0 < part["p"] <= 0.05 for part in verdict["parts"])
     assert c4["parts"][1]["outcome"] == rules.NOT_COMPARABLE
@@ -188,8 +188,8 @@ def test_shares_that_lose_accuracy_in_training_fail_and_those_that_gain_do_not(
             if record.run == run else record
             for record in synthetic_lb.all_records()
         ]  # fmt: skip
-        (verdict,) = claims.judge_all([c17], records, profile="laptop")
-        assert verdict["verdict"] == "holds at laptop scale", "accuracy stands beside the statement"
+        (verdict,) = claims.judge_all([c17], records, profile="study")
+        assert verdict["verdict"] == "holds at study scale", "accuracy stands beside the statement"
         return str(verdict["parts"][1 if run == "lb-shares-resnet50" else 2]["outcome"])
 
     assert [outcome(by) for by in (-0.1, -0.01, 0.0, 0.1)] == [rules.FAILS, *[rules.HOLDS] * 3]
@@ -197,14 +197,14 @@ def test_shares_that_lose_accuracy_in_training_fail_and_those_that_gain_do_not(
 
 def test_every_statement_of_the_performance_models_gets_a_verdict() -> None:
     published = [s for s in claims.load_published(tree.REPOSITORY).statements if s.source == "lb"]
-    verdicts = {v["id"]: v for v in claims.judge_all(published, synthetic_lb.all_records(), profile="laptop")}
+    verdicts = {v["id"]: v for v in claims.judge_all(published, synthetic_lb.all_records(), profile="study")}
     judged = {name for name, verdict in verdicts.items() if verdict["verdict"] != rules.NOT_RUN}
     assert judged == {"lb.c4", "lb.c5", "lb.c7", "lb.c8", "lb.c9", "lb.c17"}
-    assert verdicts["lb.c7"]["verdict"] == "holds at laptop scale"
+    assert verdicts["lb.c7"]["verdict"] == "holds at study scale"
     assert verdicts["lb.c9"]["n"] == 5
     without = [record for record in synthetic_lb.all_records() if record.run != "lb-perf-vit"]
     missing = [("lb-perf-vit", 1)]
-    verdicts = {v["id"]: v for v in claims.judge_all(published, without, profile="laptop", missing=missing)}
+    verdicts = {v["id"]: v for v in claims.judge_all(published, without, profile="study", missing=missing)}
     assert verdicts["lb.c4"]["reason"] == "missing: lb-perf-vit"
     assert verdicts["lb.c8"]["verdict"] != rules.NOT_RUN
 

@@ -194,9 +194,9 @@ def test_batch_sizes_never_shrink_and_sizes_of_a_network_win(tmp_path: Path) -> 
         for spec in measured:
             assert spec.batch_sizes == [1, 32, 64, 128, 256, 512, 1024]
             assert spec.precision == "fp32"
-    assert specs.find("lb-perf-alexnet", "laptop", root).image_size == 64
-    assert specs.find("lb-perf-resnet50", "laptop", root).image_size == 16
-    assert specs.sizes_of("lb", "laptop", "vit", root)["patch"] == specs.find("lb-perf-vit", "laptop", root).patch
+    assert specs.find("lb-perf-alexnet", "study", root).image_size == 64
+    assert specs.find("lb-perf-resnet50", "study", root).image_size == 16
+    assert specs.sizes_of("lb", "study", "vit", root)["patch"] == specs.find("lb-perf-vit", "study", root).patch
 
 
 def test_a_network_is_measured_as_it_is_trained_and_advised_on_as_it_is_measured(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_network_is_measured_as_it_is_trained_and_advised_on_as_it_is_measured
                     compared.add((profile, measured.run))
     networks = ("lb-perf-alexnet", "lb-perf-resnet50", "lb-perf-vgg11")
     assert compared == {(profile, run) for profile in specs.PROFILES for run in networks}
-    assert not specs.find("lb-perf-alexnet", "laptop", root).augment
+    assert not specs.find("lb-perf-alexnet", "study", root).augment
 
 
 @pytest.mark.parametrize(

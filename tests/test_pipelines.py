@@ -19,7 +19,7 @@ ROOT = tree.REPOSITORY
 PIPELINES = sorted(
     path.relative_to(ROOT) for path in [ROOT / "dvc.yaml", *(ROOT / "pipelines").rglob("dvc.yaml")] if path.exists()
 )
-REQUIRED = [Path(), Path("pipelines/data"), Path("pipelines/smoke"), Path("pipelines/laptop")]
+REQUIRED = [Path(), Path("pipelines/data"), Path("pipelines/smoke"), Path("pipelines/study")]
 LOCKED = sorted({*REQUIRED, *(p.parent for p in PIPELINES if (ROOT / p).with_name("dvc.lock").exists())})
 
 
@@ -65,9 +65,35 @@ def where(path: Path, stage: dict[str, Any], name: str) -> Path:
 # Declarations -------------------------------------------------------------------------------------------------
 
 
+OF_THE_STUDY = {"data/published.yaml", "data/study.yaml", "figures/pilot", "repro/study.py"}
+"""What only the study's stages depend on: its plan decides its seeds, and the pilot stands in until these were run."""
+
+
 @pytest.mark.parametrize("name", ["dvc.yaml", "controls/dvc.yaml"])
-def test_the_stages_of_all_profiles_are_the_same_file(name: str) -> None:
-    assert len({(ROOT / "pipelines" / profile / name).read_bytes() for profile in specs.PROFILES}) == 1
+def test_the_stages_of_all_profiles_are_the_same(name: str) -> None:
+    """Apart from what only the study depends on, and from figures that neither it nor the pilot has yet."""
+    smoke, study, paper = (
+        yaml.safe_load((ROOT / "pipelines" / profile / name).read_text()) for profile in specs.PROFILES
+    )
+    assert smoke == paper
+    assert set(study["stages"]) == set(smoke["stages"])
+    for stage, of_study in study["stages"].items():
+        same = smoke["stages"][stage]
+        assert set(same["deps"]) <= set(of_study["deps"]), stage
+        assert set(of_study["deps"]) - set(same["deps"]) <= OF_THE_STUDY, stage
+        assert set(outs(of_study)) <= set(outs(same)), stage
+        assert _without(of_study) == _without(same), stage
+
+
+def _without(stage: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in stage.items() if key not in ("deps", "outs")}
+
+
+def test_what_the_study_stands_on_is_a_dependency_of_its_stages() -> None:
+    for name, stage in stages(Path("pipelines/study/dvc.yaml")).items():
+        needed = {"data/study.yaml", "repro/study.py"}
+        needed |= {"data/published.yaml"} if name.startswith("runs-") else {"figures/pilot", "repro/pilot.py"}
+        assert needed <= set(stage["deps"]), name
 
 
 def test_a_profiles_file_names_its_own_profile_and_a_sources_file_its_own_source() -> None:
@@ -93,7 +119,13 @@ def test_every_file_that_render_writes_is_declared_and_nothing_else(profile: str
             if a.source == source and a.group == "artefact"
             for name in report.outputs(i)
         }
-        assert set(outs(stage)) == made
+        declared = set(outs(stage))
+        assert declared <= made
+        for path in made - declared:
+            assert profile == "study", path
+            old = ROOT / path.replace("figures/study", "figures/pilot")
+            assert not old.exists(), f"{path}: the pilot has it, so that it can be declared"
+            assert not (ROOT / path).exists(), f"{path}: drawn, so that it can be declared"
 
 
 def test_the_site_depends_on_every_artefact_record_and_spec() -> None:

@@ -28,7 +28,7 @@ def test_no_artefact_and_no_statement_is_missing(source: str) -> None:
     assert sorted(statements) == sorted(f"{source}.c{number}" for number in range(1, STATEMENTS[source] + 1))
 
 
-@pytest.mark.parametrize("profile", ["smoke", "laptop"])
+@pytest.mark.parametrize("profile", ["smoke", "study"])
 def test_nothing_is_missing_in_the_committed_package(profile: str) -> None:
     """Runs, figures, tables, notebook sections, rules and verdicts of every source that is built (``repro check``)."""
     problems, _ = check(profile, tree.REPOSITORY)
@@ -38,7 +38,7 @@ def test_nothing_is_missing_in_the_committed_package(profile: str) -> None:
 def test_only_these_may_wait_and_all_of_them_do() -> None:
     published = load_published(tree.REPOSITORY)
     assert sorted(WAITING) == sorted(f"lb.{name}" for name in MAY_WAIT.split())
-    _, waiting = check("laptop", tree.REPOSITORY)
+    _, waiting = check("study", tree.REPOSITORY)
     for item in [*published.artefacts, *published.statements]:
         assert (item.id in WAITING) == any(line.startswith(f"{item.id}: this package has no run") for line in waiting)
 

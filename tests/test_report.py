@@ -53,7 +53,7 @@ def read_csv(text: str) -> list[dict[str, str]]:
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("figures")
     for name in IDS:
-        report.render(name, records_for(name), out, profile="laptop")
+        report.render(name, records_for(name), out, profile="study")
     return out
 
 
@@ -63,12 +63,12 @@ def test_render_writes_the_named_files_and_no_other(rendered: Path) -> None:
 
 
 def test_an_artefact_is_present_when_all_its_files_are(rendered: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "figures/laptop"
+    folder = tmp_path / "figures/study"
     folder.mkdir(parents=True)
     for path in rendered.iterdir():
         (folder / path.name).write_bytes(b"")
     (folder / "e1.extra-grid.svg").unlink()
-    assert report.present("laptop", tmp_path) == set(IDS) - {"e1.extra-grid"}
+    assert report.present("study", tmp_path) == set(IDS) - {"e1.extra-grid"}
     assert report.present("paper", tmp_path) == set()
 
 
@@ -82,14 +82,14 @@ def test_every_artefact_is_drawn_with_exactly_one_group_of_runs() -> None:
 
 @pytest.mark.parametrize("name", IDS)
 def test_the_same_records_in_any_order_give_the_same_bytes(name: str, rendered: Path, tmp_path: Path) -> None:
-    for path in report.render(name, reversed(records_for(name)), tmp_path, profile="laptop"):
+    for path in report.render(name, reversed(records_for(name)), tmp_path, profile="study"):
         assert path.read_bytes() == (rendered / path.name).read_bytes()
 
 
 def test_another_process_gives_the_same_bytes_and_never_imports_torch(rendered: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from synthetic import e1_records; from repro import report\n"
-        "report.render('e1.fig1', e1_records(), Path(sys.argv[1]), profile='laptop')\n"
+        "report.render('e1.fig1', e1_records(), Path(sys.argv[1]), profile='study')\n"
         "assert 'torch' not in sys.modules"
     )
     here = Path(__file__).parent
@@ -112,7 +112,7 @@ def test_images_hold_no_date_version_or_path(rendered: Path) -> None:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_reduced_profile_says_so_on_the_face(name: str) -> None:
-    stamp = "laptop profile: 4\u202f000 images at 16 × 16 px, width 16, n = 3 seeds – not the published scale"
+    stamp = "study profile: 4\u202f000 images at 16 × 16 px, width 16, n = 3 seeds – not the published scale"
     assert stamp in texts(report.figure(name, records_for(name)))
 
 
@@ -148,7 +148,7 @@ def test_diverged_and_missing_seeds_are_said_in_the_figure() -> None:
 def test_one_seed_has_no_band_and_the_figure_says_so(tmp_path: Path) -> None:
     records = e1_records(seeds=[1])
     assert "One seed, so no interval." in texts(report.figure("e1.fig1", records))
-    report.render("e1.fig1", records, tmp_path, profile="laptop")
+    report.render("e1.fig1", records, tmp_path, profile="study")
     assert {row["low_percent"] for row in read_csv((tmp_path / "e1.fig1.csv").read_text())} == {""}
 
 
@@ -181,7 +181,7 @@ def test_axes_are_labelled_with_units(name: str) -> None:
 
 
 def test_the_target_line_is_the_target_of_table2() -> None:
-    target = f"{100 * target_accuracy(e1_records(), 'laptop'):.1f} %"
+    target = f"{100 * target_accuracy(e1_records(), 'study'):.1f} %"
     assert target in texts(report.figure("e1.fig1", e1_records()))
     assert target in report.table("e1.table2", e1_records()).title
 
@@ -191,7 +191,7 @@ def test_the_csv_redraws_the_figure(rendered: Path) -> None:
     (line, *_) = report.figure("e1.fig1", e1_records()).axes[0].lines
     drawn = dict(zip(*(np.asarray(values, float) for values in line.get_data()), strict=True))
     for row in rows:
-        assert {row["profile"], row["n"]} == {"laptop", "3"}
+        assert {row["profile"], row["n"]} == {"study", "3"}
         assert row["fingerprint"]
         if row["run"] == "e1-central":
             assert float(row["mean_percent"]) == pytest.approx(drawn[float(row["epoch"])], rel=1e-7)
@@ -201,7 +201,7 @@ def test_the_csv_redraws_the_figure(rendered: Path) -> None:
 
 
 def test_the_grid_rings_the_best_rate_and_counts_divergence_at_chance(tmp_path: Path) -> None:
-    report.render("e1.extra-grid", e1_grid_records(), tmp_path, profile="laptop")
+    report.render("e1.extra-grid", e1_grid_records(), tmp_path, profile="study")
     rows = read_csv((tmp_path / "e1.extra-grid.csv").read_text())
     lost = [row for row in rows if row["status"] == "diverged"]
     assert {(row["run"], row["accuracy_percent"], row["imputed_chance"]) for row in lost} == {
@@ -297,7 +297,7 @@ def test_table1_sets_the_post_beside_the_specs() -> None:
 
 def test_table2_counts_rounds_and_bytes_of_the_first_evaluation_at_the_target() -> None:
     records = e1_records()
-    target = target_accuracy(records, "laptop")
+    target = target_accuracy(records, "study")
     table = report.table("e1.table2", records)
     for row in read_csv(table.csv()):
         (record,) = (r for r in records if (r.run, str(r.seed)) == (row["run"], row["seed"]))

@@ -35,7 +35,7 @@ ROOT = Path(__file__).parent.parent
 IDS = [name for name, item in report._DEFINED.items() if item.source == "e2"]
 FIGURES = [name for name in IDS if report._DEFINED[name].kind == "figure"]
 TABLES = [name for name in IDS if report._DEFINED[name].kind == "table"]
-FEDERATED_ROW = ("laptop, measured", "federated averaging")
+FEDERATED_ROW = ("study, measured", "federated averaging")
 LINKS = {"slow mobile": {"down": 4, "up": 2}, "DSL": {"down": 16, "up": 8}, "fibre": {"down": 1000, "up": 500}}
 
 
@@ -55,7 +55,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def rendered(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("figures")
     for name in IDS:
-        report.render(name, e2_records(), out, profile="laptop")
+        report.render(name, e2_records(), out, profile="study")
     return out
 
 
@@ -122,7 +122,7 @@ def test_render_writes_the_named_files_and_no_other(rendered: Path) -> None:
 
 @pytest.mark.parametrize("name", IDS)
 def test_the_same_records_in_any_order_give_the_same_bytes(name: str, rendered: Path, tmp_path: Path) -> None:
-    for path in report.render(name, reversed(e2_records()), tmp_path, profile="laptop"):
+    for path in report.render(name, reversed(e2_records()), tmp_path, profile="study"):
         assert path.read_bytes() == (rendered / path.name).read_bytes()
 
 
@@ -133,7 +133,7 @@ def test_another_process_gives_the_same_bytes_and_torch_is_only_there_to_count_p
     code = (
         "import sys; from pathlib import Path; from synthetic_e2 import e2_records; from repro import report\n"
         "report.ARTEFACTS = report._DEFINED\n"
-        "for name in sys.argv[2:]: report.render(name, e2_records(), Path(sys.argv[1]), profile='laptop')\n"
+        "for name in sys.argv[2:]: report.render(name, e2_records(), Path(sys.argv[1]), profile='study')\n"
         "assert 'torch' not in sys.modules"
     )
     env = {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}", "PYTHONHASHSEED": "7", "HOME": str(tmp_path)}
@@ -165,7 +165,7 @@ def test_a_run_without_a_record_is_one_line_that_says_what_to_do(name: str) -> N
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_reduced_profile_says_so_on_the_face(name: str) -> None:
-    stamp = "laptop profile: 4\u202f000 images at 16 × 16 px, width 16, n = 3 seeds – not the published scale"
+    stamp = "study profile: 4\u202f000 images at 16 × 16 px, width 16, n = 3 seeds – not the published scale"
     assert stamp in texts(report.figure(name, e2_records()))
 
 
@@ -397,14 +397,14 @@ def test_table1_gives_the_seconds_of_the_measured_bytes() -> None:
         whole = float(row["round_seconds"]) * float(row["rounds"])
         assert float(row["training_seconds"]) == pytest.approx(whole, rel=1e-6)
         assert row["extrapolated"] == str(int(row["scale"] == "full size"))
-        assert bool(row["seconds_to_target"]) == (row["scale"] == "laptop")
+        assert bool(row["seconds_to_target"]) == (row["scale"] == "study")
     assert any("each method takes as long as over slow mobile." in note for note in table.notes)
 
 
 def test_table1_counts_bytes_a_worker_and_a_round() -> None:
     rows = read_csv(report.table("e2.table1", e2_records()).csv())
     for record in e2_records():
-        found = {r["bytes_up_per_worker_and_round"] for r in rows if r["run"] == record.run and r["scale"] == "laptop"}
+        found = {r["bytes_up_per_worker_and_round"] for r in rows if r["run"] == record.run and r["scale"] == "study"}
         if record.kind == "train" and found:
             last = record.rows[-1]
             (size,) = found
@@ -422,10 +422,10 @@ def test_table1_counts_bytes_a_worker_and_a_round() -> None:
 
 def test_table1_times_the_bytes_sent_until_the_target() -> None:
     records = e2_records()
-    target = target_accuracy(records, "laptop", "e2")
+    target = target_accuracy(records, "study", "e2")
     table = report.table("e2.table1", records)
     assert f"Target: {100 * target:.1f} %" in "\n".join(table.notes)
-    rows = {(r["run"], r["seed"]): r for r in read_csv(table.csv()) if (r["link"], r["scale"]) == ("DSL", "laptop")}
+    rows = {(r["run"], r["seed"]): r for r in read_csv(table.csv()) if (r["link"], r["scale"]) == ("DSL", "study")}
     for record in (r for r in records if (r.run, str(r.seed)) in rows):
         first = next(row for row in record.rows if row["test_top1"] >= target)
         seconds = 8e-6 * (first["bytes_up"] / 8 + first["bytes_down"] / 16) / 3
@@ -615,7 +615,7 @@ def test_table6_has_every_reading_and_says_what_it_extrapolates() -> None:
     assert len({tuple(row[:5]) for row in table.rows}) == len(table.rows)
     assert table.rows[0][:5] == ["DGC + zip", "GQ + zip", "counted", "1\u202f024", "extrapolated"]
     assert table.notes[0].startswith("Extrapolated: full-scale rounds x measured message size.")
-    assert {row[4] for row in table.rows[len(read) + 3 * 2 :]} == {"measured, laptop profile"}
+    assert {row[4] for row in table.rows[len(read) + 3 * 2 :]} == {"measured, study profile"}
     assert len(table.rows) == len(read) + 3 * 2 + len(e2_tables.TRAINED_PAIRS)
     for row in read_csv(table.csv()):
         assert row["extrapolated"] == str(int("payloads" in row["run"])) == str(int(row["basis"] == "extrapolated"))

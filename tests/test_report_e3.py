@@ -44,7 +44,7 @@ RECORDS = all_records()
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("figures")
     for name in IDS:
-        report.render(name, RECORDS, out, profile="laptop")
+        report.render(name, RECORDS, out, profile="study")
     return out
 
 
@@ -105,7 +105,7 @@ def test_render_writes_the_named_files_and_no_other(rendered: Path) -> None:
 
 @pytest.mark.parametrize("name", IDS)
 def test_the_same_records_in_any_order_give_the_same_bytes(name: str, rendered: Path, tmp_path: Path) -> None:
-    for path in report.render(name, reversed(RECORDS), tmp_path, profile="laptop"):
+    for path in report.render(name, reversed(RECORDS), tmp_path, profile="study"):
         assert path.read_bytes() == (rendered / path.name).read_bytes()
 
 
@@ -113,7 +113,7 @@ def test_another_process_gives_the_same_bytes_without_torch(rendered: Path, tmp_
     code = (
         "import sys; from pathlib import Path; from synthetic_e3 import e3_records, e3_control_records\n"
         "from repro import report; records = e3_records() + e3_control_records()\n"
-        "for name in sys.argv[2:]: report.render(name, records, Path(sys.argv[1]), profile='laptop')\n"
+        "for name in sys.argv[2:]: report.render(name, records, Path(sys.argv[1]), profile='study')\n"
         "assert 'torch' not in sys.modules"
     )
     env = {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}", "PYTHONHASHSEED": "7", "HOME": str(tmp_path)}
@@ -162,7 +162,7 @@ def test_one_seed_is_drawn_without_an_interval(name: str) -> None:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_reduced_profile_says_so_on_the_face(name: str) -> None:
-    stamp = "laptop profile: 4\u202f000 images at 16 × 16 px, width 8, n = 3 seeds – not the published scale"
+    stamp = "study profile: 4\u202f000 images at 16 × 16 px, width 8, n = 3 seeds – not the published scale"
     assert stamp in texts(report.figure(name, RECORDS))
 
 
@@ -450,7 +450,7 @@ def test_the_gap_above_the_panels_is_that_of_the_verdict_and_of_the_marks(
 ) -> None:
     """Diamond minus end of the line of test images; the line counted while training is another thing."""
     figure = report.figure("e3.extra-regularisation", records)
-    paths = report.render("e3.extra-regularisation", records, tmp_path, profile="laptop")
+    paths = report.render("e3.extra-regularisation", records, tmp_path, profile="study")
     rows = read_csv(next(path for path in paths if path.suffix == ".csv").read_text())
     for axes, run in zip(figure.axes, e3_extras.REGULARISATION_RUNS, strict=True):
         gap = np.mean([100 * metrics.regularisation_gap(r) for r in of(run, records)])

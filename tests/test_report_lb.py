@@ -24,7 +24,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("figures")
     for name in IDS:
-        report.render(name, synthetic_lb.all_records(), out, profile="laptop")
+        report.render(name, synthetic_lb.all_records(), out, profile="study")
     return out
 
 
@@ -34,7 +34,7 @@ def test_every_artefact_of_the_issue_is_drawn() -> None:
 
 @pytest.mark.parametrize("name", IDS)
 def test_drawn_twice_it_is_the_same_bytes(name: str, folder: Path, tmp_path: Path) -> None:
-    for path in report.render(name, synthetic_lb.all_records(), tmp_path, profile="laptop"):
+    for path in report.render(name, synthetic_lb.all_records(), tmp_path, profile="study"):
         assert path.read_bytes() == (folder / path.name).read_bytes()
 
 

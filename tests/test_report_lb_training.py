@@ -45,7 +45,7 @@ RECORDS = [*training_records(), *training_control_records()]
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("figures")
     for name in IDS:
-        report.render(name, RECORDS, out, profile="laptop")
+        report.render(name, RECORDS, out, profile="study")
     return out
 
 
@@ -132,7 +132,7 @@ def test_another_process_gives_the_same_bytes_without_torch(rendered: Path, tmp_
         "import sys; from pathlib import Path\n"
         "from synthetic_lb_training import training_records, training_control_records\n"
         "from repro import report; records = [*training_control_records(), *training_records()][::-1]\n"
-        "for name in sys.argv[2:]: report.render(name, records, Path(sys.argv[1]), profile='laptop')\n"
+        "for name in sys.argv[2:]: report.render(name, records, Path(sys.argv[1]), profile='study')\n"
         "assert 'torch' not in sys.modules"
     )
     env = {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}", "PYTHONHASHSEED": "7", "HOME": str(tmp_path)}
@@ -181,7 +181,7 @@ def test_one_seed_is_drawn_without_an_interval(name: str) -> None:
 def test_a_reduced_profile_says_so_on_the_face(name: str) -> None:
     drawn = draw(name, RECORDS)
     said = texts(drawn) if isinstance(drawn, Figure) else " ".join(drawn.notes)
-    assert "laptop profile: " in said
+    assert "study profile: " in said
     assert "n = 3 seeds – not the published scale" in said
 
 

@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         known["code"] = "deadbeef"
         records.write_atomic(root / provenance_path(path_of(record)), json.dumps(known))
     for name in IDS:
-        report.render(name, RECORDS, root / "figures", profile="laptop", root=root)
+        report.render(name, RECORDS, root / "figures", profile="study", root=root)
     return root / "figures"
 
 

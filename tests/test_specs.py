@@ -169,16 +169,16 @@ def test_unknown_names_are_answered_with_the_known_ones(root: Path) -> None:
         specs.find("e1-federate", "smoke", root)
     with pytest.raises(ReproError, match=r"did you mean .*e1-grid-central-lr0_1"):
         specs.find("e1-grid-central-lr0.1", "smoke", root)
-    with pytest.raises(ReproError, match="unknown profile 'lap-top'; one of smoke, laptop, paper was expected"):
+    with pytest.raises(ReproError, match="unknown profile 'lap-top'; one of smoke, study, paper was expected"):
         specs.runs("e1", "lap-top", root=root)
     with pytest.raises(ReproError, match=f"unknown source 'e9'; one of {', '.join(specs.SOURCES)} was"):
         specs.runs("e9", "smoke", root=root)
 
 
-@pytest.mark.parametrize("text", ["profile: lap-top", "profile: 3", "profil: laptop", "{}"])
+@pytest.mark.parametrize("text", ["profile: lap-top", "profile: 3", "profil: study", "{}"])
 def test_a_bad_default_profile_names_its_file_and_the_profiles(text: str, root: Path) -> None:
     (root / "params.yaml").write_text(text)
-    with pytest.raises(ReproError, match=r"params\.yaml, key profile: .*smoke, laptop, paper"):
+    with pytest.raises(ReproError, match=r"params\.yaml, key profile: .*smoke, study, paper"):
         specs.default_profile(root)
 
 
@@ -251,7 +251,7 @@ def test_a_grid_run_is_its_arm_but_for_what_a_grid_changes(source: str, resolved
     sizes = {"epochs", "evaluate_every", "test_images"}
     changed = sizes | {"run", "group", "evaluate_on", "expects_divergence", "schedule", "lr"}
     for arm in tree.ARMS[source]:
-        ours, base = (resolved["laptop"][f"{source}-{run}"].as_dict() for run in (f"grid-{arm}-lr0_2", arm))
+        ours, base = (resolved["study"][f"{source}-{run}"].as_dict() for run in (f"grid-{arm}-lr0_2", arm))
         assert ours["schedule"]["kind"] == base["schedule"]["kind"]
         assert {key for key in base if ours[key] != base[key]} <= changed
 
@@ -273,16 +273,16 @@ def test_a_grid_that_holds_images_out_keeps_the_workers_and_so_the_batch_of_its_
 
 
 def test_a_law_is_executed_once_and_a_training_once_per_seed(root: Path) -> None:
-    planned = specs.runs("e1", "laptop", root=root)
-    assert [seed for spec, seed in planned if spec.run == "e1-union-law"] == [1]
-    assert [seed for spec, seed in planned if spec.run == "e1-central"] == [1, 2, 3]
+    planned = specs.runs("e1", "study", root=root)
+    assert [seed for spec, seed in planned if spec.run == "e1-union-law"] == [11]
+    assert [seed for spec, seed in planned if spec.run == "e1-central"] == [11, 12, 13, 14, 15]
 
 
 def test_payloads_of_the_larger_network_are_measured_once_and_of_the_smaller_one_per_seed(root: Path) -> None:
-    planned = specs.runs("e2", "laptop", root=root)
+    planned = specs.runs("e2", "study", root=root)
     for classes in (10, 1000):
-        assert [seed for spec, seed in planned if spec.run == f"e2-payloads-resnet18-{classes}"] == [1, 2, 3]
-        assert [seed for spec, seed in planned if spec.run == f"e2-payloads-resnet50-{classes}"] == [1]
+        assert [seed for spec, seed in planned if spec.run == f"e2-payloads-resnet18-{classes}"] == [11, 12, 13, 14, 15]
+        assert [seed for spec, seed in planned if spec.run == f"e2-payloads-resnet50-{classes}"] == [11]
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_a_profile_changes_sizes_and_nothing_else(resolved) -> None:
         of_payloads = {"measured_steps", "local_steps", "memory_steps"} if paper.kind == "payloads" else set()
         of_measurements = {"patch", "depth", "blocks", "repetitions"} if paper.kind == "measure" else set()
         of_lb = {"evaluate_at", "local_steps"} if (paper.source, paper.kind) == ("lb", "train") else set()
-        for profile in ("smoke", "laptop"):
+        for profile in ("smoke", "study"):
             ours = dataclasses.asdict(resolved[profile][run])
             differing = {key for key, value in dataclasses.asdict(paper).items() if ours[key] != value}
             lengths = {"schedule"} if {"epochs", "patience", "warmup_epochs"} & set(paper.schedule) else set()
@@ -381,7 +381,7 @@ def test_devices_and_batches_of_post_3_are_the_same_at_every_profile(resolved) -
     fields = ("workers", "local_batch", "local_steps", "labels_per_client", "norm", "track", "buffers")
     for run in (run for run in resolved["paper"] if run.startswith("e3-")):
         settings = {profile: [getattr(by_run[run], name) for name in fields] for profile, by_run in resolved.items()}
-        assert settings["smoke"] == settings["laptop"] == settings["paper"], run
+        assert settings["smoke"] == settings["study"] == settings["paper"], run
     of = resolved["paper"]
     assert {s.workers for r, s in of.items() if r.startswith("e3-") and s.method != "central"} == {10}
     assert {of[f"e3-gn-{batch}"].local_batch for batch in (128, 1024, 2048)} == {128, 1024, 2048}
@@ -402,7 +402,7 @@ def test_rates_of_post_3_are_those_of_its_text(resolved) -> None:
 
 
 def test_only_runs_that_may_diverge_say_so(resolved) -> None:
-    expected = {run for run, spec in resolved["laptop"].items() if spec.expects_divergence and "-grid-" not in run}
+    expected = {run for run, spec in resolved["study"].items() if spec.expects_divergence and "-grid-" not in run}
     of_post_3 = {run for run in expected if run.startswith("e3-")}
     assert of_post_3 == {
         *(f"e3-{norm}-2048" for norm in ("gn", "ln", "in")), "e3-gn-1024", "e3-gn-1024-slow", "e3-gn-2048-slow",
@@ -410,7 +410,7 @@ def test_only_runs_that_may_diverge_say_so(resolved) -> None:
         "e3-gn-128-unit-scale", "e3-none-128", "e3-gn-wide", "e3-gn-wide-unit-scale",
     }  # fmt: skip
     # Paper lb states no learning rate, so that any of its trained runs may diverge.
-    trained = {run for run, spec in resolved["laptop"].items() if spec.source == "lb" and spec.kind == "train"}
+    trained = {run for run, spec in resolved["study"].items() if spec.source == "lb" and spec.kind == "train"}
     assert expected == of_post_3 | trained
 
 
@@ -624,7 +624,7 @@ def test_an_epoch_too_short_for_a_last_step_of_all_workers_is_one_line(root: Pat
 
 def test_a_field_added_later_leaves_older_specs_and_fingerprints_as_they_are(resolved) -> None:
     later = dataclasses.make_dataclass("Later", [("clip", float | None, None)], bases=(specs.Spec,), frozen=True)
-    for spec in resolved["laptop"].values():
+    for spec in resolved["study"].values():
         grown = later(**vars(spec))
         assert grown.as_dict() == spec.as_dict()
         assert numerics.fingerprint(grown.as_dict(), 1, "data") == numerics.fingerprint(spec.as_dict(), 1, "data")
@@ -634,7 +634,7 @@ def test_a_field_added_later_leaves_older_specs_and_fingerprints_as_they_are(res
 
 
 def test_every_setting_the_seed_and_the_data_change_the_fingerprint(resolved) -> None:
-    spec = resolved["laptop"]["e1-federated-2labels"]
+    spec = resolved["study"]["e1-federated-2labels"]
     ours = numerics.fingerprint(spec.as_dict(), 1, "data")
     others = [numerics.fingerprint(spec.as_dict(), 2, "data"), numerics.fingerprint(spec.as_dict(), 1, "other")]
     for name, value in dataclasses.asdict(spec).items():
@@ -647,7 +647,7 @@ def test_every_setting_the_seed_and_the_data_change_the_fingerprint(resolved) ->
 
 def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no_other(resolved, monkeypatch) -> None:
     def prints() -> dict[str, str]:
-        return {run: numerics.fingerprint(spec.as_dict(), 1, "data") for run, spec in resolved["laptop"].items()}
+        return {run: numerics.fingerprint(spec.as_dict(), 1, "data") for run, spec in resolved["study"].items()}
 
     changed = {}
     for part in list(numerics.VERSIONS):
@@ -657,10 +657,10 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
         monkeypatch.undo()
 
     def runs(which) -> set[str]:
-        return {run for run, spec in resolved["laptop"].items() if which(spec)}
+        return {run for run, spec in resolved["study"].items() if which(spec)}
 
     law, other = {"e1-union-law"}, {"e3-normalisation-law"}
-    every = set(resolved["laptop"]) - other  # whose networks see neither images nor an engine
+    every = set(resolved["study"]) - other  # whose networks see neither images nor an engine
     train, sending = runs(lambda s: s.kind == "train"), runs(lambda s: s.kind == "train" and s.method != "central")
     assert changed.pop("models") == changed.pop("randomness") == every | other
     assert changed.pop("batches") == changed.pop("engines") == every
@@ -711,14 +711,14 @@ def test_specs_know_the_codecs_and_payload_records_depend_on_those_that_are_meas
     codecs, payloads = pytest.importorskip("repro.codecs"), pytest.importorskip("repro.payloads")
     assert set(numerics.CODECS) == set(codecs.NAMES)
     assert set(numerics.MEASURED_CODECS) == {codec for codec, _ in payloads.CODECS.values()}
-    measured = next(spec for spec in resolved["laptop"].values() if spec.kind == "payloads")
+    measured = next(spec for spec in resolved["study"].values() if spec.kind == "payloads")
     used = {part for part in numerics.used_by(measured.as_dict()) if part.startswith("codec_")}
     assert used == {f"codec_{name}" for name in numerics.MEASURED_CODECS}
 
 
 def test_every_codec_that_a_spec_names_is_built_as_its_run_builds_it(resolved) -> None:
     codecs = pytest.importorskip("repro.codecs")
-    for spec in resolved["laptop"].values():
+    for spec in resolved["study"].values():
         codecs.of_run(spec.codec, spec.method, spec.momentum, workers=spec.workers, options=spec.codec_options)
 
 
@@ -733,7 +733,7 @@ def test_every_codec_that_a_spec_names_is_built_as_its_run_builds_it(resolved) -
     ],
 )
 def test_options_are_counted_only_where_they_are_not_neutral(changes, parts, resolved) -> None:
-    spec = resolved["laptop"]["e1-federated"].as_dict()
+    spec = resolved["study"]["e1-federated"].as_dict()
     usual = numerics.used_by(spec)
     assert set(numerics.used_by(spec | changes)) - set(usual) == parts
 
@@ -741,7 +741,7 @@ def test_options_are_counted_only_where_they_are_not_neutral(changes, parts, res
 @pytest.mark.parametrize("zipped", ["", "+zip"])
 def test_every_codec_has_a_version_that_its_runs_depend_on(zipped: str, resolved) -> None:
     codecs = pytest.importorskip("repro.codecs")
-    spec = resolved["laptop"]["e2-federated-gq"].as_dict()
+    spec = resolved["study"]["e2-federated-gq"].as_dict()
     for name in codecs.NAMES:
         used = numerics.used_by(spec | {"codec": name + zipped})
         assert used[f"codec_{name}"] == numerics.VERSIONS[f"codec_{name}"] > 0
@@ -750,7 +750,7 @@ def test_every_codec_has_a_version_that_its_runs_depend_on(zipped: str, resolved
 
 def test_a_part_that_is_counted_later_leaves_records_of_its_first_version_valid(resolved, monkeypatch) -> None:
     """Downloads are dense where uploads are not, which fingerprints count from the second version on."""
-    spec = resolved["laptop"]["e2-federated-gq"].as_dict()
+    spec = resolved["study"]["e2-federated-gq"].as_dict()
     assert "codec_dense" not in numerics.used_by(spec)
     monkeypatch.setitem(numerics.VERSIONS, "codec_dense", 2)
     assert numerics.used_by(spec)["codec_dense"] == 2

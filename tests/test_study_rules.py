@@ -105,9 +105,9 @@ def test_a_statement_depends_on_readings_that_do_not_all_meet_both_factors():
 
 
 def test_no_reading_meets_factors_that_are_far_off_and_all_meet_a_wide_tolerance():
-    assert of_readings(totals(), published={"at_1000": 3000, "at_10": 5})["verdict"] == "fails at laptop scale"
-    assert of_readings(totals(), published={"at_1000": 3, "at_10": 5000})["verdict"] == "fails at laptop scale"
-    assert of_readings(totals(), tolerance=1000.0)["verdict"] == "holds at laptop scale"
+    assert of_readings(totals(), published={"at_1000": 3000, "at_10": 5})["verdict"] == "fails at study scale"
+    assert of_readings(totals(), published={"at_1000": 3, "at_10": 5000})["verdict"] == "fails at study scale"
+    assert of_readings(totals(), tolerance=1000.0)["verdict"] == "holds at study scale"
 
 
 def test_messages_of_a_smaller_network_or_two_seeds_say_nothing():

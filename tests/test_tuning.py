@@ -18,8 +18,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def fill(root: Path, top1, skip: tuple[str, int] | None = None, source: str = "e1") -> None:
-    """Grids of the laptop profile; ``top1(arm, lr, seed)`` is an accuracy, or None for a run that diverged."""
-    for arm, made in specs.grids(source, "laptop", root).items():
+    """Grids of the paper profile; ``top1(arm, lr, seed)`` is an accuracy, or None for a run that diverged."""
+    for arm, made in specs.grids(source, "paper", root).items():
         for spec in made:
             for seed in SEEDS:
                 if (spec.run, seed) == skip:
@@ -38,7 +38,7 @@ def test_the_best_mean_over_seeds_wins_and_not_the_best_single_run(root: Path) -
         return {0.2: 0.5, 0.4: {101: 0.9, 102: 0.25, 103: 0.25}[seed]}.get(lr, 0.3)
 
     fill(root, top1)
-    chosen = tuning.choose("e1", "laptop", root)["central"]
+    chosen = tuning.choose("e1", "paper", root)["central"]
     assert chosen["lr"] == 0.2
     assert chosen["mean_top1"]["0.2"] == pytest.approx(0.5)
     assert chosen["mean_top1"]["0.4"] == pytest.approx(1.4 / 3)
@@ -50,14 +50,14 @@ def test_the_best_mean_over_seeds_wins_and_not_the_best_single_run(root: Path) -
 def test_every_arm_is_chosen_from_its_own_grid(source: str, root: Path) -> None:
     best = dict(zip(tree.ARMS[source], (0.1, 0.4, 0.8, 0.2), strict=False))
     fill(root, lambda arm, lr, seed: 0.6 if lr == best[arm] else 0.4, source=source)
-    assert {arm: choice["lr"] for arm, choice in tuning.choose(source, "laptop", root).items()} == best
+    assert {arm: choice["lr"] for arm, choice in tuning.choose(source, "paper", root).items()} == best
 
 
 def test_of_equal_rates_the_smaller_one_wins(root: Path) -> None:
     fill(root, lambda arm, lr, seed: 0.6 if lr in (0.1, 0.2, 0.8) else 0.4)
-    assert tuning.choose("e1", "laptop", root)["federated"]["lr"] == 0.1
+    assert tuning.choose("e1", "paper", root)["federated"]["lr"] == 0.1
     fill(root, lambda arm, lr, seed: 0.5)
-    assert tuning.choose("e1", "laptop", root)["federated"]["lr"] == 0.025
+    assert tuning.choose("e1", "paper", root)["federated"]["lr"] == 0.025
 
 
 def test_a_diverged_seed_counts_as_chance(root: Path) -> None:
@@ -67,18 +67,18 @@ def test_a_diverged_seed_counts_as_chance(root: Path) -> None:
         return 0.51 if lr == 0.2 else 0.2
 
     fill(root, top1)
-    chosen = tuning.choose("e1", "laptop", root)["central"]
+    chosen = tuning.choose("e1", "paper", root)["central"]
     assert chosen["mean_top1"]["0.4"] == pytest.approx(0.5)
     assert chosen["lr"] == 0.2
 
 
 def test_what_a_diverged_run_reached_before_it_diverged_does_not_count(root: Path) -> None:
     fill(root, peak(0.1))
-    for spec in specs.grids("e1", "laptop", root)["central"]:
+    for spec in specs.grids("e1", "paper", root)["central"]:
         if spec.schedule["lr"] == 1.6:
             for seed in SEEDS:
                 tree.record(spec, seed, root, top1=0.99, status="diverged", reason="the loss is nan")
-    chosen = tuning.choose("e1", "laptop", root)["central"]
+    chosen = tuning.choose("e1", "paper", root)["central"]
     assert chosen["mean_top1"]["1.6"] == pytest.approx(0.1)
     assert chosen["lr"] == 0.1
 
@@ -86,7 +86,7 @@ def test_what_a_diverged_run_reached_before_it_diverged_does_not_count(root: Pat
 @pytest.mark.parametrize(("best", "at_edge"), [(0.025, True), (0.05, False), (0.8, False), (1.6, True)])
 def test_a_rate_at_the_edge_of_its_grid_is_flagged(best: float, at_edge: bool, root: Path) -> None:
     fill(root, peak(best))
-    for choice in tuning.choose("e1", "laptop", root).values():
+    for choice in tuning.choose("e1", "paper", root).values():
         assert (choice["lr"], choice["at_edge"]) == (best, at_edge)
 
 
@@ -94,38 +94,38 @@ def test_a_rate_at_the_edge_of_its_grid_is_flagged(best: float, at_edge: bool, r
 def test_a_missing_or_stale_run_is_named(stale: bool, root: Path) -> None:
     fill(root, peak(0.1), skip=("e1-grid-large-batch-lr0_4", 102))
     if stale:
-        spec = specs.find("e1-grid-large-batch-lr0_4", "laptop", root)
+        spec = specs.find("e1-grid-large-batch-lr0_4", "paper", root)
         tree.record(spec, 102, root, fingerprint="0" * 64)
     with pytest.raises(ReproError) as caught:
-        tuning.choose("e1", "laptop", root)
+        tuning.choose("e1", "paper", root)
     assert str(caught.value) == (
-        "e1-grid-large-batch-lr0_4 seed 102 has no valid record; run `make controls PROFILE=laptop` first"
+        "e1-grid-large-batch-lr0_4 seed 102 has no valid record; run `make controls PROFILE=paper` first"
     )
-    before = (root / "data/learning_rates/laptop.json").read_bytes()
+    before = (root / "data/learning_rates/paper.json").read_bytes()
     with pytest.raises(ReproError):
-        tuning.write("e1", "laptop", root)
-    assert (root / "data/learning_rates/laptop.json").read_bytes() == before
+        tuning.write("e1", "paper", root)
+    assert (root / "data/learning_rates/paper.json").read_bytes() == before
 
 
 def test_what_is_written_is_what_the_runs_then_use_and_other_sources_stay(root: Path) -> None:
     fill(root, peak(0.8))
-    path = specs.learning_rates_path("laptop", root)
+    path = specs.learning_rates_path("paper", root)
     path.write_text('{"e3": {"lars": {"lr": 7.0}}}')
-    assert tuning.write("e1", "laptop", root) == path
+    assert tuning.write("e1", "paper", root) == path
     content = records.read_json(path)
     assert content["e3"] == {"lars": {"lr": 7.0}}
-    assert content["e1"] == tuning.choose("e1", "laptop", root)
-    assert specs.find("e1-federated-2labels", "laptop", root).schedule["lr"] == 0.8
+    assert content["e1"] == tuning.choose("e1", "paper", root)
+    assert specs.find("e1-federated-2labels", "paper", root).schedule["lr"] == 0.8
     before = path.read_bytes()
-    assert tuning.write("e1", "laptop", root).read_bytes() == before
+    assert tuning.write("e1", "paper", root).read_bytes() == before
     fill(root, peak(0.0125), source="e2")
-    tuning.write("e2", "laptop", root)
-    assert records.read_json(path) == content | {"e2": tuning.choose("e2", "laptop", root)}
-    assert specs.find("e2-large-batch-dgc", "laptop", root).schedule["lr"] == 0.0125
+    tuning.write("e2", "paper", root)
+    assert records.read_json(path) == content | {"e2": tuning.choose("e2", "paper", root)}
+    assert specs.find("e2-large-batch-dgc", "paper", root).schedule["lr"] == 0.0125
 
 
 def test_damaged_learning_rates_are_said_in_one_line(root: Path) -> None:
     fill(root, peak(0.8))
-    specs.learning_rates_path("laptop", root).write_text("<<<<<<< HEAD\n")
-    with pytest.raises(ReproError, match=r"laptop\.json: truncated or not JSON"):
-        tuning.write("e1", "laptop", root)
+    specs.learning_rates_path("paper", root).write_text("<<<<<<< HEAD\n")
+    with pytest.raises(ReproError, match=r"paper\.json: truncated or not JSON"):
+        tuning.write("e1", "paper", root)

@@ -30,7 +30,7 @@ class Bench:
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root, self.patch, self.calls = root, monkeypatch, []
-        self.spec = specs.find("e1-federated", "laptop", root)
+        self.spec = specs.find("e1-federated", "paper", root)
         self.kept = {seed: tree.record(self.spec, seed, root, top1) for seed, top1 in TOP1.items()}
         self.machine_of_record(HERE)
 
@@ -157,7 +157,7 @@ def test_one_seed_gives_no_interval_and_so_no_agreement(bench: Bench) -> None:
 
 
 def test_other_runs_do_not_widen_the_interval(bench: Bench) -> None:
-    other = specs.find("e1-central", "laptop", bench.root)
+    other = specs.find("e1-central", "paper", bench.root)
     for seed, top1 in TOP1.items():
         tree.record(other, seed, bench.root, 0.1 if seed == 1 else top1)
     found = bench.again(bench.with_top1(interval()[0] - 1e-6), ELSEWHERE)
@@ -165,7 +165,7 @@ def test_other_runs_do_not_widen_the_interval(bench: Bench) -> None:
 
 
 def law(bench: Bench, **changes) -> verify.Comparison:
-    bench.spec = specs.find("e1-union-law", "laptop", bench.root)
+    bench.spec = specs.find("e1-union-law", "paper", bench.root)
     bench.machine_of_record(HERE)
     kept = tree.record(bench.spec, 1, bench.root, law=LAW, rows=[], series={})
     return bench.again(replace(kept, law=LAW | changes), ELSEWHERE)
@@ -222,7 +222,7 @@ def test_a_law_that_no_statement_reads_cannot_be_compared_between_machines(bench
 
 def payloads(bench: Bench, *changed: dict) -> verify.Comparison:
     """Elsewhere, a run of payloads gives rows like those on record, the first ones with what ``changed`` says."""
-    bench.spec = specs.find("e2-payloads-resnet50-10", "laptop", bench.root)
+    bench.spec = specs.find("e2-payloads-resnet50-10", "paper", bench.root)
     bench.machine_of_record(HERE)
     kept = tree.record(bench.spec, 1, bench.root)
     rows = [row | change for row, change in zip(kept.rows, changed, strict=False)] + kept.rows[len(changed) :]
@@ -300,10 +300,10 @@ def test_every_valid_record_of_all_profiles_and_groups_can_be_drawn_and_no_other
     some = [tasks[min(3, len(tasks) - 1)] for tasks in planned if tasks]  # a source may have no grid
     for spec, seed in some:
         tree.record(spec, seed, bench.root)
-    stale = specs.find("e1-central", "laptop", bench.root)
+    stale = specs.find("e1-central", "paper", bench.root)
     tree.record(stale, 1, bench.root, fingerprint="0" * 64)
     tree.record(bench.spec, 77, bench.root)  # a seed that is not planned
-    expected = {("laptop", "e1-federated", seed) for seed in TOP1}
+    expected = {("paper", "e1-federated", seed) for seed in TOP1}
     expected |= {("smoke", spec.run, seed) for spec, seed in some}
     assert len(expected) == len(TOP1) + len(some)
     assert set(names(verify.sample(100, 0, bench.root))) == expected

@@ -9,11 +9,12 @@ from typing import Any
 
 import yaml
 
-from repro import arithmetic, claims, report, specs, store
+from repro import arithmetic, claims, pilot, report, specs, store, study
 from repro.claims import Choice, Published
 from repro.errors import ReproError
 from repro.records import Record, path_of, provenance_path, read_json
 from repro.report import Table
+from repro.report.tables import from_markdown
 
 Verdicts = Sequence[Mapping[str, Any]]
 
@@ -35,6 +36,8 @@ class Inputs:
         manifests: data set -> its manifest, with ``citation`` and ``licence`` as ``data/sources.yaml`` gives them.
         arithmetic: computations on the sources' own numbers.
         citation: content of ``CITATION.cff``.
+        pilot: what the pilot was, where it stands in for runs of ``profile``; its verdicts are marked themselves.
+        of_pilot: ids of figures and tables, and names of notebooks, that are the pilot's.
     """
 
     profile: str
@@ -50,6 +53,8 @@ class Inputs:
     manifests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     arithmetic: Sequence[arithmetic.Line] = ()
     citation: Mapping[str, Any] = field(default_factory=dict)
+    pilot: study.Pilot | None = None
+    of_pilot: frozenset[str] = frozenset()
 
 
 def load(profile: str, root: Path = Path()) -> Inputs:
@@ -70,6 +75,7 @@ def load(profile: str, root: Path = Path()) -> Inputs:
             provenance[path.as_posix()] = read_json(root / provenance_path(path))
     executed = [path for s in specs.SOURCES for path in of_source(root / f"figures/{profile}/notebooks", s)]
     present = report.present(profile, root)
+    copied, books = pilot.shown(profile, root)
     pictures = {name: root / f"figures/{profile}/{name}.png" for name in sorted(present)}
     return Inputs(
         profile=profile,
@@ -79,13 +85,23 @@ def load(profile: str, root: Path = Path()) -> Inputs:
         others={p: made for p in specs.PROFILES if p != profile and (made := _verdicts(p, root))},
         records=records,
         provenance=provenance,
-        tables={i: report.table(i, found[a.source]) for i, a in report.ARTEFACTS.items() if a.kind == "table"},
+        tables={
+            i: _old_table(root / f"figures/{profile}/{i}.md") if i in copied else report.table(i, found[a.source])
+            for i, a in report.ARTEFACTS.items()
+            if a.kind == "table" and (profile != study.PROFILE or i in present)
+        },
         present=frozenset(present),
         notebooks={path.stem: body(path, pictures, f"../figures/{profile}") for path in executed},
         manifests=_manifests(root),
         arithmetic=arithmetic.lines(root),
         citation=_yaml(root / "CITATION.cff"),
+        pilot=study.load(root).pilot if profile == study.PROFILE else None,
+        of_pilot=copied | books,
     )
+
+
+def _old_table(path: Path) -> Table:
+    return from_markdown(path.read_text(encoding="utf-8"))
 
 
 def _verdicts(profile: str, root: Path) -> list[dict[str, Any]]:

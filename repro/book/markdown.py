@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from repro.errors import ReproError
-from repro.page import SIGNS, SOURCES, verdict_class
+from repro.page import PILOT, SIGNS, SOURCES, said, verdict_class
 from repro.records import write_atomic
 from repro.words import counted
 
@@ -71,7 +71,8 @@ def render(site: Site, artefacts: Sequence[Mapping[str, Any]]) -> str:
         if not item["drawn"]:
             lines += [head, "", f"{says}. {SIGNS['not run']} not run", ""]
             continue
-        lines += [head, "", f"{says}. {' · '.join(_link(*file) for file in item['files'])}", ""]
+        mark = " **Pilot.**" if item["pilot"] else ""
+        lines += [head, "", f"{says}.{mark} {' · '.join(_link(*file) for file in item['files'])}", ""]
         if item["picture"]:
             lines += [f"![{says}]({quote(item['picture'])})", ""]
         elif item["table"] is not None:
@@ -99,7 +100,7 @@ def _headline(site: Site) -> list[str]:
         f"- {name}: " + ", ".join(f"{SIGNS[verdict_class(w)]} {n} {escaped(w)}" for w, n in counter.items())
         for name, counter in site.headline().items()
         if counter
-    ]
+    ] + ([f"- {site.progress()}"] if site.progress() else [])
 
 
 def _matrix(rows: Sequence[Row], source: str, page: str) -> list[str]:
@@ -132,8 +133,15 @@ def _statement(site: Site, row: Row) -> list[str]:
         *(f"  - {escaped(line)}" for line in row.ours),
         *([f"- Other profiles: {'; '.join(others)}"] if others else []),
         f"- Evidence: {' · '.join(links)}",
-        *([f"- Runs: {_runs(site, row.runs)}"] if row.runs else []),
+        *([f"- Runs: {_old_runs(site, row) if row.pilot else _runs(site, row.runs)}"] if row.runs else []),
     ]
+
+
+def _old_runs(site: Site, row: Row) -> str:
+    """Runs of the pilot, whose records are in the history of the repository."""
+    assert site.inputs.pilot is not None
+    where = f"data/records/{site.inputs.pilot.profile}/ at commit {site.inputs.pilot.commit}"
+    return f"{len(row.runs)} of the pilot, {site.inputs.pilot.seeds} seeds; their records: {where}"
 
 
 def _runs(site: Site, runs: Sequence[str]) -> str:
@@ -151,25 +159,26 @@ def _runs(site: Site, runs: Sequence[str]) -> str:
 # README ------------------------------------------------------------------------------------------------------
 
 
-_VERBS = {
-    "holds": ("holds", "hold"),
-    "fails": ("fails", "fail"),
-    "inconclusive": ("is inconclusive", "are inconclusive"),
-    "not comparable": ("is not comparable", "are not comparable"),
-    "not run": ("was not run", "were not run"),
-}
+_DECIDED = ("holds", "holds in part", "fails", "depends on", "no difference")
 
 
 def _sentence(counts: Mapping[str, int]) -> str:
-    """How many statements of a source have which verdict.
+    """How many statements of a source have which verdict; those that show the pilot apart.
 
-    >>> _sentence({"inconclusive": 5, "holds": 1, "not run": 1})
-    'Of 7 statements 1 holds, 5 are inconclusive and 1 was not run.'
+    >>> _sentence({"open": 5, "holds": 1, "not run": 1})
+    'Of 7 statements 1 holds, 5 are open and 1 was not run.'
+    >>> _sentence({"holds": 1, "pilot": 2})
+    '1 of 3 statements has study evidence so far: 1 holds.'
     """
-    said = [f"{counts[word]} {_VERBS[word][counts[word] != 1]}" for word in SIGNS if counts.get(word)]
-    total = sum(counts.values())
-    listed = ", ".join(said[:-1]) + " and " * (len(said) > 1) + said[-1]
-    return f"Of {total} statement{'s' if total != 1 else ''} {listed}."
+    total, old = sum(counts.values()), counts.get(PILOT, 0)
+    statements = f"{total} statement{'s' if total != 1 else ''}"
+    if not old:
+        return f"Of {statements} {said(counts)}."
+    own = {word: n for word, n in counts.items() if word not in (PILOT, "not run")}
+    new = sum(own.values())
+    head = f"{new or 'None'} of {statements} {'has' if new < 2 else 'have'} study evidence so far"
+    unrun = {"not run": counts["not run"]} if counts.get("not run") else {}
+    return head + (f": {said(own | unrun)}." if own or unrun else ".")
 
 
 def _fails(part: Mapping[str, Any]) -> bool:
@@ -179,10 +188,12 @@ def _fails(part: Mapping[str, Any]) -> bool:
 def readme_block(site: Site) -> str:
     """What stands between the markers of README.md: what came out of each source in words, counts, all statements."""
     lines = [BEGIN, "", f"At the `{site.profile}` profile. {scale_note(site.profile)}", ""]
+    if site.progress():
+        lines += [site.progress(), ""]
     for source, name, counts in site.counts():
         lines.append(f"- **{escaped(name)}.** {_sentence(counts)}")
         for row in site.rows:
-            if row.source == source and row.word in ("holds", "fails"):
+            if row.source == source and row.word in _DECIDED:
                 kind = f" ({row.kind})" if row.kind in ("law", "definition") else ""
                 if row.word == "holds" and any(
                     part["outcome"] == "not comparable" and not part.get("beside") for part in row.parts
@@ -191,15 +202,17 @@ def readme_block(site: Site) -> str:
                 failing = [str(part["ours"]) for part in row.parts if _fails(part)] if len(row.parts) > 1 else []
                 because = f" What fails: {escaped('; '.join(failing))}." if failing else ""
                 lines.append(
-                    f"  - {SIGNS[row.word]} {row.word}: {escaped(row.says)}{kind}{because} "
+                    f"  - {SIGNS[row.word]} {row.word}{' (pilot)' * row.pilot}: {escaped(row.says)}{kind}{because} "
                     f"{_link(row.id, _PAGE + '#' + row.id)}"
                 )
-    words = list(SIGNS)
     lines += [
         "",
         *_table(
-            ["source", *(f"{SIGNS[word]} {word}" for word in words)],
-            [[escaped(name), *(str(counts.get(word, 0)) for word in words)] for _, name, counts in site.counts()],
+            ["source", *(f"{SIGNS.get(word, '')} {word}".strip() for word in site.columns)],
+            [
+                [escaped(name), *(str(counts.get(word, 0)) for word in site.columns)]
+                for _, name, counts in site.counts()
+            ],
         ),
     ]
     for source in site.built:

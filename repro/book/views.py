@@ -17,7 +17,7 @@ from repro import arithmetic, numerics, words
 from repro.book import markdown, notebook
 from repro.book.inputs import Inputs
 from repro.claims import Choice, headline
-from repro.page import SIGNS, SOURCES, THEMES, verdict_class
+from repro.page import PILOT, SIGNS, SOURCES, THEMES, colour, verdict_class
 from repro.records import Record, path_of, provenance_path
 from repro.report import ARTEFACTS, outputs
 from repro.specs import GROUPS
@@ -142,11 +142,17 @@ class Row:
     runs: list[str]
     profile: str = ""
     repetitions: str = "seeds"
+    pilot: bool = False
 
     @property
     def css(self) -> str:
         """Colour class of its badge."""
-        return self.word if self.word in ("holds", "fails") else "open"
+        return colour(self.verdict)
+
+    @property
+    def counted_as(self) -> str:
+        """The column of the table of verdicts in which it is counted."""
+        return PILOT if self.pilot else self.word
 
 
 @dataclass
@@ -249,22 +255,40 @@ class Site:
                     markdown.ours(verdict), int(verdict.get("n") or 0), word, verdict_class(word), reason,
                     verdict.get("why") or "", list(verdict.get("parts", [])), beside, item.shown_by,
                     [str(run) for run in verdict.get("runs", [])], self.profile,
-                    str(verdict.get("repetitions", "seeds")),
+                    str(verdict.get("repetitions", "seeds")), bool(verdict.get("pilot")),
                 )
             )  # fmt: skip
         return rows
 
     def counts(self) -> list[tuple[str, str, dict[str, int]]]:
-        """(source, name, verdict word -> number of statements)."""
+        """(source, name, verdict word -> number of statements); those that show the pilot are counted apart."""
         return [
-            (source, SOURCES[source], dict(Counter(row.word for row in self.rows if row.source == source)))
+            (source, SOURCES[source], dict(Counter(row.counted_as for row in self.rows if row.source == source)))
             for source in SOURCES
             if any(row.source == source for row in self.rows)
         ]
 
     def headline(self) -> dict[str, dict[str, int]]:
-        """As ``claims.headline``, over the sources that are built."""
-        return headline({"kind": r.kind, "verdict": r.verdict} for r in self.rows if r.source in self.built)
+        """As ``claims.headline``, over the sources that are built; what shows the pilot is left out."""
+        counted = (row for row in self.rows if row.source in self.built and not row.pilot)
+        return headline({"kind": row.kind, "verdict": row.verdict} for row in counted)
+
+    @property
+    def columns(self) -> list[str]:
+        """How verdicts are counted: by their words, and those of the pilot apart where there are any."""
+        return [*SIGNS, *([PILOT] if any(row.pilot for row in self.rows) else [])]
+
+    def progress(self) -> str:
+        """How far the study is, where the pilot still stands in; else empty."""
+        old = sum(row.pilot for row in self.rows)
+        if not old or self.inputs.pilot is None:
+            return ""
+        unrun = sum(row.word == NOT_RUN for row in self.rows)
+        return (
+            f"{len(self.rows) - old - unrun} of {len(self.rows)} statements have study evidence so far; {old} show the "
+            f"pilot ({self.inputs.pilot.seeds} seeds, short trainings, never counted)"
+            + (f", and {unrun} {'was' if unrun == 1 else 'were'} not run." if unrun else ".")
+        )
 
     def artefacts(self) -> list[dict[str, Any]]:
         """Every figure and table: those that the sources have and those of ours, in the sources' order."""
@@ -277,7 +301,8 @@ class Site:
     def _artefact(self, name: str, item: Any) -> dict[str, Any]:
         made = ARTEFACTS.get(name)
         source = name.partition(".")[0]
-        runs = self._runs_of(made.runs) if made else []
+        old = name in self.inputs.of_pilot
+        runs = self._runs_of(made.runs) if made and not old else []
         seconds = sum(run.seconds for run in runs)
         known = item.published if item and isinstance(item.published, Mapping) and "rows" in item.published else {}
         return {
@@ -294,6 +319,7 @@ class Site:
             "kind": made.kind if made else item.kind,
             "group": made.group if made else "artefact",
             "drawn": name in self.inputs.present,
+            "pilot": old,
             "files": [(file.rpartition(".")[2], self.file(file)) for file in outputs(name)] if made else [],
             "picture": self.file(f"{name}.png") if made and made.kind == "figure" else "",
             "table": self.inputs.tables.get(name),
@@ -434,6 +460,8 @@ def _environment(made: Site) -> Environment:
         "profile": made.profile,
         "SOURCES": SOURCES,
         "SIGNS": SIGNS,
+        "PILOT": PILOT,
+        "pilot": made.inputs.pilot,
         "notebooks": sorted(made.inputs.notebooks),
         "scale_note": markdown.scale_note(made.profile),
         "plural": plural,
@@ -446,10 +474,9 @@ def _environment(made: Site) -> Environment:
 
 def _badge(word: str, count: int | None = None) -> Markup:
     """A verdict with its sign; colour only repeats what sign and words say."""
-    name = verdict_class(word)
-    css = name if name in ("holds", "fails") else "open"
     said = escape(word if count is None else f"{count} {word}")
-    return Markup(f'<span class="badge {css}"><span aria-hidden="true">{SIGNS[name]}</span> {said}</span>')
+    sign = "" if word == PILOT else f'<span aria-hidden="true">{SIGNS[verdict_class(word)]}</span> '
+    return Markup(f'<span class="badge {colour(word)}">{sign}{said}</span>')
 
 
 def _style() -> str:

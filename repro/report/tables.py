@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from repro.errors import ReproError
 from repro.metrics import epochs_to_target, rounds_to_target, target_accuracy
 from repro.records import Record
 from repro.report import select
@@ -67,6 +69,22 @@ class Table:
             )
             + "\n"
         )
+
+
+def from_markdown(text: str) -> Table:
+    """The table that ``Table.markdown`` wrote as ``text``, without the numbers behind it.
+
+    Raises:
+        ReproError: something else than such a table.
+    """
+    lines = text.splitlines()
+    piped = [
+        [cell.replace(r"\|", "|") for cell in re.split(r" (?<!\\)\| ", row[2:-2])] for row in lines if row[:2] == "| "
+    ]
+    if not lines or not lines[0].startswith("**") or len(piped) < 2 or len({len(row) for row in piped}) > 1:
+        raise ReproError("not a table that this package wrote; restore the file from git")
+    notes = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
+    return Table(lines[0].strip("*"), piped[0], piped[2:], notes, [])
 
 
 def _pipe(cells: Sequence[str]) -> str:
