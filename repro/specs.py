@@ -566,6 +566,9 @@ def _resolve(files: _Files, name: str, base: str, lr: float | None = None, **ext
         raise ReproError(f"{where}, key schedule.warmup: {by} without warmup_epochs; leave it out, or add a warm-up")
     if "warmup_epochs" in schedule:
         schedule["warmup_epochs"] = _warm_up(files, schedule["warmup_epochs"], by, published, values, where)
+    if values.get("sparsity_warmup"):
+        share = _setting("sparsity_warmup", values["sparsity_warmup"], f"{where}, key sparsity_warmup")
+        values["sparsity_warmup"] = _warm_up(files, share * own_epochs, None, published, values, where) / epochs
     if lr is not None:
         schedule["lr"] = lr
     elif grid is not None:
@@ -689,7 +692,7 @@ def _sizes(files: _Files, kind: str, model: str, run: str | None = None) -> dict
     if run in own_sizes:
         fixed = ("workers",) if files.content.get("fixed_workers", False) else ()
         of_kind = (*_SIZES.get(kind, ()), *(fixed if kind == "train" else ()))
-        sections.append((f"{place}.runs.{run}", own_sizes[run], [*every, *fixed], of_kind))
+        sections.append((f"{place}.runs.{run}", own_sizes[run], [*every, *fixed, "seeds"], of_kind))
     made: dict[str, Any] = {}
     for where, given, permitted, own in sections:
         sizes = _expect(given, dict, where)
@@ -899,9 +902,15 @@ def _tasks(files: _Files, group: str, waiting: list[str] | None = None) -> list[
 
 
 def _planned_seeds(files: _Files, run: str, seeds: list[int]) -> list[int]:
-    """The profile's seeds; at the profile ``study`` also those of the later looks of statements that read the run."""
+    """The profile's seeds; at the profile ``study`` also those of the later looks of statements that read the run.
+
+    A run to which the profile gives seeds of its own has those.
+    """
     from repro import study  # which reads with this module
 
+    own = files.params.get("runs", {}).get(run) or {}
+    if "seeds" in own:
+        return _listed(own, f"{files.params_file}, key {files.source}.runs.{run}.seeds")
     return study.seeds_of(run, files.source, seeds, files.root) if files.profile == study.PROFILE else seeds
 
 
