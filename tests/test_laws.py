@@ -1,9 +1,15 @@
 """The law of normalisation: what must not matter does not to round-off, and what must matter does."""
 
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
 import pytest
 import toy
 
-from repro import laws, numerics, runner
+from repro import laws, numerics, runner, specs, verify
 
 PER_IMAGE = ("group", "layer", "instance")
 
@@ -70,3 +76,19 @@ def test_the_law_of_the_label_split_notices_workers_that_are_not_weighted_alike(
     monkeypatch.setattr(plain, "WeightedMean", Uneven)
     found = laws.label_split(workers=4, local_batch=8, lr=0.1, seed=1)
     assert found["vgg11_max_abs_difference"] > 1e6 * found["tolerance"]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("run", ["e1-union-law", "e3-normalisation-law"])
+def test_without_vector_instructions_a_law_states_the_same(run):
+    program = (
+        "import json; from pathlib import Path; from repro import runner, specs\n"
+        f"root = Path({str(toy.ROOT)!r})\n"
+        f"print(json.dumps(runner.run(specs.find({run!r}, 'laptop', root), 1, root)[0].law))"
+    )
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": "default", "PYTHONPATH": str(toy.ROOT)}
+    found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    here, _ = runner.run(specs.find(run, "laptop", toy.ROOT), 1, toy.ROOT)
+    there = replace(here, law=json.loads(found.stdout))
+    compared = verify._law_elsewhere(here, there, toy.ROOT)
+    assert compared.verdict == verify.AGREES, compared.detail

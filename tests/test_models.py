@@ -190,6 +190,23 @@ def test_at_the_smallest_image_every_strided_convolution_sees_more_than_a_pixel(
     assert sorted(set(seen)) == [2, 4, 8]
 
 
+@pytest.mark.parametrize("size", [2, 4, 8])
+@pytest.mark.parametrize("channels", [4, 32, 128])
+def test_down_to_maps_of_two_pixels_the_bfloat16_gradient_of_a_strided_convolution_is_right(
+    size: int, channels: int
+) -> None:
+    """On a map of one pixel it is whatever its memory held before."""
+    conv = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1, bias=False).to(memory_format=torch.channels_last)
+    x = images(16 * channels, size)[:, 0].view(16, channels, size, size).to(memory_format=torch.channels_last)
+    gradients = []
+    for bf16 in (False, True):
+        conv.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            (conv(x).float() ** 2).sum().backward()
+        gradients.append(conv.weight.grad.clone())
+    assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 0.02
+
+
 @pytest.mark.parametrize("channels", range(1, 10))
 @pytest.mark.parametrize("size", [7, 8])
 def test_a_strided_shortcut_is_the_convolution_that_it_stands_for(channels: int, size: int) -> None:
