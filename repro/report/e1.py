@@ -93,7 +93,7 @@ def _skew(groups: select.Groups, runs: Sequence[str], title: str) -> Figure:
         for run, group in groups.items()
     }
     pairs = (runs[:2], runs[2:])
-    change = "Above the panels: at the end (last tenth), skewed minus IID shards, paired by seed, with its 95 % interval."
+    change = "Above the panels: at the end (last tenth), skewed minus IID shards, paired by seed, with 95 % interval."
     figure, panels = style.new(
         title,
         select.stamp(groups),

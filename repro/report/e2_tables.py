@@ -11,7 +11,7 @@ import numpy as np
 
 from repro import traffic
 from repro.errors import ReproError
-from repro.metrics import epochs_to_target, rounds_to_target, target_accuracy
+from repro.metrics import epochs_to_target, planned_rounds, target_accuracy
 from repro.network import Link, load_links, round_seconds, slowest
 from repro.records import Record
 from repro.report import e1, select, tables
@@ -177,7 +177,7 @@ def _measured_traffic(group: Sequence[Record], target: float) -> _Traffic:
         [record.rows[-1][name] / record.rows[-1]["round"] / workers for record in seen]
         for name in ("bytes_up", "bytes_down")
     )
-    rounds = [rounds_to_target(record, math.inf)[0] for record in group]
+    rounds = [planned_rounds(record) for record in group]
     epochs, reached = zip(*(epochs_to_target(record, target) for record in group), strict=True)
     sent = [tables.bytes_to_target(record, target)[0] for record in seen]
     return _Traffic(
