@@ -148,7 +148,7 @@ _DEFINED: dict[str, Artefact] = {
         columns=e2.COLUMNS,
     ),
     "e2.table3": Artefact(
-        "e2", "table", "artefact", e2_tables.TABLE3_RUNS, e2_tables.table3, "Large-batch accuracy after the last epoch"
+        "e2", "table", "artefact", e2_tables.TABLE3_RUNS, e2_tables.table3, "Large-batch accuracy at the end"
     ),
     "e2.fig2": Artefact(
         "e2",
@@ -228,7 +228,7 @@ _DEFINED: dict[str, Artefact] = {
         "artefact",
         e3_tables.TABLE1_RUNS,
         e3_tables.table1,
-        "Accuracy after the last epoch by batch and warm-up",
+        "Accuracy at the end of training by batch and warm-up",
     ),
     "e3.fig5": Artefact(
         "e3",

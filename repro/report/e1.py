@@ -93,7 +93,7 @@ def _skew(groups: select.Groups, runs: Sequence[str], title: str) -> Figure:
         for run, group in groups.items()
     }
     pairs = (runs[:2], runs[2:])
-    change = "Above the panels: last epoch, skewed minus IID shards, paired by seed, with its 95 % interval."
+    change = "Above the panels: at the end (last tenth), skewed minus IID shards, paired by seed, with 95 % interval."
     figure, panels = style.new(
         title,
         select.stamp(groups),
@@ -108,11 +108,11 @@ def _skew(groups: select.Groups, runs: Sequence[str], title: str) -> Figure:
 
 def _change(before: Sequence[Record], after: Sequence[Record]) -> str:
     """Difference in final accuracy between two runs over the seeds that both have, in percentage points."""
-    a, b = select.curve(before), select.curve(after)
-    paired = [seed for seed in a.seeds if seed in b.seeds]
+    a, b = select.ends(before), select.ends(after)
+    paired = [seed for seed in a if seed in b]
     if not paired:
         return "no paired seeds"
-    changes = [b.values[b.seeds.index(s), -1] - a.values[a.seeds.index(s), -1] for s in paired]
+    changes = [b[seed] - a[seed] for seed in paired]
     mean, *bounds = (number(value, 1) for value in select.interval(changes))
     return f"{mean} points" + (f" [{', '.join(bounds)}]" if len(paired) > 1 else "")
 
@@ -142,7 +142,7 @@ def _arm(run: str) -> str:
 
 
 def _final(group: Sequence[Record]) -> tuple[float, float, float]:
-    return select.interval(select.curve(group).values[:, -1])
+    return select.interval(list(select.ends(group).values()))
 
 
 def grid(groups: select.Groups, profile: str) -> Figure:

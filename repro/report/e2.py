@@ -103,7 +103,7 @@ def fig1(groups: select.Groups, profile: str) -> Figure:
 def cosine(groups: select.Groups, profile: str) -> Figure:
     """Reduce on plateau against cosine annealing, uncompressed and with DGC (e2.c5)."""
     pairs = ((BASELINE, COSINE), (DGC, DGC_COSINE))
-    change = "Above the panels: last epoch, cosine minus plateau, paired by seed, with its 95 % interval."
+    change = "Above the panels: at the end (last tenth), cosine minus plateau, paired by seed, with its 95 % interval."
     excess = f"DGC's gain from cosine beyond that of the baseline: {_excess(groups, pairs)}."
     figure, axes = style.new(
         "e2.extra-cosine  Learning-rate schedules with and without DGC",
@@ -125,12 +125,9 @@ def cosine(groups: select.Groups, profile: str) -> Figure:
 
 
 def _excess(groups: select.Groups, pairs: Sequence[tuple[str, str]]) -> str:
-    """(cosine - plateau of the second pair) - (that of the first), at the last epoch, over seeds that all runs have."""
+    """(cosine - plateau of the second pair) - (that of the first), at the end, over seeds that all runs have."""
     (plain, plain_cosine), (sparse, sparse_cosine) = pairs
-    ends = {}
-    for run in (plain, plain_cosine, sparse, sparse_cosine):
-        data = select.curve(groups[run])
-        ends[run] = dict(zip(data.seeds, data.values[:, -1], strict=True))
+    ends = {run: select.ends(groups[run]) for run in (plain, plain_cosine, sparse, sparse_cosine)}
     seeds = [seed for seed in ends[plain] if all(seed in by_seed for by_seed in ends.values())]
     if not seeds:
         return "no paired seeds"

@@ -410,7 +410,7 @@ def fig5(groups: select.Groups, profile: str) -> Figure:
         "e3.fig5  Federated averaging with GroupNorm",
         select.stamp(groups),
         [
-            f"Lines: mean over seeds. {_thin(groups)}Right: last epoch of the same runs, with its 95 % Student-t "
+            f"Lines: mean over seeds. {_thin(groups)}Right: their last tenth, with its 95 % Student-t "
             "interval. 40 batches are ours. In brackets: rounds in all.",
             *select.gaps(groups),
         ],

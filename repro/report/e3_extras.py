@@ -350,7 +350,7 @@ def norm_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]:
 
 def _on_training_images(record: Record) -> float:
     """Accuracy of the last model on its training images, without augmentation, in percent; chance if it diverged."""
-    return 100 * (metrics.end_top1(record) + metrics.regularisation_gap(record))
+    return 100 * (metrics.final_top1(record) + metrics.regularisation_gap(record))
 
 
 def regularisation(groups: select.Groups, profile: str) -> Figure:

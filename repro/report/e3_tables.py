@@ -65,7 +65,7 @@ def _cell(group: Sequence[Record]) -> str:
 
 
 def table1(groups: select.Groups, profile: str) -> Table:
-    """Accuracy after the last epoch by network, warm-up and batch (e3.c3, e3.c4, e3.c6)."""
+    """Accuracy at the end of training by network, warm-up and batch (e3.c3, e3.c4, e3.c6)."""
     rows = []
     for norm, runs in _ROWS:
         cells = [ABSENT if run is None else _cell(groups[run]) for run in runs]
@@ -73,7 +73,7 @@ def table1(groups: select.Groups, profile: str) -> Table:
         rows.append([norm, _warm_up(*larger), *cells, e1._change(first, larger[-1])])
     csv_rows = [row for group in groups.values() for row in _csv(group)]
     return Table(
-        "e3.table1: test accuracy after the last epoch, by batch and warm-up",
+        "e3.table1: test accuracy at the end of training (mean of the last tenth), by batch and warm-up",
         [
             "network",
             "learning rate in warm-up",
@@ -181,7 +181,7 @@ def buffers(groups: select.Groups, profile: str) -> Table:
     return Table(
         f"e3.extra-buffers: running statistics of {_network(BN_SKEWED)} on label-skewed data",
         [
-            "method", "policy", "running statistics", "evaluated with", "accuracy, last epoch (%)", "minus average",
+            "method", "policy", "running statistics", "evaluated with", "accuracy at the end (%)", "minus average",
             "own classes (%)", "sent up (MB)", "n",
         ],
         rows,

@@ -102,8 +102,8 @@ def shares(groups: select.Groups, profile: str) -> Table:
          "Student-t interval over blocks.]",
          f"Accuracies: {_scale(of_training)}.",
          f"Trained with gradients averaged at every step, weighted by images: {_local_batches(groups[SHARED])}. Mean "
-         "over seeds after the last epoch [95 % Student-t interval]; changes are paired by seed. On one and the same "
-         "union batch the step does not depend on the shares where there is no BatchNorm (tests/test_engines.py "
+         "over seeds at the end (last tenth) [95 % Student-t interval]; changes are paired by seed. On one and the "
+         "same union batch the step does not depend on the shares where there is no BatchNorm (tests/test_engines.py "
          "executes this); BatchNorm normalises each device's batch by itself.",
          *_gaps(of_training)],
         csv_rows,

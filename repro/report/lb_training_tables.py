@@ -43,7 +43,7 @@ PUBLISHED_2 = {
     ("alexnet", "iid"): (61.14, 59.62), ("alexnet", "noniid"): (23.8, 24.1),
 }  # fmt: skip
 
-_MEAN = "Mean over seeds after the last epoch [95 % Student-t interval]."
+_MEAN = "Mean over seeds at the end of training (mean of the last tenth) [95 % Student-t interval]."
 
 
 def _accuracies(group: Sequence[Record], name: str) -> list[float]:

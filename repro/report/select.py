@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from repro.errors import ReproError
+from repro.metrics import end_top1
 from repro.records import Record
 from repro.rules import paired_interval
 from repro.words import label, number
@@ -91,6 +92,11 @@ class Curve:
     low: np.ndarray
     high: np.ndarray
     seeds: tuple[int, ...]
+
+
+def ends(group: Sequence[Record]) -> dict[int, float]:
+    """Seed -> accuracy at the end of training (``end_top1``), in percent, as verdicts have it."""
+    return {record.seed: 100 * end_top1(record) for record in group}
 
 
 def curve(group: Sequence[Record], name: str = "test_top1") -> Curve:

@@ -272,17 +272,19 @@ def table1(groups: select.Groups, profile: str) -> Table:
 
 
 def bytes_to_target(record: Record, target: float) -> tuple[tuple[int, int], bool]:
-    """Cumulative bytes (up, down) of all workers at the first evaluation with test top-1 >= ``target``.
+    """Cumulative bytes (up, down) of all workers in the rounds to the target (``rounds_to_target``), interpolated.
 
-    Where the target was not reached: what all rounds of the run cost, and False. A diverged run is charged
-    the rounds it no longer made at its own bytes per round (0 if it diverged before the first evaluation).
+    Where the target was not reached: the bytes of the rounds that are a lower bound, and False. A diverged run is
+    charged the rounds it no longer made at its own bytes per round (0 if it diverged before the first evaluation).
     """
     rounds, reached = rounds_to_target(record, target)
-    if reached:
-        row = next(row for row in record.rows if row["round"] == rounds)
-        return (int(row["bytes_up"]), int(row["bytes_down"])), True
     if not record.rows:
         return (0, 0), False
+    if record.status == "completed":
+        places = [0, *(row["round"] for row in record.rows)]
+        sent = [[0, *(row[name] for row in record.rows)] for name in ("bytes_up", "bytes_down")]
+        up, down = (round(float(np.interp(rounds, places, each))) for each in sent)
+        return (up, down), reached
     last = record.rows[-1]
     up, down = (round(last[name] / last["round"] * rounds) for name in ("bytes_up", "bytes_down"))
     return (up, down), False
