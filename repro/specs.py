@@ -712,7 +712,7 @@ def runs_and_waiting(
 ) -> tuple[list[tuple[Spec, int]], list[tuple[str, int]]]:
     """As ``runs``, with (run, seed) of those that wait for the learning rate that a grid has still to choose beside."""
     files, waiting = _read(source, profile, root), list[str]()
-    tasks, seeds = _tasks(files, group, waiting), _seeds(files)[0]
+    tasks, seeds = _tasks(files, group, waiting), _first_seeds(files)
     return tasks, [(run, seed) for run in waiting for seed in _planned_seeds(files, run, seeds)]
 
 
@@ -738,7 +738,11 @@ def _planned_seeds(files: _Files, run: str, seeds: list[int]) -> list[int]:
 
 def first_seeds(source: str, profile: str, root: Path = Path()) -> list[int]:
     """Seeds that the profile's sizes give every run of a source, grids apart."""
-    return _seeds(_read(source, profile, root))[0]
+    return _first_seeds(_read(source, profile, root))
+
+
+def _first_seeds(files: _Files) -> list[int]:
+    return _listed(files.params, f"{files.params_file}, key {files.source}.seeds")
 
 
 def rates_chosen(source: str, profile: str, root: Path = Path()) -> bool:
