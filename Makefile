@@ -48,7 +48,8 @@ reproduce: data dvc-without-git ## install, get the data, recompute whatever is 
 
 study: data dvc-without-git ## compute what is left of the study, group by group; stop and go on at any time
 	@echo "== study: what is left, in the order of data/study.yaml (cost: python -m repro plan)"
-	$(VENV)/bin/python -m repro sweep --profile study --in-order $(if $(JOBS),--jobs $(JOBS)) $(if $(BUDGET),--time-budget $(BUDGET))
+	$(VENV)/bin/python -m repro sweep --profile study --in-order $(if $(JOBS),--jobs $(JOBS)) $(if $(BUDGET),--time-budget $(BUDGET)) \
+		|| echo "== study: not every run is done (see above); going on with those that are" >&2
 	$(VENV)/bin/python -m repro render --group control --profile study
 	$(REPRO) --keep-going
 

@@ -28,7 +28,7 @@ from repro.rules import FAILS, HOLDS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/worlds.json"
-PROFILE, ACCURACY, EVALUATIONS = "laptop", 0.5, 10
+PROFILE, ACCURACY, EVALUATIONS = "study", 0.5, 10
 SPREAD = 0.015
 """Standard deviation over seeds of the accuracy at the end, a fraction."""
 

@@ -63,10 +63,10 @@ THEMES = {
 def verdict_class(word: str) -> str:
     """The key of ``SIGNS`` that a verdict's words belong to.
 
-    >>> verdict_class("holds at study scale"), verdict_class("not reproduced"), verdict_class("holds in part (pilot)")
+    >>> verdict_class("holds at study scale"), verdict_class("not reproduced"), verdict_class("reproduced in part")
     ('holds', 'fails', 'holds in part')
     """
-    word = {"reproduced": "holds", "not reproduced": "fails"}.get(word, word)
+    word = word.replace("not reproduced", "fails").replace("reproduced", "holds")
     longest_first = sorted(SIGNS, key=len, reverse=True)
     return next((name for name in longest_first if word.startswith(name)), "open")
 

@@ -39,7 +39,10 @@ They read messages of gradients; a third word, ``change`` or ``weights``, names 
 """
 
 
-JUDGING = ("rules.py", "claims.py", "metrics.py", "looks.py", "performance/judge.py")
+JUDGING = (
+    "rules.py", "looks.py", "metrics.py", "evidence.py", "contrast.py", "judging.py", "compound.py", "claims.py",
+    "performance/judge.py",
+)  # fmt: skip
 """The files of this package by which statements are judged."""
 
 
@@ -477,4 +480,5 @@ def runs_of(part: Mapping[str, Any]) -> list[str]:
         return [part["payloads"], *part.get("trained", {}).values()]
     arms = [arm.split()[0] for arm in part.get("contrast") or [*part.get("runs", []), *part.get("unlike", [])]]
     beside = [run for runs in part.get("needs", {}).values() for run in runs]
-    return list(dict.fromkeys([*arms, *beside, *part.get("trains_like", {}).values()]))
+    siblings = part.get("trains_like", {}).values()
+    return list(dict.fromkeys([*arms, *beside, *siblings, *part.get("above_floor", [])]))

@@ -16,13 +16,11 @@ from typing import Any
 
 from repro import specs
 from repro.errors import ReproError
+from repro.looks import LOOKS
 from repro.metrics import TARGETS
 from repro.published import TO_TARGET, Statement, load_published, runs_named
 
 PROFILE = "study"
-LOOKS = (5, 8, 12)
-"""Numbers of seeds at which a statement may be judged; the first is that of every run."""
-
 _KEYS = ("pilot", "rules_commit", "complete", "looks", "order")
 
 

@@ -84,11 +84,11 @@ def test_without_vector_instructions_a_law_states_the_same(run):
     program = (
         "import json; from pathlib import Path; from repro import runner, specs\n"
         f"root = Path({str(toy.ROOT)!r})\n"
-        f"print(json.dumps(runner.run(specs.find({run!r}, 'laptop', root), 1, root)[0].law))"
+        f"print(json.dumps(runner.run(specs.find({run!r}, 'study', root), 1, root)[0].law))"
     )
     environment = os.environ | {"ATEN_CPU_CAPABILITY": "default", "PYTHONPATH": str(toy.ROOT)}
     found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    here, _ = runner.run(specs.find(run, "laptop", toy.ROOT), 1, toy.ROOT)
+    here, _ = runner.run(specs.find(run, "study", toy.ROOT), 1, toy.ROOT)
     there = replace(here, law=json.loads(found.stdout))
     compared = verify._law_elsewhere(here, there, toy.ROOT)
     assert compared.verdict == verify.AGREES, compared.detail
