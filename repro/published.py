@@ -41,7 +41,7 @@ They read messages of gradients; a third word, ``change`` or ``weights``, names 
 
 JUDGING = (
     "rules.py", "looks.py", "metrics.py", "evidence.py", "contrast.py", "judging.py", "compound.py", "claims.py",
-    "performance/judge.py",
+    "performance/judge.py", "traffic.py",
 )  # fmt: skip
 """The files of this package by which statements are judged."""
 
@@ -474,7 +474,7 @@ def runs_of(part: Mapping[str, Any]) -> list[str]:
     """The same for one part of a rule; an arm of payloads names its run."""
     if "run" in part:
         return [part["run"]]
-    if part["rule"] == "readings":
+    if part.get("rule") == "readings":
         return list(part["payloads"])
     if "payloads" in part:
         return [part["payloads"], *part.get("trained", {}).values()]

@@ -724,11 +724,10 @@ def _written(files: _Files, section: str, waiting: list[str] | None = None) -> l
 
     A run whose learning rate a grid has still to choose is an error, or, with ``waiting``, added to it and left out.
     """
-    group = "artefact" if section == "runs" else "control"
     made: list[Spec] = []
     for name in files.content[section]:
         try:
-            made.append(_resolve(files, name, name, group=group))
+            made.append(_resolve(files, name, name, group=_GROUP[section]))
         except _NotChosen:
             if waiting is None:
                 raise
@@ -860,6 +859,8 @@ def grid_run(source: str, arm: str, lr: float) -> str:
 
 
 GROUPS = ("artefact", "grid", "control")
+_GROUP = {"runs": "artefact", "controls": "control"}
+"""Group of the runs in a section of a spec file."""
 
 
 def runs(source: str, profile: str, group: str = "artefact", root: Path = Path()) -> list[tuple[Spec, int]]:
@@ -943,8 +944,8 @@ def find(run: str, profile: str, root: Path = Path()) -> Spec:
     for source in SOURCES:
         files = _read(source, profile, root)
         for section in ("runs", "controls"):
-            if run in files.content[section]:  # only then: other runs may still wait for their learning rates
-                return next(spec for spec in _written(files, section) if spec.run == run)
+            if run in files.content[section]:  # only this one: others may still wait for their learning rates
+                return _resolve(files, run, run, group=_GROUP[section])
             known += map(str, files.content[section])
         grid = {spec.run: spec for made in _grids(files).values() for spec in made}
         if run in grid:

@@ -1,4 +1,4 @@
-"""Verdicts in worlds whose truth is planted: how often they are wrong where nothing differs, and right elsewhere."""
+"""Verdicts in worlds whose truth is planted: how often wrong where nothing differs, and right where it does."""
 
 from __future__ import annotations
 
