@@ -270,6 +270,7 @@ _PARTS = {
             "sharper",
             "falls_then_stops",
             "linear",
+            "proportional",
             "line_error",
             "positive_predictions",
             "movement_share",
@@ -298,7 +299,7 @@ _OPTIONAL = {
     "measured": {
         "sharp": _MEASURED,
         "at_most": _POSITIVE,
-        "quantity": _one_of("compute", "loader"),
+        "quantity": _one_of("compute", "movement", "loader"),
         "largest": _POSITIVE,
         "full_scale_only": _TRUE,
         "at_small": _POSITIVE,  # the two batch sizes of "movement_share"
@@ -311,8 +312,9 @@ _OPTIONAL = {
     # Runs whose real bytes count instead of messages x rounds, at full scale; and whether zip is left out.
     "factor": {"trained": _TRAINED, "unzipped": _TRUE},
 }
-_NEEDED = {"sharper": {"sharp"}, "linear": {"at_most"}, "line_error": {"quantity", "largest"}}
-_NEEDED |= {"positive_predictions": {"quantity"}, "movement_share": {"at_small", "at_large"}}
+_NEEDED = {"rises": {"quantity"}, "sharper": {"sharp"}, "linear": {"at_most"}, "proportional": {"at_most"}}
+_NEEDED |= {"line_error": {"quantity", "largest"}, "positive_predictions": {"quantity"}}
+_NEEDED |= {"movement_share": {"at_small", "at_large"}}
 """Keys without which a part of the rule ``measured`` says nothing."""
 _CHECK = {"number": _TEXT, "called": _TEXT, "is": _one_of("at most", "above"), "limit": _TEXT, "times": _POSITIVE}
 _NONE: dict[str, _Field] = {}

@@ -78,11 +78,11 @@ def _shown(interval: Interval, log: bool) -> tuple[float, float, float]:
 
 
 def _rises(part: Mapping[str, Any], records: Mapping[str, Record], alpha: float) -> Finding:
-    """Compute plus data movement grow with the batch: the slope over the batch sizes is above zero."""
+    """``quantity`` (``compute`` or ``movement``) grows with the batch: the slope over the sizes is above zero."""
     intervals, grown = {}, {}
     for record in records.values():
         sizes = readings.batches(record)
-        seconds = _local_seconds(record, sizes)
+        seconds = readings.block_medians(record, part["quantity"], sizes)
         slopes = [rules.slope(sizes, 1000 * block) for block in seconds]
         intervals[_name(record)] = _over_blocks(slopes, alpha)
         grown[_name(record)] = float(np.median(seconds[:, -1]) / np.median(seconds[:, 0]))
@@ -146,20 +146,29 @@ def _falls_then_stops(part: Mapping[str, Any], records: Mapping[str, Record], al
 
 
 def _linear(part: Mapping[str, Any], records: Mapping[str, Record], alpha: float) -> Finding:
-    """Counted activations lie on the line through the smallest and the largest batch; its constant part is shown."""
+    """Counted activations lie on the line through the smallest and the largest batch."""
     off = {_name(record): readings.off_line(record, "activations") for record in records.values()}
-    offset = {}
+    text = ", ".join(f"{name} within {100 * each:.2g} % of a line" for name, each in off.items())
+    return _counted(part, off, f"{text} through the extremes", "distance from the line through the extremes")
+
+
+def _proportional(part: Mapping[str, Any], records: Mapping[str, Record], alpha: float) -> Finding:
+    """The constant part of that line is a small share of the activations of the smallest batch that is fitted."""
+    constant = {}
     for record in records.values():
         line = fits.extremes(*readings.bytes_of(record, "activations"))
-        offset[_name(record)] = abs(line.intercept) / line(readings.LEAST_FITTED)
-    outcome = HOLDS if max(off.values()) <= part["at_most"] else FAILS
-    text = ", ".join(
-        f"{name} within {100 * each:.2g} % of a line, constant part {100 * offset[name]:.2g} % at batch 32"
-        for name, each in off.items()
-    )
+        constant[_name(record)] = abs(line.intercept) / line(readings.LEAST_FITTED)
+    text = ", ".join(f"{name} {100 * each:.2g} %" for name, each in constant.items())
+    text = f"constant part of the activations at batch {readings.LEAST_FITTED}: {text}"
+    return _counted(part, constant, text, "constant part")
+
+
+def _counted(part: Mapping[str, Any], shares: Mapping[str, float], text: str, what: str) -> Finding:
+    """The finding on bytes that are counted once: every share must be at most ``at_most``."""
+    outcome = HOLDS if max(shares.values()) <= part["at_most"] else FAILS
     limit = f"{'at most' if outcome == HOLDS else 'not within'} {100 * part['at_most']:g} %"
-    reason = f"counted bytes, distance from the line through the extremes: {limit}"
-    return Finding(outcome, reason, text, {name: 100 * each for name, each in off.items()}, None, "%", 1, ONCE)
+    arms = {name: 100 * each for name, each in shares.items()}
+    return Finding(outcome, f"counted bytes, {what}: {limit}", text, arms, None, "%", 1, ONCE)
 
 
 def _line_error(part: Mapping[str, Any], records: Mapping[str, Record], alpha: float) -> Finding:
@@ -315,6 +324,7 @@ MEASURES: dict[str, Callable[[Mapping[str, Any], Mapping[str, Record], float], F
     "sharper": _sharper,
     "falls_then_stops": _falls_then_stops,
     "linear": _linear,
+    "proportional": _proportional,
     "line_error": _line_error,
     "positive_predictions": _positive_predictions,
     "movement_share": _movement_share,
