@@ -949,9 +949,7 @@ def test_c7_a_batch_twice_as_large_that_converges_as_fast_is_no_slower(published
     records = world()
     for seed in SEEDS:
         for run in ("e1-large-batch", "e1-large-batch-x2"):
-            records[f"{run}.s{seed}"] = replace(
-                records[f"{run}.s{seed}"], rows=records[f"e1-central.s{seed}"].rows
-            )
+            records[f"{run}.s{seed}"] = replace(records[f"{run}.s{seed}"], rows=records[f"e1-central.s{seed}"].rows)
     assert verdicts(published, records)["e1.c7"]["parts"][0]["outcome"] == NO_DIFFERENCE
 
 

@@ -583,7 +583,7 @@ def test_c7_and_c8_are_one_question_with_one_answer(statements):
 @pytest.mark.parametrize(("times", "still"), [(1.24, True), (1.26, False), (0.76, True), (0.74, False)])
 @pytest.mark.parametrize("run", [THOUSAND, TEN])
 def test_c7_and_c8_allow_a_quarter_at_either_number_of_classes(statements, run, times, still):
-    """The plain reading, by which both factors are met exactly in this world, is given up where one is a quarter off."""
+    """The plain reading meets both factors exactly in this world, and none where one is more than a quarter off."""
     records = world()
     reweigh(records, run, int8_zip=5.6e6 * (times if run == TEN else 1 / times))
     verdict = judge(statements, records, "e2.c7")
@@ -896,7 +896,9 @@ def test_targets_are_defined_for_posts_whose_statements_need_one(statements):
 
 
 def test_a_reserved_part_stays_open_and_shows_its_numbers(statements):
-    assert not [s.id for s in statements.values() if any("reserved" in part for part in (s.judge or {}).get("parts", []))]
+    assert not [
+        s.id for s in statements.values() if any("reserved" in part for part in (s.judge or {}).get("parts", []))
+    ]
     c12 = statements["e2.c12"]
     parts = [part | {"reserved": "not measured yet"} for part in c12.judge["parts"]]
     verdict = judge({"x": replace(c12, judge=c12.judge | {"parts": parts})}, world(), "e2.c12")
