@@ -84,7 +84,7 @@ def test_the_sibling_must_be_there():
 
 @pytest.mark.parametrize(("beside", "outcome"), [(0.19, OPEN), (0.21, HOLDS)])
 def test_an_arm_that_is_not_compared_can_be_asked_to_have_learnt(beside, outcome):
-    """As the IID siblings of e3.c7: what a device does not know says nothing where the same training teaches nothing."""
+    """As the IID siblings of e3.c7: what devices do not know says nothing where the same training teaches nothing."""
     bound = statement("bound", metric="end_top1", contrast={"a": 1}, at_most=0.5, above_floor=["iid"])
     found = part_of(bound, runs(a=0.4, iid=beside))
     assert (found["outcome"], "too close to chance" in found["reason"]) == (outcome, outcome == OPEN)
