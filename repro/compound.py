@@ -1,8 +1,9 @@
 """The outcome of a statement from the outcomes of its parts.
 
 The parts are what is measured. A statement holds if all of its parts hold; it fails if a part fails at a level that is
-corrected for the number of parts (Holm); it *holds in part* if some do and none fails; it *depends on* a setting that
-its source leaves open if it holds under one reading of it and fails, or shows no difference, under another.
+corrected for the number of parts (Holm); it *holds in part* if some do, at a level that is corrected likewise, and none
+fails; it *depends on* a setting that its source leaves open if a part of one name holds under one reading of it and
+fails, or shows no difference, under another.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def of_parts(parts: Sequence[PartVerdict]) -> Compound:
     if not parts:
         return Compound(NOT_RUN, "this package has no run for this statement", NOT_RUN)
     called = {id(part): part.name or f"part {i}" for i, part in enumerate(parts, start=1)}
-    outcomes = _after_holm(parts)
+    outcomes = _after_holm(parts, FAILS)
+    if set(outcomes.values()) != {HOLDS}:  # that all hold is the rarer event the more there are: no correction
+        outcomes |= {key: outcome for key, outcome in _after_holm(parts, HOLDS).items() if outcomes[key] == HOLDS}
     if any(part.under for part in parts) and (found := _of_readings(parts, outcomes, called)):
         return found
     whole = _plain([outcomes[id(part)] for part in parts])
@@ -48,12 +51,12 @@ def of_parts(parts: Sequence[PartVerdict]) -> Compound:
     return Compound(whole, _reason(parts, outcomes, called, deciding), deciding)
 
 
-def _after_holm(parts: Sequence[PartVerdict]) -> dict[int, str]:
-    """Outcomes of parts as they enter the statement: those that fail at 0.05 but not after Holm are open there."""
-    failing = [part for part in parts if part.outcome == FAILS]
-    kept = rules.holm([part.p or 0.0 for part in failing], len(parts))
+def _after_holm(parts: Sequence[PartVerdict], outcome: str) -> dict[int, str]:
+    """Outcomes of parts as they enter the statement: ``outcome`` at 0.05 but not after Holm is open there."""
+    decided = [part for part in parts if part.outcome == outcome]
+    kept = rules.holm([part.p or 0.0 for part in decided], len(parts))
     outcomes = {id(part): part.outcome for part in parts}
-    return outcomes | {id(part): FAILS if keep else OPEN for part, keep in zip(failing, kept, strict=True)}
+    return outcomes | {id(part): outcome if keep else OPEN for part, keep in zip(decided, kept, strict=True)}
 
 
 def _plain(outcomes: Sequence[str]) -> str:
@@ -81,9 +84,12 @@ def _of_readings(
         value: _plain([outcomes[id(part)] for part in parts if not part.under or part.under["is"] == value])
         for value in values
     }
-    good = [value for value, outcome in found.items() if outcome in (HOLDS, HOLDS_IN_PART)]
     bad = [value for value, outcome in found.items() if outcome in (FAILS, NO_DIFFERENCE)]
-    if good and bad:
+    by_name: dict[str | None, set[str]] = {}
+    for part in parts:
+        if part.under:
+            by_name.setdefault(part.name, set()).add(outcomes[id(part)])
+    if any(HOLDS in there and there & {FAILS, NO_DIFFERENCE} for there in by_name.values()):
         setting = next(part.under["setting"] for part in parts if part.under)
         told = "; ".join(f"{value} {outcome}" if outcome in (HOLDS, FAILS, HOLDS_IN_PART) else f"{value}: {outcome}"
                          for value, outcome in found.items())  # fmt: skip
@@ -111,6 +117,6 @@ def _listed(parts: Sequence[PartVerdict], outcomes: Mapping[int, str], called: M
 
 
 def _why(part: PartVerdict, outcome: str) -> str:
-    if part.outcome == FAILS and outcome == OPEN:
-        return f" (fails alone, p = {rules.p_text(part.p or 0.0)}, not corrected for the number of parts)"
+    if part.outcome in (FAILS, HOLDS) and outcome == OPEN:
+        return f" ({part.outcome} alone, p = {rules.p_text(part.p or 0.0)}, not corrected for the number of parts)"
     return "" if outcome in (HOLDS, NO_DIFFERENCE, DEPENDS_ON) else f" ({part.reason})"

@@ -231,9 +231,10 @@ def _judge_at(part: Mapping[str, Any], evidence: Evidence, runs: Sequence[str], 
             counted = not part.get("full_scale_only", False)
             return _At(replace(seen, outcome=NOT_COMPARABLE, reason=obstacle, counted=counted), None)
     lost_arms = _untrained(part, evidence, seeds, looks.ALPHA)
-    if reservation := _reservation(part, table, evidence, runs, seeds, floor=not lost_arms):
+    if reservation := _reservation(part, table, evidence, runs, seeds, lost_arms):
         return _At(replace(seen, reason=reservation), None)
-    if worse := [arm for arm in lost_arms if part["contrast"][arm] > 0]:
+    two = len(part.get("contrast", ())) == 2  # in a difference of losses a dead arm's counts as it is
+    if worse := [arm for arm in lost_arms if two and part["contrast"][arm] > 0]:
         reason = f"does not train: {_does_not_train(part, worse, evidence, seeds)}"
         return _At(
             replace(seen, outcome=FAILS, reason=reason),
@@ -348,22 +349,26 @@ def _does_not_train(part: Mapping[str, Any], arms: Sequence[str], evidence: Evid
 
 
 def _reservation(
-    part: Mapping[str, Any], table: Table, evidence: Evidence, runs: Sequence[str], seeds: Sequence[int], *, floor: bool
-) -> str | None:
-    """Why a part stays open whatever its interval says, or None; without ``floor`` arms may be near chance."""
+    part: Mapping[str, Any], table: Table, evidence: Evidence, runs: Sequence[str], seeds: Sequence[int],
+    lost: Sequence[str] = (),
+) -> str | None:  # fmt: skip
+    """Why a part stays open whatever its interval says, or None; arms of ``lost``, which do not train, may be low."""
     if "reserved" in part:
         return str(part["reserved"])
     for name, needed in part.get("needs", {}).items():
         met, otherwise = CONDITIONS[name]
         for run in needed:
-            if lost := [str(seed) for seed in seeds if not met(evidence.current[run][seed])]:
-                return f"{label(run)} {otherwise} (seed {', '.join(lost)}), so that this cannot be told"
+            if unmet := [str(seed) for seed in seeds if not met(evidence.current[run][seed])]:
+                return f"{label(run)} {otherwise} (seed {', '.join(unmet)}), so that this cannot be told"
     if part["metric"] == "best_lr":
         for arm in arms_of(part):
             for seed in seeds:
-                if (edge := best_rate(evidence.scores(arm, seed)).edge) is not None:
+                scores = evidence.scores(arm, seed)
+                if (edge := best_rate(scores).edge) is not None:
                     return f"the best learning rate of {label(arm)} (seed {seed}) is {edge:g}, an edge of the grid"
-    if floor and (low := _too_low(part, table, evidence, runs, seeds)):
+                if max(scores.values()) < rules.accuracy_floor(evidence.current[runs[0]][seeds[0]].chance):
+                    return f"no learning rate of {label(arm)} (seed {seed}) gets away from chance"
+    if low := _too_low(part, table, evidence, runs, seeds, lost):
         return low
     if moving := _not_at_rest(part, evidence, seeds):
         return moving
@@ -372,8 +377,9 @@ def _reservation(
 
 
 def _too_low(
-    part: Mapping[str, Any], table: Table, evidence: Evidence, runs: Sequence[str], seeds: Sequence[int]
-) -> str | None:
+    part: Mapping[str, Any], table: Table, evidence: Evidence, runs: Sequence[str], seeds: Sequence[int],
+    lost: Sequence[str],
+) -> str | None:  # fmt: skip
     needs_trained_arm = part["rule"] in _NEEDS_TRAINED_ARM and part["metric"] not in _WITHOUT_FLOOR
     needs_trained_arm |= part["metric"] == "step_up_share"
     if not needs_trained_arm and "above_floor" not in part:
@@ -388,10 +394,10 @@ def _too_low(
     arms = set(arms_of(part))  # what a part only needs, or must be above the floor besides, is not compared
     compared = [run for run in finals if run in arms] or list(finals)  # arms of a grid stand for all its runs
     best = max(compared, key=lambda run: finals[run])
-    if needs_trained_arm and finals[best] < lowest:
+    if needs_trained_arm and not lost and finals[best] < lowest:
         which = "" if len(compared) == 1 else ", the best of those compared,"
         return f"{label(best)}{which} ends at {number(100 * finals[best], 1)} %, {needed}"
-    if low := [run for run in part.get("above_floor", []) if finals[run] < lowest]:
+    if low := [run for run in part.get("above_floor", []) if run not in lost and finals[run] < lowest]:
         ends = ", ".join(f"{label(run)} ends at {number(100 * finals[run], 1)} %" for run in low)
         return f"{ends}, {needed}, so what was lost cannot be told"
     return None

@@ -259,7 +259,7 @@ _PARTS = {
         "against": _one_of(*SCALES),
         "direction": _one_of("rising", "falling"),
     },
-    "divergence": {"runs": _RUNS, "unlike": _RUNS},
+    "divergence": {"runs": _MEASURED, "unlike": _RUNS},
     # Which readings of "total data sent" meet both published factors.
     "readings": {"payloads": _TWO_RUNS, "published": _FACTORS, "tolerance": _POSITIVE},
     "law": {"run": _TEXT, "checks": _ITEMS},
