@@ -14,8 +14,9 @@ from repro.specs import Spec
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ARMS = {
-    "e1": ("central", "large-batch", "large-batch-x4", "federated"),
+    "e1": ("central", "large-batch", "large-batch-x2", "federated", "central-momentum", "federated-momentum"),
     "e2": ("large-batch", "large-batch-plain", "federated"),
+    "lb": ("resnet50-bsp", "resnet50-fa", "vgg11-bsp", "vgg11-fa", "alexnet-bsp", "alexnet-fa"),
 }
 
 
