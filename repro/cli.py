@@ -506,8 +506,8 @@ def _plan_of_study(bills: Sequence[Any], as_json: bool) -> int:
         rows.append((bill.group, bill.runs, bill.done, f"{bill.spent / 3600:.2f}", left, bill.unknown))
     _print_table(rows)
     print(
-        "core-hours are CPU time. What is left is estimated: a run takes as long as its other seeds did, or else as long "
-        "for an image as the same network at the same sizes with the same method"
+        "core-hours are CPU time. What is left is estimated: a run takes as long as its other seeds did, or else as "
+        "long for an image as the same network at the same sizes with the same method"
     )
     if total.unknown:
         print(f"nothing is known of the cost of {total.unknown} runs, which are not in the core-hours left")

@@ -23,7 +23,7 @@ WITH_PROFILE = [name for name, parser in COMMANDS.items() if "--profile" in pars
 ADVISE = ["--model", "resnet50", "--data", "cifar10", "--memory", "1GiB"]
 REQUIRED = {"run": ["e1-central"], "rerun": ["e1-central"], "notebook": ["e1"], "advise": ADVISE}
 # Artefacts at the smoke profile, seeds counted; e1 and e3 have one law each, e2 6 payload runs, lb 5 measurements.
-RUNS = {"e1": 17, "e2": 22, "e3": 55, "lb": 100}
+RUNS = {"e1": 31, "e2": 30, "e3": 55, "lb": 140}
 LAWS = {"e1": "e1-union-law", "e3": "e3-normalisation-law"}
 READS_RECORDS = ["list", "sweep", "verdicts", "render", "plan", "audit", "run", "rerun", "book"]
 
@@ -250,7 +250,9 @@ def test_before_rates_are_chosen_plan_and_list_show_every_run_and_which_of_them_
     planned = json.loads(done(capsys, "plan", "--json"))
     assert {p["source"] + p["group"]: p["runs"] + p["runs_without_a_learning_rate"] for p in planned} == whole
     waiting = {p["source"] + p["group"]: p["runs_without_a_learning_rate"] for p in planned}
-    assert [name for name, count in waiting.items() if count] == ["e1artefact", "e1control", "e2artefact", "e2control"]
+    assert [name for name, count in waiting.items() if count] == [
+        s + g for s in ("e1", "e2", "lb") for g in ("artefact", "control")
+    ]
     text = done(capsys, "plan")
     total = sum(waiting.values())
     assert f"by `make controls PROFILE=smoke`: {total} runs (e1 artefact {waiting['e1artefact']}, " in text
@@ -526,11 +528,11 @@ def test_plan_adds_up_recorded_times_and_counts_what_was_never_timed(root: Path,
     assert [(p["source"], p["group"]) for p in planned] == [(s, g) for s in specs.SOURCES for g in specs.GROUPS]
     artefact, grid, control, *others = planned
     assert (artefact["core_hours"], artefact["core_hours_to_do"]) == (1.0, 0.5)
-    assert (artefact["runs"], artefact["runs_without_a_time"], artefact["measured_on"]) == (17, 15, ["abacus"])
-    assert (grid["core_hours"], grid["runs_without_a_time"], control["runs"]) == (0.0, 28, 8)
+    assert (artefact["runs"], artefact["runs_without_a_time"], artefact["measured_on"]) == (31, 29, ["abacus"])
+    assert (grid["core_hours"], grid["runs_without_a_time"], control["runs"]) == (0.0, 42, 8)
     assert [(p["runs"], p["runs_without_a_time"], p["core_hours"]) for p in others] == [
-        (22, 22, 0.0), (21, 21, 0.0), (2, 2, 0.0), (55, 55, 0.0), (0, 0, 0.0), (18, 18, 0.0),
-        (100, 100, 0.0), (0, 0, 0.0), (76, 76, 0.0),
+        (30, 30, 0.0), (21, 21, 0.0), (2, 2, 0.0), (55, 55, 0.0), (0, 0, 0.0), (26, 26, 0.0),
+        (140, 140, 0.0), (12, 12, 0.0), (96, 96, 0.0),
     ]  # fmt: skip
     assert "abacus" in done(capsys, "plan")
     assert "not recorded" in done(capsys, "plan")

@@ -8,7 +8,7 @@ from typing import Any
 
 import synthetic_lb
 
-from repro import records, store
+from repro import records, specs, store
 from repro.records import Record
 from repro.specs import Spec
 
@@ -18,6 +18,11 @@ ARMS = {
     "e2": ("large-batch", "large-batch-plain", "federated"),
     "lb": ("resnet50-bsp", "resnet50-fa", "vgg11-bsp", "vgg11-fa", "alexnet-bsp", "alexnet-fa"),
 }
+
+
+def of_arm(source: str, arm: str) -> str:
+    """The run whose learning rate the grid of an arm chooses."""
+    return str(specs.read_yaml(REPOSITORY / f"pipelines/{source}.yaml")["grid"]["arms"][arm])
 
 
 def plant(root: Path) -> Path:
