@@ -96,7 +96,8 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
             elif verdict.get("pilot"):
                 open_yet = evidence is None or not evidence.study.complete
                 (waiting if open_yet else problems).append(f"{statement.id}: shows the pilot; run `make study`")
-    problems += _other_verdicts(published, verdicts, verdict_file.relative_to(root), profile, root)
+    others = _other_verdicts(published, verdicts, verdict_file.relative_to(root), profile, root)
+    problems += [line for line in others if line not in problems]  # a damaged record stops both
     return problems, waiting
 
 
@@ -127,11 +128,15 @@ def _other_verdicts(
     """Stored verdicts that are not those of today's records and rules."""
     try:
         judged = pilot.judge_all(published.statements, profile, root)
-    except ReproError:  # a damaged record, said above
+    except ReproError as error:
+        yield str(error)
         return
+    without_rule = {statement.id for statement in published.statements if statement.judge is None} - WAITING
     for verdict in judged:
         old = stored.get(verdict["id"])
-        if old is not None and records.canonical_json(old) != records.canonical_json(verdict):
+        if old is None or verdict["id"] in without_rule:  # said above
+            continue
+        if records.canonical_json(old) != records.canonical_json(verdict):
             keys = [key for key in {**old, **verdict} if old.get(key) != verdict.get(key)]
             said = (
                 f"says {old['verdict']!r}, today {verdict['verdict']!r}"
