@@ -149,6 +149,30 @@ def test_the_site_depends_on_all_code_that_its_command_imports() -> None:
         assert plumbing & {place.stem, *place.parts} or {place, *place.parents} & deps, place
 
 
+@pytest.mark.parametrize(
+    ("prefix", "imports"),
+    [
+        ("runs-", "repro.runner, repro.sweep"),
+        ("rates-", "repro.runner, repro.sweep, repro.tuning"),
+        ("controls-", "repro.runner, repro.sweep, repro.pilot"),
+        ("verdicts", "repro.pilot"),
+    ],
+)
+def test_stages_depend_on_all_code_that_their_commands_import(prefix: str, imports: str) -> None:
+    """What only some kinds of runs or some figures use is held by other tests."""
+    own = f"import sys, {imports}; print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'repro'))"
+    loaded = subprocess.run([sys.executable, "-c", own], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    of_some = {"__init__", "errors", "laws", "payloads", "performance", "network", "datasets", "schedules"}
+    for profile in specs.PROFILES:
+        for name in ("dvc.yaml", "controls/dvc.yaml"):
+            path = Path(f"pipelines/{profile}/{name}")
+            for stage, content in stages(path).items():
+                deps = {where(path, content, dep) for dep in content.get("deps", [])}
+                for file in loaded.split() if stage.startswith(prefix) else []:
+                    place = Path(file).resolve().relative_to(ROOT)
+                    assert of_some & {place.stem, *place.parts} or {place, *place.parents} & deps, (path, stage, place)
+
+
 def test_nothing_is_cached_because_everything_is_committed() -> None:
     for path, name, stage in every_stage():
         for out, options in outs(stage).items():
