@@ -53,6 +53,15 @@ def sha256(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+def rounded(value: float) -> float:
+    """``value`` to six significant digits, as series are stored.
+
+    >>> rounded(2.30258509299), rounded(1234567.0)
+    (2.30259, 1234570.0)
+    """
+    return float(f"{value:.6g}")
+
+
 def read_json(path: Path) -> Any:
     """Content of a JSON file that a command of this package wrote.
 
@@ -120,7 +129,8 @@ class Record:
             rows stop early, and there may be none).
         reason: why a run diverged, else None.
         rows: one mapping per evaluation; accuracies are fractions in 0..1, bytes are cumulative over all workers.
-        series: per-round values of quantities logged each round (``train_loss``, and ``gradient_norm`` if tracked).
+        series: per-round values of quantities logged each round (``train_loss``, and ``gradient_norm`` if tracked), to
+            six significant digits.
         law: the numbers of a law that was executed (kind ``law``), else None.
         machine: of a measurement (kind ``measure``): device, instructions, torch and threads, without which its times
             and bytes mean nothing; else None, and not stored.

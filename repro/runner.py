@@ -504,13 +504,13 @@ def _train(
 
 
 def _series(spec: Spec, progress: _Progress) -> dict[str, list[float]]:
-    """What a record holds of every round."""
+    """What a record holds of every round, to six digits: a training may have tens of thousands of rounds."""
     series = {"train_loss": progress.losses}
     if "gradient_norm" in (spec.track or []) or spec.step_up:
         series["gradient_norm"] = progress.gradient_norms
     if spec.step_up:
         series["step_up_factor"] = progress.factors
-    return series
+    return {name: [records.rounded(value) for value in values] for name, values in series.items()}
 
 
 def _restored(state: Mapping[str, Any], model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> _Progress:

@@ -25,6 +25,7 @@ import toy
 from repro import numerics, records, runner
 
 GOLDEN = Path(__file__).with_name("golden.json")
+SIX_DIGITS = 1.1e-5  # what round-off can move in a series, which is stored to six digits
 CASES = {
     "central": toy.spec("central", image_size=16),
     "large batch": toy.spec("large_batch", momentum=0.9, weight_decay=5e-4),
@@ -105,7 +106,8 @@ def differing(ours, golden, bf16=False):
         if key == "bytes":
             return x == pytest.approx(y, rel=1e-2)
         least = 1e-12 if key == "law" else 1e-9
-        return x == pytest.approx(y, rel=tolerance, abs=2.5 / 32 if bf16 and "top" in key else least)
+        close = max(tolerance, SIX_DIGITS) if key in ("train_loss", "gradient_norm") else tolerance
+        return x == pytest.approx(y, rel=close, abs=2.5 / 32 if bf16 and "top" in key else least)
 
     def alike(key, x, y):
         x, y = leaves(x), leaves(y)

@@ -1,23 +1,19 @@
 """A copy of the small files that commands read, for tests that damage them, and valid records without any training."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import synthetic_lb
+from synthetic import choose_rates, grid_arms
 
 from repro import records, specs, store
 from repro.records import Record
 from repro.specs import Spec
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-ARMS = {
-    "e1": ("central", "large-batch", "large-batch-x2", "federated", "central-momentum", "federated-momentum"),
-    "e2": ("large-batch", "large-batch-plain", "federated"),
-    "lb": ("resnet50-bsp", "resnet50-fa", "vgg11-bsp", "vgg11-fa", "alexnet-bsp", "alexnet-fa"),
-}
+ARMS = grid_arms()
 
 
 def of_arm(source: str, arm: str) -> str:
@@ -31,10 +27,7 @@ def plant(root: Path) -> Path:
     shutil.copytree(REPOSITORY / "data/manifests", root / "data/manifests")
     for name in ("params.yaml", "data/ledger.yaml", "data/published.yaml", "data/sources.yaml", "data/study.yaml"):
         shutil.copy(REPOSITORY / name, root / name)
-    chosen = json.dumps({source: {arm: {"lr": 0.1} for arm in arms} for source, arms in ARMS.items()})
-    (root / "data/learning_rates").mkdir()
-    for profile in ("smoke", "study", "paper"):
-        (root / f"data/learning_rates/{profile}.json").write_text(chosen)
+    choose_rates(root)
     return root
 
 
