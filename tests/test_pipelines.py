@@ -162,7 +162,7 @@ def test_stages_depend_on_all_code_that_their_commands_import(prefix: str, impor
     """What only some kinds of runs or some figures use is held by other tests."""
     own = f"import sys, {imports}; print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'repro'))"
     loaded = subprocess.run([sys.executable, "-c", own], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    of_some = {"__init__", "errors", "laws", "payloads", "performance", "network", "datasets", "schedules"}
+    of_some = {"__init__", "errors", "laws", "payloads", "performance", "network", "datasets", "schedules", "report"}
     for profile in specs.PROFILES:
         for name in ("dvc.yaml", "controls/dvc.yaml"):
             path = Path(f"pipelines/{profile}/{name}")
