@@ -385,8 +385,8 @@ def _too_low(
         finals = {run: _mean_end(evidence, run, seeds) for run in runs}
     lowest = rules.accuracy_floor(evidence.current[runs[0]][seeds[0]].chance)
     needed = f"too close to chance ({number(100 * lowest, 1)} % needed)"
-    siblings = set(part.get("trains_like", {}).values()) - set(arms_of(part))
-    compared = [run for run in finals if run not in siblings]
+    arms = set(arms_of(part))  # what a part only needs, or must be above the floor besides, is not compared
+    compared = [run for run in finals if run in arms] or list(finals)  # arms of a grid stand for all its runs
     best = max(compared, key=lambda run: finals[run])
     if needs_trained_arm and finals[best] < lowest:
         which = "" if len(compared) == 1 else ", the best of those compared,"
