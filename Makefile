@@ -17,6 +17,8 @@ DVC := $(VENV)/bin/python -m dvc
 REPRO := $(DVC) repro
 SIZE := $(or $(PROFILE),study)
 CONTROLS := pipelines/$(SIZE)/controls/dvc.yaml
+# The learning rates that runs of the paper wait for, beside whose records its controls are drawn: before all others.
+RATES := $(CONTROLS):rates-lb
 
 ifneq ($(PROFILE),)
 ifeq ($(wildcard pipelines/$(PROFILE)/dvc.yaml),)
@@ -40,7 +42,7 @@ help: ## list these targets
 
 reproduce: data dvc-without-git ## install, get the data, recompute whatever is not up to date
 	@[ $(SIZE) != paper ] || { echo "== reproduce: at full scale nothing is committed, so learning rates and controls come first"; \
-		$(REPRO) --keep-going $(CONTROLS) || echo "== reproduce: not all of them could be made; going on with what does not need them" >&2; }
+		$(REPRO) $(RATES); $(REPRO) --keep-going $(CONTROLS) || echo "== reproduce: not all of them could be made; going on with what does not need them" >&2; }
 	@echo "== reproduce: dvc repro (says 'up to date' where results belong to the code)"
 	$(REPRO) --keep-going $(if $(PROFILE),pipelines/$(PROFILE)/dvc.yaml)
 	@echo "== reproduce: what came out"
@@ -66,10 +68,12 @@ rebuild: data dvc-without-git ## compute again what is committed (controls apart
 # Stages of controls that are drawn beside a source's own runs have these runs' stage before them.
 controls: data dvc-without-git ## the second group of runs: learning-rate grids and controls
 	@echo "== controls: learning-rate grids and control runs at profile $(SIZE)"
+	-$(REPRO) $(RATES)
 	$(REPRO) --keep-going $(CONTROLS)
 
 smoke: data dvc-without-git ## the whole pipeline at its smallest size; its numbers mean nothing
 	@echo "== smoke: the whole pipeline at its smallest size"
+	$(REPRO) pipelines/smoke/controls/dvc.yaml:rates-lb
 	$(REPRO) pipelines/smoke/controls/dvc.yaml
 	$(REPRO) pipelines/smoke/dvc.yaml
 

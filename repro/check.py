@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from repro import claims, pilot, records, report, rules, specs, store, study, tuning
 from repro.claims import Published, Statement
@@ -25,8 +26,9 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
     Every artefact needs something that draws it from defined runs, its files under
     ``figures/<profile>`` and a place in a notebook of the source; every statement needs a rule whose runs are defined,
     a figure or table that something draws (laws and definitions are shown by the code that executes them), a verdict
-    and a place in a notebook; and the stored learning rates must be those that the grids choose today. What is in
-    ``WAITING`` and has neither a rule nor a drawing waits.
+    and a place in a notebook; and the stored learning rates must be those that the grids choose today. No record may be
+    stale or gone (its provenance tells), and the stored verdicts must be those that today's records and rules give.
+    What is in ``WAITING`` and has neither a rule nor a drawing waits.
 
     Returns:
         (problems, waiting): one line for everything that is missing or wrong, and one for everything that has no
@@ -43,10 +45,7 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
     problems: list[str] = []
     waiting: list[str] = []
     for source in sorted({artefact.source for artefact in published.artefacts}):
-        try:
-            store.current(source, profile, root)
-        except ReproError as error:  # a damaged record
-            problems.append(str(error))
+        problems += _records(source, profile, root)
         later = _later(published, source)
         waiting += [f"{item}: this package has no run for it" for item in later]
         problems += _not_in_notebook(published, source, later, root)
@@ -83,7 +82,54 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
             elif verdict.get("pilot"):
                 open_yet = evidence is None or not evidence.study.complete
                 (waiting if open_yet else problems).append(f"{statement.id}: shows the pilot; run `make study`")
+    others = _other_verdicts(published, verdicts, verdict_file.relative_to(root), profile, root)
+    problems += [line for line in others if line not in problems]  # a damaged record stops both
     return problems, waiting
+
+
+def _records(source: str, profile: str, root: Path) -> Iterator[str]:
+    """A damaged record, records that count no longer, and records that were there and are gone."""
+    try:
+        found = store.current(source, profile, root)
+    except ReproError as error:
+        yield str(error)
+        return
+    gone = [task for task in found.missing if _provenance(*task, source, profile, root)]
+    for tasks, what in ((found.stale, "other settings, data or numerics"), (gone, "")):
+        if tasks:
+            named = ", ".join(f"{run} seed {seed}" for run, seed in tasks[:3])
+            more = f" and {len(tasks) - 3} more" if len(tasks) > 3 else ""
+            why = f"stale, made with {what}" if what else "gone, while their provenance is there"
+            yield f"{source}: records are {why} ({named}{more}); run `dvc repro` or `{specs.remedy(profile)}`"
+
+
+def _provenance(run: str, seed: int, source: str, profile: str, root: Path) -> bool:
+    folders = (root / "data/provenance" / profile / name for name in (source, f"{source}_controls"))
+    return any((folder / f"{run}.s{seed}.json").exists() for folder in folders)
+
+
+def _other_verdicts(
+    published: Published, stored: dict[str, Any], path: Path, profile: str, root: Path
+) -> Iterator[str]:
+    """Stored verdicts that are not those of today's records and rules."""
+    try:
+        judged = pilot.judge_all(published.statements, profile, root)
+    except ReproError as error:
+        yield str(error)
+        return
+    without_rule = {statement.id for statement in published.statements if statement.judge is None} - WAITING
+    for verdict in judged:
+        old = stored.get(verdict["id"])
+        if old is None or verdict["id"] in without_rule:  # said above
+            continue
+        if records.canonical_json(old) != records.canonical_json(verdict):
+            keys = [key for key in {**old, **verdict} if old.get(key) != verdict.get(key)]
+            said = (
+                f"says {old['verdict']!r}, today {verdict['verdict']!r}"
+                if "verdict" in keys
+                else "differs from today's"
+            )
+            yield f"{verdict['id']}: {path} {said} (in {', '.join(keys)}); run `dvc repro`"
 
 
 def _ids(published: Published, source: str) -> list[str]:

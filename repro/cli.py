@@ -115,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--draw", type=int, metavar="SEED", help="seed of the draw, to repeat it (default: a new one)")
     as_json(made)
 
-    made = add("plan", _plan, "what runs will cost (time, memory, disk), from recorded runs")
+    made = add(
+        "plan", _plan, "what runs will cost, from recorded runs; of the study: what it has cost and what is left"
+    )
     made.add_argument("ids", nargs="*", metavar="ID", help="figures, tables, statements or runs (default: all runs)")
     source(made)
     as_json(made)
@@ -452,9 +454,11 @@ def _compare(tasks: Sequence[tuple[specs.Spec, int]], options: Any, *, go_on: bo
 
 
 def _plan(options: Any) -> int:
-    from repro import costs
+    from repro import costs, study
 
     wanted: list[tuple[dict[str, str], costs.Planned]]
+    if options.profile == study.PROFILE and not options.ids and options.source is None:
+        return _plan_of_study(costs.of_study(ROOT), options.json)
     if options.ids:
         wanted = [({"id": name}, costs.of_id(name, options.profile, ROOT)) for name in options.ids]
     else:
@@ -487,6 +491,26 @@ def _plan(options: Any) -> int:
         )
     if any(c.untimed for _, c in found):
         print("a run that was never timed has no known cost: hours are those of the timed ones, or not known")
+    return 0
+
+
+def _plan_of_study(bills: Sequence[Any], as_json: bool) -> int:
+    """Print what the study has cost and what is left of it; the last of ``bills`` (``costs.Bill``) is the total."""
+    *groups, total = bills
+    if as_json:
+        print(json.dumps({"groups": [bill.as_dict() for bill in groups], "total": total.as_dict()}, indent=1))
+        return 0
+    rows: list[tuple[object, ...]] = [("group", "runs", "done", "core-hours spent", "core-hours left", "cost unknown")]
+    for bill in bills:
+        left = "not known" if bill.unknown and bill.unknown == bill.runs - bill.done else f"{bill.left / 3600:.2f}"
+        rows.append((bill.group, bill.runs, bill.done, f"{bill.spent / 3600:.2f}", left, bill.unknown))
+    _print_table(rows)
+    print(
+        "core-hours are CPU time. What is left is estimated: a run takes as long as its other seeds did, or else as "
+        "long for an image as the same network at the same sizes with the same method"
+    )
+    if total.unknown:
+        print(f"nothing is known of the cost of {total.unknown} runs, which are not in the core-hours left")
     return 0
 
 

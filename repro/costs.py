@@ -1,4 +1,8 @@
-"""What runs will cost, from the provenance of those that were run before: time, memory, disk."""
+"""What runs will cost, from the provenance of those that were run before: time, memory, disk.
+
+``of_study`` says what the study has cost and what is left of it, group by group of ``data/study.yaml``. A run without a
+time of its own is estimated from other runs: ``Estimates`` says how.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
-from repro import claims, records, report, specs, store
+from repro import claims, records, report, specs, store, study
 from repro.errors import ReproError, did_you_mean
 
 Task = tuple[specs.Spec, int]
@@ -80,6 +86,135 @@ def all_runs(
         for source in sources
         for group in specs.GROUPS
     }
+
+
+# The study ----------------------------------------------------------------------------------------------------
+
+
+class Estimates:
+    """Seconds of one core that runs without a record will take, from those of finished ones.
+
+    A run takes as long as its other seeds did, on average. Where none is finished, a training takes as many seconds for
+    an image that it trains on as finished trainings of the same network at the same sizes with the same method did, all
+    of them together (``alike``). Anything else is not known.
+
+    Args:
+        finished: runs with the seconds that each took.
+    """
+
+    def __init__(self, finished: Iterable[tuple[specs.Spec, float]]):
+        self._of_run: dict[str, list[float]] = {}
+        self._of_kind: dict[tuple[object, ...], tuple[float, float]] = {}
+        for spec, seconds in finished:
+            self._of_run.setdefault(spec.run, []).append(seconds)
+            if spec.kind == "train":
+                taken, images = self._of_kind.get(self.alike(spec), (0.0, 0.0))
+                self._of_kind[self.alike(spec)] = (taken + seconds, images + self.images(spec))
+
+    @staticmethod
+    def alike(spec: specs.Spec) -> tuple[object, ...]:
+        """What the time for an image depends on most: network, width, pixels, norm, precision, method."""
+        return (spec.model, spec.width, spec.image_size, spec.norm, spec.precision, spec.method)
+
+    @staticmethod
+    def images(spec: specs.Spec) -> int:
+        """Images that a training goes through, each counted once an epoch."""
+        return spec.train_images * spec.epochs
+
+    def of(self, spec: specs.Spec) -> float | None:
+        """Seconds of one core, or None where nothing tells."""
+        if spec.run in self._of_run:
+            return fmean(self._of_run[spec.run])
+        if spec.kind != "train" or self.alike(spec) not in self._of_kind:
+            return None
+        taken, images = self._of_kind[self.alike(spec)]
+        return taken / images * self.images(spec)
+
+
+@dataclass(frozen=True)
+class Bill:
+    """Runs of the study that ``make study`` computes together.
+
+    Attributes:
+        group: name of the group.
+        runs: planned records, a seed counted each, those that wait for a learning rate included.
+        done: those with a valid record.
+        spent: seconds of one core that these took; a record whose time nobody knows counts as nothing.
+        left: estimated seconds of one core for the others.
+        unknown: those of the others that nothing is known of; ``left`` is without them.
+    """
+
+    group: str
+    runs: int
+    done: int
+    spent: float
+    left: float
+    unknown: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs; times in core-hours."""
+        return {
+            "group": self.group, "runs": self.runs, "runs_done": self.done, "core_hours_spent": self.spent / 3600,
+            "core_hours_left": self.left / 3600, "runs_of_unknown_cost": self.unknown,
+        }  # fmt: skip
+
+
+def of_study(root: Path = Path()) -> list[Bill]:
+    """What each group of ``data/study.yaml`` has cost and what is left of it; the last entry is the total.
+
+    A run that several groups name counts in the first of them. Groups without a run are left out.
+
+    Raises:
+        ReproError: a spec, ``data/study.yaml``, a record or a provenance file is damaged.
+    """
+    every = _of_every_source(root)
+    done: dict[tuple[str, int], float | None] = {}
+    for task in (task for tasks in every.values() for task in tasks):
+        if store.stored(*task, root) is not None:
+            done[_key(task)] = records.core_seconds(records.provenance_path(store.record_path(*task, root)))
+    timed = ((task[0], done.get(_key(task))) for tasks in every.values() for task in tasks)
+    estimates = Estimates((spec, seconds) for spec, seconds in timed if seconds is not None)
+    bills, billed = [], set[tuple[str, int]]()
+    for group in study.groups(root):
+        tasks = [
+            task
+            for (source, kind), planned in every.items()
+            for task in planned
+            if _key(task) not in billed
+            and (source in group.grids if kind == "grid" else any(fnmatchcase(task[0].run, p) for p in group.runs))
+        ]
+        billed |= {_key(task) for task in tasks}
+        if tasks:
+            bills.append(_bill(group.name, tasks, done, estimates))
+    total = [sum(getattr(bill, name) for bill in bills) for name in ("runs", "done", "spent", "left", "unknown")]
+    return [*bills, Bill("total", *total)]
+
+
+def _of_every_source(root: Path) -> dict[tuple[str, str], list[Task]]:
+    """What is planned for each (source, group); runs that wait for their learning rate at one that does not matter."""
+    return {
+        (source, group): [
+            *tasks, *((specs.unchosen(run, source, study.PROFILE, root), seed) for run, seed in waiting)
+        ]
+        for (source, group), (tasks, waiting) in all_runs(study.PROFILE, root).items()
+    }  # fmt: skip
+
+
+def _key(task: Task) -> tuple[str, int]:
+    return task[0].run, task[1]
+
+
+def _bill(name: str, tasks: list[Task], done: dict[tuple[str, int], float | None], estimates: Estimates) -> Bill:
+    finished = [task for task in tasks if _key(task) in done]
+    ahead = [estimates.of(spec) for spec, seed in tasks if (spec.run, seed) not in done]
+    return Bill(
+        name,
+        len(tasks),
+        len(finished),
+        sum(done[_key(task)] or 0.0 for task in finished),
+        sum(seconds for seconds in ahead if seconds is not None),
+        sum(seconds is None for seconds in ahead),
+    )
 
 
 def of_id(name: str, profile: str, root: Path = Path()) -> Planned:

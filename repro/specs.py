@@ -889,6 +889,19 @@ def runs_and_waiting(
     return tasks, [(run, seed) for run in waiting for seed in _planned_seeds(files, run, seeds)]
 
 
+def unchosen(run: str, source: str, profile: str, root: Path = Path()) -> Spec:
+    """The spec of a run that waits for its learning rate, at rate 1: for what does not depend on the rate, as costs.
+
+    Raises:
+        ReproError: the source has no such run, or its files are malformed.
+    """
+    files = _read(source, profile, root)
+    for section, group in _GROUP.items():
+        if run in files.content[section]:
+            return _resolve(files, run, run, lr=1.0, group=group)
+    raise ReproError(f"{run!r} is no run of {source}; {did_you_mean(run, [*files.content['runs']])}")
+
+
 def _tasks(files: _Files, group: str, waiting: list[str] | None = None) -> list[tuple[Spec, int]]:
     seeds, own = _seeds(files), _grid_seeds(files)
     if group == "grid":

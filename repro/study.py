@@ -258,6 +258,16 @@ class Step:
         return [task for tasks in planned for task in tasks if any(fnmatchcase(task[0].run, p) for p in self.patterns)]
 
 
+def groups(root: Path = Path()) -> list[Group]:
+    """The groups of ``data/study.yaml`` in their order; what none of them names comes last, with its grids.
+
+    Raises:
+        ReproError: ``data/study.yaml`` or a spec is malformed.
+    """
+    every = [source for source in specs.SOURCES if specs.grids(source, PROFILE, root)]
+    return [*load(root).order, Group("the rest", ("*",), tuple(every))]
+
+
 def steps(root: Path = Path()) -> list[Step]:
     """The sweeps of ``make study`` in their order; runs that no group names come last, with their grids.
 
@@ -265,8 +275,7 @@ def steps(root: Path = Path()) -> list[Step]:
         ReproError: ``data/study.yaml`` or a spec is malformed.
     """
     made: list[Step] = []
-    every = [source for source in specs.SOURCES if specs.grids(source, PROFILE, root)]
-    for group in [*load(root).order, Group("the rest", ("*",), tuple(every))]:
+    for group in groups(root):
         made += [
             Step(f"{group.name}, learning rates of {source}", ("*",), source)
             for source in group.grids

@@ -223,7 +223,8 @@ def sample(n: int, seed: int, root: Path = Path()) -> list[tuple[specs.Spec, int
     for profile in specs.PROFILES:
         for source in specs.SOURCES:
             if (root / "data/records" / profile / source).exists():
-                planned = [task for group in specs.GROUPS for task in specs.runs(source, profile, group, root)]
+                groups = (specs.runs_and_waiting(source, profile, group, root)[0] for group in specs.GROUPS)
+                planned = [task for tasks in groups for task in tasks]
                 known += [task for task in planned if store.stored(*task, root) is not None]
     if not known:
         raise ReproError("no valid records to audit; run `python -m repro sweep` first")

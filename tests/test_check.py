@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tree
 
-from repro import report, specs, store, tuning
+from repro import pilot, records, report, specs, store, tuning
 from repro.check import WAITING, check
 from repro.claims import load_published
 from repro.errors import ReproError
@@ -35,10 +35,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for artefact in report.ARTEFACTS:
         for name in report.outputs(artefact):
             (folder / name).touch()
-    statements = load_published(root).statements
-    verdicts = [{"id": s.id, "verdict": "holds at smoke scale", "reason": "so"} for s in statements]
-    (folder / "verdicts.json").write_text(json.dumps(verdicts))
+    judge(root)
     return root
+
+
+def judge(root: Path) -> None:
+    """Store the verdicts of the records at hand."""
+    found = pilot.judge_all(load_published(root).statements, "smoke", root)
+    (root / "figures/smoke/verdicts.json").write_text(json.dumps(found))
 
 
 @pytest.fixture
@@ -46,15 +50,19 @@ def root(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "root"))
 
 
-def problems(root: Path) -> list[str]:
-    return check("smoke", root)[0]
+def problems(root: Path, verdicts: bool = False) -> list[str]:
+    """What is wrong; verdicts that are older than what a test changed only if asked for."""
+    found = check("smoke", root)[0]
+    return [line for line in found if verdicts or ": figures/smoke/verdicts.json " not in line]
 
 
 def test_nothing_is_wrong_where_everything_is_there(whole: Path) -> None:
     found, waiting = check("smoke", whole)
     assert found == []
     assert waiting
-    assert {line.split(":")[0] for line in waiting} == WAITING
+    verdicts = json.loads((whole / "figures/smoke/verdicts.json").read_text())
+    runless = {verdict["id"] for verdict in verdicts if verdict["verdict"] == "not run"}
+    assert {line.split(":")[0] for line in waiting} == WAITING | runless, "no run but the grids has a record"
 
 
 @pytest.mark.parametrize("rule", ["lb.c9", "lb.c17"])
@@ -78,7 +86,7 @@ def test_a_drawing_that_is_gone_is_a_problem_also_where_others_wait(
     [
         (PUBLISHED, "contrast: {e1-large-batch: 1, e1-central", "contrast: {e1-lrge-batch: 1, e1-central",
          "e1.c1: judged by e1-lrge-batch, which pipelines/e1.yaml does not define"),
-        (PUBLISHED, "{e1-grid-large-batch: 1,", "{e1-grid-large: 1,", "e1.c6: judged by e1-grid-large, which"),
+        (PUBLISHED, "e1-grid-large-batch, e1", "e1-grid-large, e1", "e1.c6: judged by e1-grid-large, which"),
         (PUBLISHED, "run: e1-union-law", "run: e1-law", "e1.c4: judged by e1-law, which"),
         (PUBLISHED, "runs: [e1-central, e1-large-batch,", "runs: [e1-centre, e1-large-batch,", "e1.c7: judged by e1-c"),
         (PUBLISHED, "artefact: e1.extra-skew", "artefact: e1.extra-skw", "e1.c5: shown by e1.extra-skw, which nothing"),
@@ -131,16 +139,18 @@ def test_a_figure_is_drawn_from_runs_that_are_defined(root: Path, monkeypatch: p
 def test_learning_rates_that_the_grids_do_not_choose_are_stale(source: str, root: Path) -> None:
     path = specs.learning_rates_path("smoke", root)
     stored = json.loads(path.read_text())
-    stored[source]["federated"]["lr"] *= 2
+    arm = tree.ARMS[source][-1]
+    stored[source][arm]["lr"] *= 2
     path.write_text(json.dumps(stored))
-    assert problems(root) == ["data/learning_rates/smoke.json: federated is stale; run `make controls PROFILE=smoke`"]
+    assert problems(root) == [f"data/learning_rates/smoke.json: {arm} is stale; run `make controls PROFILE=smoke`"]
 
 
 @pytest.mark.parametrize("source", tree.ARMS)
 def test_learning_rates_without_their_grid_cannot_be_checked(source: str, root: Path) -> None:
-    next((root / f"data/records/smoke/{source}_controls").glob(f"{source}-grid-federated-*")).unlink()
+    arm = tree.ARMS[source][-1]
+    next((root / f"data/records/smoke/{source}_controls").glob(f"{source}-grid-{arm}-*")).unlink()
     (line,) = problems(root)
-    says = f"data/learning_rates/smoke.json: cannot be compared with the grids ({source}-grid-federated-lr"
+    says = f"data/learning_rates/smoke.json: cannot be compared with the grids ({source}-grid-{arm}-lr"
     assert line.startswith(says)
 
 
@@ -155,11 +165,64 @@ def test_a_missing_figure_is_a_problem_and_one_of_the_controls_waits(root: Path)
 def test_a_missing_verdict_is_a_problem_and_not_run_waits(root: Path) -> None:
     path = root / "figures/smoke/verdicts.json"
     verdicts = [v for v in json.loads(path.read_text()) if v["id"] != "e1.c2"]
-    next(v for v in verdicts if v["id"] == "e1.c5").update(verdict="not run", reason="missing: e1-federated-gn")
     path.write_text(json.dumps(verdicts))
     found, waiting = check("smoke", root)
     assert found == ["e1.c2: no verdict in figures/smoke/verdicts.json; run `dvc repro`"]
-    assert "e1.c5: not run (missing: e1-federated-gn)" in waiting
+    (line,) = (line for line in waiting if line.startswith("e1.c5: "))
+    assert "not run (" in line
+
+
+def test_a_verdict_that_is_not_todays_is_a_problem(root: Path) -> None:
+    path = root / "figures/smoke/verdicts.json"
+    verdicts = json.loads(path.read_text())
+    next(v for v in verdicts if v["id"] == "e1.c5").update(verdict="holds at smoke scale")
+    next(v for v in verdicts if v["id"] == "e1.c1").update(says="Something else.")
+    path.write_text(json.dumps(verdicts))
+    assert problems(root, verdicts=True) == [
+        "e1.c1: figures/smoke/verdicts.json differs from today's (in says); run `dvc repro`",
+        "e1.c5: figures/smoke/verdicts.json says 'holds at smoke scale', today 'not run' (in verdict); run `dvc repro`",
+    ]
+
+
+def test_verdicts_older_than_a_record_or_than_a_statement_are_a_problem(root: Path) -> None:
+    for spec, seed in specs.runs("e1", "smoke", root=root):
+        if spec.kind == "train":
+            tree.record(spec, seed, root, top1=0.5 + seed / 100)
+    assert {line.split(":")[0] for line in problems(root, verdicts=True)} >= {"e1.c1", "e1.c2", "e1.c3"}
+    judge(root)
+    assert problems(root, verdicts=True) == []
+    tree.edit(root / PUBLISHED, "says: Large batch and federated learning both", "says: Both")
+    assert [line.split(":")[0] for line in problems(root, verdicts=True)] == ["e1.c1"]
+
+
+@pytest.mark.parametrize("how", ["stale", "gone"])
+def test_a_record_that_was_there_and_does_not_count_is_a_problem(how: str, root: Path) -> None:
+    tasks = specs.runs("e3", "smoke", root=root)
+    for spec, seed in tasks:
+        made = tree.record(spec, seed, root, **({"fingerprint": "0" * 64} if how == "stale" else {}))
+        path = store.record_path(spec, seed, root)
+        records.write_atomic(records.provenance_path(path), records.canonical_json({"run": made.run}))
+        if how == "gone":
+            path.unlink()
+    why = {
+        "stale": "stale, made with other settings, data or numerics",
+        "gone": "gone, while their provenance is there",
+    }
+    first = ", ".join(f"{spec.run} seed {seed}" for spec, seed in tasks[:3])
+    line = f"e3: records are {why[how]} ({first} and {len(tasks) - 3} more); run `dvc repro` or `make controls"
+    (found,) = (said for said in problems(root) if said.startswith("e3:"))
+    assert found.startswith(line)
+
+
+def test_a_record_that_cannot_be_judged_is_a_problem_once(root: Path) -> None:
+    tree.record(specs.find("e1-union-law", "smoke", root), 1, root)  # without what a law measures
+    (line,) = problems(root, verdicts=True)
+    assert "law record: 'groupnorm_max_abs_difference' is None" in line
+
+
+def test_a_run_that_was_never_run_is_no_problem(root: Path) -> None:
+    assert not (root / "data/provenance").exists()
+    assert problems(root, verdicts=True) == []
 
 
 def test_a_damaged_record_is_a_problem(root: Path) -> None:

@@ -200,10 +200,13 @@ def test_batch_sizes_never_shrink_and_sizes_of_a_network_win(tmp_path: Path) -> 
 
 
 def test_a_network_is_measured_as_it_is_trained_and_advised_on_as_it_is_measured(tmp_path: Path) -> None:
-    """Width and precision are a measurement's own: the paper's GPU has float32 alone, and sizes shrink apart."""
+    """Width and precision are a measurement's own: the paper's GPU has float32 alone, and sizes shrink apart.
+
+    So do pixels at profile smoke: of 8 ResNet50 leaves one, of which BatchNorm can measure no batch of 1.
+    """
     root, compared = tree.plant(tmp_path), set()
-    alike = ("norm", "momentum", "augment", "image_size", "last_scale_zero")
     for profile in specs.PROFILES:
+        alike = ("norm", "momentum", "augment", "last_scale_zero", *(("image_size",) if profile != "smoke" else ()))
         tasks = [spec for group in specs.GROUPS for spec, _ in specs.runs("lb", profile, group, root)]
         for measured in (spec for spec in tasks if spec.kind == "measure"):
             advised = specs.sizes_of("lb", profile, measured.model, root)

@@ -149,6 +149,30 @@ def test_the_site_depends_on_all_code_that_its_command_imports() -> None:
         assert plumbing & {place.stem, *place.parts} or {place, *place.parents} & deps, place
 
 
+@pytest.mark.parametrize(
+    ("prefix", "imports"),
+    [
+        ("runs-", "repro.runner, repro.sweep"),
+        ("rates-", "repro.runner, repro.sweep, repro.tuning"),
+        ("controls-", "repro.runner, repro.sweep, repro.pilot"),
+        ("verdicts", "repro.pilot"),
+    ],
+)
+def test_stages_depend_on_all_code_that_their_commands_import(prefix: str, imports: str) -> None:
+    """What only some kinds of runs or some figures use is held by other tests."""
+    own = f"import sys, {imports}; print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'repro'))"
+    loaded = subprocess.run([sys.executable, "-c", own], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    of_some = {"__init__", "errors", "laws", "payloads", "performance", "network", "datasets", "schedules", "report"}
+    for profile in specs.PROFILES:
+        for name in ("dvc.yaml", "controls/dvc.yaml"):
+            path = Path(f"pipelines/{profile}/{name}")
+            for stage, content in stages(path).items():
+                deps = {where(path, content, dep) for dep in content.get("deps", [])}
+                for file in loaded.split() if stage.startswith(prefix) else []:
+                    place = Path(file).resolve().relative_to(ROOT)
+                    assert of_some & {place.stem, *place.parts} or {place, *place.parents} & deps, (path, stage, place)
+
+
 def test_nothing_is_cached_because_everything_is_committed() -> None:
     for path, name, stage in every_stage():
         for out, options in outs(stage).items():
@@ -247,7 +271,8 @@ def test_from_no_records_controls_and_then_the_rest_find_all_that_they_read(prof
             there.update(made[name])
 
         for file in files:
-            for name in of_file[file]:
+            first = [name for name in of_file[file] if name.startswith("rates-")]  # as the Makefile has them
+            for name in [*first, *of_file[file]]:
                 run(name)
         return lacking
 
@@ -265,7 +290,7 @@ def test_from_no_records_controls_and_then_the_rest_find_all_that_they_read(prof
             maker |= dict.fromkeys(made[name], name)
             for command in stage["cmd"] if file == controls else []:
                 if " sweep " in command:
-                    made[name].add(Path("data") / "records" / profile / f"{name.removeprefix('controls-')}_controls")
+                    made[name].add(Path("data") / "records" / profile / f"{name.rpartition('-')[2]}_controls")
                 if " tune " in command:
                     made[name].add(specs.learning_rates_path(profile))
     assert missing((controls, main)) == set()
@@ -273,14 +298,32 @@ def test_from_no_records_controls_and_then_the_rest_find_all_that_they_read(prof
 
 
 def test_rates_are_chosen_before_they_are_used_and_controls_drawn_beside_runs_wait_for_these() -> None:
+    of_controls = stages(Path("pipelines/smoke/controls/dvc.yaml"))
     for source in specs.SOURCES:
-        stage = stages(Path("pipelines/smoke/controls/dvc.yaml"))[f"controls-{source}"]
-        steps = [command.split()[3] + (" grid" if "--group grid" in command else "") for command in stage["cmd"]]
+        stage = of_controls[f"controls-{source}"]
+        commands = [*of_controls.get(f"rates-{source}", {"cmd": []})["cmd"], *stage["cmd"]]
+        steps = [command.split()[3] + (" grid" if "--group grid" in command else "") for command in commands]
         chooses = ["sweep grid", "tune"] if specs.grids(source, "smoke", ROOT) else []
         assert steps == [*chooses, "sweep", "render"]
+        apart = f"rates-{source}" in of_controls
+        assert apart == (bool(chooses) and f"data/records/smoke/{source}" in stage["deps"]), "those runs need rates"
+        assert ("data/learning_rates/smoke.json" in stage["deps"]) == apart
         own = {spec.run for spec, _ in specs.runs(source, "smoke", "artefact", ROOT)}
         beside = any(own & set(a.runs) for a in report.ARTEFACTS.values() if (a.source, a.group) == (source, "control"))
         assert (f"data/records/smoke/{source}" in stage["deps"]) == beside
+
+
+def test_the_makefile_chooses_rates_that_other_stages_wait_for_before_it_runs_controls() -> None:
+    """DVC knows no order between them: a file that both read is an output of none."""
+    text = (ROOT / "Makefile").read_text()
+    for target in ("reproduce", "controls", "smoke"):
+        recipe = re.search(rf"(?ms)^{target}:.*?(?=^\S)", text)
+        assert recipe is not None
+        rates = re.search(r"\$\(RATES\)|controls/dvc\.yaml:rates-lb", recipe[0])
+        controls = re.search(r"\$\(CONTROLS\)|controls/dvc\.yaml$", recipe[0], re.MULTILINE)
+        assert rates is not None, target
+        assert controls is not None, target
+        assert rates.start() < controls.start(), target
 
 
 def test_every_path_that_the_makefile_names_exists() -> None:

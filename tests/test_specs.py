@@ -203,27 +203,29 @@ def test_a_run_does_not_wait_for_the_learning_rates_of_another_source(root: Path
     for source, arms in tree.ARMS.items():
         path.write_text(json.dumps({source: rates[source]}))
         for arm in arms:
-            assert specs.find(f"{source}-{arm}", "smoke", root).schedule["lr"] == 0.1
+            assert specs.find(tree.of_arm(source, arm), "smoke", root).schedule["lr"] == 0.1
 
 
 # What a spec says ---------------------------------------------------------------------------------------------
 
 
 def test_an_arm_trains_with_the_learning_rate_of_its_grid(root: Path) -> None:
-    rates = {"central": 0.1, "large-batch": 0.4, "large-batch-x4": 0.8, "federated": 0.2}
+    rates = {"central": 0.1, "large-batch": 0.4, "large-batch-x2": 0.8, "federated": 0.2}
+    rates |= {"central-momentum": 0.05, "federated-momentum": 0.025}
     chosen = json.dumps({"e1": {arm: {"lr": lr} for arm, lr in rates.items()}})
     (root / "data/learning_rates/smoke.json").write_text(chosen)
     found = {spec.run: spec.schedule["lr"] for spec, _ in specs.runs("e1", "smoke", root=root)}
     assert found["e1-central"] == 0.1
     assert found["e1-large-batch"] == found["e1-large-batch-2labels"] == 0.4
-    assert found["e1-large-batch-x4"] == 0.8
+    assert found["e1-large-batch-x2"] == 0.8
+    assert (found["e1-central-momentum"], found["e1-federated-momentum"]) == (0.05, 0.025)
     assert found["e1-federated"] == found["e1-federated-2labels"] == found["e1-federated-4epochs"] == 0.2
 
 
 def test_a_compressed_run_trains_with_the_learning_rate_of_its_uncompressed_one(root: Path) -> None:
     chosen = {"e2": {"large-batch": {"lr": 0.05}, "federated": {"lr": 0.2}}}
     (root / "data/learning_rates/smoke.json").write_text(json.dumps(chosen))
-    trained = [spec for spec, _ in specs.runs("e2", "smoke", root=root) if spec.kind == "train"]
+    trained = [spec for spec, _ in specs.runs("e2", "smoke", root=root) if spec.kind == "train" and spec.lr_grid]
     assert {spec.codec for spec in trained} == {"dense", "int8", "dgc"}
     for spec in trained:
         assert spec.schedule["lr"] == {"large_batch": 0.05, "federated": 0.2}[spec.method], spec.run
@@ -232,28 +234,36 @@ def test_a_compressed_run_trains_with_the_learning_rate_of_its_uncompressed_one(
 @pytest.mark.parametrize("source", tree.ARMS)
 def test_every_arm_gets_the_same_grid_budget_and_seeds(source: str, root: Path) -> None:
     grids = specs.grids(source, "smoke", root)
-    budgets = {
-        arm: [(s.schedule["lr"], s.epochs, s.evaluate_on, s.test_images) for s in made] for arm, made in grids.items()
-    }
+    budgets = {arm: [(s.epochs, s.evaluate_on, s.test_images) for s in made] for arm, made in grids.items()}
     assert set(grids) == set(tree.ARMS[source])
     budget = budgets[tree.ARMS[source][0]]
     assert all(other == budget for other in budgets.values())
-    assert [lr for lr, *_ in budget] == specs.read_yaml(root / f"pipelines/{source}.yaml")["grid"]["lrs"]
-    assert {on for _, _, on, _ in budget} == {"held_out"}, "test images must not choose a learning rate"
+    assert {on for _, on, _ in budget} == {"held_out"}, "test images must not choose a learning rate"
     planned = specs.runs(source, "smoke", "grid", root)
     assert {s.run: [seed for t, seed in planned if t.run == s.run] for s, _ in planned} == {
         s.run: [101] for made in grids.values() for s in made
     }
 
 
+@pytest.mark.parametrize("profile", ["study", "paper"])
+def test_every_arm_has_the_rates_of_its_source_but_for_resnet50_whose_own_are_as_many(profile: str, root: Path) -> None:
+    for source in tree.ARMS:
+        grid = specs.read_yaml(root / f"pipelines/{source}.yaml")["grid"]
+        for arm, made in specs.grids(source, profile, root).items():
+            rates = [spec.schedule["lr"] for spec in made]
+            assert rates == grid.get("rates", {}).get(arm, grid["lrs"]), arm
+            assert len(rates) == len(grid["lrs"]), arm
+
+
 @pytest.mark.parametrize("source", tree.ARMS)
 def test_a_grid_run_is_its_arm_but_for_what_a_grid_changes(source: str, resolved) -> None:
-    sizes = {"epochs", "evaluate_every", "test_images"}
+    sizes = {"epochs", "evaluate_every", "test_images", "final_test_images", "final_evaluations", "train_images"}
     changed = sizes | {"run", "group", "evaluate_on", "expects_divergence", "schedule", "lr"}
     for arm in tree.ARMS[source]:
-        ours, base = (resolved["study"][f"{source}-{run}"].as_dict() for run in (f"grid-{arm}-lr0_2", arm))
+        names = (f"{source}-grid-{arm}-lr0_1", tree.of_arm(source, arm))
+        ours, base = (resolved["study"][run].as_dict() for run in names)
         assert ours["schedule"]["kind"] == base["schedule"]["kind"]
-        assert {key for key in base if ours[key] != base[key]} <= changed
+        assert {key for key in base | ours if ours.get(key) != base.get(key)} <= changed
 
 
 def test_a_control_is_its_run_but_for_what_it_is_named_after(resolved) -> None:
@@ -268,7 +278,7 @@ def test_a_control_is_its_run_but_for_what_it_is_named_after(resolved) -> None:
 def test_a_grid_that_holds_images_out_keeps_the_workers_and_so_the_batch_of_its_arm(source: str, resolved) -> None:
     for by_run in resolved.values():
         for arm in tree.ARMS[source]:
-            assert by_run[f"{source}-grid-{arm}-lr0_1"].workers == by_run[f"{source}-{arm}"].workers
+            assert by_run[f"{source}-grid-{arm}-lr0_1"].workers == by_run[tree.of_arm(source, arm)].workers
             assert by_run[f"{source}-grid-{arm}-lr0_1"].train_images <= 50_000 - specs.HELD_OUT_IMAGES
 
 
@@ -281,17 +291,18 @@ def test_a_law_is_executed_once_and_a_training_once_per_seed(root: Path) -> None
 def test_payloads_of_the_larger_network_are_measured_once_and_of_the_smaller_one_per_seed(root: Path) -> None:
     planned = specs.runs("e2", "study", root=root)
     for classes in (10, 1000):
-        assert [seed for spec, seed in planned if spec.run == f"e2-payloads-resnet18-{classes}"] == [11, 12, 13, 14, 15]
+        assert [seed for spec, seed in planned if spec.run == f"e2-payloads-resnet18-{classes}"] == [11, 12, 13]
         assert [seed for spec, seed in planned if spec.run == f"e2-payloads-resnet50-{classes}"] == [11]
 
 
 @pytest.mark.parametrize(
-    ("source", "runs"), [("e1", 9 + 4 + 4 * 7), ("e2", 12 + 1 + 3 * 7), ("e3", 28 + 9), ("lb", 53 + 38)]
+    ("source", "runs"), [("e1", 16 + 4 + 6 * 7), ("e2", 16 + 1 + 3 * 7), ("e3", 28 + 13), ("lb", 73 + 48 + 6 * 4)]
 )
 def test_run_ids_are_unique_and_fit_file_names(source: str, runs: int, resolved) -> None:
     for profile, by_run in resolved.items():
         ours = {run: spec for run, spec in by_run.items() if spec.source == source}
-        assert len(ours) == runs, profile
+        fewer_rates = 6 * 2 if (source, profile) == ("lb", "smoke") else 0
+        assert len(ours) == runs - fewer_rates, profile
         for run, spec in ours.items():
             assert run.replace("-", "").replace("_", "").isalnum()
             assert (spec.run, spec.profile, run.split("-")[0]) == (run, profile, source)
@@ -324,7 +335,7 @@ def test_rounds_per_epoch_of_every_profile_are_within_one_of_the_published_ones(
             assert abs(spec.train_images / (spec.workers * spec.local_batch) - PUBLISHED) <= 1, (profile, run)
 
 
-@pytest.mark.parametrize("source", tree.ARMS)
+@pytest.mark.parametrize("source", PUBLISHED_WORKERS)
 def test_rounds_per_epoch_are_off_by_half_a_worker_unless_there_are_as_few_workers_as_can_be(
     source: str, resolved
 ) -> None:
@@ -339,10 +350,10 @@ def test_rounds_per_epoch_are_off_by_half_a_worker_unless_there_are_as_few_worke
                 assert abs(rounds - published) <= published * 0.5 / spec.workers + 1e-9, (profile, spec.run)
 
 
-def test_four_times_the_workers_are_four_times_the_batch_in_every_profile(resolved) -> None:
+def test_twice_the_workers_are_twice_the_batch_in_every_profile(resolved) -> None:
     for profile, by_run in resolved.items():
-        share = by_run["e1-large-batch-x4"].workers / by_run["e1-large-batch"].workers
-        assert share == pytest.approx(4, rel=0.05), profile
+        share = by_run["e1-large-batch-x2"].workers / by_run["e1-large-batch"].workers
+        assert share == pytest.approx(2, rel=0.05), profile
 
 
 def test_there_are_always_two_workers_and_the_published_number_at_the_published_scale() -> None:
@@ -359,17 +370,22 @@ def test_a_profile_changes_sizes_and_nothing_else(resolved) -> None:
         of_measurements = {"patch", "depth", "blocks", "repetitions"} if paper.kind == "measure" else set()
         of_lb = {"evaluate_at", "local_steps"} if (paper.source, paper.kind) == ("lb", "train") else set()
         for profile in ("smoke", "study"):
+            if run not in resolved[profile] and run.startswith("lb-grid-"):  # smoke tries fewer rates
+                continue
             ours = dataclasses.asdict(resolved[profile][run])
             differing = {key for key, value in dataclasses.asdict(paper).items() if ours[key] != value}
             lengths = {"schedule"} if {"epochs", "patience", "warmup_epochs"} & set(paper.schedule) else set()
+            lengths |= {"sparsity_warmup"} if profile == "study" else set()  # it has the steps of the source
             allowed = of_payloads or sizes | lengths  # messages are those of the full-size network everywhere
             assert differing <= allowed | of_measurements | of_lb | {"profile"}, (profile, run)
             for key, value in paper.schedule.items():
                 if key in ("epochs", "patience"):  # lengths, in epochs, which shrink as the run does
-                    expected = max(1, round(value * ours["epochs"] / paper.epochs))
+                    least = 3 if (profile, key) == ("study", "patience") else 1
+                    expected = max(least, round(value * ours["epochs"] / paper.epochs))
                     assert ours["schedule"][key] == expected or "-grid-" in run, (profile, run)
-                elif key == "warmup_epochs":
-                    assert ours["schedule"][key] == pytest.approx(value * ours["epochs"] / paper.epochs), (profile, run)
+                elif key == "warmup_epochs":  # the study has the steps of the source instead (test_miniature)
+                    share = pytest.approx(value * ours["epochs"] / paper.epochs)
+                    assert ours["schedule"][key] == share or profile == "study", (profile, run)
                 else:
                     assert ours["schedule"][key] == value, (profile, run)
             assert ours["schedule"].keys() == paper.schedule.keys(), (profile, run)
@@ -411,7 +427,7 @@ def test_only_runs_that_may_diverge_say_so(resolved) -> None:
     }  # fmt: skip
     # Paper lb states no learning rate, so that any of its trained runs may diverge.
     trained = {run for run, spec in resolved["study"].items() if spec.source == "lb" and spec.kind == "train"}
-    assert expected == of_post_3 | trained
+    assert expected == of_post_3 | {run for run in trained if "-grid-" not in run}
 
 
 def test_central_training_and_laws_keep_their_workers(resolved) -> None:
@@ -560,10 +576,14 @@ def test_an_arm_of_a_grid_can_have_epochs_rates_and_seeds_of_its_own(root: Path)
 
 
 def test_a_grid_of_paper_lb_has_lengths_by_arm(root: Path) -> None:
-    tree.edit(root / LB, "\nruns:\n", "\ngrid: {lrs: [0.1], rates: {vgg: [0.01, 0.02]}, arms: {vgg: lb-bsp-vgg11-iid, "
-                                      "resnet: lb-bsp-resnet50-iid}}\nruns:\n")  # fmt: skip
-    arms = {"vgg": {"epochs": 5}, "resnet": {"epochs": 2, "seeds": [9]}}
-    section(root, "lb", grid={"seeds": [7, 8], "held_out_images": 50, "arms": arms})
+    text = (root / LB).read_text()
+    arms = "{vgg: lb-bsp-vgg11-iid, resnet: lb-bsp-resnet50-iid}"
+    own = f"grid: {{lrs: [0.1], rates: {{vgg: [0.01, 0.02]}}, arms: {arms}}}\n"
+    (root / LB).write_text(text[: text.index("\ngrid:\n") + 1] + own)
+    content = specs.read_yaml(root / PARAMS)
+    lengths = {"vgg": {"epochs": 5}, "resnet": {"epochs": 2, "seeds": [9]}}
+    content["lb"]["grid"] = {"seeds": [7, 8], "held_out_images": 50, "arms": lengths}
+    (root / PARAMS).write_text(json.dumps(content))
     planned = [(spec.run, spec.epochs, seed) for spec, seed in specs.runs("lb", "smoke", "grid", root)]
     assert planned == [
         *((f"lb-grid-vgg-lr0_0{k}", 5, seed) for k in (1, 2) for seed in (7, 8)), ("lb-grid-resnet-lr0_1", 2, 9)
@@ -614,9 +634,24 @@ def test_impossible_shares_are_one_line(new: str, says: str, root: Path) -> None
 def test_an_epoch_too_short_for_a_last_step_of_all_workers_is_one_line(root: Path) -> None:
     """Batches of 1: 25 images on 10 workers leave 5 for the third step."""
     tree.edit(root / "pipelines/lb.yaml", SHARES, "local_batch: 1, batch_shares: &speeds " + str([1] * 10))
-    tree.edit(root / "pipelines/smoke/params.yaml", "50: {image_size: 16, local", "50: {train_images: 25, local")
+    tree.edit(root / "pipelines/smoke/params.yaml", "50: {image_size: 8, local", "50: {train_images: 25, local")
     with pytest.raises(ReproError, match="5 images for 10 clients; at least one image each was expected in the last"):
         specs.find("lb-shares-resnet50", "smoke", root)
+
+
+# Runs that wait for their learning rate -----------------------------------------------------------------------
+
+
+def test_a_run_that_waits_for_its_rate_is_known_but_for_it(root: Path) -> None:
+    chosen = {spec.run: spec for spec, _ in specs.runs("lb", "study", root=root)}
+    specs.learning_rates_path("study", root).write_text("{}\n")
+    _, waiting = specs.runs_and_waiting("lb", "study", "artefact", root)
+    assert {run for run, _ in waiting} == {run for run, spec in chosen.items() if spec.lr_grid}
+    for run, _ in waiting:
+        spec = specs.unchosen(run, "lb", "study", root)
+        assert spec == dataclasses.replace(chosen[run], schedule=chosen[run].schedule | {"lr": 1.0})
+    with pytest.raises(ReproError, match="'lb-bsp-vgg11' is no run of lb; did you mean lb-bsp-vgg11-iid"):
+        specs.unchosen("lb-bsp-vgg11", "lb", "study", root)
 
 
 # What a fingerprint depends on --------------------------------------------------------------------------------

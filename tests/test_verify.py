@@ -296,6 +296,7 @@ def test_the_same_seed_draws_the_same_records_and_another_seed_others(bench: Ben
 
 
 def test_every_valid_record_of_all_profiles_and_groups_can_be_drawn_and_no_other(bench: Bench) -> None:
+    tree.edit(bench.root / "pipelines/paper/params.yaml", "seeds: [11, 12, 13, 14, 15]", "seeds: [1, 2, 3]")
     planned = [specs.runs(source, "smoke", group, bench.root) for source in specs.SOURCES for group in specs.GROUPS]
     some = [tasks[min(3, len(tasks) - 1)] for tasks in planned if tasks]  # a source may have no grid
     for spec, seed in some:
@@ -309,6 +310,15 @@ def test_every_valid_record_of_all_profiles_and_groups_can_be_drawn_and_no_other
     assert set(names(verify.sample(100, 0, bench.root))) == expected
     seen = Counter(name for draw in range(60) for name in names(verify.sample(1, draw, bench.root)))
     assert set(seen) == expected
+
+
+def test_runs_that_wait_for_their_learning_rate_are_not_drawn_and_stop_no_audit(bench: Bench) -> None:
+    tree.edit(bench.root / "pipelines/paper/params.yaml", "seeds: [11, 12, 13, 14, 15]", "seeds: [1, 2, 3]")
+    spec, seed = next(task for task in specs.runs("lb", "study", root=bench.root) if task[0].lr_grid is None)
+    tree.record(spec, seed, bench.root)
+    specs.learning_rates_path("study", bench.root).write_text("{}")
+    expected = {("paper", "e1-federated", seed) for seed in TOP1} | {("study", spec.run, seed)}
+    assert set(names(verify.sample(100, 0, bench.root))) == expected
 
 
 def test_without_records_there_is_nothing_to_draw(tmp_path: Path) -> None:

@@ -8,12 +8,17 @@ from typing import Any
 import synthetic_lb
 from synthetic import choose_rates, grid_arms
 
-from repro import records, store
+from repro import records, specs, store
 from repro.records import Record
 from repro.specs import Spec
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-ARMS = {source: arms for source, arms in grid_arms().items() if source in ("e1", "e2")}
+ARMS = grid_arms()
+
+
+def of_arm(source: str, arm: str) -> str:
+    """The run whose learning rate the grid of an arm chooses."""
+    return str(specs.read_yaml(REPOSITORY / f"pipelines/{source}.yaml")["grid"]["arms"][arm])
 
 
 def plant(root: Path) -> Path:
