@@ -8,7 +8,7 @@ from typing import Any
 
 import synthetic_lb
 
-from repro import records, store
+from repro import datasets, records, store
 from repro.records import Record
 from repro.specs import Spec
 
@@ -53,9 +53,10 @@ def record(spec: Spec, seed: int, root: Path, top1: float = 0.5, **changes: Any)
     if spec.kind == "payloads":
         message = {"what": "gradient", "codec": "int8", "bytes": 25, "dense_bytes": 100}
         rows = [{"step": step} | message for step in spec.measured_steps or [1]]
+    sha256 = None if spec.kind == "law" else datasets.manifest_sha256(spec.dataset, root / "data")
     made = Record(
         run=spec.run, source=spec.source, group=spec.group, kind=spec.kind, profile=spec.profile, seed=seed,
-        spec=spec.as_dict(), data={"name": "cifar10", "sha256": "0" * 64, "reduced": None, "classes": 10},
+        spec=spec.as_dict(), data={"name": "cifar10", "sha256": sha256, "reduced": None, "classes": 10},
         fingerprint=store.fingerprint(spec, seed, root), status="completed", rows=rows,
         series=series,
     )  # fmt: skip
