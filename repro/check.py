@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from repro import claims, pilot, records, report, rules, specs, store, study, tuning
 from repro.claims import Published, Statement
 from repro.errors import ReproError
 from repro.notebooks import of_source
+from repro.records import Record
 
 WAITING = frozenset(["lb.teacher", "lb.c16", "lb.c21"])
 """Artefacts and statements that this package has no run for. Every other one that lacks something is a problem."""
@@ -28,7 +30,9 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
     Returns:
         (problems, waiting): one line for everything that is missing or wrong, and one for everything that has no
         run, or none with a valid record, or whose control runs were not drawn. At profile ``study`` what the pilot
-        stands in for waits, until ``data/study.yaml`` says that the study is complete.
+        stands in for waits, until ``data/study.yaml`` says that the study is complete. There records must come from a
+        clean commit, and where nothing else is wrong the statements are judged again and held against the stored
+        verdicts.
 
     Raises:
         ReproError: a file of the package is malformed.
@@ -41,9 +45,11 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
     waiting: list[str] = []
     for source in sorted({artefact.source for artefact in published.artefacts}):
         try:
-            store.current(source, profile, root)
+            found = store.current(source, profile, root)
         except ReproError as error:  # a damaged record
             problems.append(str(error))
+        else:
+            problems += _without_a_commit(found.records, root) if evidence is not None else []
         later = _later(published, source)
         waiting += [f"{item}: this package has no run for it" for item in later]
         problems += _not_in_notebook(published, source, later, root)
@@ -80,7 +86,43 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
             elif verdict.get("pilot"):
                 open_yet = evidence is None or not evidence.study.complete
                 (waiting if open_yet else problems).append(f"{statement.id}: shows the pilot; run `make study`")
+    if evidence is not None and not problems:
+        problems += judged_otherwise(verdicts, profile, root)
     return problems, waiting
+
+
+def judged_otherwise(verdicts: Mapping[str, Mapping[str, Any]], profile: str, root: Path = Path()) -> list[str]:
+    """One line for each stored verdict (by statement) that is not what today's records and rules give.
+
+    Raises:
+        ReproError: a file of the package or a record is damaged.
+    """
+    problems = []
+    for today in pilot.judge_all(claims.load_published(root).statements, profile, root):
+        stored = verdicts.get(today["id"])
+        if stored is not None and records.canonical_json(stored) != records.canonical_json(today):
+            was, now = str(stored["verdict"]), str(today["verdict"])
+            how = f"the stored verdict is {was!r}, judged again it is {now!r}"
+            if was == now:
+                how = f"the stored verdict ({was}) has other numbers than judging again gives"
+            problems.append(f"{today['id']}: {how}; records or rules changed since; run `dvc repro`")
+    return problems
+
+
+def _without_a_commit(found: Iterable[Record], root: Path) -> Iterator[str]:
+    """Records of the study that no commit stands for: made from changed files, or by code that nothing identifies."""
+    for record in found:
+        path = records.provenance_path(records.path_of(record))
+        known = records.read_json(root / path) if (root / path).exists() else {}
+        wrong = None
+        if not known:
+            wrong = "missing"
+        elif str(known.get("commit", "")).endswith("+changes") or not known.get("commit"):
+            wrong = f"made at commit {known.get('commit') or 'not recorded'}"
+        elif not known.get("code"):
+            wrong = "no hash of the code"
+        if wrong:
+            yield f"{path}: {wrong}; a clean commit and its code were expected; compute {record.run} again from one"
 
 
 def _ids(published: Published, source: str) -> list[str]:

@@ -257,9 +257,7 @@ def _impossible(record: Record) -> str | None:
             elif record.kind == "train" and name in _CUMULATIVE:
                 least = before.get(name, 0.0)
                 if not _is_number(value) or value < least:
-                    return (
-                        f"row {index}, {name}: {value!r}; a number from {least:g} up was expected"
-                    )
+                    return f"row {index}, {name}: {value!r}; a number from {least:g} up was expected"
                 before[name] = value
     return None
 
@@ -284,7 +282,8 @@ def result(record: Record) -> str:
     law: its numbers.
     """
     if record.kind == "law":
-        return ", ".join(f"{name} {value:.3g}" for name, value in (record.law or {}).items() if _is_number(value))
+        numbers = {name: value for name, value in (record.law or {}).items() if _is_number(value)}
+        return ", ".join(f"{name} {numbers[name]:.3g}" for name in sorted(numbers))
     if not record.rows:
         return "diverged before its first evaluation" if record.status == "diverged" else "no rows"
     last = record.rows[-1]
