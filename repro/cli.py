@@ -648,8 +648,15 @@ def _summary(options: Any) -> int:
     path = _verdicts_path(options.profile)
     if not path.exists():
         raise ReproError(f"{path}: no verdicts yet; run `dvc repro` first")
-    own, old = page.split((v["verdict"], bool(v.get("pilot"))) for v in records.read_json(path))
-    print(f"Of {sum(own.values()) + sum(old.values())} statements, at profile {options.profile}: {page.said(own)}.")
+    stored = records.read_json(path)
+    groups: dict[str, list[Any]] = {"results": [], "laws": [], "definitions": []}
+    for v in stored:
+        groups[{"law": "laws", "definition": "definitions"}.get(v["kind"], "results")].append(v)
+    own, old = page.split((v["verdict"], bool(v.get("pilot"))) for v in groups["results"])
+    print(f"Of {sum(own.values()) + sum(old.values())} results, at profile {options.profile}: {page.said(own)}.")
+    for name in ("laws", "definitions"):
+        if found := page.split((v["verdict"], bool(v.get("pilot"))) for v in groups[name])[0]:
+            print(f"Of {sum(found.values())} {name}, counted apart: {page.said(found)}.")
     if old:
         print(
             f"{sum(old.values())} more show the pilot, which is never counted ({page.said(old)}): `make study` "
