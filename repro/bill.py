@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -31,8 +32,12 @@ class Line:
     unknown: int
 
 
-def lines(root: Path = Path()) -> list[Line]:
+def lines(valid: Collection[tuple[str, int]], root: Path = Path()) -> list[Line]:
     """The bill, in the order of the sweeps; a run belongs to the first that computes it.
+
+    Args:
+        valid: (run, seed) of the records that count.
+        root: root of the repository.
 
     Raises:
         ReproError: malformed specs, or a damaged record or provenance file.
@@ -48,7 +53,7 @@ def lines(root: Path = Path()) -> list[Line]:
                 seconds = records.core_seconds(records.provenance_path(store.record_path(spec, seed, root)))
                 if seconds is not None:
                     known[spec.run].append(seconds)
-                if store.stored(spec, seed, root) is not None:
+                if (spec.run, seed) in valid:
                     done[spec.run, seed] = seconds or 0.0
     made = []
     for step in study.steps(root):
@@ -57,7 +62,8 @@ def lines(root: Path = Path()) -> list[Line]:
             if (source == step.tune and group == "grid" if step.tune else group != "grid")
             and any(fnmatchcase(run, pattern) for pattern in step.patterns)
         ]  # fmt: skip
-        planned = [each for each in planned if each[2:] not in set(mine)]
+        taken = set(mine)
+        planned = [each for each in planned if each[2:] not in taken]
         left = [run for run, seed in mine if (run, seed) not in done]
         if mine:
             made.append(

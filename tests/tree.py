@@ -23,7 +23,8 @@ def plant(root: Path) -> Path:
     """Specs, sizes, published statements and manifests under ``root``, with the learning rate 0.1 for every arm."""
     shutil.copytree(REPOSITORY / "pipelines", root / "pipelines")
     shutil.copytree(REPOSITORY / "data/manifests", root / "data/manifests")
-    for name in ("params.yaml", "data/ledger.yaml", "data/published.yaml", "data/sources.yaml", "data/study.yaml"):
+    files = ("ledger.yaml", "power.json", "published.yaml", "sources.yaml", "study.yaml")
+    for name in ("params.yaml", *(f"data/{file}" for file in files)):
         shutil.copy(REPOSITORY / name, root / name)
     chosen = json.dumps({source: {arm: {"lr": 0.1} for arm in arms} for source, arms in ARMS.items()})
     (root / "data/learning_rates").mkdir()

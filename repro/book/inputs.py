@@ -104,7 +104,7 @@ def load(profile: str, root: Path = Path()) -> Inputs:
         pilot=study.load(root).pilot if profile == study.PROFILE else None,
         of_pilot=copied | books,
         rules_commit=study.load(root).rules_commit if profile == study.PROFILE else None,
-        bill=bill.lines(root) if profile == study.PROFILE else (),
+        bill=bill.lines({(record.run, record.seed) for record in records}, root) if profile == study.PROFILE else (),
         power=power.load(root),
     )
 

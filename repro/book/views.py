@@ -81,7 +81,10 @@ def text_of(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Stored:
-    """A record as pages show it: ``seconds`` is None where no provenance exists; ``result`` is in words."""
+    """A record as pages show it: ``seconds`` is None where no provenance exists; ``result`` is in words.
+
+    ``rules`` are the hashes of the rules that stood when it was made, by statement.
+    """
 
     run: str
     seed: int
@@ -90,6 +93,7 @@ class Stored:
     fingerprint: str
     seconds: float | None
     result: str
+    rules: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -227,7 +231,7 @@ class Site:
             stored.append(
                 Stored(
                     run, record.seed, f"../{path}", f"../{where}" if where else None, record.fingerprint,
-                    float(known["seconds"]) if known else None, _result(record),
+                    float(known["seconds"]) if known else None, _result(record), record.rules or {},
                 )
             )  # fmt: skip
         settings = [
@@ -308,11 +312,9 @@ class Site:
     def committed(self, row: Row) -> tuple[int, int, int]:
         """Records behind a statement: made under today's rule, under another one, and in all."""
         statement = next(item for item in self.inputs.published.statements if item.id == row.id)
-        behind = {one.href for run in self._runs_of(row.runs) for one in run.stored}
-        found = [r for r in self.inputs.records if f"../{path_of(r).as_posix()}" in behind]
-        held = [(r.rules or {}).get(row.id) for r in found]
+        held = [one.rules.get(row.id) for run in self._runs_of(row.runs) for one in run.stored]
         same = held.count(rule_hash(statement))
-        return same, sum(each is not None for each in held) - same, len(found)
+        return same, sum(each is not None for each in held) - same, len(held)
 
     @property
     def multipliers(self) -> list[tuple[int, float]]:
