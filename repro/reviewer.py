@@ -121,12 +121,11 @@ def review(
         ReproError: a file of the package or a record is damaged.
     """
     started, report = time.monotonic(), Report()
-    statements = claims.load_published(root).statements
+    statements, valid = claims.load_published(root).statements, _valid(profile, root)
     tell("arithmetic of the sources, done again")
     report.arithmetic = _arithmetic(profile, root, report.notes)
     tell("verdicts, judged again from the records")
     report.verdicts = _verdicts(profile, root, report.notes)
-    valid = _valid(profile, root)
     report.records = len(valid)
     if not valid:
         report.notes.append(

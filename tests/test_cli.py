@@ -192,7 +192,7 @@ def test_an_unknown_notebook_is_answered_with_the_known_ones(root: Path, capsys)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "required: COMMAND"),
+        (["sweep", "--time-budget", "-5"], "seconds from 0 up were expected"),
         (["lst"], "invalid choice: 'lst'"),
         (["list", "--source", "e9"], "argument --source: invalid choice: 'e9'"),
         (["run"], "required: RUN"),
