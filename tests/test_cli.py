@@ -200,7 +200,7 @@ def test_an_unknown_notebook_is_answered_with_the_known_ones(root: Path, capsys)
         (["rerun", "e1-central", "--seed", "-1"], "argument --seed"),
         (["run", "e1-central", "--processes", "0"], "argument --processes: '0'; a whole number from 1 up was expected"),
         (["sweep", "--jobs", "0"], "argument --jobs: '0'; a whole number from 1 up was expected"),
-        (["sweep", "--time-budget", "soon"], "argument --time-budget: invalid float value: 'soon'"),
+        (["sweep", "--time-budget", "soon"], "argument --time-budget: 'soon'; seconds from 0 up were expected"),
         (["audit", "-n", "0"], "argument -n: '0'; a whole number from 1 up was expected"),
         (["list", "--jsn"], "unrecognized arguments: --jsn"),
     ],
