@@ -6,7 +6,8 @@ PYTHON ?=
 TORCH_PIP_ARGS ?=
 # Size of the experiments: smoke, study or paper; the default of params.yaml when it is not given.
 PROFILE ?=
-# For `make study`: processes (one per core when not given), and seconds after which no further run is started.
+# For `make study` and `make verify`: processes (one per core when not given), and seconds after which no further run is
+# started.
 JOBS ?=
 BUDGET ?=
 # Folder of the environment, relative to this file.
@@ -32,7 +33,7 @@ export DVC_NO_ANALYTICS := 1
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce study rebuild controls smoke data env test lint lock dvc-without-git
+.PHONY: help reproduce study verify rebuild controls smoke data env test lint lock dvc-without-git
 
 help: ## list these targets
 	@echo "usage: make TARGET [PROFILE=smoke|study|paper] [JOBS=2] [BUDGET=3600] [PYTHON=python3.12] [TORCH_PIP_ARGS='...']"
@@ -54,6 +55,10 @@ study: data dvc-without-git ## compute what is left of the study, group by group
 		|| echo "== study: not every run is done (see above); going on with those that are" >&2
 	$(VENV)/bin/python -m repro render --group control --profile study
 	$(REPRO) --keep-going
+
+verify: data ## check within 25 minutes: laws, arithmetic, verdicts, and the quickest run of every statement, computed again
+	@echo "== verify: what can be computed again within $(or $(BUDGET),1500) seconds, and compared with what is committed"
+	@$(VENV)/bin/python -m repro verify --profile study --time-budget $(or $(BUDGET),1500) $(if $(JOBS),--jobs $(JOBS))
 
 rebuild: data dvc-without-git ## compute again what is committed (controls apart); git shows any difference
 	@[ $(SIZE) != paper ] || { echo "make rebuild: records of the paper profile take GPU days; repeat single ones with 'python -m repro rerun RUN --profile paper'" >&2; exit 1; }

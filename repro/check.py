@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from repro import claims, pilot, records, report, rules, specs, store, study, tu
 from repro.claims import Published, Statement
 from repro.errors import ReproError
 from repro.notebooks import of_source
+from repro.records import Record
 
 WAITING = frozenset([
     "e2.c13", "e2.c14", "e2.c15", "e2.c16", "lb.teacher", "lb.c16", "lb.c21", "lb.c24", "lb.c25", "lb.c26", "lb.c28",
@@ -33,7 +34,9 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
     Returns:
         (problems, waiting): one line for everything that is missing or wrong, and one for everything that has no
         run, or none with a valid record, or whose control runs were not drawn. At profile ``study`` what the pilot
-        stands in for waits, until ``data/study.yaml`` says that the study is complete.
+        stands in for waits, until ``data/study.yaml`` says that the study is complete. There records must come from a
+        clean commit, and where nothing else is wrong the statements are judged again and held against the stored
+        verdicts.
 
     Raises:
         ReproError: a file of the package is malformed.
@@ -45,7 +48,7 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
     problems: list[str] = []
     waiting: list[str] = []
     for source in sorted({artefact.source for artefact in published.artefacts}):
-        problems += _records(source, profile, root)
+        problems += _records(source, profile, root, evidence is not None)
         later = _later(published, source)
         waiting += [f"{item}: this package has no run for it" for item in later]
         problems += _not_in_notebook(published, source, later, root)
@@ -82,18 +85,22 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
             elif verdict.get("pilot"):
                 open_yet = evidence is None or not evidence.study.complete
                 (waiting if open_yet else problems).append(f"{statement.id}: shows the pilot; run `make study`")
-    others = _other_verdicts(published, verdicts, verdict_file.relative_to(root), profile, root)
-    problems += [line for line in others if line not in problems]  # a damaged record stops both
+    try:
+        problems += judged_otherwise(verdicts, profile, root)
+    except ReproError as error:
+        problems += [str(error)] * (str(error) not in problems)
     return problems, waiting
 
 
-def _records(source: str, profile: str, root: Path) -> Iterator[str]:
+def _records(source: str, profile: str, root: Path, of_study: bool) -> Iterator[str]:
     """A damaged record, records that count no longer, and records that were there and are gone."""
     try:
         found = store.current(source, profile, root)
     except ReproError as error:
         yield str(error)
         return
+    if of_study:
+        yield from _without_a_commit(found.records, root)
     gone = [task for task in found.missing if _provenance(*task, source, profile, root)]
     for tasks, what in ((found.stale, "other settings, data or numerics"), (gone, "")):
         if tasks:
@@ -108,28 +115,38 @@ def _provenance(run: str, seed: int, source: str, profile: str, root: Path) -> b
     return any((folder / f"{run}.s{seed}.json").exists() for folder in folders)
 
 
-def _other_verdicts(
-    published: Published, stored: dict[str, Any], path: Path, profile: str, root: Path
-) -> Iterator[str]:
-    """Stored verdicts that are not those of today's records and rules."""
-    try:
-        judged = pilot.judge_all(published.statements, profile, root)
-    except ReproError as error:
-        yield str(error)
-        return
-    without_rule = {statement.id for statement in published.statements if statement.judge is None} - WAITING
-    for verdict in judged:
-        old = stored.get(verdict["id"])
-        if old is None or verdict["id"] in without_rule:  # said above
-            continue
-        if records.canonical_json(old) != records.canonical_json(verdict):
-            keys = [key for key in {**old, **verdict} if old.get(key) != verdict.get(key)]
-            said = (
-                f"says {old['verdict']!r}, today {verdict['verdict']!r}"
-                if "verdict" in keys
-                else "differs from today's"
-            )
-            yield f"{verdict['id']}: {path} {said} (in {', '.join(keys)}); run `dvc repro`"
+def judged_otherwise(verdicts: Mapping[str, Mapping[str, Any]], profile: str, root: Path = Path()) -> list[str]:
+    """One line for each stored verdict (by statement) that is not what today's records and rules give.
+
+    Raises:
+        ReproError: a file of the package or a record is damaged.
+    """
+    problems = []
+    for today in pilot.judge_all(claims.load_published(root).statements, profile, root):
+        stored = verdicts.get(today["id"])
+        if stored is not None and records.canonical_json(stored) != records.canonical_json(today):
+            was, now = str(stored["verdict"]), str(today["verdict"])
+            how = f"the stored verdict is {was!r}, judged again it is {now!r}"
+            if was == now:
+                how = f"the stored verdict ({was}) has other numbers than judging again gives"
+            problems.append(f"{today['id']}: {how}; records or rules changed since; run `dvc repro`")
+    return problems
+
+
+def _without_a_commit(found: Iterable[Record], root: Path) -> Iterator[str]:
+    """Records of the study that no commit stands for: made from changed files, or by code that nothing identifies."""
+    for record in found:
+        path = records.provenance_path(records.path_of(record))
+        known = records.read_json(root / path) if (root / path).exists() else {}
+        wrong = None
+        if not known:
+            wrong = "missing"
+        elif str(known.get("commit", "")).endswith("+changes") or not known.get("commit"):
+            wrong = f"made at commit {known.get('commit') or 'not recorded'}"
+        elif not known.get("code"):
+            wrong = "no hash of the code"
+        if wrong:
+            yield f"{path}: {wrong}; a clean commit and its code were expected; compute {record.run} again from one"
 
 
 def _ids(published: Published, source: str) -> list[str]:

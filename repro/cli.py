@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from repro import specs, store
+from repro import __version__, specs, store
 from repro.errors import ReproError, did_you_mean
 from repro.records import Record
 
@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
+        if options.command is _help:
+            return _help(options)
         if not (ROOT / "params.yaml").exists():
             raise ReproError("no params.yaml here; run from the root of the repository")
         if getattr(options, "profile", "") is None:
@@ -47,11 +49,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _help(options: Any) -> int:
+    """What can be done, where no command was named."""
+    _parser().print_help()
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="repro", description="Large-batch and federated training at the edge, reproduced."
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"repro {__version__}")
+    parser.set_defaults(command=_help)
+    commands = parser.add_subparsers(metavar="COMMAND")
 
     def add(name: str, command: Callable[[Any], int], text: str, *, profile: bool = True) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text)
@@ -74,7 +84,11 @@ def _parser() -> argparse.ArgumentParser:
             help="recorded: only runs that were run before, where their record is stale or gone (default: all)",
         )
 
+    def ids(made: argparse.ArgumentParser, what: str) -> None:
+        made.add_argument("ids", nargs="*", metavar="ID", help=f"ids of {what} (default: all)")
+
     made = add("list", _list, "artefacts, runs and statements, with their ids and state")
+    ids(made, "artefacts, runs or statements")
     source(made)
     as_json(made)
 
@@ -92,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     source(made)
     made.add_argument("--group", choices=specs.GROUPS, default="artefact", help="which runs (default: the artefacts')")
     made.add_argument("--jobs", type=_whole(1), help="processes (default: one per core)")
-    made.add_argument("--time-budget", type=float, metavar="SECONDS", help="start no further run after this time")
+    made.add_argument("--time-budget", type=_seconds, metavar="SECONDS", help="start no further run after this time")
     only(made)
     made.add_argument(
         "--in-order",
@@ -116,6 +130,19 @@ def _parser() -> argparse.ArgumentParser:
     as_json(made)
 
     made = add(
+        "verify",
+        _verify,
+        "the reviewer's check: laws, definitions, arithmetic and verdicts again, and of every statement the quickest "
+        "run, compared with its record",
+    )
+    made.add_argument(
+        "--time-budget", type=_seconds, default=1500.0, metavar="SECONDS",
+        help="start no run that would end after this time (default 1500)",
+    )  # fmt: skip
+    made.add_argument("--jobs", type=_whole(1), help="processes (default: one per core)")
+    as_json(made)
+
+    made = add(
         "plan", _plan, "what runs will cost, from recorded runs; of the study: what it has cost and what is left"
     )
     made.add_argument("ids", nargs="*", metavar="ID", help="figures, tables, statements or runs (default: all runs)")
@@ -131,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("name", metavar="NAME", help="file name in notebooks/, without .ipynb")
 
     made = add("verdicts", _verdicts, "every statement: published, ours with interval and n, verdict")
+    ids(made, "statements")
     source(made)
     made.add_argument("--write", action="store_true", help="store them under figures/")
     as_json(made)
@@ -185,6 +213,17 @@ def _whole(least: int) -> Callable[[str], int]:
     return number
 
 
+def _seconds(text: str) -> float:
+    """An argparse type: seconds, from 0 up."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}; seconds from 0 up were expected")
+    return seconds
+
+
 def _sources(options: Any) -> tuple[str, ...]:
     return (options.source,) if options.source else specs.SOURCES
 
@@ -202,6 +241,13 @@ def _seed(options: Any, spec: specs.Spec) -> int:
     groups = sorted(specs.GROUPS, key=lambda group: group != "grid")
     plans = (specs.runs(spec.source, options.profile, group, ROOT) for group in groups)
     return next(seed for plan in plans for s, seed in plan if s.run == spec.run)
+
+
+def _known(ids: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse an id that is none of ``known``."""
+    for name in ids:
+        if name not in known:
+            raise ReproError(f"unknown id {name!r}; {did_you_mean(name, known)}`python -m repro list` shows all ids")
 
 
 def _state(spec: specs.Spec, seed: int) -> str:
@@ -268,13 +314,18 @@ def _list(options: Any) -> int:
         for s in published.statements
         if s.source in wanted
     ]
+    if options.ids:
+        _known(options.ids, [*(a["id"] for a in artefacts), *runs, *(s["id"] for s in statements)])
+        artefacts, statements = ([x for x in listed if x["id"] in options.ids] for listed in (artefacts, statements))
+        runs = {run: entry for run, entry in runs.items() if run in options.ids}
     if options.json:
         print(json.dumps({"artefacts": artefacts, "runs": list(runs.values()), "statements": statements}, indent=1))
         return 0
-    print("ARTEFACTS")
-    _print_table([(a["id"], a["kind"], a["state"], a["says"][:70]) for a in artefacts])
-    print(f"\nRUNS (profile {options.profile})")
+    if artefacts:
+        print("ARTEFACTS")
+        _print_table([(a["id"], a["kind"], a["state"], a["says"][:70]) for a in artefacts])
     if runs:
+        print(f"\nRUNS (profile {options.profile})")
         _print_table(
             [
                 (
@@ -286,8 +337,9 @@ def _list(options: Any) -> int:
                 for r in runs.values()
             ]
         )
-    print("\nSTATEMENTS")
-    _print_table([(s["id"], s["kind"], s["state"], s["says"][:70]) for s in statements])
+    if statements:
+        print("\nSTATEMENTS")
+        _print_table([(s["id"], s["kind"], s["state"], s["says"][:70]) for s in statements])
     return 0
 
 
@@ -446,11 +498,25 @@ def _compare(tasks: Sequence[tuple[specs.Spec, int]], options: Any, *, go_on: bo
             print(f"{spec.run} seed {seed}: not compared ({error})", file=sys.stderr, flush=True)
             continue
         found.append(c)
-        said = f"{c.run} seed {c.seed}: {c.verdict} ({c.detail})"
+        said = f"{c.run} seed {c.seed}: {c.verdict} ({c.detail}); recorded {c.recorded}, computed again {c.again}"
         print(said, file=sys.stderr if options.json else sys.stdout, flush=True)
     if options.json:
         print(json.dumps([vars(c) for c in found], indent=1))
     return int(any(c.verdict == verify.DIFFERS for c in found))
+
+
+def _verify(options: Any) -> int:
+    from repro import reviewer
+
+    def tell(line: str) -> None:
+        print(f"verify: {line}", file=sys.stderr, flush=True)
+
+    found = reviewer.review(options.profile, ROOT, time_budget=options.time_budget, jobs=options.jobs, tell=tell)
+    if options.json:
+        print(json.dumps(found.as_json(), indent=1))
+    else:
+        print("\n".join(found.lines()))
+    return int(not found.agrees)
 
 
 def _plan(options: Any) -> int:
@@ -586,9 +652,10 @@ def _verdicts(options: Any) -> int:
     from repro import claims, pilot, records
 
     found = pilot.judge_all(claims.load_published(ROOT).statements, options.profile, ROOT)
+    _known(options.ids, [v["id"] for v in found])
     if options.write:
         records.write_atomic(_verdicts_path(options.profile), records.canonical_json(found))
-    found = [v for v in found if options.source in (None, v["source"])]
+    found = [v for v in found if options.source in (None, v["source"]) and (not options.ids or v["id"] in options.ids)]
     if options.json:
         print(json.dumps(found, indent=1))
     else:
@@ -605,8 +672,15 @@ def _summary(options: Any) -> int:
     path = _verdicts_path(options.profile)
     if not path.exists():
         raise ReproError(f"{path}: no verdicts yet; run `dvc repro` first")
-    own, old = page.split((v["verdict"], bool(v.get("pilot"))) for v in records.read_json(path))
-    print(f"Of {sum(own.values()) + sum(old.values())} statements, at profile {options.profile}: {page.said(own)}.")
+    stored = records.read_json(path)
+    groups: dict[str, list[Any]] = {"results": [], "laws": [], "definitions": []}
+    for v in stored:
+        groups[{"law": "laws", "definition": "definitions"}.get(v["kind"], "results")].append(v)
+    own, old = page.split((v["verdict"], bool(v.get("pilot"))) for v in groups["results"])
+    print(f"Of {sum(own.values()) + sum(old.values())} results, at profile {options.profile}: {page.said(own)}.")
+    for name in ("laws", "definitions"):
+        if found := page.split((v["verdict"], bool(v.get("pilot"))) for v in groups[name])[0]:
+            print(f"Of {sum(found.values())} {name}, counted apart: {page.said(found)}.")
     if old:
         print(
             f"{sum(old.values())} more show the pilot, which is never counted ({page.said(old)}): `make study` "

@@ -12,9 +12,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from repro import claims, records, report, specs, store, study
+from repro import claims, records, report, rules, specs, store, study
 from repro.claims import Statement
 from repro.errors import ReproError
+from repro.judging import six_digits
 from repro.report import sidecar
 
 FOLDER = Path("figures/pilot")
@@ -69,7 +70,8 @@ class Evidence:
 def judge_all(statements: Iterable[Statement], profile: str, root: Path = Path()) -> list[dict[str, Any]]:
     """The verdict on every statement: ``claims.judge_all``, with the pilot's where the study has none yet.
 
-    A statement of the study is judged at the largest of its looks for which all its runs are in.
+    A statement of the study is judged at the largest of its looks for which all its runs are in; false discovery rates
+    are over all parts that the study tried, whatever their look, and the pilot's are not among them.
 
     Raises:
         ReproError: a file of the package or a record is damaged.
@@ -79,7 +81,20 @@ def judge_all(statements: Iterable[Statement], profile: str, root: Path = Path()
         loaded = [store.current(source, profile, root) for source in dict.fromkeys(s.source for s in statements)]
         return _judged(statements, loaded, profile)
     evidence, old = Evidence(root), verdicts(root)
-    return [_of_study(statement, evidence, old.get(statement.id), root) for statement in statements]
+    return _with_q([_of_study(statement, evidence, old.get(statement.id), root) for statement in statements])
+
+
+def _with_q(judged: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``judged`` with the false discovery rates over all of them, as ``claims.judge_all`` has them over its own."""
+    own = [part for verdict in judged if not verdict.get("pilot") for part in verdict["parts"]]
+    tried = [
+        part for part in own
+        if not part.get("beside") and (part["p"] is not None or (part["outcome"] == rules.OPEN and part["looks"]))
+    ]  # fmt: skip
+    decided = [part for part in tried if part["p"] is not None]
+    for part, q in zip(decided, rules.q_values([part["p"] for part in decided], len(tried)), strict=True):
+        part["q"] = six_digits(q)
+    return list(judged)
 
 
 def _judged(statements: Sequence[Statement], loaded: Sequence[store.Found], profile: str) -> list[dict[str, Any]]:

@@ -210,7 +210,8 @@ def read(path: Path) -> Record:
     """Read and verify one record.
 
     Raises:
-        ReproError: not JSON (truncated), of another schema, edited (checksum), or stored under a wrong name.
+        ReproError: not JSON (truncated), of another schema, edited (checksum), stored under a wrong name, or with a
+            value that no run can have (an accuracy outside [0, 1], epochs or bytes that fall).
     """
     remedy = f"restore it from git (`git checkout -- {path}`) or delete it and run the sweep again"
     try:
@@ -237,7 +238,71 @@ def read(path: Path) -> Record:
         raise ReproError(f"{path}: fields do not fit a record ({error}); {remedy}") from error
     if path.name != f"{record.run}.s{record.seed}.json":
         raise ReproError(f"{path}: holds {record.run} seed {record.seed}; the file was renamed or copied; {remedy}")
+    if impossible := _impossible(record):
+        raise ReproError(f"{path}: {impossible}; {remedy}")
     return record
+
+
+_CUMULATIVE = ("epoch", "round", "bytes_up", "bytes_down")
+_POSITIVE = {"payloads": ("bytes", "dense_bytes"), "measure": ("batch",)}
+
+
+def _impossible(record: Record) -> str | None:
+    """What no run can have recorded, and what was expected; None where every value can be.
+
+    Accuracies lie in [0, 1]; epochs, rounds and bytes, which are cumulative, never fall; lengths of messages and sizes
+    of batches are positive. That numbers are finite is held by the canonical form.
+    """
+    if record.status not in ("completed", "diverged"):
+        return f"status {record.status!r}; completed or diverged was expected"
+    before: dict[str, float] = {}
+    for index, row in enumerate(record.rows, start=1):
+        for name, value in row.items():
+            if "top1" in name or "top5" in name:
+                if wrong := [x for x in _numbers(value) if not _is_number(x) or not 0 <= x <= 1]:
+                    return f"row {index}, {name}: {wrong[0]!r}; a fraction from 0 to 1 was expected"
+            elif name in _POSITIVE.get(record.kind, ()):
+                if wrong := [x for x in _numbers(value) if not _is_number(x) or x <= 0]:
+                    return f"row {index}, {name}: {wrong[0]!r}; a positive number was expected"
+            elif record.kind == "train" and name in _CUMULATIVE:
+                least = before.get(name, 0.0)
+                if not _is_number(value) or value < least:
+                    return f"row {index}, {name}: {value!r}; a number from {least:g} up was expected"
+                before[name] = value
+    return None
+
+
+def _numbers(value: Any) -> Iterator[Any]:
+    """The values in nested lists; None stands for what does not exist, such as a class without images."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _numbers(item)
+    elif value is not None:
+        yield value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def result(record: Record) -> str:
+    """The number that a record ends with, in words, as a repetition is compared by.
+
+    A training: its last accuracy; messages: their length in all; a measurement: the median step at its largest batch; a
+    law: its numbers.
+    """
+    if record.kind == "law":
+        numbers = {name: value for name, value in (record.law or {}).items() if _is_number(value)}
+        return ", ".join(f"{name} {numbers[name]:.3g}" for name in sorted(numbers))
+    if not record.rows:
+        return "diverged before its first evaluation" if record.status == "diverged" else "no rows"
+    last = record.rows[-1]
+    if record.kind == "payloads":
+        return f"{sum(row['bytes'] for row in record.rows)} bytes in {len(record.rows)} messages"
+    if record.kind == "measure":
+        return f"{1000 * last['step'][1]:.4g} ms a step at batch {last['batch']}" if last.get("step") else "no time"
+    diverged = ", then diverged" if record.status == "diverged" else ""
+    return f"top-1 {100 * last['test_top1']:.2f} % at epoch {last['epoch']:g}{diverged}"
 
 
 def paths(profile: str, source: str, root: Path = Path()) -> list[Path]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro import datasets, numerics, records, specs
+from repro.errors import ReproError
 from repro.records import Record
 from repro.specs import Spec
 
@@ -38,13 +39,36 @@ def stored(spec: Spec, seed: int, root: Path = Path()) -> Record | None:
     """The stored record of this run if it is valid: complete, unedited, and with the current fingerprint.
 
     Raises:
-        ReproError: the stored record is truncated or was edited.
+        ReproError: the stored record is truncated or was edited, or its contents are not those of its fingerprint.
     """
     path = record_path(spec, seed, root)
     if not path.exists():
         return None
     record = records.read(path)
-    return record if record.fingerprint == fingerprint(spec, seed, root) else None
+    if record.fingerprint != fingerprint(spec, seed, root):
+        return None
+    if wrong := _unlike_its_fingerprint(record, spec, seed, root):
+        raise ReproError(
+            f"{path}: its {wrong} is not what its fingerprint stands for, though its checksum fits; the record that "
+            f"the run wrote was expected; restore it from git (`git checkout -- {path}`) or delete it and run the "
+            "sweep again"
+        )
+    return record
+
+
+def _unlike_its_fingerprint(record: Record, spec: Spec, seed: int, root: Path) -> str | None:
+    """The part of a record with the fingerprint of ``spec`` that cannot have led to it; None where all fits.
+
+    Equal fingerprints mean equal specs, seeds and data. A record whose own contents give another one was edited.
+    """
+    named = {name: getattr(spec, name) for name in ("run", "source", "group", "kind", "profile")}
+    for name, expected in (named | {"seed": seed}).items():
+        if getattr(record, name) != expected:
+            return name
+    if records.canonical_json(record.spec) != records.canonical_json(spec.as_dict()):
+        return "spec"
+    data = None if spec.kind == "law" else datasets.manifest_sha256(spec.dataset, root / "data")
+    return "data" if record.data.get("sha256") != data else None
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def _compute(
         ProcessPoolExecutor(
             min(jobs, len(todo)),
             context,
-            initializer=_start_worker,
+            initializer=start_worker,
             initargs=(os.getpid(),),
             max_tasks_per_child=1 if renew else None,
         ) as pool,
@@ -172,7 +172,7 @@ def _waits(task: Task, unfinished: Sequence[Task]) -> bool:
     return other is not None and any((s.run, k) == (other, seed) for s, k in unfinished)
 
 
-def _start_worker(parent: int) -> None:
+def start_worker(parent: int) -> None:
     """Import torch once, and end with the parent: a killed sweep must not leave runs behind that nobody waits for."""
     import torch
 

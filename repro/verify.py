@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,14 @@ _UNSTEADY = "threshold"  # what reaches a fixed threshold is as uncertain as the
 
 @dataclass(frozen=True)
 class Comparison:
-    """One repeated run: its verdict and, unless it is identical, in what it differs."""
+    """One repeated run: its verdict, in what it differs, and the number of the record beside the new one, in words."""
 
     run: str
     seed: int
     verdict: str
     detail: str
+    recorded: str = ""
+    again: str = ""
 
 
 def rerun(
@@ -63,21 +65,25 @@ def rerun(
     Raises:
         ReproError: there is no record to compare with, or it is stale.
     """
-    path = store.record_path(spec, seed, root)
     stored = recorded(spec, seed, root)
     again, provenance = runner.run(spec, seed, root, processes=processes, checkpoint_seconds=math.inf, report=report)
-    differing = records.differences(stored, again)
+    found = _compare(spec, stored, again, provenance, root)
+    return replace(found, recorded=records.result(stored), again=records.result(again))
+
+
+def _compare(spec: specs.Spec, stored: Record, again: Record, provenance: Mapping[str, Any], root: Path) -> Comparison:
+    seed, differing = stored.seed, records.differences(stored, again)
     if not differing:
         return Comparison(spec.run, seed, IDENTICAL, "the record bodies are bit-identical")
     if stored.kind == "measure":
         return _measured_again(stored, again)
-    before = records.provenance_path(path)
+    before = records.provenance_path(store.record_path(spec, seed, root))
     machine = records.read_json(before)["machine"] if before.exists() else None
     if machine is None:
         return Comparison(spec.run, seed, DIFFERS, f"{', '.join(differing)} differ, and no provenance names a machine")
     if all(provenance["machine"].get(name) == known for name, known in machine.items()):  # older ones name less
         return Comparison(spec.run, seed, DIFFERS, f"same machine type and versions, but {', '.join(differing)} differ")
-    return _elsewhere(stored, again, root)
+    return _elsewhere(spec, stored, again, root)
 
 
 def recorded(spec: specs.Spec, seed: int, root: Path = Path()) -> Record:
@@ -94,8 +100,8 @@ def recorded(spec: specs.Spec, seed: int, root: Path = Path()) -> Record:
         if seeds:
             remedy = f"name a seed that has one: {seeds}"
         raise ReproError(f"{path}: no such record; {remedy}")
-    stored = records.read(path)
-    if stored.fingerprint != store.fingerprint(spec, seed, root):
+    stored = store.stored(spec, seed, root)
+    if stored is None:
         raise ReproError(
             f"{path}: stale, its fingerprint is not that of the current code and spec; run the sweep first"
         )
@@ -142,7 +148,7 @@ def _measured_again(stored: Record, again: Record) -> Comparison:
     return Comparison(stored.run, stored.seed, AGREES, f"a measurement; bytes of tensors are equal, {within}")
 
 
-def _elsewhere(stored: Record, again: Record, root: Path) -> Comparison:
+def _elsewhere(spec: specs.Spec, stored: Record, again: Record, root: Path) -> Comparison:
     wrong = [name for name in _DETERMINISTIC if getattr(stored, name) != getattr(again, name)]
     counted = _COUNTED["payloads" if stored.kind == "payloads" else "train"]
     if [[row[k] for k in counted] for row in stored.rows] != [[row[k] for k in counted] for row in again.rows]:
@@ -158,8 +164,9 @@ def _elsewhere(stored: Record, again: Record, root: Path) -> Comparison:
         detail = f"another machine type; payload lengths differ by at most {100 * largest:.1f} %"
         return Comparison(stored.run, stored.seed, verdict, f"{detail}, {100 * SIZE_TOLERANCE:g} % are allowed")
     folder = records.folder(stored.profile, stored.source, stored.group).name
-    seeds = [r for r in records.load_all(stored.profile, folder, root) if r.run == stored.run and r.rows]
-    values = [r.rows[-1]["test_top1"] for r in seeds]
+    known = [r.seed for r in records.load_all(stored.profile, folder, root) if r.run == stored.run]
+    valid = [r for seed in known if (r := store.stored(spec, seed, root)) is not None and r.rows]
+    values = [r.rows[-1]["test_top1"] for r in valid]
     ours = again.rows[-1]["test_top1"]
     if len(values) < 2:
         return Comparison(stored.run, stored.seed, DIFFERS, "another machine type, and one seed gives no interval")
@@ -183,11 +190,7 @@ def _law_elsewhere(stored: Record, again: Record, root: Path) -> Comparison:
     Raises:
         ReproError: no statement reads the law, or a number that a check names was not recorded.
     """
-    checks = [
-        check for statement in published.load_published(root).statements
-        for part in (statement.judge or {}).get("parts", [])
-        if part["rule"] == "law" and part["run"] == stored.run for check in part["checks"]
-    ]  # fmt: skip
+    checks = law_checks(stored.run, root)
     if not checks:
         raise ReproError(
             f"{stored.run}: no law of data/published.yaml has this run; its checks were expected there to compare two "
@@ -206,6 +209,15 @@ def _law_elsewhere(stored: Record, again: Record, root: Path) -> Comparison:
     missed = len(rules.unmet_checks(now, checks))
     met = f"{len(checks) - missed} of {len(checks)} checks of the law are met here and on record"
     return Comparison(stored.run, stored.seed, AGREES, f"another machine type; {met}")
+
+
+def law_checks(run: str, root: Path = Path()) -> list[Mapping[str, Any]]:
+    """What the statements check of the numbers of an executed law."""
+    return [
+        check for statement in published.load_published(root).statements
+        for part in (statement.judge or {}).get("parts", [])
+        if part["rule"] == "law" and part["run"] == run for check in part["checks"]
+    ]  # fmt: skip
 
 
 def _law_sizes(law: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,10 +21,12 @@ from synthetic import e1_grid_records, e1_records
 
 from repro import book, page, report
 from repro.arithmetic import Line
+from repro.bill import Line as Bill
 from repro.book import Inputs, markdown, notebook, views
 from repro.check import WAITING
 from repro.claims import Artefact, Choice, Published, Statement
 from repro.errors import ReproError
+from repro.published import rule_hash
 from repro.records import path_of, provenance_path
 from repro.report.tables import Table, from_markdown
 from repro.study import Pilot
@@ -54,10 +56,21 @@ def verdict(name: str, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+NUMBERS = {"name": None, "under": None, "estimate": None, "interval": None, "unit": None, "looks": [], "p": None}
 PARTS = [
-    {"ours": "+2.1 points [+1.2, +3.5]", "outcome": "holds", "rule": "equivalence", "n": 3, "reason": "so"},
-    {"ours": "+0.1 points [−1.2, +1.5]", "outcome": "open", "rule": "equivalence", "n": 3, "reason": "wide"},
-]
+    NUMBERS | {
+        "ours": "+2.1 points [+1.2, +3.5]", "outcome": "holds", "rule": "equivalence", "n": 8, "reason": "so",
+        "name": "A <beats> B", "under": {"setting": "C", "is": "large"}, "estimate": 2.1, "interval": [1.2, 3.5],
+        "unit": "points", "p": 0.0123, "q": 0.04, "post_hoc": True,
+        "looks": [
+            {"n": 5, "estimate": 2.5, "interval": [-0.5, 5.5]}, {"n": 8, "estimate": 2.1, "interval": [1.2, 3.5]},
+        ],
+    },
+    NUMBERS | {
+        "ours": "+0.1 points [−1.2, +1.5]", "outcome": "open", "rule": "equivalence", "n": 3, "reason": "wide",
+        "q": None, "beside": True,
+    },
+]  # fmt: skip
 VERDICTS = [
     verdict("e1.c1", kind="equivalence", verdict="open", parts=PARTS),
     verdict(
@@ -264,7 +277,7 @@ def test_a_new_source_appears_by_its_data_alone(monkeypatch: pytest.MonkeyPatch)
     assert "fails at study scale" in made["e3.c1.html"]
     assert "figures/study/e3.fig2.png" in made["figures.html"]
     assert 'href="notebook-e3.html#a"' in made["e3.c1.html"]
-    assert 'id="e3.c1" data-source="e3" data-verdict="fails"' in made["index.html"]
+    assert 'id="e3.c1" data-source="e3" data-group="results" data-verdict="fails"' in made["index.html"]
 
 
 def test_a_published_table_is_shown_as_one() -> None:
@@ -277,6 +290,14 @@ def test_a_published_table_is_shown_as_one() -> None:
 def test_laws_are_counted_apart_and_words_accompany_colour(pages: dict[str, str]) -> None:
     assert "results: ✗ 1 fails at study scale, ✓ 2 holds at study scale, ○ 3 not run, ? 1 open" in pages["index.md"]
     assert "laws: ✓ 1 holds at study scale" in pages["index.md"]
+    site = views.Site(inputs())
+    for source, _, counts in site.counts():
+        kinds = [row for row in site.rows if row.source == source and row.kind not in ("law", "definition")]
+        assert sum(counts.values()) == len(kinds), source
+    assert [(kind, counts) for kind, _, counts in site.apart()] == [("law", {"holds": 1}), ("definition", {})]
+    assert 'href="#source=e1&amp;group=results&amp;verdict=holds" aria-label="2 holds, e1">2</a>' in pages["index.html"]
+    assert 'href="#kind=law&amp;verdict=holds" aria-label="1 holds, laws">1</a>' in pages["index.html"]
+    assert "- **Laws**, of all sources: Of 1 law 1 holds." in markdown.readme_block(site)
     for sign in page.SIGNS.values():
         assert f'<span aria-hidden="true">{sign}</span>' in pages["terms.html"]
 
@@ -285,6 +306,47 @@ def test_parts_of_a_compound_statement_each_show_their_outcome(readers: dict[str
     text = "".join(readers["index.html"].text)
     assert "+2.1 points [+1.2, +3.5] (holds)" in text
     assert "+0.1 points [−1.2, +1.5] (open)" in text
+
+
+def test_a_part_shows_each_look_and_what_its_decision_rests_on(readers: dict[str, Reader], pages) -> None:
+    text = " ".join(" ".join(readers["e1.c1.html"].text).split())
+    for said in (
+        "A <beats> B (added later)", "setting: C; is: large", "n = 5: +2.5 [−0.5, +5.5] points",
+        "n = 8: +2.1 [+1.2, +3.5] points", "0.012", "0.04", "part 2 (beside)",
+    ):  # fmt: skip
+        assert said in text, said
+    (drawn,) = readers["e1.c1.html"].all("svg")
+    assert drawn["role"] == "img"
+    assert "A <beats> B (points): n = 5: +2.5 [−0.5, +5.5], n = 8: +2.1 [+1.2, +3.5]" in str(drawn["aria-label"])
+    assert "<svg" not in pages["e1.c2.html"], "nothing to draw without an interval"
+
+
+def test_what_is_expected_to_be_wrong_leaves_out_what_does_not_count(pages: dict[str, str]) -> None:
+    said = (
+        "Of 1 parts that count, 1 are decided. Of the 1 decisions that rest on an interval or a test, at most 0.0 are"
+    )
+    for name in ("index.html", "index.md"):
+        assert said in pages[name]
+
+
+def test_a_rule_that_was_committed_before_the_runs_says_so_with_the_commit() -> None:
+    (statement,) = (s for s in PUBLISHED.statements if s.id == "e1.c2")
+    before = "The rule was committed before the runs"
+    commit = "0123456789" * 4
+    for rules, same in (({"e1.c2": rule_hash(statement)}, True), ({"e1.c2": "0" * 64}, False), (None, False)):
+        held = [replace(record, rules=rules) for record in e1_records()]
+        made = book.site(inputs(records=held, rules_commit=commit))["e1.c2.html"]
+        assert (before in made) is same
+        assert (commit in made) is same
+        assert ("made under another rule" in made) is (rules is not None and not same)
+
+
+def test_the_bill_is_shown_and_added_up() -> None:
+    bill = [Bill("post <1>", 3, 2, 1.5, 0.25, 1), Bill("post 2", 1, 0, 0.5, 0.0, 0)]
+    made = " ".join(Reader(book.site(inputs(bill=bill))["provenance.html"]).text).split()
+    said = " ".join(made)
+    assert "post <1> 3 1.50 2 0.25 1" in said
+    assert "All 4 2.00 2 0.25 1" in said
 
 
 def test_other_profiles_stand_beside(readers: dict[str, Reader]) -> None:
@@ -494,7 +556,7 @@ def test_the_block_of_the_readme_is_replaced_and_nothing_else(tmp_path: Path) ->
         assert text.count(markdown.BEGIN) == 1
         assert "written before" not in text
         assert "| [e1.c3](book/index.md#e1.c3) | A beats B | ✗ fails at study scale | 3 |" in text
-        assert "Of 6 statements 3 hold, 1 fails, 1 is open and 1 was not run." in text
+        assert "Of 5 results 2 hold, 1 fails, 1 is open and 1 was not run." in text
         assert "points" not in text, "intervals are in the book"
     path.write_text("no markers")
     with pytest.raises(ReproError, match="markers"):
@@ -531,8 +593,10 @@ def test_the_pilot_is_counted_apart() -> None:
     assert said not in made["index.html"], "two of the eight are of sources without runs, and one was not run"
     assert "4 of 8 statements have study evidence so far; 1 show the pilot (3 seeds, " in made["index.html"]
     assert "results: ✗ 1 fails at study scale, ✓ 1 holds at study scale, ○ 3 not run, ? 1 open" in made["index.md"]
-    assert 'id="e1.c2" data-source="e1" data-verdict="pilot"' in made["index.html"]
-    assert '<a href="#source=e1&amp;verdict=pilot" aria-label="1 pilot, e1">1</a>' in made["index.html"]
+    assert 'id="e1.c2" data-source="e1" data-group="results" data-verdict="pilot"' in made["index.html"]
+    assert (
+        '<a href="#source=e1&amp;group=results&amp;verdict=pilot" aria-label="1 pilot, e1">1</a>' in made["index.html"]
+    )
     assert '<option value="pilot">' in made["index.html"]
     assert '<span class="badge open"><span aria-hidden="true">✓</span> holds (pilot)</span>' in made["e1.c2.html"]
 

@@ -178,10 +178,9 @@ def test_a_verdict_that_is_not_todays_is_a_problem(root: Path) -> None:
     next(v for v in verdicts if v["id"] == "e1.c5").update(verdict="holds at smoke scale")
     next(v for v in verdicts if v["id"] == "e1.c1").update(says="Something else.")
     path.write_text(json.dumps(verdicts))
-    assert problems(root, verdicts=True) == [
-        "e1.c1: figures/smoke/verdicts.json differs from today's (in says); run `dvc repro`",
-        "e1.c5: figures/smoke/verdicts.json says 'holds at smoke scale', today 'not run' (in verdict); run `dvc repro`",
-    ]
+    first, second = problems(root, verdicts=True)
+    assert first.startswith("e1.c1: the stored verdict (") and "has other numbers" in first
+    assert second.startswith("e1.c5: the stored verdict is 'holds at smoke scale', judged again it is 'not run'; ")
 
 
 def test_verdicts_older_than_a_record_or_than_a_statement_are_a_problem(root: Path) -> None:

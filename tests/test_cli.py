@@ -13,6 +13,7 @@ import pytest
 import tree
 import yaml
 
+import repro
 from repro import claims, cli, records, rules, runner, specs, store, sweep, tuning
 from repro.errors import ReproError
 
@@ -25,7 +26,7 @@ REQUIRED = {"run": ["e1-central"], "rerun": ["e1-central"], "notebook": ["e1"], 
 # Artefacts at the smoke profile, seeds counted; e1 and e3 have one law each, e2 6 payload runs, lb 5 measurements.
 RUNS = {"e1": 31, "e2": 30, "e3": 55, "lb": 140}
 LAWS = {"e1": "e1-union-law", "e3": "e3-normalisation-law"}
-READS_RECORDS = ["list", "sweep", "verdicts", "render", "plan", "audit", "run", "rerun", "book"]
+READS_RECORDS = ["list", "sweep", "verdicts", "render", "plan", "audit", "run", "rerun", "verify", "book"]
 
 
 @pytest.fixture(autouse=True)
@@ -191,7 +192,7 @@ def test_an_unknown_notebook_is_answered_with_the_known_ones(root: Path, capsys)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "required: COMMAND"),
+        (["sweep", "--time-budget", "-5"], "seconds from 0 up were expected"),
         (["lst"], "invalid choice: 'lst'"),
         (["list", "--source", "e9"], "argument --source: invalid choice: 'e9'"),
         (["run"], "required: RUN"),
@@ -199,7 +200,7 @@ def test_an_unknown_notebook_is_answered_with_the_known_ones(root: Path, capsys)
         (["rerun", "e1-central", "--seed", "-1"], "argument --seed"),
         (["run", "e1-central", "--processes", "0"], "argument --processes: '0'; a whole number from 1 up was expected"),
         (["sweep", "--jobs", "0"], "argument --jobs: '0'; a whole number from 1 up was expected"),
-        (["sweep", "--time-budget", "soon"], "argument --time-budget: invalid float value: 'soon'"),
+        (["sweep", "--time-budget", "soon"], "argument --time-budget: 'soon'; seconds from 0 up were expected"),
         (["audit", "-n", "0"], "argument -n: '0'; a whole number from 1 up was expected"),
         (["list", "--jsn"], "unrecognized arguments: --jsn"),
     ],
@@ -470,7 +471,10 @@ def test_a_repetition_fails_if_it_differs(top1: float, says: str, code: int, roo
     kept = records.read(path)
     again = replace(kept, rows=[kept.rows[0] | {"test_top1": top1}])
     monkeypatch.setattr(runner, "run", lambda *_, **__: (again, {"machine": {"device": "abacus"}}))
-    assert f"e1-central seed 1: {says} (" in done(capsys, "rerun", "e1-central", code=code)
+    said = done(capsys, "rerun", "e1-central", code=code)
+    assert f"e1-central seed 1: {says} (" in said
+    last = f"at epoch {kept.rows[0]['epoch']:g}"
+    assert f"recorded top-1 50.00 % {last}, computed again top-1 {100 * top1:.2f} % {last}" in said
     (found,) = json.loads(done(capsys, "rerun", "e1-central", "--json", code=code))
     assert found["verdict"] == says
     assert says in done(capsys, "audit", code=code)
@@ -478,6 +482,35 @@ def test_a_repetition_fails_if_it_differs(top1: float, says: str, code: int, roo
     before, said = capsys.readouterr().err.splitlines(), "[1/1] computing e1-central seed 1 (profile smoke) again"
     assert before == ["audit: draw 7", f"{said}; the record took 12 s"]
     assert records.read(path) == kept, "a repetition must not touch what it is compared with"
+
+
+def test_without_a_command_there_is_help_and_the_version_is_said(capsys, monkeypatch, tmp_path: Path) -> None:
+    assert done(capsys) == cli._parser().format_help()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"repro {repro.__version__}\n"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert "usage: repro" in done(capsys), "help needs no repository"
+
+
+def test_list_and_verdicts_of_some_ids_show_these_and_no_other(root: Path, capsys) -> None:
+    found = json.loads(done(capsys, "list", "e1.c1", "e1-central", "e1.fig1", "--json"))
+    assert {kind: [x.get("id", x.get("run")) for x in listed] for kind, listed in found.items()} == {
+        "artefacts": ["e1.fig1"], "runs": ["e1-central"], "statements": ["e1.c1"],
+    }  # fmt: skip
+    said = done(capsys, "list", "e1.c1")
+    assert "STATEMENTS" in said
+    assert "RUNS" not in said
+    assert [v["id"] for v in json.loads(done(capsys, "verdicts", "e2.c1", "e1.c4", "--json"))] == ["e1.c4", "e2.c1"]
+    done(capsys, "verdicts", "e1.c4", "--write")
+    assert len(records.read_json(root / "figures/smoke/verdicts.json")) > 1, "what is stored is always all of them"
+
+
+@pytest.mark.parametrize("command", ["list", "verdicts"])
+def test_an_unknown_id_is_named_with_the_nearest_one(command: str, capsys) -> None:
+    assert "unknown id 'e1.c11'" in refused(capsys, command, "e1.c11")
 
 
 def test_an_audit_goes_on_where_a_data_set_is_missing(root: Path, monkeypatch, capsys) -> None:

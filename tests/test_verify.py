@@ -62,6 +62,13 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench(tree.plant(tmp_path), monkeypatch)
 
 
+@pytest.mark.parametrize(("value", "says"), [(0.5, "top-1 50.00 % at epoch"), (0.25, "top-1 25.00 % at epoch")])
+def test_the_recorded_and_the_new_number_are_said(value: float, says: str, bench: Bench) -> None:
+    found = bench.again(bench.with_top1(value))
+    assert found.recorded.startswith("top-1 50.00 % at epoch")
+    assert found.again.startswith(says)
+
+
 # On the same machine type -------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import synthetic_lb
 from synthetic import choose_rates, grid_arms
 
-from repro import records, specs, store
+from repro import datasets, records, specs, store
 from repro.records import Record
 from repro.specs import Spec
 
@@ -25,7 +25,8 @@ def plant(root: Path) -> Path:
     """Specs, sizes, published statements and manifests under ``root``, with the learning rate 0.1 for every arm."""
     shutil.copytree(REPOSITORY / "pipelines", root / "pipelines")
     shutil.copytree(REPOSITORY / "data/manifests", root / "data/manifests")
-    for name in ("params.yaml", "data/ledger.yaml", "data/published.yaml", "data/sources.yaml", "data/study.yaml"):
+    files = ("ledger.yaml", "power.json", "published.yaml", "sources.yaml", "study.yaml")
+    for name in ("params.yaml", *(f"data/{file}" for file in files)):
         shutil.copy(REPOSITORY / name, root / name)
     choose_rates(root)
     return root
@@ -52,9 +53,10 @@ def record(spec: Spec, seed: int, root: Path, top1: float = 0.5, **changes: Any)
     if spec.kind == "payloads":
         message = {"what": "gradient", "codec": "int8", "bytes": 25, "dense_bytes": 100}
         rows = [{"step": step} | message for step in spec.measured_steps or [1]]
+    sha256 = None if spec.kind == "law" else datasets.manifest_sha256(spec.dataset, root / "data")
     made = Record(
         run=spec.run, source=spec.source, group=spec.group, kind=spec.kind, profile=spec.profile, seed=seed,
-        spec=spec.as_dict(), data={"name": "cifar10", "sha256": "0" * 64, "reduced": None, "classes": 10},
+        spec=spec.as_dict(), data={"name": "cifar10", "sha256": sha256, "reduced": None, "classes": 10},
         fingerprint=store.fingerprint(spec, seed, root), status="completed", rows=rows,
         series=series,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from repro import arithmetic, claims, pilot, report, specs, store, study
+from repro import arithmetic, bill, claims, pilot, power, report, specs, store, study
 from repro.claims import Choice, Published
 from repro.errors import ReproError
 from repro.records import Record, path_of, provenance_path, read_json
@@ -38,6 +38,9 @@ class Inputs:
         citation: content of ``CITATION.cff``.
         pilot: what the pilot was, where it stands in for runs of ``profile``; its verdicts are marked themselves.
         of_pilot: ids of figures and tables, and names of notebooks, that are the pilot's.
+        rules_commit: the commit whose rules the runs of the study were made under; None before its first run.
+        bill: what the study costs, by group; empty at other profiles.
+        power: content of ``data/power.json``.
     """
 
     profile: str
@@ -55,6 +58,9 @@ class Inputs:
     citation: Mapping[str, Any] = field(default_factory=dict)
     pilot: study.Pilot | None = None
     of_pilot: frozenset[str] = frozenset()
+    rules_commit: str | None = None
+    bill: Sequence[bill.Line] = ()
+    power: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(profile: str, root: Path = Path()) -> Inputs:
@@ -97,6 +103,9 @@ def load(profile: str, root: Path = Path()) -> Inputs:
         citation=_yaml(root / "CITATION.cff"),
         pilot=study.load(root).pilot if profile == study.PROFILE else None,
         of_pilot=copied | books,
+        rules_commit=study.load(root).rules_commit if profile == study.PROFILE else None,
+        bill=bill.lines({(record.run, record.seed) for record in records}, root) if profile == study.PROFILE else (),
+        power=power.load(root),
     )
 
 

@@ -100,7 +100,21 @@ def _headline(site: Site) -> list[str]:
         f"- {name}: " + ", ".join(f"{SIGNS[verdict_class(w)]} {n} {escaped(w)}" for w, n in counter.items())
         for name, counter in site.headline().items()
         if counter
-    ] + ([f"- {site.progress()}"] if site.progress() else [])
+    ] + [f"- {line}" for line in (site.progress(), certainty(site)) if line]
+
+
+def certainty(site: Site) -> str:
+    """How much was decided, and how many of the decisions may be wrong; empty where no part was judged."""
+    found = site.certainty()
+    if not found["parts"]:
+        return ""
+    said = f"Of {found['parts']} parts that count, {found['decided']} are decided."
+    if found["tested"]:
+        said += (
+            f" Of the {found['tested']} decisions that rest on an interval or a test, at most {found['wrong']:.1f} are "
+            "expected to be wrong (their largest false discovery rate times their number)."
+        )
+    return said
 
 
 def _matrix(rows: Sequence[Row], source: str, page: str) -> list[str]:
@@ -163,15 +177,15 @@ _DECIDED = ("holds", "holds in part", "fails", "depends on", "no difference")
 
 
 def _sentence(counts: Mapping[str, int]) -> str:
-    """How many statements of a source have which verdict; those that show the pilot apart.
+    """How many results have which verdict; those that show the pilot apart.
 
     >>> _sentence({"open": 5, "holds": 1, "not run": 1})
-    'Of 7 statements 1 holds, 5 are open and 1 was not run.'
+    'Of 7 results 1 holds, 5 are open and 1 was not run.'
     >>> _sentence({"holds": 1, "pilot": 2})
-    '1 of 3 statements has study evidence so far: 1 holds.'
+    '1 of 3 results has study evidence so far: 1 holds.'
     """
     total, old = sum(counts.values()), counts.get(PILOT, 0)
-    statements = f"{total} statement{'s' if total != 1 else ''}"
+    statements = f"{total} result{'s' if total != 1 else ''}"
     if not old:
         return f"Of {statements} {said(counts)}."
     own = {word: n for word, n in counts.items() if word not in (PILOT, "not run")}
@@ -190,6 +204,8 @@ def readme_block(site: Site) -> str:
     lines = [BEGIN, "", f"At the `{site.profile}` profile. {scale_note(site.profile)}", ""]
     if site.progress():
         lines += [site.progress(), ""]
+    for name, counts in ((name, counts) for _, name, counts in site.apart() if counts):
+        lines.append(f"- **{name.capitalize()}**, of all sources: {_sentence(counts).replace('result', name[:-1])}")
     for source, name, counts in site.counts():
         lines.append(f"- **{escaped(name)}.** {_sentence(counts)}")
         for row in site.rows:
@@ -208,13 +224,18 @@ def readme_block(site: Site) -> str:
     lines += [
         "",
         *_table(
-            ["source", *(f"{SIGNS.get(word, '')} {word}".strip() for word in site.columns)],
+            [
+                "results by source; laws and definitions apart",
+                *(f"{SIGNS.get(word, '')} {word}".strip() for word in site.columns),
+            ],
             [
                 [escaped(name), *(str(counts.get(word, 0)) for word in site.columns)]
-                for _, name, counts in site.counts()
+                for _, name, counts in [*site.counts(), *site.apart()]
             ],
         ),
     ]
+    if certainty(site):
+        lines += ["", certainty(site)]
     for source in site.built:
         lines += ["", f"<details><summary>{html.escape(SOURCES[source])}: every statement</summary>", ""]
         lines += [*_matrix(site.rows, source, _PAGE), "", "</details>"]

@@ -13,11 +13,12 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from repro import arithmetic, numerics, words
-from repro.book import markdown, notebook
+from repro import arithmetic, looks, numerics, rules, words
+from repro.book import forest, markdown, notebook
 from repro.book.inputs import Inputs
-from repro.claims import Choice, headline
+from repro.claims import Choice, expected_wrong, headline
 from repro.page import PILOT, SIGNS, SOURCES, THEMES, colour, verdict_class
+from repro.published import rule_hash
 from repro.records import Record, path_of, provenance_path
 from repro.report import ARTEFACTS, outputs
 from repro.specs import GROUPS
@@ -80,7 +81,10 @@ def text_of(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Stored:
-    """A record as pages show it: ``seconds`` is None where no provenance exists; ``result`` is in words."""
+    """A record as pages show it: ``seconds`` is None where no provenance exists; ``result`` is in words.
+
+    ``rules`` are the hashes of the rules that stood when it was made, by statement.
+    """
 
     run: str
     seed: int
@@ -89,6 +93,7 @@ class Stored:
     fingerprint: str
     seconds: float | None
     result: str
+    rules: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,11 @@ class Row:
     def css(self) -> str:
         """Colour class of its badge."""
         return colour(self.verdict)
+
+    @property
+    def group(self) -> str:
+        """Among what it is counted: results, laws or definitions."""
+        return {"law": "laws", "definition": "definitions"}.get(self.kind, "results")
 
     @property
     def counted_as(self) -> str:
@@ -221,7 +231,7 @@ class Site:
             stored.append(
                 Stored(
                     run, record.seed, f"../{path}", f"../{where}" if where else None, record.fingerprint,
-                    float(known["seconds"]) if known else None, _result(record),
+                    float(known["seconds"]) if known else None, _result(record), record.rules or {},
                 )
             )  # fmt: skip
         settings = [
@@ -261,12 +271,55 @@ class Site:
         return rows
 
     def counts(self) -> list[tuple[str, str, dict[str, int]]]:
-        """(source, name, verdict word -> number of statements); those that show the pilot are counted apart."""
+        """(source, name, verdict word -> number of its results); those that show the pilot are counted apart.
+
+        Laws and definitions are no results; ``apart`` counts them.
+        """
         return [
-            (source, SOURCES[source], dict(Counter(row.counted_as for row in self.rows if row.source == source)))
+            (source, SOURCES[source], headline(_counted(row) for row in self.rows if row.source == source)["results"])
             for source in SOURCES
             if any(row.source == source for row in self.rows)
         ]
+
+    def apart(self) -> list[tuple[str, str, dict[str, int]]]:
+        """(kind, name, verdict word -> number) of laws and of definitions, of all sources."""
+        found = headline(map(_counted, self.rows))
+        return [(kind, name, found[name]) for kind, name in (("law", "laws"), ("definition", "definitions"))]
+
+    def certainty(self) -> dict[str, Any]:
+        """How many parts count and are decided, and how many of the decisions may be wrong; the pilot is left out."""
+        own = [verdict for verdict in self.inputs.verdicts if not verdict.get("pilot")]
+        parts = [part for verdict in own for part in verdict["parts"] if not part.get("beside")]
+        wrong, tested = expected_wrong(own)
+        decided = sum(part["outcome"] in rules.DECIDED for part in parts)
+        return {"parts": len(parts), "decided": decided, "tested": tested, "wrong": wrong}
+
+    def judge_of(self, row: Row) -> Sequence[Mapping[str, Any]]:
+        """The parts of the rule of a statement, where they are those that were judged."""
+        statement = next(item for item in self.inputs.published.statements if item.id == row.id)
+        found = (statement.judge or {}).get("parts", [])
+        return found if not row.pilot and len(found) == len(row.parts) else []
+
+    def parts(self, row: Row) -> list[dict[str, Any]]:
+        """A line of the table of parts for each part of a verdict."""
+        asked = self.judge_of(row)
+        return [_part(part, i, len(row.parts), asked[i] if asked else {}) for i, part in enumerate(row.parts)]
+
+    def forest(self, row: Row) -> Markup | None:
+        """Estimates and intervals of a statement as a picture; None where it has none."""
+        return forest.picture(row.parts, self.judge_of(row))
+
+    def committed(self, row: Row) -> tuple[int, int, int]:
+        """Records behind a statement: made under today's rule, under another one, and in all."""
+        statement = next(item for item in self.inputs.published.statements if item.id == row.id)
+        held = [one.rules.get(row.id) for run in self._runs_of(row.runs) for one in run.stored]
+        same = held.count(rule_hash(statement))
+        return same, sum(each is not None for each in held) - same, len(held)
+
+    @property
+    def multipliers(self) -> list[tuple[int, float]]:
+        """Half-width of the interval at each look, in standard errors."""
+        return [(n, looks.multiplier(n)) for n in looks.LOOKS]
 
     def headline(self) -> dict[str, dict[str, int]]:
         """As ``claims.headline``, over the sources that are built; what shows the pilot is left out."""
@@ -394,6 +447,57 @@ class Site:
         return [self.inputs.provenance[path] for path in sorted(self.inputs.provenance)]
 
 
+def _counted(row: Row) -> dict[str, str]:
+    return {"kind": row.kind, "verdict": row.counted_as}
+
+
+def _part(part: Mapping[str, Any], index: int, count: int, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A part for readers; ``asked`` is its rule, empty where the pilot's is not known."""
+    unit = str(part.get("unit") or "")
+    limits, published = forest.limits_of(asked, unit) if asked and unit else ((), None)
+    bars = forest.bars_of(part)
+    difference = "–"
+    if published is not None and part.get("estimate") is not None:
+        ratio = unit.startswith("times")
+        apart = part["estimate"] / published if ratio else part["estimate"] - published
+        difference = f"× {words.number(apart, 2)}" if ratio else f"{words.number(apart, 1, sign=True)} points"
+    p, q = part.get("p"), part.get("q")
+    return {
+        "name": forest.name_of(part, index, count),
+        "under": "; ".join(f"{key}: {value}" for key, value in (part.get("under") or {}).items()),
+        "beside": bool(part.get("beside")),
+        "post_hoc": bool(part.get("post_hoc")),
+        "asked": _asked(asked, unit, limits, published),
+        "ours": part.get("ours") or "–",
+        "looks": [f"{bar.said(unit)} {unit}" for bar in bars] if len(bars) > 1 else [],
+        "difference": difference,
+        "outcome": part["outcome"],
+        "n": words.counted(int(part["n"]), part.get("repetitions")),
+        "p": "–" if p is None else rules.p_text(p),
+        "q": "–" if q is None else rules.p_text(q),
+        "reason": part["reason"],
+    }
+
+
+def _asked(asked: Mapping[str, Any], unit: str, limits: Sequence[float], published: float | None) -> str:
+    """What a part of a rule asks for, in a few words."""
+    if not asked:
+        return "–"
+    said, rule = [forest.shown(limit, unit) for limit in limits], asked["rule"]
+    if published is not None:
+        return f"published {forest.shown(published, unit)} {unit}; {said[0]} to {said[1]} is met"
+    if rule == "trend":
+        return f"{asked['direction']}".strip()
+    if rule == "equivalence" and said:
+        return f"within {said[0]} to {said[1]} {unit}"
+    if rule == "bound" and said:
+        return f"at most {said[0]} {unit}"
+    if rule in ("order", "ratio"):
+        least = said[0] if said else {"times": "1", "points": "0"}.get(unit.partition(" ")[0], "0")
+        return f"above {least} {unit}".strip()
+    return {"law": "every check is met", "definition": "every setting as published"}.get(rule, "–")
+
+
 def _wait(stored: Stored) -> tuple[bool, float]:
     return stored.seconds is None, stored.seconds or 0.0
 
@@ -430,7 +534,7 @@ def site(inputs: Inputs) -> dict[str, str]:
         "ledger.html": page("ledger.html", here="ledger"),
         "arithmetic.html": page("arithmetic.html", here="arithmetic"),
         "provenance.html": page("provenance.html", here="provenance", versions=numerics.VERSIONS),
-        "terms.html": page("terms.html", here="terms", kinds=KINDS),
+        "terms.html": page("terms.html", here="terms", kinds=KINDS, power=inputs.power),
         "cite.html": page("cite.html", here="cite"),
         "style.css": _style(),
         "matrix.js": (HERE / "assets/matrix.js").read_text(encoding="utf-8"),
@@ -464,6 +568,7 @@ def _environment(made: Site) -> Environment:
         "pilot": made.inputs.pilot,
         "notebooks": sorted(made.inputs.notebooks),
         "scale_note": markdown.scale_note(made.profile),
+        "certainty": markdown.certainty,
         "plural": plural,
         "about": about,
         "number": words.number,
