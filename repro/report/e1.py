@@ -18,9 +18,9 @@ from repro.words import label, number
 FIG1_RUNS = ("e1-central", "e1-large-batch", "e1-federated")
 SKEW_RUNS = ("e1-large-batch", "e1-large-batch-2labels", "e1-federated", "e1-federated-2labels")
 SKEW_GN_RUNS = tuple(f"{run}-gn" for run in SKEW_RUNS)
-BATCH_RUNS = ("e1-central", "e1-large-batch", "e1-large-batch-x4")
+BATCH_RUNS = ("e1-central", "e1-large-batch", "e1-large-batch-x2")
 SYNC_RUNS = ("e1-federated", "e1-federated-2epochs", "e1-federated-4epochs")
-GRID_ARMS = ("central", "large-batch", "large-batch-x4", "federated")
+GRID_ARMS = ("central", "large-batch", "large-batch-x2", "federated")
 GRID_RUNS = tuple(f"e1-grid-{arm}-lr*" for arm in GRID_ARMS)
 
 BAND = "Lines: mean over seeds. Bands: 95 % Student-t interval."
@@ -67,7 +67,7 @@ def fig1(groups: select.Groups, profile: str) -> Figure:
     target = 100 * target_accuracy([r for group in groups.values() for r in group], profile)
     notes = [BAND, *select.gaps(groups)]
     figure, (axes,) = style.new("e1.fig1  Test accuracy of the three methods", select.stamp(groups), notes, right=0.72)
-    lines = [_draw_curve(axes, groups[run], label(run), i) for i, run in enumerate(FIG1_RUNS)]
+    lines = [_draw_curve(axes, groups[run], select.named(groups[run]), i) for i, run in enumerate(FIG1_RUNS)]
     axes.axhline(target, color="#555555", linewidth=1.0, linestyle=(0, (1, 2)), zorder=2)
     style.margin_label(axes, target, f"target\n{target:.1f} %")
     _scale([axes], groups)
@@ -137,7 +137,7 @@ def convergence(groups: select.Groups, profile: str) -> Figure:
 
 
 def _arm(run: str) -> str:
-    """Arm of a grid run: ``e1-grid-large-batch-x4-lr0_8`` is of arm ``large-batch-x4``."""
+    """Arm of a grid run: ``e1-grid-large-batch-x2-lr0_8`` is of arm ``large-batch-x2``."""
     return run.removeprefix("e1-grid-").rpartition("-lr")[0]
 
 

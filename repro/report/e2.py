@@ -12,7 +12,7 @@ from matplotlib.ticker import NullLocator
 
 from repro.metrics import epochs_to_first_cut
 from repro.report import e1, select, style
-from repro.words import label, number
+from repro.words import number
 
 BASELINE, GQ, DGC = "e2-large-batch", "e2-large-batch-gq", "e2-large-batch-dgc"
 COSINE, DGC_COSINE, WEIGHTS = "e2-large-batch-cosine", "e2-large-batch-dgc-cosine", "e2-large-batch-weights"
@@ -75,7 +75,7 @@ def _cuts(groups: select.Groups, runs: Sequence[str]) -> str:
     for run in runs:
         cuts = [(record.status, *epochs_to_first_cut(record)) for record in groups[run]]
         words = ["diverged" if end == "diverged" else f"{at:g}" if reached else "never" for end, at, reached in cuts]
-        parts.append(f"{label(run)} {', '.join(words)}")
+        parts.append(f"{select.named(groups[run])} {', '.join(words)}")
     return f"First evaluation after a cut of the learning rate, in epochs (seed by seed): {'; '.join(parts)}."
 
 
@@ -87,7 +87,7 @@ def fig1(groups: select.Groups, profile: str) -> Figure:
         [f"{e1.OUTLINE} Below: learning rate, a line a seed.", _cuts(groups, FIG1_RUNS), *select.gaps(groups)],
         lower=1.3,
     )
-    lines = _curves(upper, groups, {run: label(run) for run in FIG1_RUNS}, outline=True)
+    lines = _curves(upper, groups, {run: select.named(groups[run]) for run in FIG1_RUNS}, outline=True)
     _rates(lower, groups, FIG1_RUNS)
     rates = {row["lr"] for run in FIG1_RUNS for record in groups[run] for row in record.rows}
     if len(rates) == 1:  # all lines are one
@@ -109,7 +109,7 @@ def cosine(groups: select.Groups, profile: str) -> Figure:
         "e2.extra-cosine  Learning-rate schedules with and without DGC",
         select.stamp(groups),
         [f"{e1.BAND} Below: learning rate, a line a seed. {e1.OURS}", f"{change} {excess}", *select.gaps(groups)],
-        panels=[f"{label(run)}: {e1._change(groups[run], groups[other])}" for run, other in pairs],
+        panels=[f"{select.named(groups[run])}: {e1._change(groups[run], groups[other])}" for run, other in pairs],
         lower=1.3,
     )
     upper, lower = axes[:2], axes[2:]
@@ -146,7 +146,7 @@ def fig2(groups: select.Groups, profile: str) -> Figure:
         right=0.72 if profile == "paper" else 0.25,
         lower=1.3,
     )
-    lines = _curves(upper, groups, {run: label(run) for run in FIG2_RUNS})
+    lines = _curves(upper, groups, {run: select.named(groups[run]) for run in FIG2_RUNS})
     plain, quantised = (select.curve(groups[run]) for run in FIG2_RUNS)
     paired = [seed for seed in plain.seeds if seed in quantised.seeds]
     if paired:
@@ -177,7 +177,7 @@ def weights(groups: select.Groups, profile: str) -> Figure:
         [f"{e1.OUTLINE} {e1.OURS}", "Weights: after every step the model itself is rounded to int8, tensor by tensor.",
          *select.gaps(groups)],
     )  # fmt: skip
-    lines = _curves(axes, groups, {run: label(run) for run in WEIGHTS_RUNS}, outline=True)
+    lines = _curves(axes, groups, {run: select.named(groups[run]) for run in WEIGHTS_RUNS}, outline=True)
     e1._scale([axes], groups)
     style.legend(axes, lines, 3)
     return figure

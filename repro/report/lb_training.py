@@ -19,7 +19,7 @@ from repro.errors import ReproError
 from repro.performance.readings import TITLES, title
 from repro.records import Record
 from repro.report import e3, select, style
-from repro.words import label, number
+from repro.words import number
 
 MODELS = ("resnet50", "vgg11", "alexnet")
 BATCHES = {"resnet50": (32, 256, 1024), "vgg11": (64, 256, 1024), "alexnet": (32, 256, 1024)}
@@ -92,7 +92,7 @@ def _scale(groups: select.Groups) -> str:
 def _gaps(groups: select.Groups, diverged: str = "counted at chance") -> list[str]:
     """As ``select.gaps``, with all diverged runs in one sentence, for here they are many."""
     lost = {run: [str(record.seed) for record in group if record.status == "diverged"] for run, group in groups.items()}
-    said = [f"{label(run)} ({', '.join(seeds)})" for run, seeds in lost.items() if seeds]
+    said = [f"{select.named(groups[run])} ({', '.join(seeds)})" for run, seeds in lost.items() if seeds]
     notes = [f"Diverged, {diverged} (seeds): {'; '.join(said)}."] if said else []
     return notes + [note for note in select.gaps(groups) if not note.startswith("Diverged")]
 
@@ -715,8 +715,8 @@ def _eigenvalues(group: Sequence[Record]) -> list[float]:
 def sharpness(groups: select.Groups, profile: str) -> Figure:
     """Top Hessian eigenvalue at the end of training against the batch size (lb.c19)."""
     ended = {run: [r for r in group if r.status == "completed"] for run, group in groups.items()}
-    below = [label(run) for run, group in ended.items() if len(_eigenvalues(group)) < len(group)]
-    open_ = [label(run) for run, group in ended.items() if not all(_at_end(r, "hessian_converged") for r in group)]
+    below = [select.named(groups[run]) for run, group in ended.items() if len(_eigenvalues(group)) < len(group)]
+    open_ = [select.named(groups[run]) for run, group in ended.items() if not all(_at_end(r, "hessian_converged") for r in group)]
     images = {int(_at_end(record, "hessian_images")) for group in ended.values() for record in group}
     figure, (panels,) = style.rows(
         "lb.extra-sharpness  Sharpness of minima by batch size", _scale(groups),

@@ -58,6 +58,11 @@ def group(artefact: str, records: Iterable[Record], patterns: Sequence[str]) -> 
     return groups
 
 
+def named(group: Sequence[Record]) -> str:
+    """A run in words, with the settings that its records have."""
+    return label(group[0].run, group[0].spec)
+
+
 def setting(group: Sequence[Record], name: str) -> Any:
     """The value of a spec's field, which all seeds of one run must share.
 
@@ -163,10 +168,10 @@ def gaps(groups: Groups) -> list[str]:
         missing = [seed for seed in every_seed if seed not in {r.seed for r in group}]
         if diverged:
             chance = number(100.0 * group[0].chance)
-            notes.append(f"Diverged, counted at chance ({chance} %): {label(run)}, {_seeds(diverged)}.")
+            notes.append(f"Diverged, counted at chance ({chance} %): {named(group)}, {_seeds(diverged)}.")
         if missing:
-            notes.append(f"Missing: {label(run)}, {_seeds(missing)}.")
-    single = [label(run) for run, group in groups.items() if len(group) < 2]
+            notes.append(f"Missing: {named(group)}, {_seeds(missing)}.")
+    single = [named(group) for group in groups.values() if len(group) < 2]
     if len(single) == len(groups):
         notes.append("One seed, so no interval.")
     elif single:

@@ -70,7 +70,7 @@ METHODS = {
 
 #: Arms that change one thing of their method, keyed by run.
 _VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "e1-large-batch-x4": ("large_batch", {"colour": "#4F93CF", "marker": "D"}),
+    "e1-large-batch-x2": ("large_batch", {"colour": "#4F93CF", "marker": "D"}),
     "e1-large-batch-2labels": ("large_batch", {"colour": "#4F93CF", "filled": False}),
     "e1-federated-2epochs": ("federated", {"colour": "#A85A00", "marker": "v"}),
     "e1-federated-4epochs": ("federated", {"colour": "#6B3900", "marker": "P"}),
