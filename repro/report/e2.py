@@ -12,7 +12,7 @@ from matplotlib.ticker import NullLocator
 
 from repro.metrics import epochs_to_first_cut
 from repro.report import e1, select, style
-from repro.words import number
+from repro.words import label, number
 
 BASELINE, GQ, DGC = "e2-large-batch", "e2-large-batch-gq", "e2-large-batch-dgc"
 COSINE, DGC_COSINE, WEIGHTS = "e2-large-batch-cosine", "e2-large-batch-dgc-cosine", "e2-large-batch-weights"
@@ -20,6 +20,9 @@ FEDERATED, FEDERATED_GQ = "e2-federated", "e2-federated-gq"
 
 FIG1_RUNS = (BASELINE, GQ, DGC)
 COSINE_RUNS = (BASELINE, COSINE, DGC, DGC_COSINE)
+CUT_RUNS = (
+    "e2-decay-large-batch", "e2-decay-large-batch-cosine", "e2-decay-large-batch-dgc", "e2-decay-large-batch-dgc-cosine"
+)  # fmt: skip
 FIG2_RUNS = (FEDERATED, FEDERATED_GQ)
 WEIGHTS_RUNS = (BASELINE, GQ, WEIGHTS)
 
@@ -101,17 +104,36 @@ def fig1(groups: select.Groups, profile: str) -> Figure:
 
 
 def cosine(groups: select.Groups, profile: str) -> Figure:
-    """Reduce on plateau against cosine annealing, uncompressed and with DGC (e2.c5)."""
-    pairs = ((BASELINE, COSINE), (DGC, DGC_COSINE))
-    change = "Above the panels: at the end (last tenth), cosine minus plateau, paired by seed, with its 95 % interval."
+    """Reduce on plateau against cosine annealing, uncompressed and with DGC, without weight decay."""
+    return _schedules(groups, "e2.extra-cosine  Learning-rate schedules with and without DGC", COSINE_RUNS, ())
+
+
+def cut(groups: select.Groups, profile: str) -> Figure:
+    """The same with weight decay, where a plateau cuts the learning rate (e2.c4, e2.c5)."""
+    return _schedules(
+        groups, "e2.extra-cut  Schedules where a plateau cuts the learning rate", CUT_RUNS,
+        [f"All with weight decay {float(select.setting(groups[CUT_RUNS[0]], 'weight_decay')):g}. "
+         f"{_cuts(groups, (CUT_RUNS[0], CUT_RUNS[2]))}"],
+    )  # fmt: skip
+
+
+def _schedules(groups: select.Groups, title: str, runs: Sequence[str], notes: Sequence[str]) -> Figure:
+    """Accuracy and learning rate of ``runs``: baseline under both schedules, then DGC under both."""
+    pairs = ((runs[0], runs[1]), (runs[2], runs[3]))
+    change = (
+        "Above the panels: at the end (last tenth), cosine minus plateau, paired by seed, with its 95 % Student-t "
+        "interval."
+    )
     excess = f"DGC's gain from cosine beyond that of the baseline: {_excess(groups, pairs)}."
     figure, axes = style.new(
-        "e2.extra-cosine  Learning-rate schedules with and without DGC",
+        title,
         select.stamp(groups),
-        [f"{e1.BAND} Below: learning rate, a line a seed. {e1.OURS}", f"{change} {excess}", *select.gaps(groups)],
-        panels=[f"{select.named(groups[run])}: {e1._change(groups[run], groups[other])}" for run, other in pairs],
+        [f"{e1.BAND} Below: learning rate, a line a seed. {e1.OURS}", f"{change} {excess}", *notes,
+         *select.gaps(groups)],
+        panels=[f"{label(plain)}: {e1._change(groups[run], groups[other])}"
+                for plain, (run, other) in zip((BASELINE, DGC), pairs, strict=True)],
         lower=1.3,
-    )
+    )  # fmt: skip
     upper, lower = axes[:2], axes[2:]
     for above, below, pair in zip(upper, lower, pairs, strict=True):
         lines = _curves(above, groups, {run: str(select.setting(groups[run], "schedule")["kind"]) for run in pair})

@@ -512,7 +512,9 @@ def table3(groups: select.Groups, profile: str) -> Table:
         final = list(select.ends(group).values())
         kind = select.setting(group, "schedule")["kind"]
         distance = ABSENT if run == BASELINE else e1._change(groups[BASELINE], group)
-        rows.append([select.named(group), kind, f"{data.epochs[-1]:g}", _with_interval(final), distance, str(len(group))])
+        rows.append(
+            [select.named(group), kind, f"{data.epochs[-1]:g}", _with_interval(final), distance, str(len(group))]
+        )
         mean, low, high = select.interval(final)
         for i, record in enumerate(group):
             csv_rows.append(

@@ -163,7 +163,7 @@ def gaps(groups: Groups) -> list[str]:
     """Sentences on seeds that diverged, and on seeds that a run lacks while others have them."""
     every_seed = sorted({r.seed for group in groups.values() for r in group})
     notes = []
-    for run, group in groups.items():
+    for group in groups.values():
         diverged = [r.seed for r in group if r.status == "diverged"]
         missing = [seed for seed in every_seed if seed not in {r.seed for r in group}]
         if diverged:
