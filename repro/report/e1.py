@@ -189,8 +189,8 @@ def devices(groups: select.Groups, profile: str) -> Figure:
     images = int(select.setting(groups[DEVICES_RUNS[0]], "train_images"))
     figure, (_, right) = _curves_and_ends(
         groups, "e1.extra-devices  More devices for the same images",
-        [f"A device has about {', '.join(number(images / count) for count in counts.values())} images, so that more devices "
-         "take fewer local steps in a round."],
+        [f"A device has about {', '.join(number(images / count) for count in counts.values())} images, so that more "
+         "devices take fewer local steps in a round."],
         ("federated averaging: devices", "at the end"),
         {run: number(count) for run, count in counts.items()}, [(count, run) for run, count in counts.items()],
     )  # fmt: skip
@@ -247,6 +247,8 @@ def _final(group: Sequence[Record]) -> tuple[float, float, float]:
 
 def grid(groups: select.Groups, profile: str) -> Figure:
     """Held-out accuracy against the learning rate, the best rate of each arm ringed (statement e1.c6)."""
+    counts = {arm: max(len(group) for run, group in groups.items() if _arm(run) == arm) for arm in GRID_ARMS}
+    seeds = [f"{label('e1-grid-' + arm)} {number(count)}" for arm, count in counts.items()]
     budget = " and ".join(sorted({f"{select.setting(group, 'epochs')}" for group in groups.values()}))
     figure, (axes,) = style.new(
         "e1.extra-grid  Learning rate of each method",
@@ -254,9 +256,10 @@ def grid(groups: select.Groups, profile: str) -> Figure:
         [
             f"Accuracy after {budget} epochs on held-out training images; no test image is used. {OURS}",
             "Bars: 95 % Student-t interval over seeds. Ring: best of its arm. Cross: every seed diverged.",
-            *select.gaps(groups),
+            f"Seeds: {', '.join(seeds)}.",
+            *select.gaps(groups, fewer=False),
         ],
-        legend_rows=2,
+        legend_rows=3,
     )
     lines, rates = [], set()
     for arm in GRID_ARMS:

@@ -72,8 +72,8 @@ def low_rate(groups: select.Groups, profile: str) -> Figure:
         "lb.extra-low-rate  Step-up factors at two learning rates", _scale(groups),
         [f"Accuracy at the end of equally many iterations ({_given(groups, STEPPED)}) at batch 1024, the gradient "
          "times X where its squared norm has changed by the threshold or more; X = 1: no step-up. The paper states no "
-         "rate. Left of 1 stands the small batch, with the same images. A cross marks what diverged in a seed. Points side "
-         f"by side belong to one factor. Bars: 95\u00a0% Student-t interval over seeds. {OURS}",
+         "rate. Left of 1 stands the small batch, with the same images. A cross marks what diverged in a seed. Points "
+         f"side by side belong to one factor. Bars: 95\u00a0% Student-t interval over seeds. {OURS}",
          *_gaps(groups)],
         panels=[_panel(groups, case) for case in CASES], heights=(2.9,), legend_rows=3, right=0.72,
     )  # fmt: skip
@@ -139,9 +139,9 @@ def training(groups: select.Groups, profile: str) -> Figure:
     figure, (upper, lower) = style.rows(
         "lb.extra-training  Training and test accuracy by batch size", _scale(groups),
         ["Above: accuracy on a fixed sample of training images (solid) and on test images (dashed), both without "
-         "augmentation. Below: their difference against the loss on the same training images, which falls to the right, "
-         "a line a seed; dotted: the loss at which batches are compared, the largest of the smallest that both reach, "
-         f"mean over seeds. {e3.LINES} {OURS}",
+         "augmentation. Below: their difference against the loss on the same training images, which falls to the "
+         "right, a line a seed; dotted: the loss at which batches are compared, the largest of the smallest that both "
+         f"reach, mean over seeds. {e3.LINES} {OURS}",
          *_gaps(groups, "left out")],
         panels=[title(groups[_batch(model)][0]) for model in MODELS], heights=(2.0, 1.9), legend_rows=2,
     )  # fmt: skip

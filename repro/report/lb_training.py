@@ -763,6 +763,7 @@ def sharpness(groups: select.Groups, profile: str) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(list(BATCHES[model])))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.tick_params(axis="x", labelsize=7)
         axes.set_xlabel("batch size (images)", fontsize=8)
     if drawn:
         panels[0].set_yscale("log")

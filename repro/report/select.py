@@ -159,18 +159,27 @@ def stamp(groups: Groups) -> str:
     return text + "".join(f"; reduced data ({item})" for item in reduced)
 
 
-def gaps(groups: Groups) -> list[str]:
-    """Sentences on seeds that diverged, and on seeds that a run lacks while others have them."""
+def gaps(groups: Groups, *, fewer: bool = True) -> list[str]:
+    """Sentences on seeds that diverged, and on seeds that a run lacks while others have them.
+
+    A run without the last seeds of the others has fewer, as the study plans them by looks; one without a seed before
+    its own last misses it. ``fewer``: say the former, too.
+    """
     every_seed = sorted({r.seed for group in groups.values() for r in group})
-    notes = []
+    notes, short = [], []
     for group in groups.values():
         diverged = [r.seed for r in group if r.status == "diverged"]
-        missing = [seed for seed in every_seed if seed not in {r.seed for r in group}]
+        own = {r.seed for r in group}
+        missing = [seed for seed in every_seed if seed not in own and seed < max(own)]
+        if fewer and len(own) + len(missing) < len(every_seed):
+            short.append(f"{named(group)} ({len(own)})")
         if diverged:
             chance = number(100.0 * group[0].chance)
             notes.append(f"Diverged, counted at chance ({chance} %): {named(group)}, {_seeds(diverged)}.")
         if missing:
             notes.append(f"Missing: {named(group)}, {_seeds(missing)}.")
+    if short:
+        notes.append(f"Fewer seeds than {len(every_seed)}: {', '.join(short)}.")
     single = [named(group) for group in groups.values() if len(group) < 2]
     if len(single) == len(groups):
         notes.append("One seed, so no interval.")
