@@ -20,6 +20,10 @@ ARMS: dict[str, tuple[str, str, bool, float, float, tuple[int, ...]]] = {
     "e2-large-batch-cosine": ("dense", "cosine", False, 0.56, 3.5, ()),
     "e2-large-batch-dgc-cosine": ("dgc", "cosine", False, 0.55, 4.5, ()),
     "e2-large-batch-weights": ("dense", "plateau", True, 0.3, 5.0, (12,)),
+    "e2-decay-large-batch": ("dense", "plateau", False, 0.57, 3.0, (9, 15)),
+    "e2-decay-large-batch-dgc": ("dgc", "plateau", False, 0.52, 4.5, (16,)),
+    "e2-decay-large-batch-cosine": ("dense", "cosine", False, 0.575, 3.5, ()),
+    "e2-decay-large-batch-dgc-cosine": ("dgc", "cosine", False, 0.565, 4.5, ()),
     "e2-federated": ("dense", "plateau", False, 0.5, 8.0, (25,)),
     "e2-federated-gq": ("int8", "plateau", False, 0.499, 8.0, (24,)),
 }
@@ -29,7 +33,8 @@ CONTROL_ARMS: dict[str, tuple[str, str, bool, float, float, tuple[int, ...]]] = 
 }
 PARAMETERS = 702_000
 BYTES = {"dense": 4 * PARAMETERS, "int8": PARAMETERS + 20_000, "dgc": 40_000}
-LR = 0.1
+LR, DECAY_LR = 0.1, 0.2
+"""Rates of all runs, and of those with weight decay."""
 
 #: (network, classes) -> parameters of convolutions, and others
 NETWORKS = {
@@ -99,7 +104,9 @@ def _trained(run: str, seed: int, profile: str) -> Record:
     rng = np.random.default_rng([seed, *run.encode()])
     federated = "federated" in run
     epochs, per_epoch = (30, 1) if federated else (20, 42)
-    plateau = {"kind": "plateau", "lr": LR, "factor": 0.1, "patience": 2}
+    decay = run.startswith("e2-decay-")
+    rate = DECAY_LR if decay else LR
+    plateau = {"kind": "plateau", "lr": rate, "factor": 0.1, "patience": 2} | ({"threshold": 0.01} if decay else {})
     spec = _spec(
         run,
         profile,
@@ -108,7 +115,9 @@ def _trained(run: str, seed: int, profile: str) -> Record:
         momentum=0.0 if federated or "plain" in run else 0.9,
         group="control" if run in CONTROL_ARMS else "artefact",
         codec=codec,
-        schedule={"kind": "cosine", "lr": LR, "epochs": epochs} if kind == "cosine" else plateau,
+        lr=rate,
+        weight_decay=0.0005 if decay else 0.0,
+        schedule={"kind": "cosine", "lr": rate, "epochs": epochs} if kind == "cosine" else plateau,
         **({"quantised_weights": True} if quantised else {}),
         **({"sparsity_warmup": 0.04} if codec == "dgc" else {}),
     )
@@ -117,8 +126,8 @@ def _trained(run: str, seed: int, profile: str) -> Record:
     rows = []
     for epoch in range(1, epochs + 1):
         accuracy = 0.1 + (final - 0.1) * (1 - math.exp(-epoch / pace)) + 0.004 * rng.standard_normal()
-        cosine = LR * (1 + math.cos(math.pi * (epoch - 1 / per_epoch) / epochs)) / 2
-        lr = cosine if kind == "cosine" else LR * 0.1 ** sum(cut < epoch for cut in cuts)
+        cosine = rate * (1 + math.cos(math.pi * (epoch - 1 / per_epoch) / epochs)) / 2
+        lr = cosine if kind == "cosine" else rate * 0.1 ** sum(cut < epoch for cut in cuts)
         rounds = epoch * per_epoch
         rows.append(
             {

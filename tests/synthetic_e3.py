@@ -8,17 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from synthetic import hash_name
+from synthetic import hash_name, specs_root
 
 from repro import specs
 from repro.records import Record
 from repro.specs import Spec
 
-ROOT = Path(__file__).resolve().parent.parent
 SIZES: dict[str, Any] = {"train_images": 4000, "test_images": 2000, "image_size": 16, "width": 8, "epochs": 20}
 LAYERS = ["stem.norm", *(f"stage{i}.norm{j}" for i in (1, 2) for j in (1, 2))]
 CLASSES = 10
@@ -30,10 +28,12 @@ FINALS = {
     "e3-gn-128": 0.79, "e3-gn-1024": 0.75, "e3-gn-2048": 0.72,
     "e3-gn-1024-slow": 0.752, "e3-gn-2048-slow": 0.718,
     "e3-ln-128": 0.76, "e3-ln-2048": 0.70, "e3-in-128": 0.74, "e3-in-2048": 0.66,
-    "e3-fixup-128": 0.79, "e3-fixup-1024": 0.785, "e3-fixup-2048": 0.78,
-    "e3-fixup-1024-short": 0.77, "e3-fixup-2048-short": 0.76,
+    "e3-fixup-128": 0.93, "e3-fixup-1024": 0.925, "e3-fixup-2048": 0.92,
+    "e3-fixup-1024-short": 0.91, "e3-fixup-2048-short": 0.90,
     "e3-fedavg-iid-10": 0.78, "e3-fedavg-iid-150": 0.74,
     "e3-fedavg-noniid-10": 0.50, "e3-fedavg-noniid-40": 0.35, "e3-fedavg-noniid-150": 0.18,
+    "e3-fedavg-iid-10-averaged": 0.79, "e3-fedavg-iid-150-averaged": 0.76,
+    "e3-fedavg-noniid-10-averaged": 0.55, "e3-fedavg-noniid-150-averaged": 0.20,
     "e3-fedavg-noniid-bn": 0.25, "e3-fedavg-noniid-bn-local": 0.28, "e3-fedavg-noniid-bn-drop": 0.33,
     "e3-noniid-bn-local": 0.20, "e3-noniid-bn-drop": 0.45, "e3-gn-128-unit-scale": 0.30,
     "e3-gn-wide": 0.40, "e3-gn-wide-unit-scale": 0.15,
@@ -47,7 +47,7 @@ DEVICES = {10: (0.8, 0.4), 40: (0.9, 0.2), 150: (0.95, 0.01)}
 
 def planned(profile: str = "study", group: str = "artefact") -> list[Spec]:
     """The runs of the post at ``SIZES``; a law and the first steps at full width have sizes of their own."""
-    found = {spec.run: spec for spec, _ in specs.runs("e3", profile, group, ROOT)}
+    found = {spec.run: spec for spec, _ in specs.runs("e3", profile, group, specs_root())}
     return [
         replace(spec, **SIZES) if spec.kind == "train" and "-wide" not in spec.run else spec for spec in found.values()
     ]
@@ -128,8 +128,8 @@ def _trained(spec: Spec, seed: int) -> Record:
         status, reason = "diverged", f"after {rounds} rounds: the training loss is 5e+03"
     series = {"train_loss": [2.3 / (1 + at) for at in range(rounds)]}
     if "gradient_norm" in (spec.track or []):
-        growth = 3.0 if spec.run in DIVERGE else 1.0
-        series["gradient_norm"] = [0.5 * growth**at for at in range(rounds)]
+        first, growth = (6.0 if spec.norm == "none" else 0.5), (3.0 if spec.run in DIVERGE else 1.0)
+        series["gradient_norm"] = [first * growth**at for at in range(rounds)]
     return _record(spec, seed, rows=rows, status=status, reason=reason, series=series)
 
 

@@ -9,17 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-from synthetic import hash_name
+from synthetic import hash_name, specs_root
 
 from repro import specs
 from repro.partition import local_steps
 from repro.records import Record
 from repro.specs import Spec
 
-ROOT = Path(__file__).resolve().parent.parent
 IMAGES, EPOCHS = 4096, 16
 SIZES = {"train_images": IMAGES, "test_images": 2000, "epochs": EPOCHS}
 LOCAL_STEPS = {"fa250": 16, "fa1000": 64}
@@ -35,7 +33,7 @@ GAINS = {"resnet50": {2: 0.01, 4: 0.02, 8: 0.03, 16: 0.05}, "vgg11": {2: 0.01, 4
 
 def planned(profile: str = "study", group: str = "artefact") -> list[Spec]:
     """The paper's trained runs at ``SIZES``."""
-    found = {spec.run: spec for spec, _ in specs.runs("lb", profile, group, ROOT) if spec.kind == "train"}
+    found = {spec.run: spec for spec, _ in specs.runs("lb", profile, group, specs_root()) if spec.kind == "train"}
     return [_small(spec) for spec in found.values()]
 
 
@@ -72,7 +70,7 @@ def _final(spec: Spec) -> float:
         split = split[0]
         lost = LOSSES[method.rstrip("0125"), split] + {"fa250": -0.01, "fa1000": 0.04}.get(method, 0.0)
         return final - lost - (0.4 if spec.norm == "batch" and split == "noniid" and method == "bsp" else 0.0)
-    final -= {32: 0.0, 64: 0.0, 256: 0.03, 1024: 0.1}[spec.local_batch]
+    final -= {32: 0.0, 64: 0.0, 256: 0.03, 512: 0.06, 1024: 0.1}[spec.local_batch]
     return final + (GAINS[spec.model][spec.step_up["factor"]] if spec.step_up else 0.0)
 
 
@@ -114,6 +112,9 @@ def record(spec: Spec, seed: int) -> Record:
             "train_top1": accuracy + 0.05, "test_loss": 2.3 * math.exp(-epoch / 11), "test_top1": accuracy,
             "test_top5": accuracy + 0.6 * (1 - accuracy), "bytes_up": sent, "bytes_down": sent,
         })  # fmt: skip
+        if "training_sample" in (spec.track or []):  # the gap widens with training, and with the batch
+            gap = 0.01 * math.log2(spec.local_batch) * (1 - math.exp(-pace))
+            rows[-1] |= {"train_sample_loss": rows[-1]["train_loss"], "train_sample_top1": accuracy + gap}
     rows = [row for row in rows if row["round"] <= rounds]
     if not lost and "sharpness" in (spec.track or []):
         sharp = 12 * spec.local_batch**0.3 * math.exp(0.1 * rng.standard_normal())

@@ -1,22 +1,19 @@
 """A copy of the small files that commands read, for tests that damage them, and valid records without any training."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import synthetic_lb
+from synthetic import choose_rates, grid_arms
 
 from repro import records, store
 from repro.records import Record
 from repro.specs import Spec
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-ARMS = {
-    "e1": ("central", "large-batch", "large-batch-x4", "federated"),
-    "e2": ("large-batch", "large-batch-plain", "federated"),
-}
+ARMS = {source: arms for source, arms in grid_arms().items() if source in ("e1", "e2")}
 
 
 def plant(root: Path) -> Path:
@@ -25,10 +22,7 @@ def plant(root: Path) -> Path:
     shutil.copytree(REPOSITORY / "data/manifests", root / "data/manifests")
     for name in ("params.yaml", "data/ledger.yaml", "data/published.yaml", "data/sources.yaml", "data/study.yaml"):
         shutil.copy(REPOSITORY / name, root / name)
-    chosen = json.dumps({source: {arm: {"lr": 0.1} for arm in arms} for source, arms in ARMS.items()})
-    (root / "data/learning_rates").mkdir()
-    for profile in ("smoke", "study", "paper"):
-        (root / f"data/learning_rates/{profile}.json").write_text(chosen)
+    choose_rates(root)
     return root
 
 
