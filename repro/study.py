@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from repro.published import TO_TARGET, Statement, load_published, runs_named
 
 PROFILE = "study"
 _KEYS = ("pilot", "rules_commit", "complete", "looks", "order")
+_OPTIONAL = ("changed",)
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Study:
         complete: whether every statement has its last look.
         looks: statement id -> number of seeds, of those that have more than the first look's.
         order: groups of runs in the order in which they are computed.
+        changed: statement id -> id of the ledger's entry that says why its rule is no longer that of ``rules_commit``.
     """
 
     pilot: Pilot
@@ -65,6 +67,7 @@ class Study:
     complete: bool
     looks: Mapping[str, int]
     order: Sequence[Group]
+    changed: Mapping[str, str] = field(default_factory=dict)
 
 
 def load(root: Path = Path()) -> Study:
@@ -75,7 +78,7 @@ def load(root: Path = Path()) -> Study:
     """
     path = root / "data/study.yaml"
     content = specs.read_yaml(path)
-    _keys(content, _KEYS, _KEYS, str(path))
+    _keys(content, _KEYS, (*_KEYS, *_OPTIONAL), str(path))
     rules_commit = content["rules_commit"]
     return Study(
         _pilot(content["pilot"], f"{path}, key pilot"),
@@ -83,6 +86,7 @@ def load(root: Path = Path()) -> Study:
         _typed(content["complete"], bool, "true or false", f"{path}, key complete"),
         _looks(content["looks"], f"{path}, key looks"),
         _order(content["order"], f"{path}, key order"),
+        _changed(content.get("changed", {}), f"{path}, key changed"),
     )
 
 
@@ -104,6 +108,17 @@ def _looks(given: Any, where: str) -> dict[str, int]:
                 "seeds was expected; correct it"
             )
     return dict(looks)
+
+
+def _changed(given: Any, where: str) -> dict[str, str]:
+    changed = _typed(given, dict, "a mapping from statements to entries of data/ledger.yaml", where)
+    for statement, entry in changed.items():
+        if not isinstance(statement, str) or not isinstance(entry, str):
+            raise ReproError(
+                f"{where}: {statement!r}: {entry!r}; the id of a statement with that of the entry of data/ledger.yaml "
+                "that says why its rule changed was expected; correct it"
+            )
+    return dict(changed)
 
 
 def _order(given: Any, where: str) -> list[Group]:

@@ -173,7 +173,11 @@ def at_low_rate() -> list[str]:
 
 def planned(profile: str = "study", kind: str = "train") -> list[Spec]:
     """The paper's runs of a kind, those of the controls among them; trained ones at ``SIZES``."""
-    found = {spec.run: spec for group in ("artefact", "control") for spec, _ in specs.runs("lb", profile, group, specs_root())}
+    found = {
+        spec.run: spec
+        for group in ("artefact", "control")
+        for spec, _ in specs.runs("lb", profile, group, specs_root())
+    }
     return [_small(spec) if kind == "train" else spec for spec in found.values() if spec.kind == kind]
 
 

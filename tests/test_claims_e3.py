@@ -388,10 +388,9 @@ def test_c7_does_not_ask_the_shared_model_to_have_learnt(statements):
 
 @pytest.mark.parametrize(("gained", "outcome"), [(-0.04, NO_DIFFERENCE), (-0.08, HOLDS), (0.0, FAILS), (0.5, FAILS)])
 def test_c7_contrasts_150_batches_with_10(statements, gained, outcome):
-    """What devices know at 150 says nothing if rare synchronisation costs skewed shards no more than IID ones: 4 points.
+    """What devices know at 150 says nothing if rare synchronisation costs skewed shards no more than IID ones.
 
-    The accuracy of the shared model every 10 batches is not compared with ``gained`` alone, but with what IID shards
-    lose as well.
+    These lose 4 points from 10 to 150 batches; ``gained`` is what skewed ones gain.
     """
     records = world()
     for seed in SEEDS:

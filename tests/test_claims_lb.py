@@ -163,7 +163,9 @@ def test_all_arms_at_chance_decide_nothing_in_favour_of_anything(statements):
     held = {name for name, v in found.items() if v["verdict"].startswith("holds")}
     assert held == {"lb.c13", "lb.c27"}, "bytes have nothing to do with accuracy"
     either_rate = [OPEN] * 3 + [HOLDS, OPEN]
-    assert outcomes(found["lb.c13"]) == [*either_rate, *either_rate, NOT_COMPARABLE], "X = 16 is said to end near chance"
+    assert outcomes(found["lb.c13"]) == [*either_rate, *either_rate, NOT_COMPARABLE], (
+        "X = 16 is said to end near chance"
+    )
     assert found["lb.c15"]["verdict"] == OPEN
 
 
@@ -498,8 +500,6 @@ def test_c31_each_model_has_its_own_threshold(statements, run, by, found):
     records = world()
     shift(records, run, by)
     assert outcomes(judge(statements, records, "lb.c31")) == found
-
-
 
 
 def test_c11_is_a_slope_over_log2_of_the_factor(statements):

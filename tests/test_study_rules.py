@@ -79,6 +79,42 @@ def test_the_sibling_must_be_there():
     assert judge([like], runs(a=0.10, b=0.12))[0]["reason"] == "missing: iid"
 
 
+# Guards ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("beside", "outcome"), [(0.19, OPEN), (0.21, HOLDS)])
+def test_an_arm_that_is_not_compared_can_be_asked_to_have_learnt(beside, outcome):
+    """As the IID siblings of e3.c7: what devices do not know says nothing where the same training teaches nothing."""
+    bound = statement("bound", metric="end_top1", contrast={"a": 1}, at_most=0.5, above_floor=["iid"])
+    found = part_of(bound, runs(a=0.4, iid=beside))
+    assert (found["outcome"], "too close to chance" in found["reason"]) == (outcome, outcome == OPEN)
+    assert found["arms"] == {"a": 40.0}
+    assert judge([bound], runs(a=0.4))[0]["reason"] == "missing: iid"
+
+
+@pytest.mark.parametrize(
+    ("rule", "more"), [("order", {}), ("bound", {"at_most": 0.3}), ("equivalence", {"margin": 0.3})]
+)
+def test_a_contrast_that_moves_towards_the_end_is_open_where_it_must_be_at_rest(rule, more):
+    """Of an equivalence by its own margin, of others by ``settled_within``; arms that move together are at rest."""
+    limit = more.get("margin", 0.02)
+    settled = {} if rule == "equivalence" else {"settled_within": limit}
+    asked = statement(rule, metric="end_top1", contrast={"a": 1, "b": -1}, **more, **settled)
+
+    def late(by: float) -> list[float]:
+        return [0.2] * 5 + [0.7 - by] * 10 + [0.7] * 5
+
+    inside, outside = limit - 0.001, limit + 0.001
+    assert part_of(asked, runs(a=late(inside), b=0.5))["outcome"] == HOLDS
+    found = part_of(asked, runs(a=late(outside), b=0.5))
+    assert found["outcome"] == OPEN
+    assert found["reason"].startswith(f"not at rest: what is compared moved by +{100 * outside:.1f} points")
+    assert part_of(asked, runs(a=late(outside), b=[each - 0.2 for each in late(outside)]))["outcome"] == HOLDS
+    if rule != "equivalence":
+        free = statement(rule, metric="end_top1", contrast={"a": 1, "b": -1}, **more)
+        assert part_of(free, runs(a=late(outside), b=0.5))["outcome"] == HOLDS, "nothing asks it to be at rest"
+
+
 # Totals under every reading ----------------------------------------------------------------------------------
 
 READINGS = {
