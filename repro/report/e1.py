@@ -194,7 +194,7 @@ def devices(groups: select.Groups, profile: str) -> Figure:
         ("federated averaging: devices", "at the end"),
         {run: number(count) for run, count in counts.items()}, [(count, run) for run, count in counts.items()],
     )  # fmt: skip
-    right.set_xlabel("devices (logarithmic axis)")
+    right.set_xlabel("devices (count; log2 axis)")
     return figure
 
 
@@ -211,7 +211,7 @@ def dirichlet(groups: select.Groups, profile: str) -> Figure:
         [(alpha, run) for run, alpha in alphas.items()],
     )  # fmt: skip
     right.axhline(_final(groups[iid])[0], color="#555555", linewidth=1.0, linestyle=(0, (1, 2)), zorder=2)
-    right.set_xlabel("alpha (logarithmic axis)")
+    right.set_xlabel("alpha (no unit; log2 axis)")
     return figure
 
 
