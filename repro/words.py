@@ -128,7 +128,7 @@ _SETTINGS: dict[str, _Words] = {
     r"(\d+)": _value("local_batch", "batch {}"),
     r"slow": _always("Fixup's warm-up"),
     r"linear": _always("linear scaling"),
-    r"short": _always("short warm-up"),
+    r"short": _always("GroupNorm's warm-up"),
     r"wide": _always("full width"),
     r"local": _always("local statistics"),
     r"drop": _always("no running statistics"),

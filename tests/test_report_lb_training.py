@@ -34,7 +34,7 @@ from repro.report import lb_training, lb_training_tables, select, style
 from repro.words import label
 
 ROOT = Path(__file__).parent.parent
-MODULES = ("repro.report.lb_training", "repro.report.lb_training_tables")
+MODULES = ("repro.report.lb_training", "repro.report.lb_extras", "repro.report.lb_training_tables")
 IDS = [name for name, item in report.ARTEFACTS.items() if item.draw.__module__ in MODULES]
 FIGURES = [name for name in IDS if report.ARTEFACTS[name].kind == "figure"]
 TABLES = [name for name in IDS if report.ARTEFACTS[name].kind == "table"]
@@ -108,9 +108,11 @@ def values(rows: list[dict[str, str]], name: str, **where: str) -> list[float]:
 def test_the_paper_has_its_artefacts_and_controls_apart() -> None:
     published = {"lb.table1", "lb.table2", "lb.fig3", "lb.fig6", "lb.fig7", "lb.fig8"}
     assert {name for name in IDS if report.ARTEFACTS[name].published} == published
-    controls = {"lb.extra-equation", "lb.extra-gating", "lb.extra-buffers", "lb.extra-sensitivity"}
+    controls = {
+        "lb.extra-equation", "lb.extra-gating", "lb.extra-low-gating", "lb.extra-buffers", "lb.extra-sensitivity",
+    }  # fmt: skip
     assert {name for name in IDS if report.ARTEFACTS[name].group == "control"} == controls
-    assert set(IDS) == published | controls | {"lb.extra-sharpness"}
+    assert set(IDS) == published | controls | {"lb.extra-sharpness", "lb.extra-low-rate", "lb.extra-training"}
 
 
 def test_every_run_is_shown_somewhere_and_controls_only_with_controls() -> None:

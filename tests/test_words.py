@@ -33,7 +33,7 @@ from repro.words import label, number
         ("e2-large-batch-weights", "large batch (int8 weights)"),
         ("e3-noniid-bn-drop", "BatchNorm (non-IID, no running statistics)"),
         ("e3-gn-1024-slow", "GroupNorm (batch 1024, Fixup's warm-up)"),
-        ("e3-fixup-2048-short", "Fixup (batch 2048, short warm-up)"),
+        ("e3-fixup-2048-short", "Fixup (batch 2048, GroupNorm's warm-up)"),
         ("e3-gn-wide-unit-scale", "GroupNorm (full width, last scale one)"),
         ("e3-in-2048", "InstanceNorm (batch 2048)"),
         ("e3-gn-128-unit-scale", "GroupNorm (batch 128, last scale one)"),
