@@ -528,7 +528,7 @@ def test_rows_are_as_wide_as_the_header_and_lines_name_their_records(name: str) 
 def test_table1_tells_every_warm_up_from_the_records_and_counts_what_diverged() -> None:
     table = report.table("e3.table1", RECORDS)
     slow, fast, larger = (
-        f"{of(run)[0].spec['schedule']['warmup_epochs']:.3g}"
+        f"{of(run)[0].spec['schedule']['warmup_epochs']:.4g}"
         for run in ("e3-fixup-1024", "e3-fixup-1024-short", "e3-fixup-2048-short")
     )
     both = f"{fast} or {larger}"

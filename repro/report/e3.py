@@ -297,7 +297,7 @@ def _warm_up(*runs: Sequence[Record]) -> str:
     """
     schedules = [select.setting(group, "schedule") for group in runs]
     starts, lengths, ends = (
-        " or ".join(dict.fromkeys(f"{schedule[name]:.3g}" for schedule in schedules))
+        " or ".join(dict.fromkeys(f"{schedule[name]:.4g}" for schedule in schedules))
         for name in ("warmup_from", "warmup_epochs", "lr")
     )
     return f"{starts} to {ends} in {lengths} epochs"
