@@ -161,7 +161,7 @@ def training(groups: select.Groups, profile: str) -> Figure:
         above.set_xlabel("epochs", fontsize=8)
         above.set_xlim(left=0)
         below.invert_xaxis()
-        below.set_xlabel("loss on training images", fontsize=8)
+        below.set_xlabel("loss on training images (nats)", fontsize=8)
         below.axhline(0, color="#999999", linewidth=0.8, zorder=1)
     upper[0].set_ylabel("accuracy, top-1 (%)", fontsize=8)
     upper[0].set_ylim(0, min(100.0, upper[0].get_ylim()[1]))
