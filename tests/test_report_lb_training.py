@@ -264,7 +264,8 @@ def test_axes_name_their_units(name: str) -> None:
     for text in labels:
         assert re.search(r"\((%|no unit|points|1 = all)\)", text), text
     for axes in figure.axes:
-        assert re.search(r"iterations|epochs|\(nats\)|\(thousands\)|factor X|\(images\)", axes.get_xlabel()), axes.get_xlabel()
+        named = axes.get_xlabel()
+        assert re.search(r"iterations|epochs|\(nats\)|\(thousands\)|factor X|\(images\)", named), named
 
 
 def test_fig3_draws_the_mean_of_every_evaluation_over_iterations_and_images(rendered: Path) -> None:
