@@ -148,7 +148,8 @@ def test_table_escapes_what_would_split_a_cell() -> None:
 
 SEEDS = (11, 12, 13, 14, 15)
 SHAPES = {(r.run, r.seed): r for r in [*e1_records(SEEDS), *e2_records(SEEDS), *e3_records(SEEDS)]}
-STATEMENTS = {"e1": 7, "e2": 12, "e3": 10, "lb": 19}
+STATEMENTS = {"e1": 10, "e2": 12, "e3": 12, "lb": 23}
+"""Statements with a rule, by source."""
 
 
 def fill(root: Path, *, source: str = "e1", without: str = "", stale: str = "") -> None:
@@ -198,10 +199,10 @@ def test_load_names_the_run_that_is_missing(tmp_path: Path, how: str) -> None:
 def test_load_of_a_source_takes_its_own_records_and_misses_only_its_grids(tmp_path: Path) -> None:
     fill(tmp_path, source="e2")
     loaded = load("e2", "study", tmp_path)
-    assert len(loaded.records) == 5 * 8 + 5 * 2 + 2
+    assert len(loaded.records) == 12 * 5 + 2 * 3 + 2
     assert [record.seed for record in loaded.seeds("e2-payloads-resnet50-10")] == [11]
     assert {run for run, _ in loaded.missing if "-grid-" not in run} == {"e2-large-batch-plain"}
-    assert list(loaded.verdicts) == [f"e2.c{i}" for i in range(1, 13)]
+    assert list(loaded.verdicts) == [f"e2.c{i}" for i in range(1, 17)]
     with pytest.raises(ReproError, match=r"no current record of e1-.* sweep --source e1 --profile study"):
         load("e1", "study", tmp_path)
 
@@ -274,7 +275,7 @@ def test_e2_notebook_runs_on_records_alone(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     names = run_cells("e2")
     assert names["profile"] == "study"
-    assert len(names["verdicts"]) == STATEMENTS["e2"]  # type: ignore[arg-type]
+    assert len(names["verdicts"]) == 16  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("path", of_source(ROOT / "notebooks", "e3"), ids=lambda path: path.stem)
@@ -308,6 +309,8 @@ def lb_changes(spec: specs.Spec) -> dict[str, object]:
         "lr": 0.1, "train_loss": 1.5, "train_top1": 0.4, "test_loss": 1.25, "test_top5": 0.9, "bytes_up": 100,
         "bytes_down": 100,
     }  # fmt: skip
+    if "training_sample" in (spec.track or []):
+        row |= {"train_sample_top1": 0.6, "train_sample_loss": 1.5}
     ends = [row | {"epoch": part * spec.epochs, "round": 10 * part, "test_top1": 0.5 * part} for part in (0.5, 1)]
     ends[-1] |= {"hessian_top_eigenvalue": 2.0, "hessian_iterations": 9, "hessian_converged": True, "hessian_images": 5}
     norms = [1.0, 1.5, 1.0, 0.5, 0.75, 1.0, 1.25, 1.0, 0.5, 0.5]

@@ -19,13 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from synthetic import e1_control_records, e1_grid_records, e1_records
+from synthetic import BEST, e1_control_records, e1_grid_records, e1_records
 
 from repro import report
 from repro.errors import ReproError
 from repro.metrics import epochs_to_target, target_accuracy
 from repro.records import Record
-from repro.report import select, style, tables
+from repro.report import e1, select, style, tables
 from repro.words import label
 
 IDS = [name for name, item in report.ARTEFACTS.items() if item.source == "e1"]
@@ -141,8 +141,12 @@ def test_diverged_and_missing_seeds_are_said_in_the_figure() -> None:
     records = e1_records(diverged={("e1-federated", 2)}, missing={("e1-large-batch", 3)})
     words = texts(report.figure("e1.fig1", records))
     assert "Diverged, counted at chance (10 %): federated averaging, seed 2." in words
-    assert "Missing: large batch, seed 3." in words
+    assert "Fewer seeds than 3: large batch (2)." in words
+    assert "Missing" not in words
     assert "n = 2 to 3 seeds" in words
+    hole = texts(report.figure("e1.fig1", e1_records(missing={("e1-large-batch", 2)})))
+    assert "Missing: large batch, seed 2." in hole
+    assert "Fewer seeds" not in hole
 
 
 def test_one_seed_has_no_band_and_the_figure_says_so(tmp_path: Path) -> None:
@@ -166,7 +170,9 @@ def test_no_text_leaves_the_figure_and_no_legend_covers_data(name: str) -> None:
             assert box.x1 <= frame.x1, text.get_text()
             assert frame.y0 <= box.y0, text.get_text()
             assert box.y1 <= frame.y1, text.get_text()
-    legends = [axes.get_legend().get_window_extent(renderer) for axes in figure.axes]
+    found = [legend for axes in figure.axes if (legend := axes.get_legend()) is not None]
+    assert figure.axes[0].get_legend() in found
+    legends = [legend.get_window_extent(renderer) for legend in found]
     for legend, axes in itertools.product(legends, figure.axes):
         assert not legend.overlaps(axes.get_window_extent(renderer))
     for one, other in itertools.combinations(legends, 2):
@@ -177,7 +183,7 @@ def test_no_text_leaves_the_figure_and_no_legend_covers_data(name: str) -> None:
 def test_axes_are_labelled_with_units(name: str) -> None:
     figure = report.figure(name, records_for(name))
     assert "(%)" in figure.axes[0].get_ylabel()
-    assert all("epochs" in axes.get_xlabel() or "no unit" in axes.get_xlabel() for axes in figure.axes)
+    assert all(re.search(r"epochs|no unit|count", axes.get_xlabel()) for axes in figure.axes)
 
 
 def test_the_target_line_is_the_target_of_table2() -> None:
@@ -210,7 +216,7 @@ def test_the_grid_rings_the_best_rate_and_counts_divergence_at_chance(tmp_path: 
     assert {row["evaluate_on"] for row in rows} == {"held_out"}
     axes = report.figure("e1.extra-grid", e1_grid_records()).axes[0]
     rings = [float(np.asarray(line.get_xdata(), float)[0]) for line in axes.lines if line.get_markersize() == 12]
-    assert rings == [0.1, 0.4, 0.8, 0.2]
+    assert rings == [BEST[arm] for arm in e1.GRID_ARMS]
     assert axes.get_xscale() == "log"
 
 
@@ -262,7 +268,7 @@ def test_methods_differ_in_marker_and_line_too() -> None:
 
 def test_arms_keep_the_line_of_their_method_and_all_have_3_to_1_contrast() -> None:
     for run, look in style.ARMS.items():
-        method = "federated" if "federated" in run else "large_batch"
+        method = next(name for name in ("central", "large_batch", "federated") if name.replace("_", "-") in run)
         assert look.line == style.METHODS[method].line
         assert (look.colour, look.marker, look.filled) != (
             style.METHODS[method].colour,

@@ -80,7 +80,7 @@ def draw(name: str, records: list[Record]) -> Any:
 def test_the_post_has_all_its_artefacts() -> None:
     published = {"e3.table1", *(f"e3.fig{i}" for i in range(1, 6))}
     assert {name for name in IDS if report.ARTEFACTS[name].published} == published
-    assert report.ids("e3", "control") == ["e3.extra-buffers", "e3.extra-initialisation"]
+    assert report.ids("e3", "control") == ["e3.extra-buffers", "e3.extra-momentum", "e3.extra-initialisation"]
 
 
 def test_every_run_is_shown_somewhere_and_controls_only_with_controls() -> None:
@@ -383,7 +383,7 @@ def test_the_divergence_figure_tells_rate_and_warm_up_apart() -> None:
     figure = report.figure("e3.extra-divergence", RECORDS)
     for axes, batch, last in zip(figure.axes, (1024, 2048), (0.8, 1.6), strict=True):
         slow, fast = (of(f"e3-fixup-{batch}{end}")[0].spec["schedule"]["warmup_epochs"] for end in ("", "-linear"))
-        assert slow > fast
+        assert slow != fast  # which is the longer depends on the profile
         assert legend(axes) == [
             f"rate 0.01 to 0.1 in {slow:g} epochs", f"rate 0.01 to 0.1 in {fast:g} epochs",
             f"rate 0.1 to {last:g} in {fast:g} epochs",
@@ -527,13 +527,20 @@ def test_rows_are_as_wide_as_the_header_and_lines_name_their_records(name: str) 
 
 def test_table1_tells_every_warm_up_from_the_records_and_counts_what_diverged() -> None:
     table = report.table("e3.table1", RECORDS)
-    slow, fast = (of(run)[0].spec["schedule"]["warmup_epochs"] for run in ("e3-fixup-1024", "e3-fixup-1024-short"))
-    scaled, low, short = f"0.1 to 0.8 or 1.6 in {fast:g} epochs", f"0.01 to 0.1 in {slow:g} epochs", "0.01 to 0.1 in "
-    short += f"{fast:g} epochs"
+    slow, fast, larger = (
+        f"{of(run)[0].spec['schedule']['warmup_epochs']:.4g}"
+        for run in ("e3-fixup-1024", "e3-fixup-1024-short", "e3-fixup-2048-short")
+    )
+    both = f"{fast} or {larger}"
+    assert fast != larger, "as many steps of another batch"
+    scaled, low, short = (
+        f"{rates} in {epochs} epochs"
+        for rates, epochs in (("0.1 to 0.8 or 1.6", both), ("0.01 to 0.1", slow), ("0.01 to 0.1", both))
+    )
     rows = {(row[0], row[1]): row[2:] for row in table.rows}
     assert len(rows) == len(table.rows)
     assert rows["Fixup", scaled][1:3] == ["diverged (3 of 3 seeds)"] * 2
-    assert rows["LayerNorm", f"0.1 to 1.6 in {fast:g} epochs"][1] == "–"
+    assert rows["LayerNorm", f"0.1 to 1.6 in {larger} epochs"][1] == "–"
     for policy in (scaled, low):
         assert rows["GroupNorm", policy][0].startswith("79.0 [")
     assert rows["GroupNorm", low][1].startswith("75.2 [")

@@ -34,7 +34,7 @@ from repro.report import lb_training, lb_training_tables, select, style
 from repro.words import label
 
 ROOT = Path(__file__).parent.parent
-MODULES = ("repro.report.lb_training", "repro.report.lb_training_tables")
+MODULES = ("repro.report.lb_training", "repro.report.lb_extras", "repro.report.lb_training_tables")
 IDS = [name for name, item in report.ARTEFACTS.items() if item.draw.__module__ in MODULES]
 FIGURES = [name for name in IDS if report.ARTEFACTS[name].kind == "figure"]
 TABLES = [name for name in IDS if report.ARTEFACTS[name].kind == "table"]
@@ -108,9 +108,11 @@ def values(rows: list[dict[str, str]], name: str, **where: str) -> list[float]:
 def test_the_paper_has_its_artefacts_and_controls_apart() -> None:
     published = {"lb.table1", "lb.table2", "lb.fig3", "lb.fig6", "lb.fig7", "lb.fig8"}
     assert {name for name in IDS if report.ARTEFACTS[name].published} == published
-    controls = {"lb.extra-equation", "lb.extra-gating", "lb.extra-buffers", "lb.extra-sensitivity"}
+    controls = {
+        "lb.extra-equation", "lb.extra-gating", "lb.extra-low-gating", "lb.extra-buffers", "lb.extra-sensitivity",
+    }  # fmt: skip
     assert {name for name in IDS if report.ARTEFACTS[name].group == "control"} == controls
-    assert set(IDS) == published | controls | {"lb.extra-sharpness"}
+    assert set(IDS) == published | controls | {"lb.extra-sharpness", "lb.extra-low-rate", "lb.extra-training"}
 
 
 def test_every_run_is_shown_somewhere_and_controls_only_with_controls() -> None:
@@ -260,9 +262,10 @@ def test_axes_name_their_units(name: str) -> None:
     labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
     assert labels
     for text in labels:
-        assert re.search(r"\((%|no unit|1 = all)\)", text), text
+        assert re.search(r"\((%|no unit|points|1 = all)\)", text), text
     for axes in figure.axes:
-        assert re.search(r"iterations|\(thousands\)|factor X|\(images\)", axes.get_xlabel()), axes.get_xlabel()
+        named = axes.get_xlabel()
+        assert re.search(r"iterations|epochs|\(nats\)|\(thousands\)|factor X|\(images\)", named), named
 
 
 def test_fig3_draws_the_mean_of_every_evaluation_over_iterations_and_images(rendered: Path) -> None:
@@ -528,9 +531,8 @@ def test_a_diverged_seed_counts_at_chance_of_its_data() -> None:
 
 def test_differences_are_paired_by_seed() -> None:
     table = report.table("lb.extra-sensitivity", RECORDS)
-    assert [tuple(row[:2]) for row in table.rows] == [
-        ("0.05", "32"), ("0.01", "32"), ("0.05", "64")
-    ]  # fmt: skip
+    chosen = f"{of(lb_training_tables.SENSITIVITY_RUNS[0])[0].spec['lr']:g}"
+    assert [tuple(row[:2]) for row in table.rows] == [(chosen, "32"), ("0.01", "32"), (chosen, "64")]
     finals = {run: [100 * metrics.end_top1(r) for r in of(run)] for run in lb_training_tables.SENSITIVITY_RUNS[:4]}
     bsp, bsp_apart, fa, fa_apart = (np.array(values) for values in finals.values())
     expected = [bsp - fa, bsp_apart - fa_apart, bsp - bsp_apart, fa - fa_apart]

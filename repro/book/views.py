@@ -241,7 +241,14 @@ class Site:
         ]
         devices.discard("")
         return Run(
-            run, first.source, first.group, first.kind, words.label(run), settings, stored, ", ".join(sorted(devices))
+            run,
+            first.source,
+            first.group,
+            first.kind,
+            words.label(run, first.spec),
+            settings,
+            stored,
+            ", ".join(sorted(devices)),
         )
 
     def _rows(self) -> list[Row]:

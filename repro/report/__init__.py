@@ -4,8 +4,8 @@ No artefact is drawn from anything but records, and nothing here trains. Importi
 drawing e2.table4 does, for it counts the parameters of networks.
 ``figure`` and ``table`` give objects for a notebook; ``render`` writes the files that the page and print use.
 
->>> sorted(name for name, item in ARTEFACTS.items() if item.source == "e1")
-['e1.extra-convergence', 'e1.extra-grid', 'e1.extra-skew', 'e1.extra-skew-gn', 'e1.fig1', 'e1.table1', 'e1.table2']
+>>> sorted(name for name, item in ARTEFACTS.items() if item.source == "e2" and item.published and item.kind == "figure")
+['e2.fig1', 'e2.fig2']
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from repro.report import (
     e3,
     e3_extras,
     e3_tables,
+    lb_extras,
     lb_performance,
     lb_shares,
     lb_training,
@@ -118,6 +119,36 @@ _DEFINED: dict[str, Artefact] = {
         "Accuracy per epoch by global batch and by synchronisation",
         published=False,
     ),
+    "e1.extra-devices": Artefact(
+        "e1",
+        "figure",
+        "artefact",
+        e1.DEVICES_RUNS,
+        e1.devices,
+        "Federated averaging by the number of devices",
+        published=False,
+        columns=("momentum", "dirichlet_alpha"),
+    ),
+    "e1.extra-momentum": Artefact(
+        "e1",
+        "figure",
+        "artefact",
+        e1.MOMENTUM_RUNS,
+        e1.momentum,
+        "Momentum in centralised training and in federated averaging",
+        published=False,
+        columns=("momentum", "dirichlet_alpha"),
+    ),
+    "e1.extra-dirichlet": Artefact(
+        "e1",
+        "figure",
+        "artefact",
+        e1.DIRICHLET_RUNS,
+        e1.dirichlet,
+        "Federated averaging by the unevenness of the shards",
+        published=False,
+        columns=("momentum", "dirichlet_alpha"),
+    ),
     "e1.extra-grid": Artefact(
         "e1",
         "figure",
@@ -175,6 +206,16 @@ _DEFINED: dict[str, Artefact] = {
         "Reduce on plateau against cosine annealing, with and without DGC",
         published=False,
         columns=e2.COLUMNS,
+    ),
+    "e2.extra-cut": Artefact(
+        "e2",
+        "figure",
+        "artefact",
+        e2.CUT_RUNS,
+        e2.cut,
+        "Learning rate and accuracy where a plateau cuts the rate, with and without DGC",
+        published=False,
+        columns=(*e2.COLUMNS, "weight_decay"),
     ),
     "e2.extra-weights": Artefact(
         "e2",
@@ -288,6 +329,15 @@ _DEFINED: dict[str, Artefact] = {
         "Running statistics of BatchNorm averaged, local or dropped",
         published=False,
     ),
+    "e3.extra-momentum": Artefact(
+        "e3",
+        "table",
+        "control",
+        e3_tables.MOMENTUM_RUNS,
+        e3_tables.momentum,
+        "Federated averaging with local momentum that restarts or is averaged",
+        published=False,
+    ),
     "e3.extra-initialisation": Artefact(
         "e3",
         "figure",
@@ -346,6 +396,18 @@ _DEFINED: dict[str, Artefact] = {
     "lb.fig8": Artefact(
         "lb", "figure", "artefact", lb_training.FIG8_RUNS, lb_training.fig8, "Step-up factors at threshold 0.8",
         rows=lb_training.step_rows,
+    ),
+    "lb.extra-low-rate": Artefact(
+        "lb", "figure", "artefact", lb_extras.LOW_RATE_RUNS, lb_extras.low_rate,
+        "Step-up factors at two learning rates", published=False, rows=lb_training.end_rows,
+    ),
+    "lb.extra-low-gating": Artefact(
+        "lb", "figure", "control", lb_extras.LOW_GATING_RUNS, lb_extras.low_gating,
+        "What the gate is worth at the second learning rate", published=False, rows=lb_training.end_rows,
+    ),
+    "lb.extra-training": Artefact(
+        "lb", "figure", "artefact", lb_extras.TRAINING_RUNS, lb_extras.training,
+        "Training and test accuracy by batch size", published=False, rows=lb_extras.training_rows,
     ),
     "lb.extra-sharpness": Artefact(
         "lb", "figure", "artefact", lb_training.FIG3_RUNS, lb_training.sharpness, "Sharpness of minima by batch size",

@@ -20,6 +20,9 @@ FEDERATED, FEDERATED_GQ = "e2-federated", "e2-federated-gq"
 
 FIG1_RUNS = (BASELINE, GQ, DGC)
 COSINE_RUNS = (BASELINE, COSINE, DGC, DGC_COSINE)
+CUT_RUNS = (
+    "e2-decay-large-batch", "e2-decay-large-batch-cosine", "e2-decay-large-batch-dgc", "e2-decay-large-batch-dgc-cosine"
+)  # fmt: skip
 FIG2_RUNS = (FEDERATED, FEDERATED_GQ)
 WEIGHTS_RUNS = (BASELINE, GQ, WEIGHTS)
 
@@ -75,7 +78,7 @@ def _cuts(groups: select.Groups, runs: Sequence[str]) -> str:
     for run in runs:
         cuts = [(record.status, *epochs_to_first_cut(record)) for record in groups[run]]
         words = ["diverged" if end == "diverged" else f"{at:g}" if reached else "never" for end, at, reached in cuts]
-        parts.append(f"{label(run)} {', '.join(words)}")
+        parts.append(f"{select.named(groups[run])} {', '.join(words)}")
     return f"First evaluation after a cut of the learning rate, in epochs (seed by seed): {'; '.join(parts)}."
 
 
@@ -87,7 +90,7 @@ def fig1(groups: select.Groups, profile: str) -> Figure:
         [f"{e1.OUTLINE} Below: learning rate, a line a seed.", _cuts(groups, FIG1_RUNS), *select.gaps(groups)],
         lower=1.3,
     )
-    lines = _curves(upper, groups, {run: label(run) for run in FIG1_RUNS}, outline=True)
+    lines = _curves(upper, groups, {run: select.named(groups[run]) for run in FIG1_RUNS}, outline=True)
     _rates(lower, groups, FIG1_RUNS)
     rates = {row["lr"] for run in FIG1_RUNS for record in groups[run] for row in record.rows}
     if len(rates) == 1:  # all lines are one
@@ -101,17 +104,36 @@ def fig1(groups: select.Groups, profile: str) -> Figure:
 
 
 def cosine(groups: select.Groups, profile: str) -> Figure:
-    """Reduce on plateau against cosine annealing, uncompressed and with DGC (e2.c5)."""
-    pairs = ((BASELINE, COSINE), (DGC, DGC_COSINE))
-    change = "Above the panels: at the end (last tenth), cosine minus plateau, paired by seed, with its 95 % interval."
+    """Reduce on plateau against cosine annealing, uncompressed and with DGC, without weight decay."""
+    return _schedules(groups, "e2.extra-cosine  Learning-rate schedules with and without DGC", COSINE_RUNS, ())
+
+
+def cut(groups: select.Groups, profile: str) -> Figure:
+    """The same with weight decay, where a plateau cuts the learning rate (e2.c4, e2.c5)."""
+    return _schedules(
+        groups, "e2.extra-cut  Schedules where a plateau cuts the learning rate", CUT_RUNS,
+        [f"All with weight decay {float(select.setting(groups[CUT_RUNS[0]], 'weight_decay')):g}. "
+         f"{_cuts(groups, (CUT_RUNS[0], CUT_RUNS[2]))}"],
+    )  # fmt: skip
+
+
+def _schedules(groups: select.Groups, title: str, runs: Sequence[str], notes: Sequence[str]) -> Figure:
+    """Accuracy and learning rate of ``runs``: baseline under both schedules, then DGC under both."""
+    pairs = ((runs[0], runs[1]), (runs[2], runs[3]))
+    change = (
+        "Above the panels: at the end (last tenth), cosine minus plateau, paired by seed, with its 95 % Student-t "
+        "interval."
+    )
     excess = f"DGC's gain from cosine beyond that of the baseline: {_excess(groups, pairs)}."
     figure, axes = style.new(
-        "e2.extra-cosine  Learning-rate schedules with and without DGC",
+        title,
         select.stamp(groups),
-        [f"{e1.BAND} Below: learning rate, a line a seed. {e1.OURS}", f"{change} {excess}", *select.gaps(groups)],
-        panels=[f"{label(run)}: {e1._change(groups[run], groups[other])}" for run, other in pairs],
+        [f"{e1.BAND} Below: learning rate, a line a seed. {e1.OURS}", f"{change} {excess}", *notes,
+         *select.gaps(groups)],
+        panels=[f"{label(plain)}: {e1._change(groups[run], groups[other])}"
+                for plain, (run, other) in zip((BASELINE, DGC), pairs, strict=True)],
         lower=1.3,
-    )
+    )  # fmt: skip
     upper, lower = axes[:2], axes[2:]
     for above, below, pair in zip(upper, lower, pairs, strict=True):
         lines = _curves(above, groups, {run: str(select.setting(groups[run], "schedule")["kind"]) for run in pair})
@@ -146,7 +168,7 @@ def fig2(groups: select.Groups, profile: str) -> Figure:
         right=0.72 if profile == "paper" else 0.25,
         lower=1.3,
     )
-    lines = _curves(upper, groups, {run: label(run) for run in FIG2_RUNS})
+    lines = _curves(upper, groups, {run: select.named(groups[run]) for run in FIG2_RUNS})
     plain, quantised = (select.curve(groups[run]) for run in FIG2_RUNS)
     paired = [seed for seed in plain.seeds if seed in quantised.seeds]
     if paired:
@@ -177,7 +199,7 @@ def weights(groups: select.Groups, profile: str) -> Figure:
         [f"{e1.OUTLINE} {e1.OURS}", "Weights: after every step the model itself is rounded to int8, tensor by tensor.",
          *select.gaps(groups)],
     )  # fmt: skip
-    lines = _curves(axes, groups, {run: label(run) for run in WEIGHTS_RUNS}, outline=True)
+    lines = _curves(axes, groups, {run: select.named(groups[run]) for run in WEIGHTS_RUNS}, outline=True)
     e1._scale([axes], groups)
     style.legend(axes, lines, 3)
     return figure

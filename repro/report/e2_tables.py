@@ -182,7 +182,7 @@ def _measured_traffic(group: Sequence[Record], target: float) -> _Traffic:
     sent = [tables.bytes_to_target(record, target)[0] for record in seen]
     return _Traffic(
         group[0].profile,
-        label(group[0].run),
+        select.named(group),
         seen,
         up,
         down,
@@ -486,8 +486,8 @@ def table2(groups: select.Groups, profile: str) -> Table:
         "e2.table2: parameters of the experiments, published and at this profile",
         [
             "parameter",
-            "post: large batch", *(f"ours: {label(run)}" for run in FIG1_RUNS),
-            "post: federated averaging", *(f"ours: {label(run)}" for run in FIG2_RUNS),
+            "post: large batch", *(f"ours: {select.named(groups[run])}" for run in FIG1_RUNS),
+            "post: federated averaging", *(f"ours: {select.named(groups[run])}" for run in FIG2_RUNS),
         ],
         rows,
         [
@@ -512,7 +512,9 @@ def table3(groups: select.Groups, profile: str) -> Table:
         final = list(select.ends(group).values())
         kind = select.setting(group, "schedule")["kind"]
         distance = ABSENT if run == BASELINE else e1._change(groups[BASELINE], group)
-        rows.append([label(run), kind, f"{data.epochs[-1]:g}", _with_interval(final), distance, str(len(group))])
+        rows.append(
+            [select.named(group), kind, f"{data.epochs[-1]:g}", _with_interval(final), distance, str(len(group))]
+        )
         mean, low, high = select.interval(final)
         for i, record in enumerate(group):
             csv_rows.append(

@@ -291,12 +291,16 @@ def _steps(groups: select.Groups, runs: Iterable[str]) -> str:
 
 
 def _warm_up(*runs: Sequence[Record]) -> str:
-    """How the rate of runs that differ in their last rate only is warmed up: from, to, and in how many epochs."""
+    """How the rate of runs is warmed up: from, to, and in how many epochs.
+
+    Runs of several batches differ in the last rate, and in the epochs too where a profile keeps the steps of a warm-up.
+    """
     schedules = [select.setting(group, "schedule") for group in runs]
-    starts, lengths = ({schedule[name] for schedule in schedules} for name in ("warmup_from", "warmup_epochs"))
-    ends = dict.fromkeys(f"{schedule['lr']:g}" for schedule in schedules)
-    (start,), (length,) = starts, lengths
-    return f"{start:g} to {' or '.join(ends)} in {length:g} epochs"
+    starts, lengths, ends = (
+        " or ".join(dict.fromkeys(f"{schedule[name]:.4g}" for schedule in schedules))
+        for name in ("warmup_from", "warmup_epochs", "lr")
+    )
+    return f"{starts} to {ends} in {lengths} epochs"
 
 
 def _rates(axes: Axes, groups: select.Groups, runs: Sequence[str]) -> None:

@@ -19,10 +19,10 @@ from repro.errors import ReproError
 from repro.performance.readings import TITLES, title
 from repro.records import Record
 from repro.report import e3, select, style
-from repro.words import label, number
+from repro.words import number
 
 MODELS = ("resnet50", "vgg11", "alexnet")
-BATCHES = {"resnet50": (32, 256, 1024), "vgg11": (64, 256, 1024), "alexnet": (32, 256, 1024)}
+BATCHES = {"resnet50": (32, 256, 512, 1024), "vgg11": (64, 256, 512, 1024), "alexnet": (32, 256, 512, 1024)}
 FACTORS = (2, 4, 8, 16)
 STEPPED = ("resnet50", "vgg11")
 """Networks whose gradients are stepped up."""
@@ -44,7 +44,7 @@ def _read_by_equation(model: str, threshold: str) -> tuple[str, ...]:
 
 
 def _always(model: str) -> tuple[str, ...]:
-    return (_batch(model), *(f"lb-always-{model}-x{factor}" for factor in FACTORS))
+    return tuple(f"lb-always-{model}-x{factor}" for factor in FACTORS)
 
 
 FIG3_RUNS = tuple(_batch(model, batch) for model in MODELS for batch in BATCHES[model])
@@ -92,7 +92,7 @@ def _scale(groups: select.Groups) -> str:
 def _gaps(groups: select.Groups, diverged: str = "counted at chance") -> list[str]:
     """As ``select.gaps``, with all diverged runs in one sentence, for here they are many."""
     lost = {run: [str(record.seed) for record in group if record.status == "diverged"] for run, group in groups.items()}
-    said = [f"{label(run)} ({', '.join(seeds)})" for run, seeds in lost.items() if seeds]
+    said = [f"{select.named(groups[run])} ({', '.join(seeds)})" for run, seeds in lost.items() if seeds]
     notes = [f"Diverged, {diverged} (seeds): {'; '.join(said)}."] if said else []
     return notes + [note for note in select.gaps(groups) if not note.startswith("Diverged")]
 
@@ -143,9 +143,9 @@ def _iterations(group: Sequence[Record]) -> int:
     return int(_path(group).iterations[-1])
 
 
-def _given(groups: select.Groups, models: Sequence[str]) -> str:
-    """Iterations of the largest batch, in words."""
-    return ", ".join(f"{number(_iterations(groups[_batch(model)]))} of {TITLES[model]}" for model in models)
+def _given(groups: select.Groups, models: Sequence[str], ending: str = "") -> str:
+    """Iterations of the largest batch, in words; ``ending``: of the ids of its runs."""
+    return ", ".join(f"{number(_iterations(groups[_batch(model) + ending]))} of {TITLES[model]}" for model in models)
 
 
 def _origin(artefact: str, record: Record, n: int) -> dict[str, Any]:
@@ -231,18 +231,19 @@ def fig3(groups: select.Groups, profile: str) -> Figure:
         [f"{e3.LINES} The paper does not say what its axis is. Above: equal iterations, logarithmic axis. Below: equal "
          "images. All runs of a network see the same number of images; dotted: chance.",
          *_gaps(groups)],
-        panels=[title(groups[_batch(model)][0]) for model in MODELS], heights=(2.1, 2.1), legend_rows=3,
+        panels=[title(groups[_batch(model)][0]) for model in MODELS], heights=(2.1, 2.1), legend_rows=4,
     )  # fmt: skip
     for above, below, model in zip(upper, lower, MODELS, strict=True):
         lines = []
         for i, batch in enumerate(BATCHES[model]):
             group = groups[_batch(model, batch)]
-            lines.append(_draw(above, group, f"batch {batch}", shift=2 * i))
-            _draw(below, group, f"batch {batch}", images=True, shift=2 * i)
+            lines.append(_draw(above, group, f"batch {batch}", shift=i))
+            _draw(below, group, f"batch {batch}", images=True, shift=i)
         style.legend(above, lines, 1)
         above.set_xscale("log")
         above.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
         above.xaxis.set_minor_formatter(NullFormatter())
+        above.tick_params(axis="x", labelsize=7)
         above.set_xlabel("iterations", fontsize=8)
         below.set_xlabel("training images seen (thousands)", fontsize=8)
         below.set_xlim(left=0)
@@ -572,8 +573,8 @@ def _factor_axis(axes: Axes, text: str, least: float = 1.0) -> None:
     axes.set_xlabel(text, fontsize=8)
 
 
-def _panel(groups: select.Groups, case: tuple[str, str]) -> str:
-    step_up = select.setting(groups[_stepped(*case)[1]], "step_up")
+def _panel(groups: select.Groups, case: tuple[str, str], ending: str = "") -> str:
+    step_up = select.setting(groups[_stepped(*case)[1] + ending], "step_up")
     return f"{TITLES[case[0]]}, threshold {step_up['threshold']:g}"
 
 
@@ -634,31 +635,40 @@ def _slower(groups: select.Groups, model: str) -> tuple[float, list[Record]]:
 
 def gating(groups: select.Groups, profile: str) -> Figure:
     """Gated by the gradient's change, always or at random, and a slower run: accuracy against X (lb.c20)."""
-    ends = _given(groups, STEPPED)
+    return _gating(groups, "lb.extra-gating  What the gate is worth", "", FACTORS,
+                   "At 0.25 stands the rate times 0.25 with the weight decay as it is.")  # fmt: skip
+
+
+def _gating(groups: select.Groups, words: str, ending: str, always: Sequence[int], note: str) -> Figure:
+    """The figure of the runs whose ids end in ``ending``, of which those at ``always`` step up in every iteration."""
+    ends = _given(groups, STEPPED, ending)
     figure, (panels,) = style.rows(
-        "lb.extra-gating  What the gate is worth", _scale(groups),
+        words, _scale(groups),
         [f"Accuracy at the end of equally many iterations ({ends}) at batch 1024. A cross marks a factor at which a "
          "seed diverged. X always is the sweep of the learning rate: the rate times X with the weight decay divided by "
-         "X. At 0.25 stands the rate times 0.25 with the weight decay as it is. Random: each iteration steps up with "
-         "the share that the gated run had. Points side by side belong to one factor. Bars: 95\u00a0% Student-t "
-         f"interval over seeds. {OURS}",
+         f"X. {note} Random: each iteration steps up with the share that the gated run had. Points side by side belong "
+         f"to one factor. Bars: 95\u00a0% Student-t interval over seeds. {OURS}",
          *_gaps(groups)],
-        panels=[_panel(groups, case) for case in CASES], heights=(2.9,), legend_rows=2, right=0.72,
+        panels=[_panel(groups, case, ending) for case in CASES], heights=(2.9,), legend_rows=2, right=0.72,
     )  # fmt: skip
     for axes, case in zip(panels, CASES, strict=True):
         model, threshold = case
-        arms: dict[str, list[tuple[float, list[Record]]]] = {
-            "above": [(_factor(groups[run]), groups[run]) for run in _stepped(*case)],
-            "always": [(_factor(groups[run]), groups[run]) for run in _always(model)],
-            "random": [(float(x), groups[f"lb-random-{model}-{threshold}-x{x}"]) for x in (4, 16)],
-            "rate": [_slower(groups, model)],
+        runs = {
+            "above": [run + ending for run in _stepped(*case)],
+            "always": [_batch(model) + ending, *(f"lb-always-{model}-x{x}{ending}" for x in always)],
         }
+        arms: dict[str, list[tuple[float, list[Record]]]] = {
+            when: [(_factor(groups[run]), groups[run]) for run in named] for when, named in runs.items()
+        }
+        arms["random"] = [(float(x), groups[f"lb-random-{model}-{threshold}-x{x}{ending}"]) for x in (4, 16)]
+        if not ending:
+            arms["rate"] = [_slower(groups, model)]
         lines = [_ends(axes, points, style.GATES[when], _GATED[when], _BESIDE[when]) for when, points in arms.items()]
         if axes is panels[0]:
             style.legend(axes, lines, 2)
-        _chance(axes, groups[_batch(model)], last=axes is panels[-1])
-        axes.set_xlim(0.16, 25)
-        _factor_axis(axes, "factor X", 0.25)
+        _chance(axes, groups[_batch(model) + ending], last=axes is panels[-1])
+        axes.set_xlim(0.66 if ending else 0.16, 25)
+        _factor_axis(axes, "factor X", 1.0 if ending else 0.25)
     _accuracy_axis(panels[0])
     panels[0].set_ylabel("test accuracy at the end, top-1 (%)", fontsize=8)
     return figure
@@ -715,8 +725,12 @@ def _eigenvalues(group: Sequence[Record]) -> list[float]:
 def sharpness(groups: select.Groups, profile: str) -> Figure:
     """Top Hessian eigenvalue at the end of training against the batch size (lb.c19)."""
     ended = {run: [r for r in group if r.status == "completed"] for run, group in groups.items()}
-    below = [label(run) for run, group in ended.items() if len(_eigenvalues(group)) < len(group)]
-    open_ = [label(run) for run, group in ended.items() if not all(_at_end(r, "hessian_converged") for r in group)]
+    below = [select.named(groups[run]) for run, group in ended.items() if len(_eigenvalues(group)) < len(group)]
+    open_ = [
+        select.named(groups[run])
+        for run, group in ended.items()
+        if not all(_at_end(r, "hessian_converged") for r in group)
+    ]
     images = {int(_at_end(record, "hessian_images")) for group in ended.values() for record in group}
     figure, (panels,) = style.rows(
         "lb.extra-sharpness  Sharpness of minima by batch size", _scale(groups),
@@ -749,6 +763,7 @@ def sharpness(groups: select.Groups, profile: str) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(list(BATCHES[model])))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.tick_params(axis="x", labelsize=7)
         axes.set_xlabel("batch size (images)", fontsize=8)
     if drawn:
         panels[0].set_yscale("log")

@@ -58,6 +58,11 @@ def group(artefact: str, records: Iterable[Record], patterns: Sequence[str]) -> 
     return groups
 
 
+def named(group: Sequence[Record]) -> str:
+    """A run in words, with the settings that its records have."""
+    return label(group[0].run, group[0].spec)
+
+
 def setting(group: Sequence[Record], name: str) -> Any:
     """The value of a spec's field, which all seeds of one run must share.
 
@@ -154,19 +159,28 @@ def stamp(groups: Groups) -> str:
     return text + "".join(f"; reduced data ({item})" for item in reduced)
 
 
-def gaps(groups: Groups) -> list[str]:
-    """Sentences on seeds that diverged, and on seeds that a run lacks while others have them."""
+def gaps(groups: Groups, *, fewer: bool = True) -> list[str]:
+    """Sentences on seeds that diverged, and on seeds that a run lacks while others have them.
+
+    A run without the last seeds of the others has fewer, as the study plans them by looks; one without a seed before
+    its own last misses it. ``fewer``: say the former, too.
+    """
     every_seed = sorted({r.seed for group in groups.values() for r in group})
-    notes = []
-    for run, group in groups.items():
+    notes, short = [], []
+    for group in groups.values():
         diverged = [r.seed for r in group if r.status == "diverged"]
-        missing = [seed for seed in every_seed if seed not in {r.seed for r in group}]
+        own = {r.seed for r in group}
+        missing = [seed for seed in every_seed if seed not in own and seed < max(own)]
+        if fewer and len(own) + len(missing) < len(every_seed):
+            short.append(f"{named(group)} ({len(own)})")
         if diverged:
             chance = number(100.0 * group[0].chance)
-            notes.append(f"Diverged, counted at chance ({chance} %): {label(run)}, {_seeds(diverged)}.")
+            notes.append(f"Diverged, counted at chance ({chance} %): {named(group)}, {_seeds(diverged)}.")
         if missing:
-            notes.append(f"Missing: {label(run)}, {_seeds(missing)}.")
-    single = [label(run) for run, group in groups.items() if len(group) < 2]
+            notes.append(f"Missing: {named(group)}, {_seeds(missing)}.")
+    if short:
+        notes.append(f"Fewer seeds than {len(every_seed)}: {', '.join(short)}.")
+    single = [named(group) for group in groups.values() if len(group) < 2]
     if len(single) == len(groups):
         notes.append("One seed, so no interval.")
     elif single:

@@ -55,7 +55,7 @@ def _run(
     first = group[0]
     return {
         "run": run,
-        "label": label(run),
+        "label": label(run, first.spec),
         "parameters": first.spec,
         "parameters_sha256": records.sha256(first.spec),
         "data": {name: first.data.get(name) for name in ("name", "sha256", "reduced")},

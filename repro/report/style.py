@@ -70,10 +70,17 @@ METHODS = {
 
 #: Arms that change one thing of their method, keyed by run.
 _VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "e1-large-batch-x4": ("large_batch", {"colour": "#4F93CF", "marker": "D"}),
+    "e1-large-batch-x2": ("large_batch", {"colour": "#4F93CF", "marker": "D"}),
     "e1-large-batch-2labels": ("large_batch", {"colour": "#4F93CF", "filled": False}),
     "e1-federated-2epochs": ("federated", {"colour": "#A85A00", "marker": "v"}),
     "e1-federated-4epochs": ("federated", {"colour": "#6B3900", "marker": "P"}),
+    "e1-federated-32workers": ("federated", {"colour": "#A85A00", "marker": "v"}),
+    "e1-federated-384workers": ("federated", {"colour": "#4A2700", "marker": "P"}),
+    "e1-central-momentum": ("central", {"colour": "#6F6F6F", "filled": False}),
+    "e1-federated-momentum": ("federated", {"colour": "#8C4A00", "filled": False}),
+    "e1-federated-alpha10": ("federated", {"colour": "#C26200", "marker": "v"}),
+    "e1-federated-alpha1": ("federated", {"colour": "#8C4A00", "marker": "D"}),
+    "e1-federated-alpha0_1": ("federated", {"colour": "#3D2000", "marker": "P"}),
     "e1-federated-2labels": ("federated", {"colour": "#A85A00", "filled": False}),
 }
 ARMS = {run: replace(METHODS[method], **change) for run, (method, change) in _VARIANTS.items()}
@@ -85,6 +92,10 @@ COMPRESSED = {
     "e2-large-batch-cosine": Style("#4F93CF", "s", (0, (5.0, 1.5)), filled=False),
     "e2-large-batch-dgc-cosine": Style("#4F93CF", "D", (0, (1.2, 1.2)), filled=False),
     "e2-large-batch-weights": Style("#00264D", "X", (0, (5.0, 1.2, 1.2, 1.2))),
+    "e2-decay-large-batch": METHODS["large_batch"],
+    "e2-decay-large-batch-dgc": Style("#00264D", "D", (0, (1.2, 1.2))),
+    "e2-decay-large-batch-cosine": Style("#4F93CF", "s", (0, (5.0, 1.5)), filled=False),
+    "e2-decay-large-batch-dgc-cosine": Style("#4F93CF", "D", (0, (1.2, 1.2)), filled=False),
     "e2-federated-gq": Style("#8C4A00", "v", "-"),
 }
 
@@ -134,9 +145,10 @@ def _of_post_3() -> dict[str, Style]:
 #: Arms of post 3, keyed by run. Open markers: non-IID shards, or another policy than the first of its kind.
 NETWORKS = _of_post_3()
 
-#: Batches of the paper's centralised runs: the small one, 256 and 1024.
+#: Batches of the paper's centralised runs: the small one, 256, 512 and 1024.
 _SMALL = METHODS["central"]
 _MIDDLE = Style("#4F93CF", "D", (0, (1.2, 1.2)))
+_HALF = Style("#2B9C9C", "^", "-", filled=False)
 _LARGE = METHODS["large_batch"]
 #: Step-up factors at batch 1024; factor 1 is the run without a step-up.
 FACTORS = {
@@ -160,7 +172,8 @@ def _of_paper() -> dict[str, Style]:
     looks: dict[str, Style] = {}
     for model, small in (("resnet50", 32), ("vgg11", 64), ("alexnet", 32)):
         looks |= {
-            f"lb-batch-{model}-{batch}": look for batch, look in ((small, _SMALL), (256, _MIDDLE), (1024, _LARGE))
+            f"lb-batch-{model}-{batch}": look
+            for batch, look in ((small, _SMALL), (256, _MIDDLE), (512, _HALF), (1024, _LARGE))
         }
         for threshold in ("t05", "t08"):
             looks |= {f"lb-step-{model}-{threshold}-x{factor}": look for factor, look in FACTORS.items() if factor > 1}

@@ -13,7 +13,7 @@ from repro.errors import ReproError
 from repro.metrics import epochs_to_target, rounds_to_target, target_accuracy
 from repro.records import Record
 from repro.report import select
-from repro.words import label, number
+from repro.words import number
 
 TABLE_RUNS = ("e1-central", "e1-large-batch", "e1-federated")
 
@@ -232,7 +232,7 @@ def _word(value: Any) -> str:
 def table1(groups: select.Groups, profile: str) -> Table:
     """Parameters of the three methods: the post's text beside this profile's resolved values."""
     ordered = [groups[run] for run in TABLE_RUNS]
-    names = [label(run) for run in TABLE_RUNS]
+    names = [select.named(group) for group in ordered]
     rows, csv_rows = [], []
     for setting in SETTINGS:
         ours = [_ours(group, setting) for group in ordered]
@@ -338,7 +338,7 @@ def table2(groups: select.Groups, profile: str) -> Table:
                 *(_summary(values, reached, 1) for values in megabytes),
             ]
         )
-        rows.append([label(run), _summary(columns["epochs"], reached, 1), *sent, str(len(group))])
+        rows.append([select.named(group), _summary(columns["epochs"], reached, 1), *sent, str(len(group))])
     return Table(
         f"e1.table2: communication to a test accuracy of {100 * target:.1f} %",
         ["method", "epochs", "rounds", "sent up (MB)", "sent down (MB)", "n"],
