@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from repro import codecs
+from repro import codecs, specs
 from repro.codecs import dgc
 from repro.errors import ReproError
 from repro.models import sizes
@@ -38,7 +38,7 @@ def of_codec(spec: Mapping[str, Any]) -> dict[str, Any]:
         "sparsified": _sparsified(codec),
         "sparsity_first": float(1 - codec.densities[0]),
         "sparsity_last": float(1 - codec.densities[-1]),
-        "warm_up_epochs": _warm_up_epochs(codec, spec["sparsity_warmup"], EPOCHS["large_batch"]),
+        "warm_up_epochs": _warm_up_epochs(codec, specs.published_warm_up(spec), EPOCHS["large_batch"]),
         "sample_percent": round(100 * sample / largest),
         "warm_up_epochs_here": _warm_up_epochs(codec, spec["sparsity_warmup"], spec["epochs"]),
     }

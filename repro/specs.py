@@ -622,6 +622,29 @@ def _warm_up(
     return float(made)
 
 
+def published_warm_up(spec: Mapping[str, Any], root: Path = Path()) -> float:
+    """Share of the published training that DGC's warm-up takes there, from that of a run at its profile's size.
+
+    The inverse of what the profile does to it: it keeps the share, or the steps.
+
+    Args:
+        spec: of a run, as its record holds it.
+        root: root of the repository.
+
+    Raises:
+        ReproError: the source has no such run.
+    """
+    files, run, share = _read(spec["source"], spec["profile"], root), spec["run"], float(spec["sparsity_warmup"])
+    written = (files.content["runs"] | files.content["controls"]).get(run)
+    if written is None:
+        raise ReproError(f"{files.spec_file}: no run {run}; a run with its settings was expected; name another")
+    if files.params.get("warmup", "share") == "share":
+        return share
+    published, where = files.content["defaults"] | written, f"{files.spec_file}, run {run}"
+    steps = share * spec["epochs"] * _steps_per_epoch(spec, where)
+    return float(steps / (published["epochs"] * _steps_per_epoch(published, where)))
+
+
 def _steps_per_epoch(values: Mapping[str, Any], where: str) -> int:
     """Optimiser steps of a worker in an epoch; of the one with the most images, where shards differ by one."""
     images, workers, batch = (

@@ -179,7 +179,8 @@ def test_a_verdict_that_is_not_todays_is_a_problem(root: Path) -> None:
     next(v for v in verdicts if v["id"] == "e1.c1").update(says="Something else.")
     path.write_text(json.dumps(verdicts))
     first, second = problems(root, verdicts=True)
-    assert first.startswith("e1.c1: the stored verdict (") and "has other numbers" in first
+    assert first.startswith("e1.c1: the stored verdict (")
+    assert "has other numbers" in first
     assert second.startswith("e1.c5: the stored verdict is 'holds at smoke scale', judged again it is 'not run'; ")
 
 
