@@ -4,7 +4,7 @@
   const form = document.getElementById("filters");
   const rows = Array.from(document.querySelectorAll("#matrix tbody tr"));
   const shown = document.getElementById("shown");
-  const names = ["source", "verdict", "kind", "text"];
+  const names = ["source", "group", "verdict", "kind", "text"];
 
   function apply() {
     const wanted = Object.fromEntries(names.map((name) => [name, form.elements[name].value.trim()]));
@@ -13,7 +13,7 @@
     for (const row of rows) {
       const text = row.textContent.toLowerCase();
       const visible =
-        ["source", "verdict", "kind"].every((name) => !wanted[name] || row.dataset[name] === wanted[name]) &&
+        ["source", "group", "verdict", "kind"].every((name) => !wanted[name] || row.dataset[name] === wanted[name]) &&
         words.every((word) => text.includes(word));
       row.hidden = !visible;
       count += visible ? 1 : 0;
