@@ -281,7 +281,7 @@ def test_a_seed_is_a_network_and_the_global_generator_is_not_asked(model: str) -
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(state, torch.get_rng_state()), "seeded between the two"
     drawn = [name for name, tensor in first.items() if tensor.dim() > 1 and tensor.any()]
-    assert len(drawn) >= 8
+    assert len(drawn) >= (4 if model == "cnn" else 8)
     assert not any(torch.equal(first[name], other[name]) for name in drawn)
 
 
