@@ -255,7 +255,10 @@ class _Serial:
             return self.codec.encode(state, change)
         places = self.up[client % len(self.up)] if self.up else [_row_major(tensor) for tensor in after.values()]
         for place, tensor, old in zip(places, after.values(), before, strict=True):
-            place.copy_(tensor).sub_(old.to(place.device))
+            if tensor.device == place.device:
+                torch.sub(tensor, old, out=place)
+            else:
+                place.copy_(tensor - old)
         check(dict(zip(after, places, strict=True)))
         return places
 

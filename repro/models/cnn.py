@@ -39,8 +39,8 @@ class SmallCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images x (B, 3, H, H) -> logits (B, classes)."""
-        h = F.relu(self.conv1(x), inplace=True)
-        h = F.max_pool2d(F.relu(self.conv2(h), inplace=True), 2).flatten(1)
+        h = self.conv2(F.relu(self.conv1(x), inplace=True))
+        h = F.relu(F.max_pool2d(h, 2), inplace=True).flatten(1)  # in this order a quarter of the work, the same result
         return self.classifier(F.relu(self.hidden(h), inplace=True))
 
     def initialise(self, random: np.random.Generator) -> None:
