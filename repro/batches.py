@@ -7,6 +7,7 @@ B = images in a batch, H x W = image size in pixels, P = padding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -171,7 +172,7 @@ class Batches:
             return self.rounds_per_epoch
         return local_steps(len(self.shards[client]), self.size)
 
-    @property
+    @cached_property  # asked for by every client in every step
     def rounds_per_epoch(self) -> int:
         """Steps in which every client has seen all of its images at least once; of a mean shard if clients go on."""
         if self.sizes:
