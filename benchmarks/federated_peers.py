@@ -27,6 +27,7 @@ written after every program; a later call goes on where one was stopped, if neit
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -78,6 +79,7 @@ class Workload:
     rounds: int
     limit: float
     test_images: int = 10_000
+    image_size: int = 32
 
     def spec(self) -> specs.Spec:
         """As a run of this package."""
@@ -85,6 +87,7 @@ class Workload:
             federated_round.workload(self.images, self.rounds),
             run=f"benchmark-peers-{self.model}", model=self.model, width=self.width, workers=self.clients,
             local_batch=self.local_batch, augment=self.augment, test_images=self.test_images,
+            image_size=self.image_size,
             norm="none" if self.model == "cnn" else "batch",
         )  # fmt: skip
 
@@ -162,10 +165,8 @@ def python_of(peer: str, given: str | None) -> str:
 def command(work: Workload, arm: str, seed: int, pythons: dict[str, str], folder: Path) -> list[str]:
     """The program of an arm."""
     if arm in (OURS, FAIR, PLAIN):
-        return [
-            sys.executable, str(Path(__file__).resolve()), "--only", work.model, "--arm", arm, "--seed", str(seed),
-            "--rounds", str(work.rounds), "--images", str(work.images), "--clients", str(work.clients),
-        ]  # fmt: skip
+        program = [sys.executable, str(Path(__file__).resolve())]
+        return [*program, "--arm", arm, "--seed", str(seed), "--work", json.dumps(asdict(work))]
     peer, bf16 = arm.partition(",")[0], "bf16" in arm
     path = folder / "given.pt"
     hand_over(work, seed, bf16, path)
@@ -354,17 +355,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bf16-peers", action="store_true", help="the peers with bfloat16 and channels last, too")
     parser.add_argument("--tiny", action="store_true", help="four clients and two rounds, to see that all works; "
                         "nothing is written")  # fmt: skip
-    for name in ("rounds", "images", "clients", "seed"):
-        parser.add_argument(f"--{name}", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--arm", choices=(OURS, FAIR, PLAIN), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.seeds < 1 or options.minutes <= 0:
         raise ReproError("--seeds and --minutes: numbers above 0 were expected")
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # all arms are CPU programs
     if options.arm:
-        (name,) = options.only
-        given = {"rounds": options.rounds, "images": options.images, "clients": options.clients}
-        train(replace(WORKLOADS[name], **given), options.arm, options.seed)
+        train(Workload(**options.work), options.arm, options.seed)
         return
     if options.tiny:
         for name, work in WORKLOADS.items():

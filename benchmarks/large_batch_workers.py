@@ -3,9 +3,9 @@
     python benchmarks/large_batch_workers.py
 
 ``repro.engines.fast.large_batch`` on ResNet18 of width 8 at 16 x 16 px with BatchNorm, whose statistics are those of
-each worker's own batch; bfloat16 convolutions, channels last in memory, one thread. Numbers of workers take turns, a
-step each, so that a machine that slows down slows all. Processor seconds are of a whole step: loading, both passes, and
-the optimiser; the first step of each is not counted.
+each worker's own batch; bfloat16 convolutions, channels last in memory, one thread. Numbers of workers take turns, an
+epoch of four steps each, so that a machine that slows down slows all. Processor seconds are of whole steps: the order
+of an epoch, loading, both passes, and the optimiser; the first epoch of each is not counted.
 """
 
 from __future__ import annotations
@@ -32,15 +32,16 @@ from repro.errors import ReproError
 RESULTS = ROOT / "benchmarks/results/large_batch_workers.json"
 GLOBAL_BATCH, WIDTH, SIZE = 3072, 8, 16
 WORKERS = (1, 10, 96, 384)
-STEPS = 20
+STEPS = 4  # in an epoch
+EPOCHS = 6
 LIMIT = 1.15  # of the step with one worker
 
 
-def steps(workers: int, batch: int, count: int) -> Iterator[Round]:
-    """``count`` steps of large-batch training; all images of an epoch are in one step."""
+def steps(workers: int, count: int) -> Iterator[Round]:
+    """``count`` steps of large-batch training."""
     spec = replace(
-        federated_round.workload(batch, count),
-        run="benchmark-large-batch-workers", method="large_batch", workers=workers, local_batch=batch // workers,
+        federated_round.workload(STEPS * GLOBAL_BATCH, count),
+        run="benchmark-large-batch-workers", method="large_batch", workers=workers, local_batch=GLOBAL_BATCH // workers,
         image_size=SIZE, width=WIDTH, test_images=1,
     )  # fmt: skip
     setting = runner.prepare(spec, 1, ROOT)
@@ -50,19 +51,18 @@ def steps(workers: int, batch: int, count: int) -> Iterator[Round]:
     )
 
 
-def measure(workers: Sequence[int], batch: int, count: int) -> dict[int, list[float]]:
-    """Processor seconds of the steps of each number of workers, without the first."""
-    running = {number: steps(number, batch, count + 1) for number in workers}
-    for each in running.values():
-        next(each)
+def measure(workers: Sequence[int], epochs: int) -> dict[int, list[float]]:
+    """Processor seconds of a step of each number of workers, the mean of each epoch but the first."""
+    running = {number: steps(number, STEPS * (epochs + 1)) for number in workers}
     seconds: dict[int, list[float]] = {number: [] for number in workers}
-    for step in range(count):
+    for epoch in range(epochs + 1):
         for number, each in running.items():
             started = time.process_time()
-            next(each)
-            seconds[number].append(round(time.process_time() - started, 5))
-        print(f"step {step + 1} of {count}: " + ", ".join(f"{s[-1]:.2f} s" for s in seconds.values()), flush=True)
-    return seconds
+            for _ in range(STEPS):
+                next(each)
+            seconds[number].append(round((time.process_time() - started) / STEPS, 5))
+        print(f"epoch {epoch} of {epochs}: " + ", ".join(f"{s[-1]:.2f} s" for s in seconds.values()), flush=True)
+    return {number: values[1:] for number, values in seconds.items()}
 
 
 def table(results: dict[str, Any]) -> str:
@@ -82,30 +82,30 @@ def table(results: dict[str, Any]) -> str:
     lines += [
         "",
         f"{results['date']}, {machine['device']} ({machine['instructions']}), one core, torch {machine['torch']}, Python "
-        f"{machine['python']}; load of the minute before {results['load_before']}; {len(seconds[1])} steps each; seconds "
-        "and ratios, step by step: median (least to greatest).",
+        f"{machine['python']}; load of the minute before {results['load_before']}; {len(seconds[1])} epochs of "
+        f"{STEPS} steps each; seconds and ratios, epoch by epoch: median (least to greatest).",
     ]
     return "\n".join(lines) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=STEPS, help="steps (default: %(default)s); results are written for "
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="epochs (default: %(default)s); results are written for "
                         "the default only")  # fmt: skip
     options = parser.parse_args(arguments)
-    if options.steps < 1:
-        raise ReproError("--steps: a number of at least 1 was expected")
+    if options.epochs < 1:
+        raise ReproError("--epochs: a number of at least 1 was expected")
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)
     results: dict[str, Any] = {
         "machine": runner.machine(), "cores": 1, "load_before": round(os.getloadavg()[0], 2), "code": runner.CODE,
         "date": time.strftime("%Y-%m-%d"), "batch": GLOBAL_BATCH,
     }  # fmt: skip
-    seconds = measure(WORKERS, GLOBAL_BATCH, options.steps)
+    seconds = measure(WORKERS, options.epochs)
     results["seconds"] = {str(number): values for number, values in seconds.items()}
     print("\n" + table(results))
-    if options.steps != STEPS:
-        print("not the default number of steps: nothing was written")
+    if options.epochs != EPOCHS:
+        print("not the default number of epochs: nothing was written")
         return
     readme.publish("large_batch_workers", RESULTS, results, table(results))
 

@@ -60,6 +60,7 @@ from repro.engines.common import (
 )
 from repro.engines.plain import centralised
 from repro.errors import ReproError
+from repro.models.dropout import drops
 from repro.models.norms import batch_statistics, worker_batches
 
 __all__ = ["Clients", "Local", "centralised", "client_pool", "federated_averaging", "large_batch"]
@@ -89,6 +90,7 @@ def large_batch(
     states = states or [codec.new_state(client=client) for client in range(batches.clients)]
     download = download or Dense()
     up = down = 0
+    seeded = drops(model)
     for step in rounds:
         epoch = step / batches.rounds_per_epoch
         set_lr(optimiser, lr(epoch))
@@ -97,7 +99,7 @@ def large_batch(
         if codec.fixed_size:
             x, y, sizes = batches.union(step)
             with _all_at_once(model, batches, step, sizes, buffers):
-                seeds = [batches.dropout_seed(client, step) for client in batches.round(step)]
+                seeds = [batches.dropout_seed(client, step) for client in batches.round(step)] if seeded else []
                 loss, correct = backward(model, x, y, precision, seeds, sizes)
             if not up:
                 up = _measured(codec, gradients(model) | buffers.sent(model))
@@ -201,7 +203,7 @@ class _Serial:
         weight_decay: float, precision: str, download: Codec, progress: Progress, evaluation: Sequence[Part],
         buffers: Buffers, local_steps: int | None, momenta: Momenta, final: Sequence[Part] = (),
     ) -> None:  # fmt: skip
-        self.worker = copy.deepcopy(model).train()
+        self.worker, self._drops = copy.deepcopy(model).train(), drops(model)
         self.batches, self.codec, self.lr, self.local_epochs = batches, codec, lr, local_epochs
         self.momentum, self.weight_decay, self.precision = momentum, weight_decay, precision
         self.download, self.progress, self.evaluation = download, progress, evaluation
@@ -225,7 +227,8 @@ class _Serial:
         for step in steps:
             set_lr(optimiser, self.lr(step / per_epoch))
             x, y = self.batches.get(client, step)
-            loss, right = backward(self.worker, x, y, self.precision, [self.batches.dropout_seed(client, step)])
+            seeds = [self.batches.dropout_seed(client, step)] if self._drops else []
+            loss, right = backward(self.worker, x, y, self.precision, seeds)
             optimiser.step()
             losses, correct, images = losses + loss * len(y), correct + right, images + len(y)
         self.buffers.keep(self.worker, client)
