@@ -5,8 +5,8 @@
 Workloads, of the same CIFAR-10 images, first weights and learning rate for all arms:
 
 * ``resnet18``: that of ``federated_round.py``.
-* ``cnn``: 50 clients of 50 images, local batch 10, one local epoch a round, a learning rate of 0.1, no augmentation; two
-  convolutions of 32 and 64 channels and a fully connected layer of 128: 1 626 442 parameters.
+* ``cnn``: 50 clients of 50 images, local batch 10, one local epoch a round, a learning rate of 0.1, no augmentation;
+  two convolutions of 32 and 64 channels and a fully connected layer of 128: 1 626 442 parameters.
 
 Arms, each in a program of its own and with two processes that train:
 
@@ -18,10 +18,11 @@ Arms, each in a program of its own and with two processes that train:
   their documentation uses them. ``--bf16-peers`` adds both with bfloat16 and channels last: an argument of pfl's model
   (``amp_dtype``), a line in Flower's client, and a line each for the memory format.
 
-All arms of a seed run one after the other, then those of the next seed; each round's processor seconds are those of the
-program and all that it started, in the system, too. The first round, in which programs warm up, is not counted.
-Evaluation is not in a round; the accuracy is that of the model after the last one, on 10 000 test images. Results are
-written after every program; a later call goes on where one was stopped, if neither code nor machine has changed.
+All arms of a seed run one after the other, then those of the next seed; the float32 plain loop has the first seed only.
+Each round's processor seconds are those of the program and all that it started, in the system, too. The first round, in
+which programs warm up, is not counted. Evaluation is not in a round; the accuracy is that of the model after the last
+one, on 10 000 test images. Results are written after every program; a later call goes on where one was stopped, if
+neither code nor machine has changed.
 """
 
 from __future__ import annotations
@@ -106,7 +107,9 @@ def train(work: Workload, arm: str, seed: int) -> None:
     torch.set_num_threads(1)
     torch.optim.SGD([torch.zeros(1)])  # the first optimiser imports torch._dynamo: once here, not in every process
     with ExitStack() as stack:
-        rounds: OurRounds | PlainRounds = OurRounds(work.spec(), seed, PROCESSES if arm == OURS else 1, stack, TEST_BATCH)
+        rounds: OurRounds | PlainRounds = OurRounds(
+            work.spec(), seed, PROCESSES if arm == OURS else 1, stack, TEST_BATCH
+        )
         if arm != OURS:
             setting = rounds.setting
             network = federated_round.plain_network(work.spec(), setting)
@@ -286,10 +289,11 @@ def table(results: dict[str, Any]) -> str:
     loads = [row["load"] for row in results["rows"]]
     lines.append(
         f"{results['date']}, {machine['device']} ({machine['instructions']}), {results['processes']} of "
-        f"{results['cores']} cores, torch {machine['torch']}, Python {machine['python']}, pfl {RELEASES['pfl']}, Flower "
-        f"{RELEASES['flower']}; seconds of a round: median (least to greatest) over seeds of the median over the rounds "
-        f"of a program but the first; ratios: of the same seed; the limit is that against the better peer; memory: "
-        f"peak of the proportional set size; load at the end of a program {min(loads):g} to {max(loads):g}."
+        f"{results['cores']} cores, torch {machine['torch']}, Python {machine['python']}, pfl {RELEASES['pfl']}, "
+        f"Flower {RELEASES['flower']}; seconds of a round: median (least to greatest) over seeds of the median over the "
+        "rounds of a program but the first; ratios: of the same seed; the limit is that against the better peer; "
+        "memory: peak of the proportional set size; load at the end of a program "
+        f"{min(loads):g} to {max(loads):g}."
     )
     return "\n".join(lines) + "\n"
 
@@ -304,15 +308,18 @@ def started(path: Path) -> dict[str, Any]:
         found = records.read_json(path)
         if all(found.get(key) == value for key, value in fresh.items() if key != "rows"):
             return found
-        print(f"{path}: made by other code, on another machine or of other workloads; its rows are replaced", flush=True)
+        print(
+            f"{path}: made by other code, on another machine or of other workloads; its rows are replaced", flush=True
+        )
     return fresh
 
 
 def tasks(names: Sequence[str], seeds: int, bf16_peers: bool) -> Iterator[tuple[str, int, str]]:
-    """Workload, seed and arm of every program, seed by seed, so that a stopped benchmark has whole seeds."""
-    for seed in range(1, seeds + 1):
-        for name in names:
-            for arm in arms(bf16_peers):
+    """Workload, seed and arm of every program; seed 1 of all first, then the other seeds of each workload."""
+    once = [(name, 1) for name in names]
+    for name, seed in once + [(name, seed) for name in names for seed in range(2, seeds + 1)]:
+        for arm in arms(bf16_peers):
+            if arm != PLAIN or seed == 1:
                 yield name, seed, arm
 
 
@@ -362,6 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.seeds < 1 or options.minutes <= 0:
         raise ReproError("--seeds and --minutes: numbers above 0 were expected")
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # all arms are CPU programs
+    processes.end_with_children()
     if options.arm:
         train(Workload(**options.work), options.arm, options.seed)
         return

@@ -81,8 +81,8 @@ def table(results: dict[str, Any]) -> str:
     machine = results["machine"]
     lines += [
         "",
-        f"{results['date']}, {machine['device']} ({machine['instructions']}), one core, torch {machine['torch']}, Python "
-        f"{machine['python']}; load of the minute before {results['load_before']}; {len(seconds[1])} epochs of "
+        f"{results['date']}, {machine['device']} ({machine['instructions']}), one core, torch {machine['torch']}, "
+        f"Python {machine['python']}; load of the minute before {results['load_before']}; {len(seconds[1])} epochs of "
         f"{STEPS} steps each; seconds and ratios, epoch by epoch: median (least to greatest).",
     ]
     return "\n".join(lines) + "\n"
@@ -90,8 +90,8 @@ def table(results: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="epochs (default: %(default)s); results are written for "
-                        "the default only")  # fmt: skip
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="epochs (default: %(default)s); results are written "
+                        "for the default only")  # fmt: skip
     options = parser.parse_args(arguments)
     if options.epochs < 1:
         raise ReproError("--epochs: a number of at least 1 was expected")

@@ -20,6 +20,7 @@ from dataclasses import asdict
 from typing import Any
 
 import federated_peers as peers
+import processes
 import readme
 from federated_round import ROOT
 
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--most", type=int, default=max(ROUNDS), choices=ROUNDS, help="most clients (default: "
                         "%(default)s); results are written for the default only")  # fmt: skip
     options = parser.parse_args(arguments)
+    processes.end_with_children()
     results: dict[str, Any] = {
         "machine": runner.machine(), "cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 2),
         "code": runner.CODE, "limit_mb": LIMIT, "rows": [],

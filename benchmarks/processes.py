@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,7 +83,7 @@ class Measured:
     def rounds(self) -> tuple[list[float], list[float]]:
         """Processor and wall seconds from one line to the next, up to the last that says ``round N``."""
         ends = [(cpu, wall) for line, cpu, wall in self.lines if line == "ready" or line.startswith("round ")]
-        pairs = list(zip(ends, ends[1:], strict=False))
+        pairs = list(itertools.pairwise(ends))
         return [round(b[0] - a[0], 3) for a, b in pairs], [round(b[1] - a[1], 3) for a, b in pairs]
 
     def value(self, name: str) -> float:
@@ -88,7 +91,9 @@ class Measured:
         return next(float(line.split()[1]) for line, _, _ in self.lines if line.split()[0] == name)
 
 
-def watch(command: Sequence[str], environment: Mapping[str, str], say: Callable[[str], None] = lambda _: None) -> Measured:
+def watch(
+    command: Sequence[str], environment: Mapping[str, str], say: Callable[[str], None] = lambda _: None
+) -> Measured:
     """Run ``command`` to its end; ``say`` gets every line for the benchmark.
 
     Raises:
@@ -128,6 +133,11 @@ def watch(command: Sequence[str], environment: Mapping[str, str], say: Callable[
         if process.poll() is None:
             stop(process)
     return found
+
+
+def end_with_children() -> None:
+    """Let a SIGTERM end this program as an error does, so that ``watch`` ends what it has started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def stop(process: subprocess.Popen[str]) -> None:

@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from networks import build
 import numpy as np
 import torch
+from networks import build
 from torch import Tensor, nn
 
 TEST_BATCH = 100
@@ -61,7 +61,7 @@ class Given:
         return [order[step * size : (step + 1) * size if step + 1 < steps else None] for step in range(steps)]
 
     def load(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Training images ``index``, cropped and mirrored at random where the benchmark does: x (B, 3, H, W), y (B,)."""
+        """Training images ``index``, cropped and mirrored at random where ours are: x (B, 3, H, W), y (B,)."""
         size = self._images.shape[1] - 2 * self._padding
         if self.settings["augment"]:
             chosen = np.empty((len(index), size, size, 3), np.uint8)

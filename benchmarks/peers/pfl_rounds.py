@@ -33,7 +33,8 @@ class Client(Dataset):
         super().__init__([given.shards[client]], user_id=str(client))
         self._given = given
 
-    def iter(self, batch_size: int | None) -> Iterator[tuple[Tensor, Tensor]]:  # noqa: A003
+    def iter(self, batch_size: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The local batches of one epoch."""
         for index in self._given.batches(self.raw_data[0]):
             yield self._given.load(index)
 
@@ -44,6 +45,7 @@ class Say(TrainingProcessCallback):
     def after_central_iteration(
         self, aggregate_metrics: Metrics, model: Any, *, central_iteration: int
     ) -> tuple[bool, Metrics]:
+        """No reason to stop, and no metrics."""
         if pytorch_ops.distributed.global_rank == 0:
             say(f"round {central_iteration + 1}")
         return False, Metrics()
