@@ -290,8 +290,8 @@ def table(results: dict[str, Any]) -> str:
     lines.append(
         f"{results['date']}, {machine['device']} ({machine['instructions']}), {results['processes']} of "
         f"{results['cores']} cores, torch {machine['torch']}, Python {machine['python']}, pfl {RELEASES['pfl']}, "
-        f"Flower {RELEASES['flower']}; seconds of a round: median (least to greatest) over seeds of the median over the "
-        "rounds of a program but the first; ratios: of the same seed; the limit is that against the better peer; "
+        f"Flower {RELEASES['flower']}; seconds of a round: median (least to greatest) over seeds of the median over "
+        "the rounds of a program but the first; ratios: of the same seed; the limit is that against the better peer; "
         "memory: peak of the proportional set size; load at the end of a program "
         f"{min(loads):g} to {max(loads):g}."
     )

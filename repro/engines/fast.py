@@ -262,7 +262,6 @@ class _Serial:
                 torch.sub(tensor, old, out=place)
             else:
                 place.copy_(tensor - old)
-        check(dict(zip(after, places, strict=True)))
         return places
 
     def _scores(self, parts: Iterable[Part]) -> list[Score]:
@@ -511,6 +510,8 @@ def federated_averaging(
             losses, correct, images = losses + local.loss, correct + local.correct, images + local.images
             up += (up_each or len(sent)) + len(local.momentum)
             scores.append(local.top1_by_class)
+        if codec.fixed_size:  # no message said so; a mean of finite values is finite, and no other
+            check(dict(zip(shared_state(model, buffers), mean.result(), strict=True)))
         with torch.no_grad():
             for tensor, change in zip(shared_state(model, buffers).values(), mean.result(), strict=True):
                 tensor.add_(change.to(tensor.device))
