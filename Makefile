@@ -33,7 +33,7 @@ export DVC_NO_ANALYTICS := 1
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce study verify rebuild controls smoke data env test lint lock dvc-without-git
+.PHONY: help reproduce study verify rebuild controls smoke data env test lint lock bench dvc-without-git
 
 help: ## list these targets
 	@echo "usage: make TARGET [PROFILE=smoke|study|paper] [JOBS=2] [BUDGET=3600] [PYTHON=python3.12] [TORCH_PIP_ARGS='...']"
@@ -97,6 +97,9 @@ lint: $(VENV)/.stamp-test ## ruff and mypy
 	@$(VENV)/bin/python -m ruff check .
 	@$(VENV)/bin/python -m ruff format --check .
 	@$(VENV)/bin/python -m mypy
+
+bench: data ## speed against pfl, Flower and plain loops; needs PFL_PYTHON, FLOWER_PYTHON (benchmarks/README.md)
+	$(VENV)/bin/python benchmarks/speed.py --minutes $(or $(MINUTES),20)
 
 lock: $(VENV)/.stamp-main ## for maintainers, needs uv: lock files and environment.yml from pyproject.toml
 	@command -v uv >/dev/null || { echo "make lock: needs the program uv on the PATH" >&2; exit 1; }

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import functools
 import os
 import statistics
 import sys
@@ -32,6 +33,7 @@ import readme
 import torch
 import torch.multiprocessing
 import torch.nn.functional as F
+from peers import networks
 from torch import Tensor, nn
 
 from repro import codecs, rules, runner, schedules, specs
@@ -80,13 +82,19 @@ def workload(images: int, rounds: int) -> specs.Spec:
 class OurRounds:
     """Rounds as ``repro.runner`` makes them; the model and its data are in ``setting``."""
 
-    def __init__(self, spec: specs.Spec, seed: int, processes: int, stack: ExitStack) -> None:
+    def __init__(
+        self, spec: specs.Spec, seed: int, processes: int, stack: ExitStack, evaluation_batch: int | None = None
+    ) -> None:  # fmt: skip
         self.setting = runner.prepare(spec, seed, ROOT)
+        images, size = self.setting.evaluation, evaluation_batch
+        parts = self.setting.evaluation_parts() if size is None else [
+            functools.partial(images.centre, at, at + size) for at in range(0, len(images), size)
+        ]  # fmt: skip
         model, batches = self.setting.model, self.setting.batches
         codec, lr = codecs.build(spec.codec), schedules.build(spec.schedule).lr
         pool = fast.client_pool(
             model, batches, codec, lr, precision=spec.precision, processes=processes,
-            evaluation=self.setting.evaluation_parts(),
+            evaluation=parts,
         )  # fmt: skip
         self._clients = stack.enter_context(pool)
         self._rounds = fast.federated_averaging(model, self._clients, batches, codec, lr, range(spec.epochs))
@@ -103,44 +111,11 @@ class OurRounds:
 # ---- the alternative: plain PyTorch --------------------------------------------------------------------------
 
 
-class PlainBlock(nn.Module):
-    """Basic block of ResNet18."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
-        h = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        return F.relu(self.norm2(self.conv2(h)) + self.shortcut(x), inplace=True)
-
-
-class PlainResNet18(nn.Module):
-    """ResNet18 for small images; parameters have the names of ``repro.models``, so that weights can be copied."""
-
-    def __init__(self, classes: int, width: int) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(width)
-        blocks, inputs = [], width
-        for stage in range(4):
-            outputs = width * 2**stage
-            blocks += [PlainBlock(inputs, outputs, 1 if stage == 0 else 2), PlainBlock(outputs, outputs, 1)]
-            inputs = outputs
-        self.blocks = nn.Sequential(*blocks)
-        self.classifier = nn.Linear(inputs, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images x (B, 3, H, W) -> logits (B, classes)."""
-        h = F.relu(self.norm(self.stem(x)), inplace=True)
-        return self.classifier(self.blocks(h).mean(dim=(2, 3)))
+def plain_network(spec: specs.Spec, setting: runner.Setting) -> nn.Module:
+    """The run's network from PyTorch's own layers, with the same first weights."""
+    net = networks.build(spec.model, setting.classes, spec.width)
+    net.load_state_dict(net.state_dict() | setting.model.state_dict())
+    return net
 
 
 def averaged(model: nn.Module) -> list[Tensor]:
@@ -153,16 +128,20 @@ class PlainRounds:
 
     Models are exchanged through shared memory, and every process adds up the models of its clients itself, so that
     nothing is serialised. The evaluation is spread over the processes too.
+
+    Args:
+        network: with its first weights; one of ``peers.networks``.
+        bf16: convolutions and matrix products in bfloat16 on float32 weights, and channels last in memory, as ours;
+            else float32 and PyTorch's default memory format.
     """
 
     EVALUATION_BATCH = 100
 
     def __init__(
-        self, initial: nn.Module, classes: int, width: int, batches: Batches, evaluation: Images, processes: int,
-        stack: ExitStack,
+        self, network: nn.Module, batches: Batches, evaluation: Images, processes: int, stack: ExitStack,
+        bf16: bool = False,
     ) -> None:  # fmt: skip
-        self.model = PlainResNet18(classes, width)
-        self.model.load_state_dict(self.model.state_dict() | initial.state_dict())
+        self.model = network.to(memory_format=torch.channels_last) if bf16 else network
         self.model.share_memory()
         self.images, self._epoch = len(evaluation), 0
         self._sums, self._pipes = [], []
@@ -174,7 +153,7 @@ class PlainRounds:
             part = range(k * self.images // processes, (k + 1) * self.images // processes)
             context.Process(
                 target=self._work,
-                args=(workers_pipe, self.model, partial_sum, batches, clients, evaluation, part),
+                args=(workers_pipe, self.model, partial_sum, batches, clients, evaluation, part, bf16),
                 daemon=True,
             ).start()
             workers_pipe.close()  # so that the death of the worker is an error here, not a wait without end
@@ -185,7 +164,7 @@ class PlainRounds:
     @classmethod
     def _work(
         cls, pipe: Any, shared: nn.Module, partial_sum: nn.Module, batches: Batches, clients: Sequence[int],
-        evaluation: Images, part: range,
+        evaluation: Images, part: range, bf16: bool,
     ) -> None:  # fmt: skip
         torch.set_num_threads(1)
         model = copy.deepcopy(shared)
@@ -193,19 +172,19 @@ class PlainRounds:
         while (task := pipe.recv()) is not None:
             if task == "evaluate":
                 model.load_state_dict(shared.state_dict())
-                pipe.send(cls._correct(model, evaluation, part))
+                pipe.send(cls._correct(model, evaluation, part, bf16))
                 continue
             for tensor in averaged(partial_sum):
                 tensor.zero_()
             for client in clients:
                 model.load_state_dict(shared.state_dict())
-                cls._train(model, batches, client, epoch=task)
+                cls._train(model, batches, client, task, bf16)
                 for mean, tensor in zip(averaged(partial_sum), averaged(model), strict=True):
                     mean.add_(tensor, alpha=len(batches.shards[client]) / total)
             pipe.send(None)
 
     @staticmethod
-    def _train(model: nn.Module, batches: Batches, client: int, epoch: int) -> None:
+    def _train(model: nn.Module, batches: Batches, client: int, epoch: int, bf16: bool) -> None:
         model.train()
         optimiser = torch.optim.SGD(model.parameters(), lr=LR)
         steps = batches.steps_per_epoch(client)
@@ -213,17 +192,20 @@ class PlainRounds:
             x, y = batches.get(client, step)
             optimiser.zero_grad()
             # Batches are channels last, and so would be all activations.
-            F.cross_entropy(model(x.contiguous()), y).backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss = F.cross_entropy(model(x if bf16 else x.contiguous()), y)
+            loss.backward()
             optimiser.step()
 
     @classmethod
     @torch.inference_mode()
-    def _correct(cls, model: nn.Module, evaluation: Images, part: range) -> int:
+    def _correct(cls, model: nn.Module, evaluation: Images, part: range, bf16: bool) -> int:
         model.eval()
         correct = 0
         for at in range(part.start, part.stop, cls.EVALUATION_BATCH):
             x, y = evaluation.centre(at, min(at + cls.EVALUATION_BATCH, part.stop))
-            correct += int((model(x.contiguous()).argmax(1) == y).sum())
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                correct += int((model(x if bf16 else x.contiguous()).argmax(1) == y).sum())
         return correct
 
     def _all(self, task: Any) -> list[Any]:
@@ -313,8 +295,8 @@ def measure_seed(spec: specs.Spec, seed: int, processes: int) -> list[dict[str, 
         ours = OurRounds(spec, seed, processes, stack)
         setting = ours.setting
         plain = PlainRounds(
-            setting.model, setting.classes, spec.width, setting.batches, setting.evaluation, processes, stack
-        )
+            plain_network(spec, setting), setting.batches, setting.evaluation, processes, stack
+        )  # fmt: skip
         arms: tuple[tuple[str, OurRounds | PlainRounds], ...] = (("ours", ours), ("plain", plain))
         for number in range(spec.epochs):
             row: dict[str, Any] = {"seed": seed, "round": number + 1}

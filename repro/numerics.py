@@ -18,6 +18,7 @@ VERSIONS = {
     "batches": 1,  # subset, scaling, order of images, augmentation, normalisation
     "batch_shares": 1,  # local batches of different sizes, and the shards that go with them
     "buffer_policies": 1,  # local and drop
+    "cnn": 1,  # layers, initialisation
     "clients_go_on": 1,  # with shards of different sizes, who takes part in a step, and how long an epoch is
     "codec_1-bit": 1,
     "codec_dense": 1,
@@ -63,7 +64,7 @@ VERSIONS = {
     "zip": 1,
 }
 
-_NETWORKS = {"alexnet": "alexnet", "vgg11": "vgg", "vit": "vit"}
+_NETWORKS = {"alexnet": "alexnet", "cnn": "cnn", "vgg11": "vgg", "vit": "vit"}
 """Networks that have a version of their own; that of ``models`` covers the ResNets and how all are built."""
 CODECS = tuple(part.removeprefix("codec_") for part in VERSIONS if part.startswith("codec_"))
 """Names of all codecs."""

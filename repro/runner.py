@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from repro import codecs, datasets, laws, models, partition, payloads, published, records, schedules, specs, store
-from repro.batches import Batches, Images, shrink
+from repro.batches import Batches, Images, channel_moments, shrink
 from repro.checkpoint import Checkpoint
 from repro.engines import Round, fast, probe
 from repro.engines.common import Buffers, Gate, Momenta, Part, evaluate_shared, gradient_norm, sgd
@@ -172,8 +172,7 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
 
     train = shrink(loaded.train_images[chosen], spec.image_size)
     targets = np.asarray(loaded.train_labels[chosen])
-    scaled = train.astype(np.float64) / 255
-    mean, std = scaled.mean(axis=(0, 1, 2)).tolist(), scaled.std(axis=(0, 1, 2)).tolist()
+    mean, std = channel_moments(train)
     padding = max(1, spec.image_size // 8) if spec.augment else 0
     images = Images(train, targets, mean, std, dtype=dtype, device=str(where), padding=padding)
     shards = partition.make(

@@ -128,7 +128,7 @@ class Spec:
     image_size: int
     evaluate_on: Literal["test", "held_out"]
     evaluate_every: int
-    model: Literal["resnet18", "resnet50", "vgg11", "alexnet", "vit"]
+    model: Literal["resnet18", "resnet50", "vgg11", "alexnet", "vit", "cnn"]
     width: int
     norm: Literal["batch", "group", "layer", "instance", "none", "fixup"]
     workers: int

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from repro import partition
-from repro.batches import Batches, Images, shrink
+from repro.batches import Batches, Images, channel_moments, shrink
 from repro.errors import ReproError
 from repro.partition import local_steps
 from repro.randomness import generator
@@ -296,3 +296,10 @@ def test_a_shard_without_an_image_for_the_last_step_is_one_line() -> None:
     images = Images(np.zeros((30, 8, 8, 3), np.uint8), np.zeros(30), MEAN, STD)
     with pytest.raises(ReproError, match="a shard of 5 images for 3 steps of a local batch of 5; an image for each"):
         Batches(images, [np.arange(25), np.arange(25, 30)], 5, 1, False, sizes=[5, 5])
+
+
+@pytest.mark.parametrize(("count", "size", "rows"), [(7, 8, 3), (100, 16, 7), (513, 8, 256), (1, 8, 4), (40, 4, 40)])
+def test_moments_of_channels_are_numpys_to_the_last_bit_however_many_images_are_taken_at_a_time(count, size, rows):
+    images = np.random.default_rng(count).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    scaled = images.astype(np.float64) / 255
+    assert channel_moments(images, rows) == (scaled.mean((0, 1, 2)).tolist(), scaled.std((0, 1, 2)).tolist())

@@ -15,8 +15,8 @@ from toy import toy_batches
 
 from repro import codecs
 from repro.engines import fast, plain, shared_state
-from repro.engines.common import Momenta, WeightedMean, client_weights, decayed_gradients, sgd, weighted_mean
-from repro.errors import ReproError
+from repro.engines.common import Buffers, Momenta, WeightedMean, client_weights, decayed_gradients, sgd, weighted_mean
+from repro.errors import NotFinite, ReproError
 from repro.randomness import generator
 
 OPTIONS = {"threshold": {"threshold": 0.01}}
@@ -405,3 +405,36 @@ def test_clipping_is_dgcs_and_left_out_without_it():
 def test_options_that_a_codec_does_not_have_are_refused(name, options, told):
     with pytest.raises(ReproError, match=told):
         codecs.of_run(name, "large_batch", 0.9, options=options)
+
+
+class Sent(codecs.Dense):
+    """Uncompressed, but as messages: what is exchanged in shared memory otherwise."""
+
+    fixed_size = False
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("buffers", ["average", "local", "drop"])
+@pytest.mark.parametrize("down", [codecs.Dense, Sent])
+@pytest.mark.parametrize("up", [codecs.Dense, Sent])
+def test_tensors_in_shared_memory_are_what_messages_would_hold(processes, buffers, down, up):
+    def trained(upload, download, count):
+        model, batches = toy_model("batch"), toy_batches(7)
+        model.to(memory_format=torch.channels_last)
+        kept, lr = Buffers.start(buffers, model, batches.clients), lambda _: RATE
+        options = {"download": download, "buffers": kept}
+        with fast.client_pool(model, batches, upload, lr, processes=count, **options) as pool:
+            rounds = list(fast.federated_averaging(model, pool, batches, upload, lr, range(3), **options))
+        return rounds, model.state_dict()
+
+    made, state = trained(up(), down(), processes)
+    messages, sent = trained(Sent(), Sent(), 1)
+    assert made == messages
+    assert all(torch.equal(state[name], sent[name]) for name in sent)
+
+
+def test_a_change_that_is_not_finite_is_not_averaged():
+    model, batches = linear_model(), toy_batches(3)
+    dense, rate = codecs.build("dense"), lambda _: 1e308
+    with fast.client_pool(model, batches, dense, rate, processes=2) as pool, pytest.raises(NotFinite):
+        list(fast.federated_averaging(model, pool, batches, dense, rate, range(1)))

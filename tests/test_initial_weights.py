@@ -24,6 +24,7 @@ NETWORKS = {
     "vgg11": {"model": "vgg11", "norm": "none", "width": 4},
     "alexnet": {"model": "alexnet", "norm": "none", "width": 4, "image_size": 64},
     "vit": {"model": "vit", "norm": "layer", "width": 4, "patch": 8, "depth": 2},
+    "cnn": {"model": "cnn", "norm": "none", "width": 4},
 }  # fmt: skip
 PROCESSORS = [
     {"ATEN_CPU_CAPABILITY": "default"},

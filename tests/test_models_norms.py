@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from repro import models
 from repro.errors import ReproError
-from repro.models.norms import EPSILON, KINDS, GroupNorm, Norms, WorkerBatchNorm2d, group_norm
+from repro.models import norms
+from repro.models.norms import EPSILON, KINDS, MOMENTUM, GroupNorm, Norms, WorkerBatchNorm2d, group_norm
 
 PER_IMAGE = ("group", "layer", "instance")
 
@@ -169,3 +170,83 @@ def test_kinds_of_layer():
     assert kinds["batch"] is WorkerBatchNorm2d
     assert all(kinds[kind] is GroupNorm for kind in PER_IMAGE)
     assert kinds["none"] is nn.Identity
+
+
+# BatchNorm of many workers -------------------------------------------------------------------------------------
+
+
+def worker_by_worker(x: Tensor, grad: Tensor, weight: Tensor, bias: Tensor, sizes: list[int]) -> list[Tensor]:
+    """The reference: PyTorch's kernel once a worker, and sums in the order of the workers.
+
+    Returns the output, gradients of input, scale and shift, and running mean and variance after one batch.
+    """
+    out, grad_x = torch.empty_like(x), torch.empty_like(x)
+    mean, variance, grad_weight, grad_bias = (torch.zeros_like(weight) for _ in range(4))
+    parts = (each.split(sizes) for each in (x, grad, out, grad_x))
+    for part, own_grad, target, grad_target in zip(*parts, strict=True):
+        value, own_mean, own_rstd = torch.native_batch_norm(part, weight, bias, None, None, True, MOMENTUM, EPSILON)
+        target.copy_(value)
+        n, share = part[:, 0].numel(), len(part) / len(x)
+        mean += share * own_mean
+        variance += share * (own_rstd**-2 - EPSILON) * (n / max(n - 1, 1))
+        own_x, own_weight, own_bias = torch.ops.aten.native_batch_norm_backward(
+            own_grad, part, weight, None, None, own_mean, own_rstd, True, EPSILON, [True, True, True]
+        )
+        grad_target.copy_(own_x)
+        grad_weight += own_weight
+        grad_bias += own_bias
+    running = torch.zeros_like(mean).lerp_(mean, MOMENTUM), torch.ones_like(variance).lerp_(variance, MOMENTUM)
+    return [out, grad_x, grad_weight, grad_bias, *running]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("sizes", [[8] * 12, [8] * 96, [1] * 6, [5, 3, 9, 2], [40, 40]], ids=str)
+@pytest.mark.parametrize(("channels", "size"), [(8, 16), (16, 8), (32, 4), (48, 2), (64, 2), (16, 1), (5, 3)])
+def test_many_workers_are_normalised_as_one_by_one_to_the_last_bit(dtype, sizes, channels, size):
+    if sizes[0] * size == 1:
+        pytest.skip("a single value a channel cannot be normalised")
+    random = torch.Generator().manual_seed(channels + len(sizes))
+    shape, kind = (sum(sizes), channels, size, size), torch.float64 if dtype == torch.float64 else torch.float32
+    x, grad = (torch.randn(shape, generator=random).to(dtype) * 2 + 1 for _ in range(2))
+    x, grad = (each.contiguous(memory_format=torch.channels_last) for each in (x, grad))
+    layer = WorkerBatchNorm2d(channels).to(kind)
+    torch.nn.init.normal_(layer.weight, generator=random)
+    torch.nn.init.normal_(layer.bias, generator=random)
+    expected = worker_by_worker(x, grad, layer.weight.detach(), layer.bias.detach(), sizes)
+    x.requires_grad_()
+    with norms.worker_batches(layer_in(layer), sizes):
+        out = layer(x)
+    out.backward(grad)
+    found = [out.detach(), x.grad, layer.weight.grad, layer.bias.grad, layer.running_mean, layer.running_var]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+    assert [t.stride() for t in found] == [t.stride() for t in expected]
+
+
+def layer_in(layer: nn.Module) -> nn.Module:
+    return nn.Sequential(layer)
+
+
+def test_small_parts_of_equal_workers_are_normalised_side_by_side_and_no_others(monkeypatch):
+    def side_by_side(channels: int, size: int, sizes: list[int], threads: int = 1) -> bool:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        x = torch.zeros(sum(sizes), channels, size, size, dtype=torch.bfloat16)
+        return norms._small(x.contiguous(memory_format=torch.channels_last), sizes)
+
+    assert side_by_side(16, 8, [8] * 12)
+    assert not side_by_side(8, 8, [8] * 12)
+    assert not side_by_side(16, 8, [8] * 11 + [9])
+    assert not side_by_side(16, 8, [9] * 12)
+    assert not side_by_side(16, 1, [8] * 12)
+    assert not side_by_side(16, 8, [8] * 12, threads=2)
+    assert not norms._small(torch.zeros(96, 16, 8, 8, dtype=torch.bfloat16), [8] * 12)
+
+
+@pytest.mark.parametrize("workers", [1, 3, 12])
+def test_beside_and_after_are_inverse(workers):
+    x = images(12, 4).contiguous(memory_format=torch.channels_last)
+    moved = norms._beside(x, workers)
+    assert moved.shape == (12 // workers, 3 * workers, 4, 4)
+    each = 12 // workers
+    assert torch.equal(moved[0, 3 * (workers - 1) : 3 * workers], x[each * (workers - 1)])
+    assert torch.equal(norms._after(moved, workers), x)
+    assert norms._after(moved, workers).stride() == x.stride()

@@ -10,6 +10,7 @@ from torch import nn
 from repro import models, numerics
 from repro.errors import ReproError
 from repro.models.alexnet import AlexNet
+from repro.models.cnn import SmallCNN
 from repro.models.dropout import SeededDropout, dropout_seeds
 from repro.models.vgg import VGG11
 from repro.models.vit import VisionTransformer
@@ -19,6 +20,7 @@ SMALL = {
     "vgg11": {"norm": "none", "width": 4, "image_size": 32},
     "alexnet": {"norm": "none", "width": 4, "image_size": 64},
     "vit": {"norm": "layer", "width": 2, "image_size": 32, "patch": 8, "depth": 2},
+    "cnn": {"norm": "none", "width": 4, "image_size": 32},
 }
 
 
@@ -52,6 +54,7 @@ def parameters(net: nn.Module) -> int:
         (AlexNet, 101, 57_417_637),
         (AlexNet, 100, 57_413_540),
         (VisionTransformer, 1000, 304_326_632),
+        (SmallCNN, 10, 1_626_442),
     ],
 )
 def test_full_size_networks_have_the_known_number_of_parameters(network, classes: int, expected: int) -> None:
@@ -78,10 +81,12 @@ def test_the_number_of_parameters_follows_the_width(w: int) -> None:
     d = 16 * w
     vit = (192 + 1) * d + d + 17 * d + 2 * (12 * d * d + 13 * d) + 2 * d + (d + 1) * 10
     assert parameters(small("vit", width=w)) == vit
+    cnn = (27 + 1) * w + (9 * w + 1) * 2 * w + (2 * w * 14**2 + 1) * 4 * w + (4 * w + 1) * 10
+    assert parameters(small("cnn", width=w)) == cnn
 
 
 @pytest.mark.parametrize(
-    ("model", "size"), [("vgg11", 32), ("vgg11", 64), ("alexnet", 63), ("alexnet", 96), ("vit", 16)]
+    ("model", "size"), [("vgg11", 32), ("vgg11", 64), ("alexnet", 63), ("alexnet", 96), ("vit", 16), ("cnn", 6)]
 )
 def test_logits_are_one_per_image_and_class(model: str, size: int) -> None:
     net = small(model, image_size=size, classes=7).eval()
@@ -276,7 +281,7 @@ def test_a_seed_is_a_network_and_the_global_generator_is_not_asked(model: str) -
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(state, torch.get_rng_state()), "seeded between the two"
     drawn = [name for name, tensor in first.items() if tensor.dim() > 1 and tensor.any()]
-    assert len(drawn) >= 8
+    assert len(drawn) >= (4 if model == "cnn" else 8)
     assert not any(torch.equal(first[name], other[name]) for name in drawn)
 
 
@@ -365,6 +370,8 @@ def test_convolutions_are_stored_channels_last(model: str) -> None:
         ("vit", {"norm": "batch"}, "vit with norm 'batch'; 'layer' was expected"),
         ("vgg11", {"image_size": 16}, "vgg11 on images of 16 px; at least 32 px"),
         ("alexnet", {"image_size": 62}, "alexnet on images of 62 px; at least 63 px"),
+        ("cnn", {"norm": "batch"}, "cnn with norm 'batch'; 'none' was expected"),
+        ("cnn", {"image_size": 5}, "cnn on images of 5 px; at least 6 px"),
         ("vit", {"patch": 5}, "vit on images of 32 px in patches of 5 px; a divisor"),
         ("vit", {"width": 6}, "vit of width 6; at most 4, or a multiple of 4"),
         ("vgg11", {"patch": 4}, "vgg11 has no patch; leave it out"),
@@ -388,6 +395,7 @@ GOLDEN = {
     "vgg11": ("vgg", 2, (17511.0799819, -0.597844160954, 0.271167103627)),
     "alexnet": ("alexnet", 2, (5653.96154645, 0.0587671892387, 0.0675784109008)),
     "vit": ("vit", 2, (3219.37141668, 0.331886999784, -2.96986356141)),
+    "cnn": ("cnn", 1, (375.192733863, -0.236453072075, -0.222835597205)),
 }
 
 

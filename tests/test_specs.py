@@ -727,7 +727,7 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
     assert changed.pop("codec_int8") == payloads | sending & runs(lambda s: s.codec == "int8" or s.quantised_weights)
     assert changed.pop("codec_dgc") == payloads | sending & runs(lambda s: s.codec.startswith("dgc"))
     assert changed.pop("quantised_weights") == sending & runs(lambda s: s.quantised_weights)
-    for part, model in (("alexnet", "alexnet"), ("vgg", "vgg11"), ("vit", "vit")):
+    for part, model in (("alexnet", "alexnet"), ("cnn", "cnn"), ("vgg", "vgg11"), ("vit", "vit")):
         executed = split if part == "vgg" else set()
         assert changed.pop(part) == runs(lambda s, model=model: s.model == model) | executed
     for codec in ("int8-affine", "top-k", "top-k-residual", "threshold", "qsgd", "terngrad", "1-bit"):

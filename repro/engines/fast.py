@@ -3,12 +3,15 @@
 * Large batch: one pass over the union of the workers' batches, with BatchNorm statistics worker by worker. Averaging
   the gradients, weighted by images, is the gradient of the union's mean loss, so no worker is ever copied.
 * Federated averaging: one reused local model instead of a copy a client; clients, and the batches of an evaluation,
-  spread over processes.
+  spread over processes. Where a codec is of fixed size, and so exact, tensors are handed over in shared memory instead
+  of messages, whose length is that of one message that is really made, and decoded, in the first round.
 """
 
 from __future__ import annotations
 
 import copy
+import math
+import mmap
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,6 +24,7 @@ from torch import nn
 
 from repro.batches import Batches
 from repro.codecs import Codec, Dense, Expected
+from repro.codecs.message import check
 from repro.codecs.state import State
 from repro.engines.common import (
     AVERAGED,
@@ -56,14 +60,17 @@ from repro.engines.common import (
 )
 from repro.engines.plain import centralised
 from repro.errors import ReproError
+from repro.models.dropout import drops
 from repro.models.norms import batch_statistics, worker_batches
 
 __all__ = ["Clients", "Local", "centralised", "client_pool", "federated_averaging", "large_batch"]
 
+Message = bytes | Sequence[torch.Tensor]  # with a codec of fixed size, the tensors that its message would hold
 Arrays = Mapping[str, np.ndarray]  # running statistics or momentum by name, on their way between processes
 
 _TASK, _ITEM = "task", "item"  # what a message to a process holds
 _AHEAD = 2
+_ALIGNED = 64  # bytes at which a tensor in shared memory begins
 
 
 def large_batch(
@@ -83,6 +90,7 @@ def large_batch(
     states = states or [codec.new_state(client=client) for client in range(batches.clients)]
     download = download or Dense()
     up = down = 0
+    seeded = drops(model)
     for step in rounds:
         epoch = step / batches.rounds_per_epoch
         set_lr(optimiser, lr(epoch))
@@ -91,7 +99,7 @@ def large_batch(
         if codec.fixed_size:
             x, y, sizes = batches.union(step)
             with _all_at_once(model, batches, step, sizes, buffers):
-                seeds = [batches.dropout_seed(client, step) for client in batches.round(step)]
+                seeds = [batches.dropout_seed(client, step) for client in batches.round(step)] if seeded else []
                 loss, correct = backward(model, x, y, precision, seeds, sizes)
             if not up:
                 up = _measured(codec, gradients(model) | buffers.sent(model))
@@ -153,7 +161,7 @@ class Local(NamedTuple):
     """What a client did in a round.
 
     Attributes:
-        payload: what it sends.
+        payload: what it sends; it may be overwritten once the next client's result was asked for.
         momentum: what it sends of its momentum, where that is averaged.
         state: the codec's memory of it afterwards.
         loss: sum of its losses over images.
@@ -161,7 +169,7 @@ class Local(NamedTuple):
         top1_by_class: accuracies of its own model on the evaluation batches; empty where they were not asked for.
     """
 
-    payload: bytes
+    payload: Message
     momentum: bytes
     state: State
     loss: float
@@ -173,7 +181,9 @@ class Local(NamedTuple):
 class Clients(Protocol):
     """Runs the local part of a round for all clients."""
 
-    def run(self, number: int, shared: bytes, momentum: bytes, states: Sequence[State], score: bool) -> Iterator[Local]:
+    def run(
+        self, number: int, shared: Message, momentum: bytes, states: Sequence[State], score: bool
+    ) -> Iterator[Local]:  # fmt: skip
         """Every client's result of round ``number`` (from 0), started from the shared model ``shared``.
 
         Results come in the order of the clients, each as soon as it is there, so that not all need to be held at once.
@@ -193,18 +203,23 @@ class _Serial:
         weight_decay: float, precision: str, download: Codec, progress: Progress, evaluation: Sequence[Part],
         buffers: Buffers, local_steps: int | None, momenta: Momenta, final: Sequence[Part] = (),
     ) -> None:  # fmt: skip
-        self.worker = copy.deepcopy(model).train()
+        self.worker, self._drops = copy.deepcopy(model).train(), drops(model)
         self.batches, self.codec, self.lr, self.local_epochs = batches, codec, lr, local_epochs
         self.momentum, self.weight_decay, self.precision = momentum, weight_decay, precision
         self.download, self.progress, self.evaluation = download, progress, evaluation
         self.buffers, self.local_steps, self.momenta = buffers, local_steps, momenta
         self.final = final or evaluation
+        self.down: Sequence[torch.Tensor] = []  # in shared memory: the shared model,
+        self.up: Sequence[Sequence[torch.Tensor]] = []  # and places for what clients send
+        self._received: tuple[Message, list[torch.Tensor]] | None = None
 
-    def client(self, client: int, state: State, number: int, shared: bytes, momentum: bytes, score: bool) -> Local:
+    def client(self, client: int, state: State, number: int, shared: Message, momentum: bytes, score: bool) -> Local:
         """Local SGD of one client; ``state`` is its codec's memory."""
-        load_state(self.worker, self.download.decode(shared, expected(self.worker, self.buffers)), self.buffers)
+        before = self._decoded(shared)
+        load_state(self.worker, before, self.buffers)
         self.buffers.restore(self.worker, client)
-        before = [tensor.clone() for tensor in shared_state(self.worker, self.buffers).values()]
+        if not self.codec.fixed_size:  # in the memory format of the model, in which codecs send
+            before = [tensor.clone() for tensor in shared_state(self.worker, self.buffers).values()]
         optimiser = sgd(self.worker, self.momentum, self.weight_decay)
         self.momenta.restore(optimiser, self.worker, client, momentum)
         steps, per_epoch = local_range(self.batches, client, number, self.local_epochs, self.local_steps)
@@ -212,21 +227,49 @@ class _Serial:
         for step in steps:
             set_lr(optimiser, self.lr(step / per_epoch))
             x, y = self.batches.get(client, step)
-            loss, right = backward(self.worker, x, y, self.precision, [self.batches.dropout_seed(client, step)])
+            seeds = [self.batches.dropout_seed(client, step)] if self._drops else []
+            loss, right = backward(self.worker, x, y, self.precision, seeds)
             optimiser.step()
             losses, correct, images = losses + loss * len(y), correct + right, images + len(y)
         self.buffers.keep(self.worker, client)
-        after = shared_state(self.worker, self.buffers)
-        change = {name: after[name] - old for name, old in zip(after, before, strict=True)}
         state["progress"] = self.progress(steps.start / per_epoch)
+        payload = self._sent(client, state, before)
         by_class = mean_score(self._scores(self.final))["top1_by_class"] if score else []
         sent_momentum = self.momenta.keep(optimiser, self.worker, client)
-        return Local(self.codec.encode(state, change), sent_momentum, state, losses, correct, images, by_class)
+        return Local(payload, sent_momentum, state, losses, correct, images, by_class)
+
+    def _decoded(self, shared: Message) -> list[torch.Tensor]:
+        """The shared model as received, on the model's device; decoded once a round, whatever the number of clients."""
+        if self._received is None or self._received[0] is not shared:
+            tensors: Sequence[torch.Tensor]
+            if isinstance(shared, bytes) and shared:
+                tensors = self.download.decode(shared, expected(self.worker, self.buffers))
+            else:
+                tensors = shared if shared else self.down
+            device = next(self.worker.parameters()).device
+            self._received = shared, [tensor.to(device) for tensor in tensors]
+        return self._received[1]
+
+    def _sent(self, client: int, state: State, before: Sequence[torch.Tensor]) -> Message:
+        """What a client sends: the change of its model since ``before``."""
+        after = shared_state(self.worker, self.buffers)
+        if not self.codec.fixed_size:
+            change = {name: after[name] - old for name, old in zip(after, before, strict=True)}
+            return self.codec.encode(state, change)
+        places = self.up[client % len(self.up)] if self.up else [_row_major(tensor) for tensor in after.values()]
+        for place, tensor, old in zip(places, after.values(), before, strict=True):
+            if tensor.device == place.device:
+                torch.sub(tensor, old, out=place)
+            else:
+                place.copy_(tensor - old)
+        return places
 
     def _scores(self, parts: Iterable[Part]) -> list[Score]:
         return scores_by_policy(self.worker, parts, self.precision, self.buffers)
 
-    def run(self, number: int, shared: bytes, momentum: bytes, states: Sequence[State], score: bool) -> Iterator[Local]:
+    def run(
+        self, number: int, shared: Message, momentum: bytes, states: Sequence[State], score: bool
+    ) -> Iterator[Local]:  # fmt: skip
         for client, state in enumerate(states):
             yield self.client(client, state, number, shared, momentum, score)
 
@@ -234,13 +277,15 @@ class _Serial:
         return evaluate_shared(model, self.final if final else self.evaluation, self.precision, self.buffers)
 
     def client_elsewhere(
-        self, item: tuple[int, State, Arrays, Arrays], number: int, shared: bytes, momentum: bytes, score: bool
+        self, item: tuple[int, State, Arrays, Arrays], number: int, shared: Message, momentum: bytes, score: bool
     ) -> tuple[Local, Arrays, Arrays]:
         """``client`` in a process of its own, where running statistics and momentum that it keeps come and go."""
         client, state, buffers, momenta = item
         _put(self.buffers.own, client, buffers)
         _put(self.momenta.kept, client, momenta)
         local = self.client(client, state, number, shared, momentum, score)
+        if self.codec.fixed_size:
+            local = local._replace(payload=b"")  # it lies in shared memory
         return local, _arrays(self.buffers.own, client), _arrays(self.momenta.kept, client)
 
     def score(self, item: tuple[Arrays, int], state: Sequence[np.ndarray], final: bool) -> Score:
@@ -263,6 +308,23 @@ def _put(kept: list[dict[str, torch.Tensor]], client: int, values: Arrays) -> No
         kept[client] = {name: torch.from_numpy(array) for name, array in values.items()}
 
 
+def _row_major(tensor: torch.Tensor) -> torch.Tensor:
+    """Room for the values of ``tensor`` in this process."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype)
+
+
+def _in_shared_memory(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Room for the values of ``tensors``, row-major, that processes forked later share with this one."""
+    kept = list(tensors)
+    sizes = [math.ceil(tensor.nbytes / _ALIGNED) * _ALIGNED for tensor in kept]
+    memory, at, places = mmap.mmap(-1, max(1, sum(sizes))), 0, []
+    for tensor, size in zip(kept, sizes, strict=True):
+        values = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=at) if size else tensor
+        places.append(values.view(tensor.shape))
+        at += size
+    return places
+
+
 class _Forked:
     """Clients, and the batches of an evaluation, spread over forked processes."""
 
@@ -270,6 +332,12 @@ class _Forked:
         context = multiprocessing.get_context("fork")
         self._evaluation_batches = (len(serial.evaluation), len(serial.final))
         self._buffers, self._momenta = serial.buffers, serial.momenta
+        state = shared_state(serial.worker, serial.buffers).values()
+        if serial.download.fixed_size:
+            serial.down = _in_shared_memory(state)
+        if serial.codec.fixed_size:
+            serial.up = [_in_shared_memory(state) for _ in range(_AHEAD * processes)]
+        self._down, self._up = serial.down, serial.up
         self._ends: list[Connection] = []
         self._running: dict[Connection, int] = {}  # number of the item that a busy process works on
         self._processes = []
@@ -306,8 +374,7 @@ class _Forked:
         Whichever process is free takes the next item, but stays at most ``_AHEAD`` a process ahead of the one whose
         turn it is, so that few results are held at once. Of several errors the first in order is raised.
         """
-        while self._running:
-            self._receive(next(iter(self._running)))  # what was broken off before
+        self._drain()
         for end in self._ends:
             end.send((_TASK, (task, *arguments)))
         idle, done, given = list(self._ends), dict[int, Any](), 0
@@ -327,6 +394,11 @@ class _Forked:
                 raise done[due]
             yield done.pop(due)
 
+    def _drain(self) -> None:
+        """Wait for what was broken off before."""
+        while self._running:
+            self._receive(next(iter(self._running)))
+
     def _receive(self, end: Connection) -> tuple[int, Any]:
         """Number and result of the item that runs at ``end``."""
         try:
@@ -334,8 +406,15 @@ class _Forked:
         except EOFError as error:
             raise ReproError("a process that trains clients has ended (killed, or out of memory); run again") from error
 
-    def run(self, number: int, shared: bytes, momentum: bytes, states: Sequence[State], score: bool) -> Iterator[Local]:
+    def run(
+        self, number: int, shared: Message, momentum: bytes, states: Sequence[State], score: bool
+    ) -> Iterator[Local]:  # fmt: skip
         buffers, momenta = self._buffers.own, self._momenta.kept
+        if not isinstance(shared, bytes):
+            self._drain()
+            for place, tensor in zip(self._down, shared, strict=True):
+                place.copy_(tensor)
+            shared = b""
 
         def item(client: int) -> tuple[int, State, Arrays, Arrays]:
             return client, states[client], _arrays(buffers, client), _arrays(momenta, client)
@@ -344,7 +423,7 @@ class _Forked:
         for client, (local, own_buffers, own_momentum) in enumerate(done):
             _put(buffers, client, own_buffers)
             _put(momenta, client, own_momentum)
-            yield local
+            yield local._replace(payload=self._up[client % len(self._up)]) if self._up else local
 
     def evaluate(self, model: nn.Module, final: bool = False) -> Mapping[str, Any]:
         state = [tensor.numpy() for tensor in shared_state(model, self._buffers).values()]
@@ -408,19 +487,31 @@ def federated_averaging(
     states = [codec.new_state(client=client) for client in range(batches.clients)] if states is None else states
     download = download or Dense()
     shares = client_weights(batches, weights)
+    down = up_each = 0
     for number in rounds:
-        shared, shared_momentum = broadcast(model, download, buffers), momenta.message()
+        if down and download.fixed_size:
+            check(shared_state(model, buffers))
+        else:
+            message = broadcast(model, download, buffers)
+            down = len(message)
+        shared: Message = list(shared_state(model, buffers).values()) if download.fixed_size else message
+        if codec.fixed_size and not up_each:
+            up_each = _measured(codec, shared_state(model, buffers))
+        shared_momentum = momenta.message()
         scored, wanted = number == score_clients_in, expected(model, buffers)
         mean, mean_momentum = WeightedMean(sum(shares)), WeightedMean(sum(shares))
         losses, correct, images, up, scores = 0.0, 0, 0, 0, []
         for client, local in enumerate(clients.run(number, shared, shared_momentum, states, scored)):
             states[client] = local.state
-            mean.add(codec.decode(local.payload, wanted), shares[client])
+            sent = local.payload
+            mean.add(codec.decode(sent, wanted) if isinstance(sent, bytes) else sent, shares[client])
             if local.momentum:
                 mean_momentum.add(Dense().decode(local.momentum), shares[client])
             losses, correct, images = losses + local.loss, correct + local.correct, images + local.images
-            up += len(local.payload) + len(local.momentum)
+            up += (up_each or len(sent)) + len(local.momentum)
             scores.append(local.top1_by_class)
+        if codec.fixed_size:  # no message said so; a mean of finite values is finite, and no other
+            check(dict(zip(shared_state(model, buffers), mean.result(), strict=True)))
         with torch.no_grad():
             for tensor, change in zip(shared_state(model, buffers).values(), mean.result(), strict=True):
                 tensor.add_(change.to(tensor.device))
@@ -429,5 +520,5 @@ def federated_averaging(
         settle(model, download, buffers)
         yield Round(
             number + 1, lr(epochs_before(batches, number, local_epochs, local_steps)), losses / images, correct, images,
-            up, (len(shared) + len(shared_momentum)) * batches.clients, scores if scored else None,
+            up, (down + len(shared_momentum)) * batches.clients, scores if scored else None,
         )  # fmt: skip

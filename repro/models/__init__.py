@@ -10,6 +10,7 @@ from torch import nn
 
 from repro.errors import ReproError
 from repro.models.alexnet import AlexNet
+from repro.models.cnn import SmallCNN
 from repro.models.resnet import SMALLEST, ResNet18, ResNet50
 from repro.models.vgg import VGG11
 from repro.models.vit import VisionTransformer
@@ -21,6 +22,7 @@ _OTHERS: dict[str, tuple[Callable[..., nn.Module], str, tuple[str, ...]]] = {
     "vgg11": (VGG11, "none", ("dropout",)),
     "alexnet": (AlexNet, "none", ("dropout",)),
     "vit": (VisionTransformer, "layer", ("patch", "depth")),
+    "cnn": (SmallCNN, "none", ()),
 }
 """Networks that are no ResNets: class, the only normalisation it has, and what else can be chosen."""
 
@@ -43,7 +45,7 @@ def build(
     """Build and initialise a network; the same arguments always give the same weights.
 
     Args:
-        model: ``resnet18``, ``resnet50``, ``vgg11``, ``alexnet`` or ``vit``.
+        model: ``resnet18``, ``resnet50``, ``vgg11``, ``alexnet``, ``vit`` or ``cnn``.
         classes: outputs of the classifier.
         width: channels of the first stage (64 in the original).
         norm: of a ResNet ``batch``, ``group``, ``layer``, ``instance``, ``none`` or ``fixup``; ``layer`` for ``vit``,

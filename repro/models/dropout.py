@@ -48,6 +48,11 @@ class SeededDropout(nn.Module):
         return torch.rand(rows, *x.shape[1:], generator=source, device=x.device)
 
 
+def drops(model: nn.Module) -> bool:
+    """Whether ``model`` has dropout layers, and so needs ``dropout_seeds`` in training."""
+    return any(isinstance(layer, SeededDropout) for layer in model.modules())
+
+
 @contextmanager
 def dropout_seeds(model: nn.Module, seeds: Sequence[int], sizes: Sequence[int] | None = None) -> Iterator[None]:
     """Within the context, the dropout layers of ``model`` draw from ``seeds``; without such layers nothing changes.

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from repro.errors import ReproError
 
 KINDS = ("batch", "group", "layer", "instance", "none", "fixup")
 EPSILON = 1e-5
+SMALL = 2**14  # bytes of a worker's part of a batch up to which normalising all side by side pays
 MOMENTUM = 0.1  # weight of the newest batch in the running statistics, PyTorch's default
 
 
@@ -63,6 +65,103 @@ class WorkerBatchNorm2d(nn.Module):
         return F.batch_norm(x, *running, self.weight, self.bias, by_batch, MOMENTUM, EPSILON)
 
 
+def _sum(rows: Tensor) -> Tensor:
+    """The sum of rows (W, C), added up in their order, so that it does not depend on the processor."""
+    if rows.device.type == "cpu":
+        return torch.from_numpy(np.add.accumulate(rows.numpy(), axis=0)[-1].copy())
+    total = torch.zeros_like(rows[0])
+    for row in rows:
+        total += row
+    return total
+
+
+def _small(x: Tensor, sizes: Sequence[int]) -> bool:
+    """Whether to normalise the workers' parts of x (B, C, H, W) side by side, as if they were more channels.
+
+    That takes one call instead of one a worker, which pays where parts are small, and gives the same bits: the kernel
+    for channels last treats every channel alike, in vectors of 16 at least, and with one thread adds up its rows in
+    their order.
+    """
+    return (
+        x.device.type == "cpu"
+        and torch.get_num_threads() == 1
+        and len(set(sizes)) == 1
+        and x.shape[1] % 16 == 0
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not x.is_contiguous()
+        and x.nbytes <= SMALL * len(sizes)
+    )
+
+
+def _beside(x: Tensor, workers: int) -> Tensor:
+    """x (W b, C, H, W) of W workers with b images each -> (b, W C, H, W), channels last both."""
+    rows, channels, height, width = x.shape
+    pixels = x.permute(0, 2, 3, 1).reshape(workers, -1, channels)
+    moved = pixels.transpose(0, 1).reshape(rows // workers, height, width, workers * channels)
+    return moved.permute(0, 3, 1, 2)
+
+
+def _after(x: Tensor, workers: int) -> Tensor:
+    """The inverse of ``_beside``, in memory of its own."""
+    rows, channels, height, width = x.shape
+    shape = (workers * rows, channels // workers, height, width)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    moved = x.permute(0, 2, 3, 1).unflatten(3, (workers, -1)).permute(3, 0, 1, 2, 4)
+    out.permute(0, 2, 3, 1).unflatten(0, (workers, -1)).copy_(moved)
+    return out
+
+
+def _normalised_side_by_side(x: Tensor, weight: Tensor, bias: Tensor, workers: int) -> tuple[Tensor, ...]:
+    """The output for x (B, C, H, W), the input as the kernel saw it, and means and 1 / deviations (W, C)."""
+    seen = _beside(x, workers)
+    out, means, rstds = torch.native_batch_norm(
+        seen, weight.repeat(workers), bias.repeat(workers), None, None, True, MOMENTUM, EPSILON
+    )
+    return _after(out, workers), seen, means.view(workers, -1), rstds.view(workers, -1)
+
+
+def _normalised_one_by_one(
+    x: Tensor, weight: Tensor, bias: Tensor, sizes: Sequence[int], own: Sequence[tuple[Tensor, Tensor]] | None
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """The output for x (B, C, H, W), and means and 1 / deviations (W, C)."""
+    out = torch.empty_like(x)
+    means, rstds = torch.empty_like(weight).repeat(2, len(sizes), 1)
+    running: Sequence[tuple[Tensor | None, Tensor | None]] = own or [(None, None)] * len(sizes)
+    parts = (x.split(list(sizes)), out.split(list(sizes)), means.unbind(), rstds.unbind(), running)
+    for part, *targets, kept in zip(*parts, strict=True):
+        torch.native_batch_norm(part, weight, bias, *kept, True, MOMENTUM, EPSILON, out=targets)
+    return out, means, rstds
+
+
+def _changed_side_by_side(
+    grad: Tensor, seen: Tensor, weight: Tensor, means: Tensor, rstds: Tensor, sizes: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, and each worker's of weight and bias (W, C)."""
+    workers = len(sizes)
+    grad_seen, own_weights, own_biases = torch.ops.aten.native_batch_norm_backward(
+        _beside(grad, workers), seen, weight.repeat(workers), None, None, means.view(-1), rstds.view(-1), True, EPSILON,
+        [True, True, True],
+    )  # fmt: skip
+    return _after(grad_seen, workers), own_weights.view(workers, -1), own_biases.view(workers, -1)
+
+
+def _changed_one_by_one(
+    grad: Tensor, x: Tensor, weight: Tensor, means: Tensor, rstds: Tensor, sizes: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``_changed_side_by_side``."""
+    grad_x = torch.empty_like(x)
+    own_weights, own_biases = [], []
+    parts = (x.split(sizes), grad.split(sizes), grad_x.split(sizes), means.unbind(), rstds.unbind())
+    for part, own_grad, target, mean, rstd in zip(*parts, strict=True):
+        own_x, own_weight, own_bias = torch.ops.aten.native_batch_norm_backward(
+            own_grad, part, weight, None, None, mean, rstd, True, EPSILON, [True, True, True]
+        )
+        target.copy_(own_x)
+        own_weights.append(own_weight)
+        own_biases.append(own_bias)
+    return grad_x, torch.stack(own_weights), torch.stack(own_biases)
+
+
 class _PerWorker(torch.autograd.Function):
     """``native_batch_norm`` on the rows of each worker, written into one output."""
 
@@ -71,46 +170,27 @@ class _PerWorker(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, sizes: Sequence[int],
         own: Sequence[tuple[Tensor, Tensor]] | None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        out, saved = torch.empty_like(x), []
-        mean, variance = torch.zeros_like(weight), torch.zeros_like(weight)
-        pixels = x.shape[2] * x.shape[3]
-        running: Sequence[tuple[Tensor | None, Tensor | None]] = own or [(None, None)] * len(sizes)
-        for part, target, kept in zip(x.split(list(sizes)), out.split(list(sizes)), running, strict=True):
-            value, own_mean, own_rstd = torch.native_batch_norm(part, weight, bias, *kept, True, MOMENTUM, EPSILON)
-            target.copy_(value)
-            saved += [own_mean, own_rstd]
-            n = len(part) * pixels
-            share = len(part) / len(x)
-            mean += share * own_mean
-            variance += share * (own_rstd**-2 - EPSILON) * (n / max(n - 1, 1))  # unbiased, as nn.BatchNorm2d keeps it
-        ctx.save_for_backward(x, weight, *saved)
-        ctx.sizes = list(sizes)
+        ctx.sizes, ctx.side_by_side = list(sizes), own is None and _small(x, sizes)
+        if ctx.side_by_side:
+            out, seen, means, rstds = _normalised_side_by_side(x, weight, bias, len(sizes))
+        else:
+            out, means, rstds = _normalised_one_by_one(x, weight, bias, ctx.sizes, own)
+            seen = x
+        images = weight.new_tensor(sizes, dtype=torch.float64)
+        shares = (images / len(x)).to(weight.dtype)[:, None]
+        n = images * x.shape[2] * x.shape[3]
+        unbiased = (n / (n - 1).clamp(min=1)).to(weight.dtype)[:, None]  # as nn.BatchNorm2d keeps it
+        mean, variance = _sum(shares * means), _sum(shares * (rstds**-2 - EPSILON) * unbiased)
+        ctx.save_for_backward(seen, weight, means, rstds)
         ctx.mark_non_differentiable(mean, variance)
         return out, mean, variance
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, *saved = ctx.saved_tensors
-        grad_x = torch.empty_like(x)
-        grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(weight)
-        parts = zip(x.split(ctx.sizes), grads[0].split(ctx.sizes), grad_x.split(ctx.sizes), strict=True)
-        for k, (part, grad, target) in enumerate(parts):
-            own_x, own_weight, own_bias = torch.ops.aten.native_batch_norm_backward(
-                grad,
-                part,
-                weight,
-                None,
-                None,
-                saved[2 * k],
-                saved[2 * k + 1],
-                True,
-                EPSILON,
-                [True, True, True],
-            )
-            target.copy_(own_x)
-            grad_weight += own_weight
-            grad_bias += own_bias
-        return grad_x, grad_weight, grad_bias, None, None
+        x, weight, means, rstds = ctx.saved_tensors
+        change = _changed_side_by_side if ctx.side_by_side else _changed_one_by_one
+        grad_x, own_weights, own_biases = change(grads[0], x, weight, means, rstds, ctx.sizes)
+        return grad_x, _sum(own_weights), _sum(own_biases), None, None
 
 
 def batch_norms(model: nn.Module) -> dict[str, WorkerBatchNorm2d]:
