@@ -685,8 +685,8 @@ def _summary(options: Any) -> int:
             print(f"Of {len(groups[name])} {name}, counted apart: {'; '.join(said)}.")
     if old:
         print(
-            f"{sum(old.values())} of the results show the pilot, which is never counted ({page.said(old)}): `make study` "
-            "computes what is left, and `python -m repro plan` says what that costs."
+            f"{sum(old.values())} of the results show the pilot, which is never counted ({page.said(old)}): "
+            "`make study` computes what is left, and `python -m repro plan` says what that costs."
         )
     print("The book: open book/index.html in a browser (on a forge book/index.md).")
     print("Check numbers: `python -m repro audit -n 3` computes three records again, drawn at random, and compares.")
