@@ -34,9 +34,8 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
     Returns:
         (problems, waiting): one line for everything that is missing or wrong, and one for everything that has no
         run, or none with a valid record, or whose control runs were not drawn. At profile ``study`` what the pilot
-        stands in for waits, until ``data/study.yaml`` says that the study is complete. There records must come from a
-        clean commit, and where nothing else is wrong the statements are judged again and held against the stored
-        verdicts.
+        stands in for waits, until ``data/study.yaml`` says that the study is complete, and records must come from a
+        clean commit there.
 
     Raises:
         ReproError: a file of the package is malformed.
@@ -93,7 +92,10 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
 
 
 def _records(source: str, profile: str, root: Path, of_study: bool) -> Iterator[str]:
-    """A damaged record, records that count no longer, and records that were there and are gone."""
+    """A damaged record, records that count no longer, and records that were there and are gone.
+
+    With ``of_study``, also records that no commit stands for.
+    """
     try:
         found = store.current(source, profile, root)
     except ReproError as error:
@@ -102,15 +104,18 @@ def _records(source: str, profile: str, root: Path, of_study: bool) -> Iterator[
     if of_study:
         yield from _without_a_commit(found.records, root)
     gone = [task for task in found.missing if _provenance(*task, source, profile, root)]
-    for tasks, what in ((found.stale, "other settings, data or numerics"), (gone, "")):
+    for tasks, why in (
+        (found.stale, "stale, made with other settings, data or numerics"),
+        (gone, "gone, while their provenance is there"),
+    ):
         if tasks:
             named = ", ".join(f"{run} seed {seed}" for run, seed in tasks[:3])
             more = f" and {len(tasks) - 3} more" if len(tasks) > 3 else ""
-            why = f"stale, made with {what}" if what else "gone, while their provenance is there"
             yield f"{source}: records are {why} ({named}{more}); run `dvc repro` or `{specs.remedy(profile)}`"
 
 
 def _provenance(run: str, seed: int, source: str, profile: str, root: Path) -> bool:
+    """Whether a run left its provenance, with the records of the artefacts or of the controls."""
     folders = (root / "data/provenance" / profile / name for name in (source, f"{source}_controls"))
     return any((folder / f"{run}.s{seed}.json").exists() for folder in folders)
 

@@ -679,12 +679,14 @@ def _summary(options: Any) -> int:
     own, old = page.split((v["verdict"], bool(v.get("pilot"))) for v in groups["results"])
     print(f"Of {sum(own.values()) + sum(old.values())} results, at profile {options.profile}: {page.said(own)}.")
     for name in ("laws", "definitions"):
-        if found := page.split((v["verdict"], bool(v.get("pilot"))) for v in groups[name])[0]:
-            print(f"Of {sum(found.values())} {name}, counted apart: {page.said(found)}.")
+        found, shown = page.split((v["verdict"], bool(v.get("pilot"))) for v in groups[name])
+        said = [page.said(found)] * bool(found) + [f"{sum(shown.values())} from the pilot"] * bool(shown)
+        if said:
+            print(f"Of {len(groups[name])} {name}, counted apart: {'; '.join(said)}.")
     if old:
         print(
-            f"{sum(old.values())} more show the pilot, which is never counted ({page.said(old)}): `make study` "
-            "computes what is left, and `python -m repro plan` says what that costs."
+            f"{sum(old.values())} of the results show the pilot, which is never counted ({page.said(old)}): "
+            "`make study` computes what is left, and `python -m repro plan` says what that costs."
         )
     print("The book: open book/index.html in a browser (on a forge book/index.md).")
     print("Check numbers: `python -m repro audit -n 3` computes three records again, drawn at random, and compares.")

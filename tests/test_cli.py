@@ -24,7 +24,7 @@ WITH_PROFILE = [name for name, parser in COMMANDS.items() if "--profile" in pars
 ADVISE = ["--model", "resnet50", "--data", "cifar10", "--memory", "1GiB"]
 REQUIRED = {"run": ["e1-central"], "rerun": ["e1-central"], "notebook": ["e1"], "advise": ADVISE}
 # Artefacts at the smoke profile, seeds counted; e1 and e3 have one law each, e2 6 payload runs, lb 5 measurements.
-RUNS = {"e1": 31, "e2": 30, "e3": 55, "lb": 140}
+RUNS = {"e1": 31, "e2": 30, "e3": 59, "lb": 140}
 LAWS = {"e1": "e1-union-law", "e3": "e3-normalisation-law"}
 READS_RECORDS = ["list", "sweep", "verdicts", "render", "plan", "audit", "run", "rerun", "verify", "book"]
 
@@ -564,9 +564,9 @@ def test_plan_adds_up_recorded_times_and_counts_what_was_never_timed(root: Path,
     artefact, grid, control, *others = planned
     assert (artefact["core_hours"], artefact["core_hours_to_do"]) == (1.0, 0.5)
     assert (artefact["runs"], artefact["runs_without_a_time"], artefact["measured_on"]) == (31, 29, ["abacus"])
-    assert (grid["core_hours"], grid["runs_without_a_time"], control["runs"]) == (0.0, 42, 8)
+    assert (grid["core_hours"], grid["runs_without_a_time"], control["runs"]) == (0.0, 48, 8)
     assert [(p["runs"], p["runs_without_a_time"], p["core_hours"]) for p in others] == [
-        (30, 30, 0.0), (21, 21, 0.0), (2, 2, 0.0), (55, 55, 0.0), (0, 0, 0.0), (26, 26, 0.0),
+        (30, 30, 0.0), (21, 21, 0.0), (2, 2, 0.0), (59, 59, 0.0), (0, 0, 0.0), (26, 26, 0.0),
         (140, 140, 0.0), (12, 12, 0.0), (96, 96, 0.0),
     ]  # fmt: skip
     assert "abacus" in done(capsys, "plan")
@@ -579,7 +579,7 @@ def test_plan_of_a_figure_a_statement_and_a_run(root: Path, capsys) -> None:
     records.write_atomic(records.provenance_path(path), records.canonical_json(provenance))
     figure, statement, run = json.loads(done(capsys, "plan", "e1.fig1", "e1.c6", "e1-central", "--json"))
     assert (figure["id"], figure["runs"], figure["core_hours"]) == ("e1.fig1", 6, 1.0)
-    assert (statement["runs"], statement["core_hours"]) == (21, 0.0), "the grids of the three arms"
+    assert (statement["runs"], statement["core_hours"]) == (24, 0.0), "eight rates of each of the three arms"
     assert (run["runs"], run["peak_memory_bytes"], run["core_hours_to_do"]) == (2, 2_000_000, 0.0)
     assert run["disk_bytes"] > path.stat().st_size
     assert "'e9.fig1'" in refused(capsys, "plan", "e9.fig1")

@@ -654,7 +654,8 @@ def test_the_definition_of_dgc_is_judged_by_the_warm_up_that_runs_follow(root, m
     """One function maps epochs to sparsity, for runs and for statement e2.c9: changed, both change."""
     from repro import codecs, definitions
 
-    spec = toy.spec("large_batch", codec="dgc", momentum=0.9, sparsity_warmup=0.5, epochs=4)
+    named = {"run": "e2-large-batch-dgc", "source": "e2"}  # by its name and profile, its warm-up is taken back to 0.5
+    spec = toy.spec("large_batch", codec="dgc", momentum=0.9, sparsity_warmup=0.5, epochs=4, **named)
 
     def sent():
         rows = runner.run(spec, 3, root, checkpoint_seconds=math.inf)[0].rows

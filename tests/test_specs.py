@@ -94,7 +94,7 @@ def refused(root: Path) -> str:
         (PARAMS, "precision: bf16", "precision: fp8", [f"{PARAMS}, key e1.sizes.precision", "fp64, fp32, bf16"]),
         (PARAMS, "epochs: 1\n", "epochs: 1.5\n", [f"{PARAMS}, key e1.grid.epochs", "a number (1.5)", "a whole number"]),
         (PARAMS, "held_out_images: 200", "held_out_images: all", [f"{PARAMS}, key e1.grid.held_out_images", "text"]),
-        (SPEC, "lrs: [0.025,", "lrs: [1e-3,", [f"{SPEC}, key grid.lrs", "text ('1e-3')", "a number was expected"]),
+        (SPEC, "lrs: [0.0125,", "lrs: [1e-3,", [f"{SPEC}, key grid.lrs", "text ('1e-3')", "a number was expected"]),
         (SPEC, "central: e1-central", "central: [e1-central]", ["key grid.arms.central", "a list", "text was"]),
         # unknown key or name
         (SPEC, "  momentum: 0.0", "  momentun: 0.0\n  momentum: 0.0", ["run e1-central", "unknown key 'momentun'"]),
@@ -132,7 +132,7 @@ def refused(root: Path) -> str:
         (PARAMS, "seeds: [1, 2]", "seeds: [-1, 2]", [f"{PARAMS}, key e1.seeds", "[-1, 2]", "different seeds from 0"]),
         (PARAMS, "seeds: [1, 2]", "seeds: []", [f"{PARAMS}, key e1.seeds", "[]", "one or more"]),
         (PARAMS, "seeds: [101]", "seeds: []", [f"{PARAMS}, key e1.grid.seeds", "[]", "one or more"]),
-        (SPEC, "lrs: [0.025, 0.05", "lrs: [0.05, 0.05", [f"{SPEC}, key grid.lrs", "different learning rates"]),
+        (SPEC, "lrs: [0.0125, 0.025", "lrs: [0.025, 0.025", [f"{SPEC}, key grid.lrs", "different learning rates"]),
         # what a profile may not do
         (PARAMS, "width: 4", "width: 4\n    local_batch: 8", [f"{PARAMS}, key e1.sizes.local_batch", "may set only"]),
         (PARAMS, "width: 4", "width: 4\n    workers: 2", [f"{PARAMS}, key e1.sizes.workers", SPEC]),
@@ -296,7 +296,7 @@ def test_payloads_of_the_larger_network_are_measured_once_and_of_the_smaller_one
 
 
 @pytest.mark.parametrize(
-    ("source", "runs"), [("e1", 16 + 4 + 6 * 7), ("e2", 16 + 1 + 3 * 7), ("e3", 28 + 13), ("lb", 73 + 48 + 6 * 4)]
+    ("source", "runs"), [("e1", 16 + 4 + 6 * 8), ("e2", 16 + 1 + 3 * 7), ("e3", 30 + 13), ("lb", 73 + 48 + 6 * 4)]
 )
 def test_run_ids_are_unique_and_fit_file_names(source: str, runs: int, resolved) -> None:
     for profile, by_run in resolved.items():
@@ -421,7 +421,8 @@ def test_only_runs_that_may_diverge_say_so(resolved) -> None:
     expected = {run for run, spec in resolved["study"].items() if spec.expects_divergence and "-grid-" not in run}
     of_post_3 = {run for run in expected if run.startswith("e3-")}
     assert of_post_3 == {
-        *(f"e3-{norm}-2048" for norm in ("gn", "ln", "in")), "e3-gn-1024", "e3-gn-1024-slow", "e3-gn-2048-slow",
+        *(f"e3-{norm}-{batch}" for norm in ("gn", "ln", "in") for batch in (1024, 2048)),
+        "e3-gn-1024-slow", "e3-gn-2048-slow",
         *(f"e3-fixup-{batch}{end}" for batch in (1024, 2048) for end in ("", "-linear", "-short")),
         "e3-gn-128-unit-scale", "e3-none-128", "e3-gn-wide", "e3-gn-wide-unit-scale",
     }  # fmt: skip

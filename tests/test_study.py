@@ -368,8 +368,10 @@ def test_the_summary_says_what_came_out_where_the_book_is_and_how_to_check(
     capsys.readouterr()
     assert cli.main(["summary"]) == 0
     said = capsys.readouterr().out
-    assert f"{len(load_published(root).statements) - 48} were not run" in said
-    assert "48 more show the pilot, which is never counted (11 hold, 4 fail, 31 are open and 2 are not comp" in said
+    assert "Of 62 results, at profile study: 19 were not run.\n" in said
+    assert "Of 8 laws, counted apart: 4 were not run; 4 from the pilot.\n" in said
+    assert "Of 1 definitions, counted apart: 1 from the pilot.\n" in said
+    assert "43 of the results show the pilot, which is never counted (6 hold, 4 fail, 31 are open and 2 are not" in said
     for needed in ("make study", "book/index.html", "audit -n 3", "repro plan"):
         assert needed in said
 

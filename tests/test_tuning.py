@@ -8,7 +8,7 @@ import tree
 from repro import records, specs, tuning
 from repro.errors import ReproError
 
-LRS = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+LRS = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 SEEDS = (101, 102, 103)  # of e1 and e2
 
 
@@ -61,7 +61,7 @@ def test_of_equal_rates_the_smaller_one_wins(root: Path) -> None:
     fill(root, lambda arm, lr, seed: 0.6 if lr in (0.1, 0.2, 0.8) else 0.4)
     assert tuning.choose("e1", "paper", root)["federated"]["lr"] == 0.1
     fill(root, lambda arm, lr, seed: 0.5)
-    assert tuning.choose("e1", "paper", root)["federated"]["lr"] == 0.025
+    assert tuning.choose("e1", "paper", root)["federated"]["lr"] == 0.0125
 
 
 def test_a_diverged_seed_counts_as_chance(root: Path) -> None:
@@ -87,7 +87,7 @@ def test_what_a_diverged_run_reached_before_it_diverged_does_not_count(root: Pat
     assert chosen["lr"] == 0.1
 
 
-@pytest.mark.parametrize(("best", "at_edge"), [(0.025, True), (0.05, False), (0.8, False), (1.6, True)])
+@pytest.mark.parametrize(("best", "at_edge"), [(0.0125, True), (0.025, False), (0.8, False), (1.6, True)])
 def test_a_rate_at_the_edge_of_its_grid_is_flagged(best: float, at_edge: bool, root: Path) -> None:
     fill(root, peak(best))
     for choice in tuning.choose("e1", "paper", root).values():
