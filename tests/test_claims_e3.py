@@ -255,7 +255,8 @@ def test_c3_needs_all_three_norms_to_fall(statements, norm, failing):
 
 @pytest.mark.parametrize(
     ("name", "run"),
-    [("e3.c3", "e3-gn-1024"), ("e3.c3", "e3-gn-128"), ("e3.c3", "e3-ln-1024"), ("e3.c3", "e3-in-128"), ("e3.c4", "e3-fixup-2048"), ("e3.c4", "e3-fixup-128"),
+    [("e3.c3", "e3-gn-1024"), ("e3.c3", "e3-gn-128"), ("e3.c3", "e3-ln-1024"), ("e3.c3", "e3-in-128"),
+     ("e3.c4", "e3-fixup-2048"), ("e3.c4", "e3-fixup-128"),
      ("e3.c6", "e3-gn-1024-slow"), ("e3.c6", "e3-gn-2048")],
 )  # fmt: skip
 def test_fewer_steps_are_not_an_effect_of_the_batch(statements, name, run):
