@@ -60,6 +60,11 @@ def curve(record: Record, final: float, reaches: int, cut: int) -> Record:
     return replace(record, rows=rows)
 
 
+def warm_up(record: Record, epochs: int) -> Record:
+    """``record`` with DGC's warm-up as many steps as ``epochs`` of the post have: 49 each, and 42 in an epoch here."""
+    return replace(record, spec=record.spec | {"sparsity_warmup": epochs * 49 / (record.spec["epochs"] * 42)})
+
+
 def weigh(record: Record, sizes: dict[str, float], contents: tuple[str, ...] = ("gradient", "change")) -> Record:
     """``record`` of payloads with messages of these bytes; they vary a little over steps, as zip does."""
     rows = [
@@ -83,6 +88,8 @@ def world(profile: str = "study") -> Records:
     for name, record in records.items():
         if record.run in ARMS:
             records[name] = curve(record, *ARMS[record.run])
+            if record.spec["codec"] == "dgc" and profile == "study":  # which keeps the steps of the post's warm-up
+                records[name] = warm_up(records[name], epochs=4)
         elif record.spec["model"] == "resnet18":
             dgc = 0.12e6 if record.run == TEN else 2.1e6
             sizes = {"dense": 44.7e6, "int8": 11.175e6, "int8+zip": 5.6e6}
@@ -434,15 +441,15 @@ def test_c6_looks_at_the_whole_curve(statements):
 def test_c10_times_both_against_a_share_of_the_large_batch_baseline(statements):
     records = world()
     verdict = judge(statements, records, "e2.c10")
-    crossed = {"e2-federated": 20.44, "e2-large-batch-plain": 9.52, "e2-large-batch": 6.44}
+    crossed = {"e2-federated": 19.6, "e2-large-batch-plain": 8.66, "e2-large-batch": 5.6}
     for part, run in zip(verdict["parts"], ("e2-large-batch-plain", "e2-large-batch"), strict=True):
         assert part["arms"] == pytest.approx({name: crossed[name] for name in ("e2-federated", run)}, abs=0.01)
     assert verdict["runs"] == ["e2-federated", "e2-large-batch", "e2-large-batch-plain"]
     baseline = [r for r in records.values() if r.run == "e2-large-batch"]
-    wanted = 0.8 / 0.9302 * np.mean([metrics.end_top1(r) for r in baseline])
-    for profile in ("study", "paper"):
+    reached = np.mean([metrics.end_top1(r) for r in baseline])
+    for profile, share in (("smoke", 0.65), ("study", 0.65), ("paper", 0.8 / 0.9302)):
         here = [replace(r, profile=profile) for r in baseline]
-        assert metrics.target_accuracy(here, profile, "e2") == pytest.approx(wanted)
+        assert metrics.target_accuracy(here, profile, "e2") == pytest.approx(share * reached)
     with pytest.raises(ReproError, match="no record of e2-large-batch at profile study"):
         metrics.target_accuracy([], "study", "e2")
     with pytest.raises(ReproError, match="no target accuracy is defined for lb"):
@@ -453,11 +460,14 @@ def test_c10_is_decided_without_momentum_on_either_side_and_the_run_with_it_stan
     records = world()
     change(records, BASELINE, reaches=19)
     assert judge(statements, records, "e2.c10")["verdict"] == "holds at study scale"
-    change(records, "e2-large-batch-plain", reaches=20)  # its running mean never gets there
+    change(records, "e2-large-batch-plain", reaches=99)  # never, in its 20 epochs
+    change(records, "e2-federated", reaches=15)
+    assert judge(statements, records, "e2.c10")["verdict"] == "fails at study scale", "the other is first"
+    change(records, "e2-federated", reaches=24)
     verdict = judge(statements, records, "e2.c10")
     assert verdict["verdict"] == OPEN
     assert "large batch (no momentum), which would be first, stopped without reaching the target" in verdict["reason"]
-    assert "; beside it: federated averaging 19.6 epochs, large batch 18.6 epochs" in verdict["ours"]
+    assert "; beside it: federated averaging 23.0 epochs, large batch 18.0 epochs" in verdict["ours"]
     for name in [name for name in records if name.startswith(f"{BASELINE}-plain")]:
         del records[name]
     assert judge(statements, records, "e2.c10")["verdict"] == "not run"
@@ -750,7 +760,7 @@ def test_c9_executes_the_codec(statements):
     assert (verdict["verdict"], verdict["interval"]) == ("holds at study scale", None)
     assert verdict["ours"] == (
         "sparsified: convolution weights only; sparsity first: 0.75; sparsity last: 0.999; warm up epochs: 4; "
-        "sample percent: 1; warm up epochs here: 0.8"
+        "sample percent: 1; warm up epochs here: 4.667"
     )
     assert claims.headline([verdict])["definitions"] == {"holds at study scale": 1}
 
@@ -759,9 +769,21 @@ def test_c9_fails_when_the_runs_warm_up_differently(statements):
     records = world()
     for name in list(records):
         if name.startswith("e2-large-batch-dgc."):
-            records[name] = replace(records[name], spec=records[name].spec | {"sparsity_warmup": 0.1})
+            records[name] = warm_up(records[name], epochs=10)
     verdict = judge(statements, records, "e2.c9")
     assert (verdict["verdict"], verdict["reason"]) == ("fails at study scale", "warm_up_epochs is 10, not 4")
+
+
+def test_c9_reads_a_share_of_the_training_where_the_profile_keeps_the_share(statements):
+    """The same 4 % is four epochs of the post's hundred; in steps of the post it would be fewer."""
+    kept = judge(statements, world("paper"), "e2.c9", profile="paper")
+    assert (kept["verdict"], "warm up epochs: 4; " in kept["ours"]) == ("reproduced", True)
+    records = world()
+    for name, record in records.items():
+        if record.run == "e2-large-batch-dgc":
+            records[name] = replace(record, spec=record.spec | {"sparsity_warmup": 0.04})
+    steps = 0.04 * 20 * 42
+    assert judge(statements, records, "e2.c9")["reason"] == f"warm_up_epochs is {steps / 49:.3f}, not 4"
 
 
 def test_c9_fails_when_the_codec_sparsifies_more_than_convolutions(statements, monkeypatch):
@@ -862,10 +884,13 @@ def test_the_notebook_shows_every_artefact_and_every_statement():
     published = load_published(ROOT)
     shown = [a.id for a in published.artefacts if a.source == "e2"]
     shown += [s.artefact for s in published.statements if s.source == "e2" and s.artefact]
-    judged = [s.id for s in published.statements if s.source == "e2"]
-    assert len(judged) == 16
+    stated = [s for s in published.statements if s.source == "e2"]
+    judged, unjudged = [s.id for s in stated if s.judge], [s.id for s in stated if not s.judge]
+    assert (len(judged), len(unjudged)) == (12, 4)
     assert [name for name in shown if f'("{name}", records)' not in source] == []
     assert [name for name in judged if f'statement(verdicts["{name}"])' not in source] == []
+    told = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert [name for name in unjudged if f"({name})" not in told] == [], "without a rule there is no verdict to show"
 
 
 def test_the_notebook_has_mathml_for_all_equations():

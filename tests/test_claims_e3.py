@@ -123,7 +123,9 @@ def test_a_published_value_is_shown_and_not_counted_at_a_reduced_profile(stateme
 def test_without_records_nothing_is_judged(statements):
     found = judge(statements, {})
     assert {v["verdict"] for v in found.values()} == {NOT_RUN}
-    assert found["e3.c5"]["reason"].startswith("missing: e3-fixup-1024-linear, e3-fixup-2048-linear, e3-fixup-1024")
+    assert found["e3.c5"]["reason"].startswith(
+        "missing: e3-fixup-1024-linear, e3-fixup-1024, e3-fixup-1024-short; missing: e3-fixup-2048-linear, "
+    )
 
 
 def test_two_seeds_decide_nothing_but_the_law(statements):
@@ -137,7 +139,9 @@ def test_two_seeds_decide_nothing_but_the_law(statements):
 def test_a_missing_seed_of_a_run_that_must_not_diverge_is_not_run(statements):
     records = world()
     del records["e3-fixup-1024.s2"]
-    assert judge(statements, records, "e3.c5")["reason"] == "missing: e3-fixup-1024.s2"
+    verdict = judge(statements, records, "e3.c5")
+    assert [(p["outcome"], p["n"]) for p in verdict["parts"]] == [(NOT_RUN, 0), (HOLDS, 8)], "each batch by itself"
+    assert verdict["parts"][0]["reason"] == "missing: e3-fixup-1024.s2"
 
 
 @pytest.mark.parametrize("name", [f"e3.c{n}" for n in range(1, 13)])
@@ -230,23 +234,29 @@ def test_the_gap_may_be_negative_and_is_zero_for_a_diverged_run():
 
 def test_c3_is_a_slope_over_log2_of_the_batch(statements):
     verdict = judge(statements, world(), "e3.c3")
-    part = verdict["parts"][2]
-    assert part["estimate"] == pytest.approx(-6 / 4, abs=0.1)  # 76 % to 70 % over four doublings
-    assert part["unit"] == "points per doubling"
+    for part, slope in ((3, -6 / 4), (5, -8 / 4)):  # 76 % to 70 %, and 74 % to 66 %, over four doublings
+        assert verdict["parts"][part]["estimate"] == pytest.approx(slope, abs=0.1)
+        assert verdict["parts"][part]["unit"] == "points per doubling"
+    for part, lost in ((2, 4.5), (4, 6)):  # between 128 and 1024 alone
+        assert (verdict["parts"][part]["estimate"], verdict["parts"][part]["unit"]) == (
+            pytest.approx(lost, abs=0.2), "points",
+        )  # fmt: skip
 
 
-@pytest.mark.parametrize("run", ["e3-gn-2048", "e3-ln-2048", "e3-in-2048"])
-def test_c3_needs_all_three_norms_to_fall(statements, run):
+@pytest.mark.parametrize(("norm", "failing"), [("gn", [0, 1]), ("ln", [2, 3]), ("in", [4, 5])])
+def test_c3_needs_all_three_norms_to_fall(statements, norm, failing):
     records = world()
-    shift(records, run, 0.2)
-    if run == "e3-gn-2048":
-        shift(records, "e3-gn-1024", 0.1)
-    assert judge(statements, records, "e3.c3")["verdict"] == "fails at study scale"
+    shift(records, f"e3-{norm}-2048", 0.2)
+    shift(records, f"e3-{norm}-1024", 0.1)
+    verdict = judge(statements, records, "e3.c3")
+    assert outcomes(verdict) == [FAILS if part in failing else HOLDS for part in range(6)]
+    assert verdict["verdict"] == "fails at study scale"
 
 
 @pytest.mark.parametrize(
     ("name", "run"),
-    [("e3.c3", "e3-gn-1024"), ("e3.c3", "e3-gn-128"), ("e3.c4", "e3-fixup-2048"), ("e3.c4", "e3-fixup-128"),
+    [("e3.c3", "e3-gn-1024"), ("e3.c3", "e3-gn-128"), ("e3.c3", "e3-ln-1024"), ("e3.c3", "e3-in-128"),
+     ("e3.c4", "e3-fixup-2048"), ("e3.c4", "e3-fixup-128"),
      ("e3.c6", "e3-gn-1024-slow"), ("e3.c6", "e3-gn-2048")],
 )  # fmt: skip
 def test_fewer_steps_are_not_an_effect_of_the_batch(statements, name, run):
@@ -264,14 +274,16 @@ def test_c3_a_run_that_falls_to_chance_late_counts_where_it_ends(statements, run
     records = world()
     shift(records, run, 0.0, late=-0.55)
     verdict = judge(statements, records, "e3.c3")
-    assert (verdict["verdict"], outcomes(verdict)) == ("holds at study scale", [HOLDS] * 4)
+    assert (verdict["verdict"], outcomes(verdict)) == ("holds at study scale", [HOLDS] * 6)
 
 
 @pytest.mark.parametrize(
     ("name", "runs", "part"),
     [
         ("e3.c2", ["e3-noniid-gn"], 0), ("e3.c2", ["e3-noniid-fixup"], 2),
-        ("e3.c3", ["e3-gn-1024"], 1), ("e3.c3", ["e3-ln-128", "e3-ln-2048"], 2),
+        ("e3.c3", ["e3-gn-1024"], 1), ("e3.c3", ["e3-ln-128"], 2), ("e3.c3", ["e3-in-1024"], 4),
+        ("e3.c3", ["e3-ln-128", "e3-ln-1024", "e3-ln-2048"], 3),
+        ("e3.c3", ["e3-in-128", "e3-in-1024", "e3-in-2048"], 5),
         ("e3.c4", ["e3-fixup-2048"], 1), ("e3.c6", ["e3-gn-2048", "e3-gn-2048-slow"], 1),
         ("e3.c10", ["e3-iid-bn"], 0),
     ],
@@ -324,16 +336,24 @@ LINEAR = ("e3-fixup-1024-linear", "e3-fixup-2048-linear")
 
 @pytest.mark.parametrize(
     ("surviving", "outcome"),
-    [(0, HOLDS), (3, HOLDS), (6, HOLDS), (7, FAILS), (8, FAILS)],
+    [(0, HOLDS), (3, HOLDS), (4, HOLDS), (5, OPEN), (7, OPEN), (8, FAILS)],
 )
 def test_c5_tending_is_more_often_than_by_chance(statements, surviving, outcome):
-    """4 of 16 against 0 of 32 is no chance (p = 0.009); fewer than 4 of 16 are fewer than one half."""
+    """4 of 8 against 0 of 16 is no chance (p = 0.007), 3 may be (p = 0.028); only 0 of 8 is fewer than one half."""
     records = world()
     for run in LINEAR:
         survive(records, run, "e3-fixup-1024", seeds=SEEDS[:surviving])
-    part = judge(statements, records, "e3.c5")["parts"][0]
-    assert part["outcome"] == outcome
-    assert part["p"] < 0.05
+    verdict = judge(statements, records, "e3.c5")
+    assert outcomes(verdict) == [outcome] * 2
+    assert all(part["p"] < 0.05 for part in verdict["parts"] if outcome != OPEN)
+
+
+@pytest.mark.parametrize(("run", "found"), [(LINEAR[0], [FAILS, HOLDS]), (LINEAR[1], [HOLDS, FAILS])])
+def test_c5_judges_each_batch_by_itself(statements, run, found):
+    records = world()
+    survive(records, run, "e3-fixup-1024")
+    verdict = judge(statements, records, "e3.c5")
+    assert (verdict["verdict"], outcomes(verdict)) == ("fails at study scale", found)
 
 
 def test_c5_is_open_when_the_others_diverge_as_often(statements):
@@ -342,7 +362,7 @@ def test_c5_is_open_when_the_others_diverge_as_often(statements):
         diverge(records, run)
     verdict = judge(statements, records, "e3.c5")
     assert verdict["verdict"] == OPEN
-    assert verdict["reason"].startswith("16 of 16 runs diverged that are said to, and 32 of 32 others: neither more")
+    assert verdict["reason"].startswith("8 of 8 runs diverged that are said to, and 16 of 16 others: neither more")
 
 
 def test_c5_is_not_counted_before_the_eighth_seed_nor_with_later_ones(statements):
@@ -355,8 +375,8 @@ def test_c5_is_not_counted_before_the_eighth_seed_nor_with_later_ones(statements
 
 
 def test_a_reserved_divergence_stays_open(statements):
-    (part,) = statements["e3.c5"].judge["parts"]
-    reserved = replace(statements["e3.c5"], judge={"why": "test", "parts": [part | {"reserved": "not yet"}]})
+    parts = [part | {"reserved": "not yet"} for part in statements["e3.c5"].judge["parts"]]
+    reserved = replace(statements["e3.c5"], judge={"why": "test", "parts": parts})
     assert judge({"e3.c5": reserved}, world(), "e3.c5")["reason"] == "not yet"
 
 

@@ -107,21 +107,55 @@ def test_a_reason_names_the_parts_where_they_differ():
     ],
 )
 def test_two_readings_of_a_setting(high, low, whole):
-    parts = [part(high, name="a", value="0.1"), part(low, name="b", value="0.01")]
+    parts = [part(high, name="a", value="0.1"), part(low, name="a", value="0.01")]
+    assert compound.of_parts(parts).outcome == compound.of_parts(parts[::-1]).outcome == whole
+
+
+@pytest.mark.parametrize(("low", "whole"), [(FAILS, OPEN), (NO_DIFFERENCE, HOLDS_IN_PART)])
+def test_only_the_same_part_under_two_readings_depends_on_the_setting(low, whole):
+    """That one part holds under one reading and another one does not under the other may be the parts' doing."""
+    parts = [part(HOLDS, name="a", value="0.1"), part(low, name="b", value="0.01")]
+    assert compound.of_parts(parts).outcome == compound.of_parts(parts[::-1]).outcome == whole
+    pairs = [*parts, part(low, name="a", value="0.01"), part(HOLDS, name="b", value="0.1")]
+    assert compound.of_parts(pairs).outcome == DEPENDS_ON
+
+
+@pytest.mark.parametrize(
+    ("holding", "failing", "whole"),
+    [(0.02, 0.02, DEPENDS_ON), (0.03, 0.02, OPEN), (0.02, 0.03, HOLDS_IN_PART), (0.03, 0.03, OPEN)],
+)
+def test_a_part_depends_on_the_setting_only_after_holm(holding, failing, whole):
+    """Two decisions: each is asked for at 0.05 / 2."""
+    parts = [part(HOLDS, holding, "a", "0.1"), part(FAILS, failing, "a", "0.01")]
     assert compound.of_parts(parts).outcome == compound.of_parts(parts[::-1]).outcome == whole
 
 
 def test_the_readings_are_named():
-    found = compound.of_parts([part(HOLDS, name="a", value="0.1"), part(FAILS, name="b", value="0.01")])
-    assert found.reason.startswith("depends on the base rate: 0.1 holds; 0.01 fails. fails: b (why fails); holds: a")
+    found = compound.of_parts([part(HOLDS, name="a", value="0.1"), part(FAILS, name="a", value="0.01")])
+    assert found.reason.startswith("depends on the base rate: 0.1 holds; 0.01 fails. fails: a (why fails); holds: a")
 
 
 def test_a_part_without_a_reading_belongs_to_each():
-    readings = [part(HOLDS, value="0.1"), part(FAILS, value="0.01")]
-    assert compound.of_parts([*readings, part(HOLDS)]).outcome == DEPENDS_ON
+    readings = [part(HOLDS, name="a", value="0.1"), part(FAILS, name="b", value="0.01")]
+    assert compound.of_parts([*readings, part(HOLDS)]).outcome == OPEN, "under 0.1 all hold"
     assert compound.of_parts([*readings, part(FAILS)]).outcome == FAILS, "it fails under both"
-    mild = [part(HOLDS, value="0.1"), part(NO_DIFFERENCE, value="0.01")]
+    mild = [part(HOLDS, name="a", value="0.1"), part(NO_DIFFERENCE, name="b", value="0.01")]
     assert compound.of_parts([*mild, part(HOLDS)]).outcome == HOLDS_IN_PART, "each reading holds, one of them in part"
+
+
+@pytest.mark.parametrize("alone", [HOLDS, FAILS])
+def test_a_part_that_depends_on_the_setting_decides_whatever_has_no_reading(alone):
+    readings = [part(HOLDS, name="a", value="0.1"), part(FAILS, name="a", value="0.01")]
+    assert compound.of_parts([*readings, part(alone)]).outcome == DEPENDS_ON
+
+
+def test_parts_hold_after_holm_unless_all_of_them_hold():
+    weak = part(HOLDS, 0.03, "weak")
+    assert compound.of_parts([weak, part(HOLDS, 0.04)]).outcome == HOLDS, "the more parts, the rarer that all hold"
+    found = compound.of_parts([weak, part(NO_DIFFERENCE)])
+    assert found.outcome == OPEN, "0.03 is above 0.05 / 2"
+    assert "weak (holds alone, p = 0.03, not corrected for the number of parts)" in found.reason
+    assert compound.of_parts([part(HOLDS, 0.02), part(NO_DIFFERENCE)]).outcome == HOLDS_IN_PART
 
 
 # Many decisions ----------------------------------------------------------------------------------------------
