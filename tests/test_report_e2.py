@@ -478,7 +478,7 @@ def test_table2_sets_the_post_beside_the_specs() -> None:
     assert rows["workers"] == ["32", "3", "3", "3", "32", "3", "3"]
     assert rows["epochs"] == ["100", "20", "20", "20", "150", "30", "30"]
     assert rows["images per round"] == ["not stated", "96", "96", "96", "50\u202f000", "4\u202f000", "4\u202f000"]
-    assert rows["DGC warm-up (epochs)"] == ["4", "–", "–", "4.7 (23 % of the epochs)", "–", "–", "–"]
+    assert rows["DGC warm-up (epochs)"] == ["4", "–", "–", "4.67 (23.3 % of the epochs)", "–", "–", "–"]
     assert rows["momentum"][1:4] == ["0.9", "0.9", "0.9, on the workers"]
     basis = {(row["parameter"], row["run"]): row["basis"] for row in read_csv(table.csv())}
     assert basis["DGC sparsity", "e2-large-batch-dgc"] == "stated"
