@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from synthetic import specs_root
 from synthetic_e2 import ARMS, NETWORKS, STEPS, e2_records
 
 from repro import codecs, definitions, payloads, report, specs, traffic
@@ -498,6 +499,21 @@ def test_what_table2_says_of_dgc_is_what_the_codec_does() -> None:
     assert rows["DGC sparsifies"] == measured["sparsified"] == "convolution weights only"
     assert rows["DGC threshold from"] == f"at least {measured['sample_percent']} % of each tensor"
     assert measured["warm_up_epochs"] == len(traffic.WARM_UP)
+
+
+@pytest.mark.parametrize("profile", specs.PROFILES)
+def test_the_published_share_of_a_warm_up_is_found_again_at_every_profile(profile: str) -> None:
+    warm = [s for s, _ in specs.runs("e2", profile, root=specs_root()) if s.sparsity_warmup]
+    assert {s.run for s in warm} >= {e2.DGC, e2.DGC_COSINE}
+    for spec in warm:
+        assert specs.published_warm_up(spec.as_dict(), ROOT) == pytest.approx(0.04), spec.run
+
+
+def test_a_run_that_is_not_planned_has_a_published_share_only_where_shares_are_kept() -> None:
+    spec = {"run": "e2-unheard-of", "source": "e2", "sparsity_warmup": 0.25}
+    assert specs.published_warm_up(spec | {"profile": "smoke"}, ROOT) == 0.25
+    with pytest.raises(ReproError, match=r"pipelines/e2\.yaml: no run e2-unheard-of, .* expected; name one"):
+        specs.published_warm_up(spec | {"profile": "study"}, ROOT)
 
 
 def test_the_published_scale_is_that_of_the_specs() -> None:
