@@ -625,21 +625,25 @@ def _warm_up(
 def published_warm_up(spec: Mapping[str, Any], root: Path = Path()) -> float:
     """Share of the published training that DGC's warm-up takes there, from that of a run at its profile's size.
 
-    The inverse of what the profile does to it: it keeps the share, or the steps.
+    The inverse of what the profile does to it. Where the profile keeps the share, it is that of any run, planned or
+    not. Where it keeps the steps, they are counted in those of the run's published size, which only a planned run has.
 
     Args:
         spec: of a run, as its record holds it.
         root: root of the repository.
 
     Raises:
-        ReproError: the source has no such run.
+        ReproError: the profile keeps the steps, and the source has no such run.
     """
     files, run, share = _read(spec["source"], spec["profile"], root), spec["run"], float(spec["sparsity_warmup"])
-    written = (files.content["runs"] | files.content["controls"]).get(run)
-    if written is None:
-        raise ReproError(f"{files.spec_file}: no run {run}; a run with its settings was expected; name another")
     if files.params.get("warmup", "share") == "share":
         return share
+    written = (files.content["runs"] | files.content["controls"]).get(run)
+    if written is None:
+        raise ReproError(
+            f"{files.spec_file}: no run {run}, and without its published size no share of the published training that "
+            "its warm-up takes; a run of this file was expected; name one"
+        )
     published, where = files.content["defaults"] | written, f"{files.spec_file}, run {run}"
     steps = share * spec["epochs"] * _steps_per_epoch(spec, where)
     return float(steps / (published["epochs"] * _steps_per_epoch(published, where)))

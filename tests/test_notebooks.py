@@ -16,7 +16,7 @@ from synthetic import e1_records
 from synthetic_e2 import e2_records
 from synthetic_e3 import DIVERGE, e3_records
 
-from repro import claims, laws, records, report, specs, store
+from repro import claims, datasets, laws, records, report, specs, store
 from repro.errors import ReproError
 from repro.notebooks import drawn, execute, html_body, load, of_source, percent, show, table
 
@@ -158,11 +158,13 @@ def fill(root: Path, *, source: str = "e1", without: str = "", stale: str = "") 
     for spec, seed in specs.runs(source, "study", root=root):
         if spec.run == without:
             continue
+        sha256 = None if spec.kind == "law" else datasets.manifest_sha256(spec.dataset, root / "data")
         made = replace(
             SHAPES.get((spec.run, seed), SHAPES["e1-central", 11]),
             run=spec.run,
             kind=spec.kind,
             spec=spec.as_dict(),
+            data={"name": spec.dataset, "sha256": sha256, "classes": 10, "reduced": None},
             fingerprint="0" * 64 if spec.run == stale else store.fingerprint(spec, seed, root),
         )
         if spec.run == "e1-union-law":

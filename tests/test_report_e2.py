@@ -8,6 +8,7 @@ import io
 import itertools
 import math
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from synthetic import specs_root
 from synthetic_e2 import ARMS, NETWORKS, STEPS, e2_records
 
 from repro import codecs, definitions, payloads, report, specs, traffic
@@ -41,10 +43,11 @@ LINKS = {"slow mobile": {"down": 4, "up": 2}, "DSL": {"down": 16, "up": 8}, "fib
 
 @pytest.fixture(scope="module", autouse=True)
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working folder with link classes, whether or not the post is among the sources yet."""
+    """A working folder with the committed specs and other link classes, whether or not the post is built yet."""
     root = tmp_path_factory.mktemp("root")
-    (root / "pipelines").mkdir()
-    (root / "pipelines/e2.yaml").write_text(yaml.safe_dump({"links": LINKS}, sort_keys=False))
+    shutil.copytree(ROOT / "pipelines", root / "pipelines")
+    spec_file = root / "pipelines/e2.yaml"
+    spec_file.write_text(yaml.safe_dump(yaml.safe_load(spec_file.read_text()) | {"links": LINKS}, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "ARTEFACTS", report._DEFINED)
         patch.chdir(root)
@@ -435,12 +438,12 @@ def test_table1_times_the_bytes_sent_until_the_target() -> None:
         seconds = 8e-6 * (up / 8 + down / 16) / 3
         assert float(rows[record.run, str(record.seed)]["seconds_to_target"]) == pytest.approx(seconds, rel=1e-6)
     epochs = {row[1]: row[3] for row in table.rows if "measured" in row[0]}
-    assert epochs["large batch"].startswith("5.4 [")
+    assert epochs["large batch"].startswith("2.7 [")
 
 
 def test_table1_gives_a_bound_where_a_seed_never_reaches_the_target() -> None:
     short = [
-        replace(r, rows=[row | {"test_top1": min(0.4, row["test_top1"])} for row in r.rows])
+        replace(r, rows=[row | {"test_top1": min(0.3, row["test_top1"])} for row in r.rows])
         if r.run == "e2-federated"
         else r
         for r in e2_records()
@@ -476,7 +479,7 @@ def test_table2_sets_the_post_beside_the_specs() -> None:
     assert rows["workers"] == ["32", "3", "3", "3", "32", "3", "3"]
     assert rows["epochs"] == ["100", "20", "20", "20", "150", "30", "30"]
     assert rows["images per round"] == ["not stated", "96", "96", "96", "50\u202f000", "4\u202f000", "4\u202f000"]
-    assert rows["DGC warm-up (epochs)"] == ["4", "–", "–", "0.8 (4 % of the epochs)", "–", "–", "–"]
+    assert rows["DGC warm-up (epochs)"] == ["4", "–", "–", "4.67 (23.3 % of the epochs)", "–", "–", "–"]
     assert rows["momentum"][1:4] == ["0.9", "0.9", "0.9, on the workers"]
     basis = {(row["parameter"], row["run"]): row["basis"] for row in read_csv(table.csv())}
     assert basis["DGC sparsity", "e2-large-batch-dgc"] == "stated"
@@ -496,6 +499,21 @@ def test_what_table2_says_of_dgc_is_what_the_codec_does() -> None:
     assert rows["DGC sparsifies"] == measured["sparsified"] == "convolution weights only"
     assert rows["DGC threshold from"] == f"at least {measured['sample_percent']} % of each tensor"
     assert measured["warm_up_epochs"] == len(traffic.WARM_UP)
+
+
+@pytest.mark.parametrize("profile", specs.PROFILES)
+def test_the_published_share_of_a_warm_up_is_found_again_at_every_profile(profile: str) -> None:
+    warm = [s for s, _ in specs.runs("e2", profile, root=specs_root()) if s.sparsity_warmup]
+    assert {s.run for s in warm} >= {e2.DGC, e2.DGC_COSINE}
+    for spec in warm:
+        assert specs.published_warm_up(spec.as_dict(), ROOT) == pytest.approx(0.04), spec.run
+
+
+def test_a_run_that_is_not_planned_has_a_published_share_only_where_shares_are_kept() -> None:
+    spec = {"run": "e2-unheard-of", "source": "e2", "sparsity_warmup": 0.25}
+    assert specs.published_warm_up(spec | {"profile": "smoke"}, ROOT) == 0.25
+    with pytest.raises(ReproError, match=r"pipelines/e2\.yaml: no run e2-unheard-of, .* expected; name one"):
+        specs.published_warm_up(spec | {"profile": "study"}, ROOT)
 
 
 def test_the_published_scale_is_that_of_the_specs() -> None:

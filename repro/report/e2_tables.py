@@ -392,7 +392,7 @@ def _momentum(group: Sequence[Record]) -> str:
 
 def _warm_up(group: Sequence[Record]) -> str:
     share, epochs = select.setting(group, "sparsity_warmup"), select.setting(group, "epochs")
-    return f"{share * epochs:g} ({100 * share:g} % of the epochs)"
+    return f"{share * epochs:.3g} ({100 * share:.3g} % of the epochs)"
 
 
 class Parameter(NamedTuple):

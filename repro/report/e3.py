@@ -32,7 +32,9 @@ SYNCHRONISED = (10, 40, 150)
 FIG1_RUNS = (BN, BN_SKEWED, LAW)
 FIG2_RUNS = (BN, GN, FIXUP, BN_SKEWED, GN_SKEWED, FIXUP_SKEWED)
 GN_RUNS = tuple(f"e3-gn-{batch}" for batch in BATCHES)
-OTHER_NORM_RUNS = ("e3-ln-128", "e3-ln-2048", "e3-in-128", "e3-in-2048")
+LN_RUNS = tuple(f"e3-ln-{batch}" for batch in BATCHES)
+IN_RUNS = tuple(f"e3-in-{batch}" for batch in BATCHES)
+OTHER_NORM_RUNS = (*LN_RUNS, *IN_RUNS)
 FIG3_RUNS = (*GN_RUNS, *OTHER_NORM_RUNS)
 FIXUP_RUNS = tuple(f"e3-fixup-{batch}" for batch in BATCHES)
 LINEAR_RUNS = ("e3-fixup-1024-linear", "e3-fixup-2048-linear")
@@ -333,13 +335,13 @@ RATES = "Below: learning rate, a line a seed until it diverged; where rates are 
 
 
 def fig3(groups: select.Groups, profile: str) -> Figure:
-    """GroupNorm by batch; LayerNorm and InstanceNorm at the ends of the range (e3.c3)."""
+    """GroupNorm, and LayerNorm and InstanceNorm, by batch (e3.c3)."""
     figure, axes = style.new(
         "e3.fig3  Normalisation within an image, by batch",
         select.stamp(groups),
         [f"{LINES} {_thin(groups)}{RATES}", _steps(groups, GN_RUNS), *select.gaps(groups)],
         panels=("GroupNorm", "LayerNorm and InstanceNorm"),
-        legend_rows=2,
+        legend_rows=3,
         right=0.62,
         lower=1.2,
     )

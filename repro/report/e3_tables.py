@@ -16,7 +16,9 @@ from repro.report.e3 import (
     COLUMNS,
     FIXUP_RUNS,
     GN_RUNS,
+    IN_RUNS,
     LINEAR_RUNS,
+    LN_RUNS,
     OTHER_NORM_RUNS,
     SKEWED_RUNS,
     _finals,
@@ -45,12 +47,12 @@ EVALUATION_BATCH = 500
 
 LOST = "No value published: the post's own table was a picture and is lost."
 
-#: (rows of e3.table1) network -> the run of each batch, or None. Batch 128 has no warm-up.
-_ROWS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+#: (rows of e3.table1) network -> the run of each batch. Batch 128 has no warm-up.
+_ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("GroupNorm", GN_RUNS),
     ("GroupNorm", (GN_RUNS[0], *SLOW_RUNS)),
-    ("LayerNorm", (OTHER_NORM_RUNS[0], None, OTHER_NORM_RUNS[1])),
-    ("InstanceNorm", (OTHER_NORM_RUNS[2], None, OTHER_NORM_RUNS[3])),
+    ("LayerNorm", LN_RUNS),
+    ("InstanceNorm", IN_RUNS),
     ("Fixup", FIXUP_RUNS),
     ("Fixup", (FIXUP_RUNS[0], *SHORT_RUNS)),
     ("Fixup", (FIXUP_RUNS[0], *LINEAR_RUNS)),
@@ -71,8 +73,8 @@ def table1(groups: select.Groups, profile: str) -> Table:
     """Accuracy at the end of training by network, warm-up and batch (e3.c3, e3.c4, e3.c6)."""
     rows = []
     for norm, runs in _ROWS:
-        cells = [ABSENT if run is None else _cell(groups[run]) for run in runs]
-        first, *larger = (groups[run] for run in runs if run is not None)
+        first, *larger = (groups[run] for run in runs)
+        cells = [_cell(group) for group in (first, *larger)]
         rows.append([norm, _warm_up(*larger), *cells, e1._change(first, larger[-1])])
     csv_rows = [row for group in groups.values() for row in _csv(group)]
     return Table(

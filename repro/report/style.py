@@ -130,7 +130,8 @@ def _of_post_3() -> dict[str, Style]:
         looks[f"e3-fixup-{batch}-linear"] = Style(colour, "X", (0, line))
     looks["e3-fixup-1024-short"] = Style("#4A0A33", "P", (0, (1.2, 1.2)), filled=False)
     looks["e3-fixup-2048-short"] = Style("#D0679F", "P", "-", filled=False)
-    for name in ("ln", "in"):
+    for name, colour, marker in (("ln", "#004A52", "D"), ("in", "#544300", "P")):
+        looks[f"e3-{name}-1024"] = replace(NORMS[_NAMES[name]], colour=colour, marker=marker, line=(0, (5.0, 1.5)))
         looks[f"e3-{name}-2048"] = replace(NORMS[_NAMES[name]], line="-", **_OPEN)
     looks["e3-gn-128-unit-scale"] = replace(NORMS["group"], colour="#2F9E6E", line="-", **_OPEN)
     looks["e3-gn-wide"], looks["e3-gn-wide-unit-scale"] = NORMS["group"], looks["e3-gn-128-unit-scale"]
