@@ -32,12 +32,14 @@ import readme
 import torch
 from torch import Tensor
 
-from repro import codecs, runner, specs
+from repro import codecs, machine
 from repro.codecs import DGC, Int8, Zipped, dgc, sparse
 from repro.codecs.message import flatten
-from repro.engines.common import backward
 from repro.errors import ReproError
 from repro.randomness import generator
+from repro.registry import specs
+from repro.running import prepare, provenance
+from repro.training.steps import backward
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/codecs.json"
@@ -66,7 +68,7 @@ def gradients() -> dict[str, Tensor]:
         specs.find("e1-central", "study", ROOT), run="benchmark-codecs", train_images=1000, test_images=100,
         image_size=32, width=64, local_batch=32, augment=True, precision="fp32",
     )  # fmt: skip
-    setting = runner.prepare(spec, 1, ROOT)
+    setting = prepare.prepare(spec, 1, ROOT)
     optimiser = torch.optim.SGD(setting.model.parameters(), lr=0.05)
     setting.model.train()
     for step in range(STEPS):
@@ -231,10 +233,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seconds |= measure(slow_parts(given), slow)
     pairs = [("f2i", "copy"), ("f2i affine", "copy"), ("topk", "selection")]
     results = {
-        "machine": runner.machine(),
+        "machine": machine.describe(),
         "cores": 1,
         "load_before": load,
-        "code": runner.CODE,
+        "code": provenance.CODE,
         "date": time.strftime("%Y-%m-%d"),
         "values": sum(tensor.numel() for tensor in given.values()),
         "tensors": len(given),

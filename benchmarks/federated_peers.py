@@ -10,7 +10,7 @@ Workloads, of the same CIFAR-10 images, first weights and learning rate for all 
 
 Arms, each in a program of its own and with two processes that train:
 
-* ``ours``: ``repro.engines.fast`` as runs use it: bfloat16 convolutions on float32 weights, channels last in memory.
+* ``ours``: ``repro.training.fast`` as runs use it: bfloat16 convolutions on float32 weights, channels last in memory.
 * ``plain, bf16``: the plain loop of ``federated_round.py`` in the same precision and memory format: the fair baseline.
 * ``plain, float32``: the same in PyTorch's defaults. What ours gains over it is mostly what bfloat16 and channels last
   gain, as the fair baseline shows.
@@ -46,8 +46,11 @@ import readme
 import torch
 from federated_round import ROOT, OurRounds, PlainRounds
 
-from repro import records, rules, runner, specs
+from repro import files, machine
 from repro.errors import ReproError
+from repro.registry import specs
+from repro.running import prepare, provenance
+from repro.verdicts import rules
 
 RESULTS = ROOT / "benchmarks/results/federated_peers.json"
 PEERS = ROOT / "benchmarks/peers"
@@ -126,7 +129,7 @@ def train(work: Workload, arm: str, seed: int) -> None:
 
 def hand_over(work: Workload, seed: int, bf16: bool, path: Path) -> None:
     """Write what a peer needs to ``path`` (``peers/given.py``)."""
-    setting = runner.prepare(work.spec(), seed, ROOT)
+    setting = prepare.prepare(work.spec(), seed, ROOT)
     images, test = setting.batches.images, setting.evaluation
     scale, shift = images._scale, images._shift  # x = pixel * scale - shift
     std = 1 / (255 * scale)
@@ -301,11 +304,11 @@ def table(results: dict[str, Any]) -> str:
 def started(path: Path) -> dict[str, Any]:
     """Results to go on with: those of ``path`` if code, machine and workloads are the same, else none."""
     fresh: dict[str, Any] = {
-        "machine": runner.machine(), "cores": os.cpu_count(), "processes": PROCESSES, "code": runner.CODE["code"],
+        "machine": machine.describe(), "cores": os.cpu_count(), "processes": PROCESSES, "code": provenance.CODE["code"],
         "workloads": {name: asdict(work) for name, work in WORKLOADS.items()}, "releases": RELEASES, "rows": [],
     }  # fmt: skip
     if path.exists():
-        found = records.read_json(path)
+        found = files.read_json(path)
         if all(found.get(key) == value for key, value in fresh.items() if key != "rows"):
             return found
         print(
@@ -346,7 +349,7 @@ def run(options: argparse.Namespace, path: Path = RESULTS) -> None:
         )
         results["date"], results["summary"] = time.strftime("%Y-%m-%d"), summarise(results)
         if path == RESULTS:
-            records.write_atomic(path, records.canonical_json(results))
+            files.write_atomic(path, files.canonical_json(results))
             readme.update("federated_peers", table(results))
     if results["rows"]:
         print("\n" + table(results))

@@ -5,7 +5,7 @@
 Workload: 10 000 CIFAR-10 images on 10 IID clients, local batch 32, one local epoch a round, SGD at a learning rate of
 0.1, ResNet18 of width 16 at 32 x 32 px, then an evaluation on 2 000 test images.
 
-* ours: ``repro.engines.fast`` as the runner drives it: bfloat16 convolutions, channels last, one process a core.
+* ours: ``repro.training.fast`` as the runner drives it: bfloat16 convolutions, channels last, one process a core.
 * plain: ``PlainRounds`` below: float32, PyTorch's default memory format and layers, one single-threaded process a core.
 
 Both start from the same weights and see the same local batches, and both use all cores, one after the other: every
@@ -36,10 +36,14 @@ import torch.nn.functional as F
 from peers import networks
 from torch import Tensor, nn
 
-from repro import codecs, rules, runner, schedules, specs
-from repro.batches import Batches, Images
-from repro.engines import fast
+from repro import codecs, machine
+from repro.data.batches import Batches, Images
 from repro.errors import ReproError
+from repro.experiments import schedules
+from repro.registry import specs
+from repro.running import prepare, provenance
+from repro.training import fast
+from repro.verdicts import rules
 
 T = TypeVar("T")
 
@@ -80,12 +84,12 @@ def workload(images: int, rounds: int) -> specs.Spec:
 
 
 class OurRounds:
-    """Rounds as ``repro.runner`` makes them; the model and its data are in ``setting``."""
+    """Rounds as ``repro.running.runner`` makes them; the model and its data are in ``setting``."""
 
     def __init__(
         self, spec: specs.Spec, seed: int, processes: int, stack: ExitStack, evaluation_batch: int | None = None
     ) -> None:  # fmt: skip
-        self.setting = runner.prepare(spec, seed, ROOT)
+        self.setting = prepare.prepare(spec, seed, ROOT)
         images, size = self.setting.evaluation, evaluation_batch
         parts = self.setting.evaluation_parts() if size is None else [
             functools.partial(images.centre, at, at + size) for at in range(0, len(images), size)
@@ -111,7 +115,7 @@ class OurRounds:
 # ---- the alternative: plain PyTorch --------------------------------------------------------------------------
 
 
-def plain_network(spec: specs.Spec, setting: runner.Setting) -> nn.Module:
+def plain_network(spec: specs.Spec, setting: prepare.Setting) -> nn.Module:
     """The run's network from PyTorch's own layers, with the same first weights."""
     net = networks.build(spec.model, setting.classes, spec.width)
     net.load_state_dict(net.state_dict() | setting.model.state_dict())
@@ -407,11 +411,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"seed {seed} of {args.seeds}, round {row['round']}: {'; '.join(arms)}", flush=True)
     results = {
         "spec": spec.as_dict(),
-        "machine": runner.machine(),
+        "machine": machine.describe(),
         "cores": os.cpu_count(),
         "processes": processes,
         "load_before": load,
-        "code": runner.CODE,
+        "code": provenance.CODE,
         "date": time.strftime("%Y-%m-%d"),
         "memory": memory,
         "seeds": list(range(1, args.seeds + 1)),

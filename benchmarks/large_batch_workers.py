@@ -2,7 +2,7 @@
 
     python benchmarks/large_batch_workers.py
 
-``repro.engines.fast.large_batch`` on ResNet18 of width 8 at 16 x 16 px with BatchNorm, whose statistics are those of
+``repro.training.fast.large_batch`` on ResNet18 of width 8 at 16 x 16 px with BatchNorm, whose statistics are those of
 each worker's own batch; bfloat16 convolutions, channels last in memory, one thread. Numbers of workers take turns, an
 epoch of four steps each, so that a machine that slows down slows all. Processor seconds are of whole steps: the order
 of an epoch, loading, both passes, and the optimiser; the first epoch of each is not counted.
@@ -24,10 +24,11 @@ import readme
 import torch
 from federated_round import ROOT
 
-from repro import codecs, runner
-from repro.engines import Round, fast
-from repro.engines.common import sgd
+from repro import codecs, machine
 from repro.errors import ReproError
+from repro.running import prepare, provenance
+from repro.training import Round, fast
+from repro.training.steps import sgd
 
 RESULTS = ROOT / "benchmarks/results/large_batch_workers.json"
 GLOBAL_BATCH, WIDTH, SIZE = 3072, 8, 16
@@ -44,7 +45,7 @@ def steps(workers: int, count: int) -> Iterator[Round]:
         run="benchmark-large-batch-workers", method="large_batch", workers=workers, local_batch=GLOBAL_BATCH // workers,
         image_size=SIZE, width=WIDTH, test_images=1,
     )  # fmt: skip
-    setting = runner.prepare(spec, 1, ROOT)
+    setting = prepare.prepare(spec, 1, ROOT)
     model = setting.model
     return fast.large_batch(
         model, sgd(model, 0.9, 5e-4), setting.batches, codecs.build("dense"), lambda _: 0.01, range(count), "bf16"
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)
     results: dict[str, Any] = {
-        "machine": runner.machine(), "cores": 1, "load_before": round(os.getloadavg()[0], 2), "code": runner.CODE,
+        "machine": machine.describe(), "cores": 1, "load_before": round(os.getloadavg()[0], 2), "code": provenance.CODE,
         "date": time.strftime("%Y-%m-%d"), "batch": GLOBAL_BATCH,
     }  # fmt: skip
     seconds = measure(WORKERS, options.epochs)

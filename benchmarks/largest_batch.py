@@ -3,7 +3,7 @@
     python benchmarks/largest_batch.py
 
 The prediction comes from child processes with growing batches, each twice the one before, until one fills most of the
-limit (`repro.performance.advise.probe_memory`); `advise --probe` then tries it out, lowers it until it fits and raises
+limit (`repro.commands.advise.probe_memory`); `advise --probe` then tries it out, lowers it until it fits and raises
 it while there is room, which is reported beside and not what is judged. The truth is found by bisection from there: a
 child trains a few steps at a batch size, its peak resident memory is watched from outside, and it fits if the peak
 stays below the limit. Peaks of one batch size differ by some megabytes, so that the truth is a range: from the largest
@@ -27,11 +27,15 @@ from typing import Any
 
 import readme
 
-from repro import records, runner, specs
+from repro import files, machine
+from repro.commands import advise
 from repro.errors import ReproError
-from repro.performance import advise, peak, predict
-from repro.performance.readings import TITLES
+from repro.performance import peak
 from repro.performance.workload import Workload
+from repro.registry import specs
+from repro.results import batch_costs
+from repro.results.measurements import TITLES
+from repro.running import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/largest_batch.json"
@@ -46,7 +50,7 @@ IMAGES = 2  # times the predicted batch: the set must be larger than any batch t
 def workload(model: str, images: int) -> Workload:
     """A network as it is measured at study size, on ``images`` images."""
     spec = specs.find(f"lb-perf-{model}", "study", ROOT)
-    manifest = records.read_json(ROOT / "data/manifests" / f"{spec.dataset}.json")
+    manifest = files.read_json(ROOT / "data/manifests" / f"{spec.dataset}.json")
     return Workload.of(spec.as_dict(), classes=len(manifest["classes"]), images=images)
 
 
@@ -76,7 +80,7 @@ def compare(model: str, limit: int) -> dict[str, Any]:
     while True:  # images lie in memory, too: their number is part of what is predicted
         work = workload(model, images)
         probes = advise.probe_memory(work, limit)
-        predicted = predict.advised_batch(advise.line_of(probes), limit)
+        predicted = batch_costs.advised_batch(advise.line_of(probes), limit)
         if predicted * IMAGES <= images:
             break
         images = 2 ** (predicted * IMAGES - 1).bit_length()
@@ -90,7 +94,7 @@ def compare(model: str, limit: int) -> dict[str, Any]:
         "predicted": predicted, "advised": advised, "advised_error": round(advised / fits - 1, 4), "fits": fits,
         "does_not_fit": over, "error": round(error, 4),
         "within": abs(error) <= ALLOWED, "probing_seconds": round(probing, 1), "children": tried,
-        "seconds": round(time.monotonic() - started, 1), "date": time.strftime("%Y-%m-%d"), "code": runner.CODE,
+        "seconds": round(time.monotonic() - started, 1), "date": time.strftime("%Y-%m-%d"), "code": provenance.CODE,
     }  # fmt: skip
 
 
@@ -98,7 +102,7 @@ def kept(path: Path, limit: int, machine: dict[str, Any]) -> dict[str, dict[str,
     """Rows by network that ``path`` holds already; none of another limit or machine."""
     if not path.exists():
         return {}
-    found = records.read_json(path)
+    found = files.read_json(path)
     if (found["limit_bytes"], found["machine"]) == (limit, machine):
         return {row["model"]: row for row in found["rows"]}
     print(f"{path}: made under another limit or on another machine; its rows are replaced", file=sys.stderr)
@@ -135,15 +139,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=MODELS, choices=MODELS, help="networks (default: all four)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="another file; the README then stays as it is")
     options = parser.parse_args(arguments)
-    limit, machine = advise.parse_bytes(options.limit), runner.machine()
+    limit, here = advise.parse_bytes(options.limit), machine.describe()
     if options.out == RESULTS and limit != advise.parse_bytes(LIMIT):
         raise ReproError(f"--limit {options.limit}: {LIMIT} was expected for the committed results; name another --out")
-    rows = kept(options.out, limit, machine)
+    rows = kept(options.out, limit, here)
     for model in options.only:
         row = rows[model] = compare(model, limit)
-        results = {"limit_bytes": limit, "allowed": ALLOWED, "machine": machine,
+        results = {"limit_bytes": limit, "allowed": ALLOWED, "machine": here,
                    "rows": [rows[name] for name in MODELS if name in rows]}  # fmt: skip
-        records.write_atomic(options.out, records.canonical_json(results))
+        files.write_atomic(options.out, files.canonical_json(results))
         if options.out == RESULTS:
             readme.update("largest_batch", table(results))
         print(

@@ -24,8 +24,9 @@ import processes
 import readme
 from federated_round import ROOT
 
-from repro import records, runner
+from repro import files, machine
 from repro.errors import ReproError
+from repro.running import provenance
 
 RESULTS = ROOT / "benchmarks/results/many_clients.json"
 ROUNDS = {10: 9, 100: 4, 1000: 2}  # in a program, by number of clients
@@ -76,8 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     processes.end_with_children()
     results: dict[str, Any] = {
-        "machine": runner.machine(), "cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 2),
-        "code": runner.CODE, "limit_mb": LIMIT, "rows": [],
+        "machine": machine.describe(), "cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 2),
+        "code": provenance.CODE, "limit_mb": LIMIT, "rows": [],
     }  # fmt: skip
     for clients in (number for number in ROUNDS if number <= options.most):
         for model in NETWORKS:
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
             results["date"] = time.strftime("%Y-%m-%d")
             if options.most == max(ROUNDS):
-                records.write_atomic(RESULTS, records.canonical_json(results))
+                files.write_atomic(RESULTS, files.canonical_json(results))
                 readme.update("many_clients", table(results))
     print("\n" + table(results))
 

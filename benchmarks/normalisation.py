@@ -26,10 +26,11 @@ import readme
 import torch
 import torch.nn.functional as F
 
-from repro import models, runner
-from repro.engines.common import backward
+from repro import machine, models
 from repro.errors import ReproError
 from repro.models import norms
+from repro.running import provenance
+from repro.training.steps import backward
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/normalisation.json"
@@ -139,10 +140,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)
     results: dict[str, Any] = {
-        "machine": runner.machine(),
+        "machine": machine.describe(),
         "cores": 1,
         "load_before": round(os.getloadavg()[0], 2),
-        "code": runner.CODE,
+        "code": provenance.CODE,
         "date": time.strftime("%Y-%m-%d"),
         "rows": [],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from repro import records
+from repro import files
 from repro.errors import ReproError
 
 README = Path(__file__).resolve().with_name("README.md")
@@ -25,12 +25,12 @@ def update(benchmark: str, text: str) -> None:
         raise ReproError(
             f"{README}: the lines {begin} and {end} were expected once each; `git checkout -- {README}`"
         ) from error
-    records.write_atomic(README, f"{before}{begin}\n\n{text}\n{end}{after}")
+    files.write_atomic(README, f"{before}{begin}\n\n{text}\n{end}{after}")
 
 
 def publish(benchmark: str, path: Path, results: dict[str, Any], text: str) -> None:
     """Write ``results`` to ``path`` and ``text`` to the README, and say so. Raises as ``update``."""
-    records.write_atomic(path, records.canonical_json(results))
+    files.write_atomic(path, files.canonical_json(results))
     update(benchmark, text)
     root = README.parents[1]
     print(f"{path.relative_to(root)} and {README.relative_to(root)} were written")

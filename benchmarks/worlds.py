@@ -20,11 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from repro import claims, records, specs
-from repro.looks import FIRST_SEED, LOOKS
-from repro.published import ACCURACIES, OTHER_ACCURACIES, Statement, runs_of
-from repro.records import Record
-from repro.rules import FAILS, HOLDS
+from repro import files
+from repro.registry import specs
+from repro.registry.published import ACCURACIES, OTHER_ACCURACIES, Statement, runs_of
+from repro.results.looks import FIRST_SEED, LOOKS
+from repro.results.records import Record
+from repro.verdicts import judge
+from repro.verdicts.rules import FAILS, HOLDS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/worlds.json"
@@ -49,7 +51,7 @@ def judged(root: Path = ROOT) -> tuple[list[Statement], list[str]]:
     """Statements reduced to those parts, and the ids of those whose runs this profile does not plan."""
     planned = {spec.run for spec in planned_specs(root)}
     found, left = [], []
-    for statement in claims.load_published(root).statements:
+    for statement in judge.load_published(root).statements:
         if not (parts := null_parts(statement)):
             continue
         if {run for part in parts for run in runs_of(part)} <= planned:
@@ -85,13 +87,13 @@ def world(chosen: list[specs.Spec], generator: np.random.Generator) -> Iterator[
 def count(worlds: int, seed: int, root: Path = ROOT) -> dict[str, Any]:
     """Shares of worlds in which each part, and each statement, is decided wrongly."""
     statements, left = judged(root)
-    needed = {run for statement in statements for run in claims.runs_named(statement)}
+    needed = {run for statement in statements for run in judge.runs_named(statement)}
     chosen = [spec for spec in planned_specs(root) if spec.run in needed]
     generator = np.random.default_rng(seed)
     parts: Counter[tuple[str, int]] = Counter()
     failing: Counter[str] = Counter()
     for _ in range(worlds):
-        for verdict in claims.judge_all(statements, world(chosen, generator), profile=PROFILE):
+        for verdict in judge.judge_all(statements, world(chosen, generator), profile=PROFILE):
             failing[verdict["id"]] += verdict["verdict"].startswith(FAILS)
             for i, part in enumerate(verdict["parts"]):
                 wrong = (HOLDS, FAILS) if part["rule"] in ("order", "trend") else (FAILS,)
@@ -122,7 +124,7 @@ def main() -> None:
     if found["not_planned"]:
         print(f"left out, their runs are not planned at profile {PROFILE}: {', '.join(found['not_planned'])}")
     if arguments.write:
-        records.write_atomic(RESULTS, records.canonical_json(found))
+        files.write_atomic(RESULTS, files.canonical_json(found))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import IO, Any, TypeVar, cast
 
 import torch
 
-from repro import records
+from repro import files
 from repro.errors import ReproError
 
 MAGIC = b"repro-c2"
@@ -114,7 +114,7 @@ class Checkpoint:
         content = {"fingerprint": self.fingerprint, "spent": asdict(self.spent()), "state": dict(state)}
         began = time.monotonic()
         try:
-            records.write_atomic(self.path, lambda file: _write(file, content))
+            files.write_atomic(self.path, lambda file: _write(file, content))
         except ReproError as error:
             if not self._said:
                 told = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error

@@ -12,9 +12,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from repro import __version__, specs, store
+from repro import __version__, files
 from repro.errors import ReproError, did_you_mean
-from repro.records import Record
+from repro.registry import order, specs, store
+from repro.results.records import Record
 
 ROOT = Path()
 
@@ -259,7 +260,7 @@ def _state(spec: specs.Spec, seed: int) -> str:
 
 def _spec(options: Any) -> specs.Spec:
     """The run that was named."""
-    from repro import costs
+    from repro.commands import plan as costs
 
     if "." in options.run and (instead := costs.not_a_run(options.run, ROOT)):  # no id of a run has a dot
         raise ReproError(instead)
@@ -285,9 +286,11 @@ def _bar(text: str) -> tuple[Any, Callable[[float], None]]:
 
 
 def _list(options: Any) -> int:
-    from repro import claims, costs, report
+    from repro import report
+    from repro.commands import plan as costs
+    from repro.verdicts import judge
 
-    published = claims.load_published(ROOT)
+    published = judge.load_published(ROOT)
     runs: dict[str, dict[str, Any]] = {}
     for (_, group), (tasks, waiting) in costs.all_runs(options.profile, ROOT, _sources(options)).items():
         for spec, seed in tasks:
@@ -344,11 +347,11 @@ def _list(options: Any) -> int:
 
 
 def _data(options: Any) -> int:
-    from repro import datasets
+    from repro.data import sets
 
-    for name in options.names or datasets.DEFAULT:
-        path = datasets.write_manifest(name, ROOT / "data")
-        images = datasets.load(name, ROOT / "data")
+    for name in options.names or sets.DEFAULT:
+        path = sets.write_manifest(name, ROOT / "data")
+        images = sets.load(name, ROOT / "data")
         print(
             f"{name}: {len(images.train_labels)} + {len(images.test_labels)} images, hashes verified; manifest {path}"
             + (f"; REDUCED: {images.reduced}" if images.reduced else "")
@@ -357,7 +360,7 @@ def _data(options: Any) -> int:
 
 
 def _run(options: Any) -> int:
-    from repro import runner
+    from repro.running import runner
 
     spec = _spec(options)
     seed = _seed(options, spec)
@@ -374,7 +377,7 @@ def _run(options: Any) -> int:
 
 
 def _sweep(options: Any) -> int:
-    from repro import sweep
+    from repro.running import sweep
 
     if options.in_order:
         return _in_order(options)
@@ -401,7 +404,7 @@ def _said(problems: Sequence[str]) -> int:
 
 
 def _warn_of_stale_rates(source: str, options: Any) -> None:
-    from repro import tuning
+    from repro.running import tuning
 
     if options.only == "recorded" and not specs.rates_chosen(source, options.profile, ROOT):
         return  # no run of this source has a record that waits for them
@@ -414,10 +417,11 @@ def _warn_of_stale_rates(source: str, options: Any) -> None:
 
 
 def _in_order(options: Any) -> int:
-    """What is left of the study, in the order of ``data/study.yaml`` (``repro.study.steps``)."""
+    """What is left of the study, in the order of ``data/study.yaml`` (``repro.registry.order.steps``)."""
     import time
 
-    from repro import study, sweep, tuning
+    from repro.registry import study
+    from repro.running import sweep, tuning
 
     if options.profile != study.PROFILE or options.source or options.group != "artefact" or options.only != "all":
         raise ReproError(
@@ -425,7 +429,7 @@ def _in_order(options: Any) -> int:
             "profile was expected beside it"
         )
     started, problems = time.monotonic(), list[str]()
-    for step in study.steps(ROOT):
+    for step in order.steps(ROOT):
         rest = None if options.time_budget is None else options.time_budget - (time.monotonic() - started)
         tasks = step.tasks(ROOT)
         print(f"== {step.name}: {len(tasks)} runs", file=sys.stderr, flush=True)
@@ -443,7 +447,7 @@ def _in_order(options: Any) -> int:
 
 
 def _tune(options: Any) -> int:
-    from repro import tuning
+    from repro.running import tuning
 
     for source in _sources(options):
         if not specs.grids(source, options.profile, ROOT):
@@ -465,10 +469,10 @@ def _rerun(options: Any) -> int:
 
 
 def _audit(options: Any) -> int:
-    from repro import verify
+    from repro.running import rerun
 
     draw = secrets.randbelow(10**6) if options.draw is None else options.draw
-    drawn = verify.sample(options.n, draw, ROOT)
+    drawn = rerun.sample(options.n, draw, ROOT)
     print(f"audit: draw {draw}", file=sys.stderr)
     return _compare(drawn, options, go_on=True)
 
@@ -479,19 +483,19 @@ def _compare(tasks: Sequence[tuple[specs.Spec, int]], options: Any, *, go_on: bo
     With ``go_on`` a run that cannot be computed here (its data set is not there) is said and left aside, unless it is
     all there is.
     """
-    from repro import verify
+    from repro.running import rerun
 
-    found: list[verify.Comparison] = []
+    found: list[rerun.Comparison] = []
     for i, (spec, seed) in enumerate(tasks, start=1):
-        verify.recorded(spec, seed, ROOT)  # what cannot be compared is said before anything is announced
-        seconds = verify.recorded_seconds(spec, seed, ROOT)
+        rerun.recorded(spec, seed, ROOT)  # what cannot be compared is said before anything is announced
+        seconds = rerun.recorded_seconds(spec, seed, ROOT)
         took = "" if seconds is None else f"; the record took {seconds:.0f} s"
         name = f"{spec.run} seed {seed} (profile {spec.profile})"
         print(f"[{i}/{len(tasks)}] computing {name} again{took}", file=sys.stderr, flush=True)
         bar, report = _bar(f"{spec.profile} {spec.run} seed {seed}")
         try:
             with bar:
-                c = verify.rerun(spec, seed, ROOT, processes=getattr(options, "processes", 1), report=report)
+                c = rerun.rerun(spec, seed, ROOT, processes=getattr(options, "processes", 1), report=report)
         except ReproError as error:
             if not go_on or (i == len(tasks) and not found):
                 raise
@@ -502,11 +506,11 @@ def _compare(tasks: Sequence[tuple[specs.Spec, int]], options: Any, *, go_on: bo
         print(said, file=sys.stderr if options.json else sys.stdout, flush=True)
     if options.json:
         print(json.dumps([vars(c) for c in found], indent=1))
-    return int(any(c.verdict == verify.DIFFERS for c in found))
+    return int(any(c.verdict == rerun.DIFFERS for c in found))
 
 
 def _verify(options: Any) -> int:
-    from repro import reviewer
+    from repro.commands import verify as reviewer
 
     def tell(line: str) -> None:
         print(f"verify: {line}", file=sys.stderr, flush=True)
@@ -520,7 +524,8 @@ def _verify(options: Any) -> int:
 
 
 def _plan(options: Any) -> int:
-    from repro import costs, study
+    from repro.commands import plan as costs
+    from repro.registry import study
 
     wanted: list[tuple[dict[str, str], costs.Planned]]
     if options.profile == study.PROFILE and not options.ids and options.source is None:
@@ -586,7 +591,9 @@ def _hours(seconds: float, cost: Any) -> str:
 
 
 def _render(options: Any) -> int:
-    from repro import pilot, report, study
+    from repro import report
+    from repro.registry import study
+    from repro.report import pilot
 
     for name in options.ids:
         if name not in report.ARTEFACTS:
@@ -616,9 +623,11 @@ def _render(options: Any) -> int:
 
 def _not_drawn(name: str) -> str:
     """What to say of an id that is no figure or table."""
-    from repro import claims, costs, report
+    from repro import report
+    from repro.commands import plan as costs
+    from repro.verdicts import judge
 
-    published = claims.load_published(ROOT)
+    published = judge.load_published(ROOT)
     if why := costs.without_a_run(name, published):
         return why
     if statement := next((s for s in published.statements if s.id == name), None):
@@ -629,7 +638,9 @@ def _not_drawn(name: str) -> str:
 
 
 def _notebook(options: Any) -> int:
-    from repro import notebooks, pilot, study
+    from repro.book import notebooks
+    from repro.registry import study
+    from repro.report import pilot
 
     source = ROOT / "notebooks" / f"{options.name}.ipynb"
     if not source.exists():
@@ -649,12 +660,13 @@ def _verdicts_path(profile: str) -> Path:
 
 
 def _verdicts(options: Any) -> int:
-    from repro import claims, pilot, records
+    from repro.report import pilot
+    from repro.verdicts import judge
 
-    found = pilot.judge_all(claims.load_published(ROOT).statements, options.profile, ROOT)
+    found = pilot.judge_all(judge.load_published(ROOT).statements, options.profile, ROOT)
     _known(options.ids, [v["id"] for v in found])
     if options.write:
-        records.write_atomic(_verdicts_path(options.profile), records.canonical_json(found))
+        files.write_atomic(_verdicts_path(options.profile), files.canonical_json(found))
     found = [v for v in found if options.source in (None, v["source"]) and (not options.ids or v["id"] in options.ids)]
     if options.json:
         print(json.dumps(found, indent=1))
@@ -667,25 +679,25 @@ def _verdicts(options: Any) -> int:
 
 
 def _summary(options: Any) -> int:
-    from repro import page, records
+    from repro.book import theme
 
     path = _verdicts_path(options.profile)
     if not path.exists():
         raise ReproError(f"{path}: no verdicts yet; run `dvc repro` first")
-    stored = records.read_json(path)
+    stored = files.read_json(path)
     groups: dict[str, list[Any]] = {"results": [], "laws": [], "definitions": []}
     for v in stored:
         groups[{"law": "laws", "definition": "definitions"}.get(v["kind"], "results")].append(v)
-    own, old = page.split((v["verdict"], bool(v.get("pilot"))) for v in groups["results"])
-    print(f"Of {sum(own.values()) + sum(old.values())} results, at profile {options.profile}: {page.said(own)}.")
+    own, old = theme.split((v["verdict"], bool(v.get("pilot"))) for v in groups["results"])
+    print(f"Of {sum(own.values()) + sum(old.values())} results, at profile {options.profile}: {theme.said(own)}.")
     for name in ("laws", "definitions"):
-        found, shown = page.split((v["verdict"], bool(v.get("pilot"))) for v in groups[name])
-        said = [page.said(found)] * bool(found) + [f"{sum(shown.values())} from the pilot"] * bool(shown)
+        found, shown = theme.split((v["verdict"], bool(v.get("pilot"))) for v in groups[name])
+        said = [theme.said(found)] * bool(found) + [f"{sum(shown.values())} from the pilot"] * bool(shown)
         if said:
             print(f"Of {len(groups[name])} {name}, counted apart: {'; '.join(said)}.")
     if old:
         print(
-            f"{sum(old.values())} of the results show the pilot, which is never counted ({page.said(old)}): "
+            f"{sum(old.values())} of the results show the pilot, which is never counted ({theme.said(old)}): "
             "`make study` computes what is left, and `python -m repro plan` says what that costs."
         )
     print("The book: open book/index.html in a browser (on a forge book/index.md).")
@@ -694,8 +706,8 @@ def _summary(options: Any) -> int:
 
 
 def _advise(options: Any) -> int:
-    from repro import network
-    from repro.performance import advise
+    from repro.commands import advise
+    from repro.results import links as network
 
     budget, workload = advise.parse_bytes(options.memory), _workload(options)
     most = advise.physical_bytes(options.device)
@@ -725,13 +737,12 @@ def _advise(options: Any) -> int:
 
 def _workload(options: Any) -> Any:
     """What is advised on: the profile's size of the network, all training images of the data set."""
-    from repro import records
     from repro.performance.workload import Workload
 
     known = sorted(path.stem for path in (ROOT / "data/manifests").glob("*.json"))
     if options.data not in known:
         raise ReproError(f"unknown data set {options.data!r}; one of {', '.join(known)} was expected")
-    manifest = records.read_json(ROOT / "data/manifests" / f"{options.data}.json")
+    manifest = files.read_json(ROOT / "data/manifests" / f"{options.data}.json")
     images, height = manifest["arrays"]["train_images"]["shape"][:2]
     sizes = specs.sizes_of("lb", options.profile, options.model, ROOT)
     chosen = sizes | {
@@ -779,7 +790,7 @@ def _book(options: Any) -> int:
 
 
 def _arithmetic(options: Any) -> int:
-    from repro import arithmetic
+    from repro.verdicts import arithmetic
 
     found = arithmetic.lines(ROOT)
     if options.json:
@@ -792,7 +803,7 @@ def _arithmetic(options: Any) -> int:
 
 
 def _check(options: Any) -> int:
-    from repro import check
+    from repro.commands import check
 
     problems, waiting = check.check(options.profile, ROOT)
     for line in problems:

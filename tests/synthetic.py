@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from repro.records import Record
+from repro.results.records import Record
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

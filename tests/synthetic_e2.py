@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from synthetic import hash_name
 
-from repro.records import Record
+from repro.results.records import Record
 
 #: run -> (codec, schedule, int8 weights, final accuracy, epochs to 63 % of it, epochs of the learning rate's cuts)
 ARMS: dict[str, tuple[str, str, bool, float, float, tuple[int, ...]]] = {

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from synthetic import hash_name, specs_root
 
-from repro import specs
-from repro.records import Record
-from repro.specs import Spec
+from repro.registry import specs
+from repro.registry.specs import Spec
+from repro.results.records import Record
 
 SIZES: dict[str, Any] = {"train_images": 4000, "test_images": 2000, "image_size": 16, "width": 8, "epochs": 20}
 LAYERS = ["stem.norm", *(f"stage{i}.norm{j}" for i in (1, 2) for j in (1, 2))]

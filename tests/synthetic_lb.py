@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from synthetic import hash_name, specs_root
 
-from repro import specs
-from repro.records import Record
-from repro.specs import Spec
+from repro.registry import specs
+from repro.registry.specs import Spec
+from repro.results.records import Record
 
 BATCHES = [1, 32, 64, 128, 256, 512, 1024]
 MACHINE = {"device": "a processor", "instructions": "AVX512", "torch": "2.0", "threads": 1, "kind": "cpu"}

@@ -13,10 +13,10 @@ from dataclasses import replace
 import numpy as np
 from synthetic import hash_name, specs_root
 
-from repro import specs
-from repro.partition import local_steps
-from repro.records import Record
-from repro.specs import Spec
+from repro.experiments.sizes import local_steps
+from repro.registry import specs
+from repro.registry.specs import Spec
+from repro.results.records import Record
 
 IMAGES, EPOCHS = 4096, 16
 SIZES = {"train_images": IMAGES, "test_images": 2000, "epochs": EPOCHS}

@@ -10,10 +10,14 @@ import pytest
 import synthetic_lb
 import tree
 
-from repro import cli, network, runner, specs
+from repro import cli, machine
+from repro.commands import advise
 from repro.errors import ReproError
-from repro.performance import advise, peak, predict
+from repro.performance import peak
 from repro.performance.workload import Workload
+from repro.registry import specs
+from repro.results import batch_costs
+from repro.results import links as network
 
 TOY = Workload(model="resnet18", classes=10, image_size=16, images=4096, width=4)
 
@@ -111,7 +115,7 @@ def test_probes_go_on_until_memory_grows_with_the_batch(
     work = Workload(**{**TOY.as_dict(), "images": 100_000})  # type: ignore[arg-type]
     peaks = advise.probe_memory(work, budget)
     assert len(tried) == len(set(tried)) < 20
-    predicted = predict.advised_batch(advise.line_of(peaks), budget)
+    predicted = batch_costs.advised_batch(advise.line_of(peaks), budget)
     assert predicted == pytest.approx((0.98e9 - 0.25e9) / image, abs=1)
 
 
@@ -155,7 +159,7 @@ def test_a_prediction_is_tried_out_until_it_is_close(
         return peak.Peak(batch, round(used), 200_000_000, used <= limit)
 
     monkeypatch.setattr(peak, "train", train)
-    budget = round(0.7e9 / (1 - predict.MARGIN)) + 1
+    budget = round(0.7e9 / (1 - batch_costs.MARGIN)) + 1
     found = advise.try_out(TOY, {250: 0.25e9, 500: 0.5e9}, budget)
     assert seen == tried
     advice = advise.advise(TOY, evidence(peaks=found, tried=True), budget)
@@ -168,7 +172,7 @@ def test_half_of_the_advised_batch_really_trains_under_the_limit_and_twice_the_a
     base = peak.train(TOY, 1).peak
     budget = base + 100 * 2**20
     peaks = advise.try_out(TOY, advise.probe_memory(TOY, budget), budget)
-    advised = predict.advised_batch(advise.line_of(peaks), budget)
+    advised = batch_costs.advised_batch(advise.line_of(peaks), budget)
     assert advise.check(TOY, advised // 2, budget)["fits"]
     assert not advise.check(TOY, advised, budget)["twice_fits"]
 
@@ -214,7 +218,7 @@ def test_committed_measurements_of_this_kind_of_machine_are_used_and_others_are_
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = specs.find("lb-perf-resnet50", "study", root)
-    here = {key: runner.machine()[key] for key in ("device", "instructions", "torch")} | {"threads": 1, "kind": "cpu"}
+    here = {key: machine.describe()[key] for key in ("device", "instructions", "torch")} | {"threads": 1, "kind": "cpu"}
     tree.record(spec, 11, root, machine=synthetic_lb.MACHINE)
     command = "--model resnet50 --data cifar10 --memory 2GiB --json --profile study"
     assert run(command, capsys)[0] == 2

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import tree
 
-from repro import arithmetic
-from repro.arithmetic import Line, Reading
 from repro.errors import ReproError
-from repro.published import load_published
+from repro.registry.published import load_published
+from repro.verdicts import arithmetic
+from repro.verdicts.arithmetic import Line, Reading
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from repro import partition
-from repro.batches import Batches, Images, channel_moments, shrink
+from repro.data import partition
+from repro.data.batches import Batches, Images, channel_moments, shrink
 from repro.errors import ReproError
-from repro.partition import local_steps
+from repro.experiments.sizes import local_steps
 from repro.randomness import generator
 
 MEAN, STD = (0.5, 0.25, 0.125), (0.25, 0.5, 0.2)

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import tree
 
-from repro import bill, records, specs, store
+from repro import files
+from repro.registry import specs, store
+from repro.results import records
+from repro.running import bill
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ def test_what_is_done_is_added_up_and_other_seeds_of_the_run_cost_the_same(root:
     for seed, seconds in ((11, 3600.0), (12, 7200.0)):
         tree.record(spec, seed, root)
         path = records.provenance_path(store.record_path(spec, seed, root))
-        records.write_atomic(path, records.canonical_json({"cpu_seconds": seconds}))
+        files.write_atomic(path, files.canonical_json({"cpu_seconds": seconds}))
     found = bill.lines({("e1-central", 11), ("e1-central", 12)}, root)
     (line,) = (line for line in found if line.done)
     assert (line.group, line.done, line.hours) == ("post 1", 2, 3.0)

@@ -19,17 +19,18 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from synthetic import e1_grid_records, e1_records
 
-from repro import book, page, report
-from repro.arithmetic import Line
-from repro.bill import Line as Bill
+from repro import book, report
 from repro.book import Inputs, markdown, notebook, views
-from repro.check import WAITING
-from repro.claims import Artefact, Choice, Published, Statement
+from repro.book import theme as page
+from repro.commands.check import WAITING
 from repro.errors import ReproError
-from repro.published import rule_hash
-from repro.records import path_of, provenance_path
+from repro.registry.published import rule_hash
+from repro.registry.study import Pilot
 from repro.report.tables import Table, from_markdown
-from repro.study import Pilot
+from repro.results.records import path_of, provenance_path
+from repro.running.bill import Line as Bill
+from repro.verdicts.arithmetic import Line
+from repro.verdicts.judge import Artefact, Choice, Published, Statement
 
 VOID = {"meta", "img", "br", "link", "input"}
 

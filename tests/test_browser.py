@@ -13,7 +13,8 @@ import pytest
 import tree
 from browser import Browser, program
 
-from repro import book, specs
+from repro import book
+from repro.registry import specs
 
 pytestmark = pytest.mark.skipif(program() is None, reason="no Chromium on the PATH (Debian: apt install chromium)")
 

@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from repro import codecs, models, partition
-from repro.batches import Batches, Images
-from repro.engines import evaluate, fast, plain
-from repro.engines.common import Buffers, evaluate_shared, float_buffers, shared_state
+from repro import codecs, models
+from repro.data import partition
+from repro.data.batches import Batches, Images
 from repro.models.norms import WorkerBatchNorm2d, batch_norms, batch_statistics
 from repro.randomness import generator
+from repro.training import evaluate, fast, plain
+from repro.training.buffers import Buffers, float_buffers, shared_state
+from repro.training.evaluate import evaluate_shared
 
 ROUND_OFF = 1e-11
 POLICIES = ("average", "local", "drop")

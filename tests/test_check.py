@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 import tree
 
-from repro import pilot, records, report, specs, store, tuning
-from repro.check import WAITING, check
-from repro.claims import load_published
+from repro import files, report
+from repro.book.notebooks import of_source
+from repro.commands.check import WAITING, check
 from repro.errors import ReproError
-from repro.notebooks import of_source
+from repro.registry import specs, store
+from repro.report import pilot
+from repro.results import records
+from repro.running import tuning
+from repro.verdicts.judge import load_published
 
 PUBLISHED, SPECS, NOTEBOOK = "data/published.yaml", "pipelines/e1.yaml", "notebooks/e1.ipynb"
 
@@ -208,7 +212,7 @@ def test_a_record_that_was_there_and_does_not_count_is_a_problem(how: str, root:
     for spec, seed in tasks:
         made = tree.record(spec, seed, root, **({"fingerprint": "0" * 64} if how == "stale" else {}))
         path = store.record_path(spec, seed, root)
-        records.write_atomic(records.provenance_path(path), records.canonical_json({"run": made.run}))
+        files.write_atomic(records.provenance_path(path), files.canonical_json({"run": made.run}))
         if how == "gone":
             path.unlink()
     why = {

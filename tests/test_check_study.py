@@ -8,9 +8,14 @@ from typing import Any
 import pytest
 import tree
 
-from repro import check, claims, pilot, records, rules, specs, store
-from repro.judging import six_digits
-from repro.records import Record
+from repro import files
+from repro.commands import check
+from repro.registry import specs, store
+from repro.report import pilot
+from repro.results import records
+from repro.results.records import Record
+from repro.verdicts import judge, rules
+from repro.verdicts.parts import six_digits
 
 RUN, SEED = "e1-central", 11
 CLEAN = {"commit": "c0ffee" * 6 + "c0ff", "code": "f00d"}
@@ -26,7 +31,7 @@ def recorded(root: Path, known: dict[str, Any] | None, seed: int = SEED) -> Reco
     made = tree.record(spec, seed, root)
     path = records.provenance_path(store.record_path(spec, seed, root))
     if known is not None:
-        records.write_atomic(path, records.canonical_json(known))
+        files.write_atomic(path, files.canonical_json(known))
     return made
 
 
@@ -48,10 +53,10 @@ def test_a_record_that_no_commit_stands_for_is_a_problem(known: Any, says: str |
 
 def stored(root: Path) -> dict[str, Any]:
     """The verdicts as `verdicts --write` stores them, by statement."""
-    made = pilot.judge_all(claims.load_published(root).statements, "study", root)
+    made = pilot.judge_all(judge.load_published(root).statements, "study", root)
     path = root / "figures/study/verdicts.json"
-    records.write_atomic(path, records.canonical_json(made))
-    return {verdict["id"]: verdict for verdict in records.read_json(path)}
+    files.write_atomic(path, files.canonical_json(made))
+    return {verdict["id"]: verdict for verdict in files.read_json(path)}
 
 
 def test_verdicts_are_those_of_todays_records_and_rules(root: Path) -> None:
@@ -74,7 +79,7 @@ def test_verdicts_are_those_of_todays_records_and_rules(root: Path) -> None:
 
 
 def _law(root: Path) -> list[dict[str, Any]]:
-    (statement,) = (s for s in claims.load_published(root).statements if s.id == "e1.c4")
+    (statement,) = (s for s in judge.load_published(root).statements if s.id == "e1.c4")
     return [part for part in (statement.judge or {})["parts"] if part["rule"] == "law"]
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro import checkpoint, published, records
+from repro import checkpoint, files
 from repro.checkpoint import Checkpoint, Spent
 from repro.errors import ReproError
+from repro.registry import published
+from repro.results import records
 
 STATE = {
     "model": {"weight": torch.arange(600, dtype=torch.float32).reshape(20, 30)},
@@ -227,13 +229,13 @@ def test_costs_count_processor_seconds_where_they_are_known(
     text: str | None, seconds: float | None, path: Path
 ) -> None:
     if text is not None:
-        records.write_atomic(path, text)
+        files.write_atomic(path, text)
     assert records.core_seconds(path) == seconds
 
 
 @pytest.mark.parametrize("text", ["[]", '{"seconds": "12"}', '{"seconds": -3449}', '{"seconds": true}', "{"])
 def test_damaged_provenance_is_one_line(text: str, path: Path) -> None:
-    records.write_atomic(path, text)
+    files.write_atomic(path, text)
     with pytest.raises(ReproError, match=r"was expected; restore it from git") as caught:
         records.core_seconds(path)
     assert "\n" not in str(caught.value)

@@ -15,10 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro import claims, looks, metrics, rules, words
 from repro.errors import ReproError
-from repro.records import Record
-from repro.rules import FAILS, HOLDS, NO_DIFFERENCE, OPEN, Interval
+from repro.registry import labels
+from repro.results import looks, metrics
+from repro.results.records import Record
+from repro.verdicts import judge as claims
+from repro.verdicts import rules
+from repro.verdicts.rules import FAILS, HOLDS, NO_DIFFERENCE, OPEN, Interval
 
 ROOT = Path(__file__).parents[1]
 EPOCHS = 20
@@ -915,7 +918,7 @@ def test_c6_at_the_edge_of_the_grid_is_open(published, arm, edge):
     found = verdicts(published, records)["e1.c6"]
     assert found["verdict"] == "open"
     assert (
-        found["reason"] == f"the best learning rate of {words.label(arm_id)} (seed 102) is {edge}, an edge of the grid"
+        found["reason"] == f"the best learning rate of {labels.label(arm_id)} (seed 102) is {edge}, an edge of the grid"
     )
 
 
@@ -1225,5 +1228,5 @@ def test_missing_files_say_how_to_get_them_back(tmp_path):
 
 
 def test_claims_import_without_torch():
-    code = "import sys, repro.claims; sys.exit('torch' in sys.modules)"
+    code = "import sys, repro.verdicts.judge; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

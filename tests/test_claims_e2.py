@@ -14,14 +14,17 @@ import numpy as np
 import pytest
 from synthetic_e2 import e2_records
 
-from repro import claims, metrics, rules, traffic
+from repro.book.notebooks import html_body
 from repro.errors import ReproError
-from repro.notebooks import html_body
-from repro.published import Statement, load_published
-from repro.records import Record
-from repro.rules import DEPENDS_ON, FAILS, HOLDS, NOT_COMPARABLE, NOT_RUN, OPEN, Interval
-from repro.traffic import Reading
-from repro.words import label
+from repro.experiments import post2
+from repro.registry.labels import label
+from repro.registry.published import Statement, load_published
+from repro.results import metrics, traffic
+from repro.results.records import Record
+from repro.results.traffic import Reading
+from repro.verdicts import judge as claims
+from repro.verdicts import rules
+from repro.verdicts.rules import DEPENDS_ON, FAILS, HOLDS, NOT_COMPARABLE, NOT_RUN, OPEN, Interval
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks/e2.ipynb"
@@ -107,7 +110,7 @@ def world(profile: str = "study") -> Records:
     return records
 
 
-DGC_PLAIN = [traffic.dgc_at(sparsity) for sparsity in (*traffic.WARM_UP, traffic.SPARSITY)]
+DGC_PLAIN = [traffic.dgc_at(sparsity) for sparsity in (*post2.WARM_UP, post2.SPARSITY)]
 DGC_ZIPPED = [f"{name}+zip" for name in DGC_PLAIN]
 
 
@@ -504,7 +507,7 @@ def test_there_are_48_readings_and_the_judged_one_comes_first():
 
 
 def test_a_total_is_messages_times_rounds_times_workers():
-    warm = dict(zip(traffic.WARM_UP, (80, 60, 40, 20), strict=True))
+    warm = dict(zip(post2.WARM_UP, (80, 60, 40, 20), strict=True))
     record = payloads(dense=1000, int8=250, int8_zip=125, dgc=10, dgc_zip=5)
     record = weigh(record, {"dense": 1000} | {traffic.dgc_at(sparsity): size for sparsity, size in warm.items()})
     plain = Reading(zipped=(), warm_up=False)
@@ -553,7 +556,7 @@ def test_warm_up_messages_are_as_long_as_their_coding_needs():
     random = np.random.default_rng(0)
     convolution = torch.from_numpy(random.standard_normal((128, 128, 3, 3)).astype(np.float32))
     gradient = {"convolution": convolution, "norm": torch.ones(1000)}
-    assert (*traffic.WARM_UP, traffic.SPARSITY) == codecs.WARM_UP
+    assert (*post2.WARM_UP, post2.SPARSITY) == codecs.WARM_UP
     for sparsity in codecs.WARM_UP:
         codec = codecs.DGC(sparsity=(sparsity,))
         found = len(codec.encode(codec.new_state(), gradient)) - 4 * 1000
@@ -698,7 +701,7 @@ def test_running_statistics_are_what_the_whole_model_has_more_than_its_parameter
 def test_compressed_or_not_running_statistics_have_one_length_but_for_a_byte_a_tensor():
     pytest.importorskip("torch")
     from repro import codecs, models
-    from repro.engines.common import shared_state
+    from repro.training.buffers import shared_state
 
     whole = {
         name: tensor.float() for name, tensor in shared_state(models.build("resnet18", classes=10, width=4)).items()

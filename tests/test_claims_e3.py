@@ -10,12 +10,13 @@ import nbformat
 import pytest
 from synthetic_e3 import CLASSES, e3_control_records, e3_records, stopped
 
-from repro import claims, metrics
+from repro.book.notebooks import of_source
 from repro.errors import ReproError
-from repro.notebooks import of_source
-from repro.published import Statement, load_published, runs_of
-from repro.records import Record
-from repro.rules import FAILS, HOLDS, NO_DIFFERENCE, NOT_COMPARABLE, NOT_RUN, OPEN
+from repro.registry.published import Statement, load_published, runs_of
+from repro.results import metrics
+from repro.results.records import Record
+from repro.verdicts import judge as claims
+from repro.verdicts.rules import FAILS, HOLDS, NO_DIFFERENCE, NOT_COMPARABLE, NOT_RUN, OPEN
 
 ROOT = Path(__file__).parents[1]
 SEEDS = tuple(range(1, 9))

@@ -13,12 +13,14 @@ import pytest
 import synthetic_lb
 from synthetic_lb import stopped
 
-from repro import claims, metrics, records, rules
 from repro.errors import ReproError
-from repro.published import Statement, load_ledger, load_published
-from repro.records import Record
-from repro.rules import DEPENDS_ON, FAILS, HOLDS, NO_DIFFERENCE, NOT_COMPARABLE, NOT_RUN, OPEN
-from repro.words import label
+from repro.registry.labels import label
+from repro.registry.published import Statement, load_ledger, load_published
+from repro.results import metrics, records
+from repro.results.records import Record
+from repro.verdicts import judge as claims
+from repro.verdicts import rules
+from repro.verdicts.rules import DEPENDS_ON, FAILS, HOLDS, NO_DIFFERENCE, NOT_COMPARABLE, NOT_RUN, OPEN
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = (1, 2, 3, 6, 10, 11, 12, 13, 14, 15, 18, 19, 20, 22, 27, 31)

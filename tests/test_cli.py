@@ -14,8 +14,12 @@ import tree
 import yaml
 
 import repro
-from repro import claims, cli, records, rules, runner, specs, store, sweep, tuning
+from repro import cli, files
 from repro.errors import ReproError
+from repro.registry import specs, store
+from repro.results import records
+from repro.running import runner, sweep, tuning
+from repro.verdicts import judge, rules
 
 COMMANDS = next(
     action.choices for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)
@@ -148,7 +152,7 @@ def test_an_unknown_id_is_answered_with_the_nearest_ones(command: str, capsys) -
 
 @pytest.mark.parametrize("command", ["render", "plan", "run", "rerun"])
 def test_what_the_package_has_no_run_for_is_said_to_have_none(command: str, capsys) -> None:
-    from repro.check import WAITING
+    from repro.commands.check import WAITING
 
     for name in WAITING:
         line = refused(capsys, command, name)
@@ -285,7 +289,7 @@ def test_more_clients_than_images_are_refused(command: str, root: Path, capsys) 
 )
 def test_a_damaged_record_stops_every_command_that_reads_records(command, damage, says, root: Path, capsys) -> None:
     path = stored(root)
-    records.write_atomic(records.provenance_path(path), '{"seconds": 3, "machine": {"device": "abacus"}}')
+    files.write_atomic(records.provenance_path(path), '{"seconds": 3, "machine": {"device": "abacus"}}')
     text = path.read_text()
     assert damage(text) != text
     path.write_text(damage(text))
@@ -421,7 +425,7 @@ def test_list_shows_every_id_and_its_state(root: Path, capsys) -> None:
     states = {line.split()[0]: line.split()[3:] for line in text.splitlines() if line.startswith("e1-")}
     assert states["e1-central"] == ["s1:completed", "s2:diverged"]
     assert states["e1-federated"] == ["s1:stale", "s2:not", "run"]
-    published = claims.load_published(root)
+    published = judge.load_published(root)
     for item in [*published.artefacts, *published.statements]:
         assert item.id in text
 
@@ -465,8 +469,8 @@ def test_a_run_is_stored_and_fails_only_if_it_diverged_unexpectedly(run, status,
 @pytest.mark.parametrize(("top1", "says", "code"), [(0.5, "identical", 0), (0.25, "differs", 1)])
 def test_a_repetition_fails_if_it_differs(top1: float, says: str, code: int, root: Path, monkeypatch, capsys) -> None:
     path = stored(root)
-    records.write_atomic(
-        records.provenance_path(path), records.canonical_json({"machine": {"device": "abacus"}, "seconds": 12})
+    files.write_atomic(
+        records.provenance_path(path), files.canonical_json({"machine": {"device": "abacus"}, "seconds": 12})
     )
     kept = records.read(path)
     again = replace(kept, rows=[kept.rows[0] | {"test_top1": top1}])
@@ -505,7 +509,7 @@ def test_list_and_verdicts_of_some_ids_show_these_and_no_other(root: Path, capsy
     assert "RUNS" not in said
     assert [v["id"] for v in json.loads(done(capsys, "verdicts", "e2.c1", "e1.c4", "--json"))] == ["e1.c4", "e2.c1"]
     done(capsys, "verdicts", "e1.c4", "--write")
-    assert len(records.read_json(root / "figures/smoke/verdicts.json")) > 1, "what is stored is always all of them"
+    assert len(files.read_json(root / "figures/smoke/verdicts.json")) > 1, "what is stored is always all of them"
 
 
 @pytest.mark.parametrize("command", ["list", "verdicts"])
@@ -558,7 +562,7 @@ def test_plan_adds_up_recorded_times_and_counts_what_was_never_timed(root: Path,
     for run, fingerprint in (("e1-central", None), ("e1-federated", "0" * 64)):
         path = stored(root, run, **({} if fingerprint is None else {"fingerprint": fingerprint}))
         provenance = {"seconds": 1800.0, "machine": {"device": "abacus"}}
-        records.write_atomic(records.provenance_path(path), records.canonical_json(provenance))
+        files.write_atomic(records.provenance_path(path), files.canonical_json(provenance))
     planned = json.loads(done(capsys, "plan", "--json"))
     assert [(p["source"], p["group"]) for p in planned] == [(s, g) for s in specs.SOURCES for g in specs.GROUPS]
     artefact, grid, control, *others = planned
@@ -576,7 +580,7 @@ def test_plan_adds_up_recorded_times_and_counts_what_was_never_timed(root: Path,
 def test_plan_of_a_figure_a_statement_and_a_run(root: Path, capsys) -> None:
     path = stored(root, "e1-central")
     provenance = {"seconds": 3600.0, "machine": {"device": "abacus"}, "peak_memory": 2_000_000}
-    records.write_atomic(records.provenance_path(path), records.canonical_json(provenance))
+    files.write_atomic(records.provenance_path(path), files.canonical_json(provenance))
     figure, statement, run = json.loads(done(capsys, "plan", "e1.fig1", "e1.c6", "e1-central", "--json"))
     assert (figure["id"], figure["runs"], figure["core_hours"]) == ("e1.fig1", 6, 1.0)
     assert (statement["runs"], statement["core_hours"]) == (24, 0.0), "eight rates of each of the three arms"
@@ -593,17 +597,17 @@ def test_arithmetic_is_printed_for_readers_and_programs(root: Path, capsys) -> N
 
 def test_verdicts_without_runs_judge_nothing_and_are_stored_only_when_asked(root: Path, capsys) -> None:
     found = json.loads(done(capsys, "verdicts", "--json"))
-    assert {v["id"] for v in found} == {s.id for s in claims.load_published(root).statements}
+    assert {v["id"] for v in found} == {s.id for s in judge.load_published(root).statements}
     for source in specs.SOURCES:  # a definition is checked by running the code itself
         ours = {v["verdict"] for v in found if v["source"] == source and v["kind"] != "definition"}
         assert ours == {rules.NOT_RUN}
     assert not (root / "figures").exists()
     done(capsys, "verdicts", "--write", "--source", "e1")
-    assert records.read_json(root / "figures/smoke/verdicts.json") == found
+    assert files.read_json(root / "figures/smoke/verdicts.json") == found
 
 
 def test_a_stale_record_is_not_judged(root: Path, capsys) -> None:
-    (statement,) = (s for s in claims.load_published(root).statements if s.id == "e1.c4")
+    (statement,) = (s for s in judge.load_published(root).statements if s.id == "e1.c4")
     checks = [check for part in statement.judge["parts"] for check in part.get("checks", [])]
     numbers = {name: 1.0 for check in checks for name in (check["number"], check["limit"])}
 
@@ -627,9 +631,9 @@ def test_an_error_of_the_package_is_one_line_and_a_bug_is_a_traceback(monkeypatc
 
         return command
 
-    monkeypatch.setattr(claims, "load_published", fail(ReproError("what; expected; do this")))
+    monkeypatch.setattr(judge, "load_published", fail(ReproError("what; expected; do this")))
     assert refused(capsys, "list") == "repro: what; expected; do this\n"
-    monkeypatch.setattr(claims, "load_published", fail(ZeroDivisionError("a bug")))
+    monkeypatch.setattr(judge, "load_published", fail(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError):
         cli.main(["list"])
 
@@ -638,7 +642,7 @@ def test_an_interruption_says_that_nothing_is_lost(monkeypatch, capsys) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(claims, "load_published", interrupted)
+    monkeypatch.setattr(judge, "load_published", interrupted)
     assert cli.main(["list"]) == 130
     assert capsys.readouterr().err.count("\n") == 1
 

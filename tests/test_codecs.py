@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from repro import codecs, models
 from repro.codecs import wire
-from repro.engines.common import shared_state
 from repro.errors import NotFinite, ReproError
+from repro.training.buffers import shared_state
 
 DENSE = codecs.build("dense")
 SUBNORMAL = 1e-45  # the smallest positive float32

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from repro import codecs, models
 from repro.codecs import DGC, QSGD, Int8, OneBit, TernGrad, Threshold, TopK, Zipped, dgc, message, sparse
-from repro.engines.common import shared_state
 from repro.errors import NotFinite, ReproError
 from repro.models import sizes
+from repro.training.buffers import shared_state
 
 
 def everything(name: str, tensor: torch.Tensor) -> bool:

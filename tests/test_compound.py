@@ -6,18 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro import compound, rules
-from repro.judging import PartVerdict
-from repro.rules import (
-    DEPENDS_ON,
-    FAILS,
-    HOLDS,
-    HOLDS_IN_PART,
-    NO_DIFFERENCE,
-    NOT_COMPARABLE,
-    NOT_RUN,
-    OPEN,
-)
+from repro.verdicts import compound, rules
+from repro.verdicts.parts import PartVerdict
+from repro.verdicts.rules import DEPENDS_ON, FAILS, HOLDS, HOLDS_IN_PART, NO_DIFFERENCE, NOT_COMPARABLE, NOT_RUN, OPEN
 
 ORDINARY = (HOLDS, FAILS, NO_DIFFERENCE, OPEN, NOT_COMPARABLE, NOT_RUN, DEPENDS_ON)
 

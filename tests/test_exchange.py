@@ -14,10 +14,13 @@ from torch import nn
 from toy import toy_batches
 
 from repro import codecs
-from repro.engines import fast, plain, shared_state
-from repro.engines.common import Buffers, Momenta, WeightedMean, client_weights, decayed_gradients, sgd, weighted_mean
 from repro.errors import NotFinite, ReproError
 from repro.randomness import generator
+from repro.training import fast, plain, shared_state
+from repro.training.averages import WeightedMean, client_weights, weighted_mean
+from repro.training.buffers import Buffers
+from repro.training.momenta import Momenta
+from repro.training.steps import decayed_gradients, sgd
 
 OPTIONS = {"threshold": {"threshold": 0.01}}
 RATE = 0.05

@@ -9,12 +9,14 @@ import toy
 from test_engines import toy_batches
 from torch import Tensor, nn
 
-from repro import codecs, models, numerics, runner
-from repro.engines import fast, plain, shared_state
-from repro.engines.common import set_lr, sgd
+from repro import codecs, models
 from repro.errors import ReproError
+from repro.experiments import numerics
 from repro.models.resnet import BasicBlock, Bottleneck, ResNet
 from repro.randomness import generator
+from repro.running import runner
+from repro.training import fast, plain, shared_state
+from repro.training.steps import set_lr, sgd
 
 NETWORKS = ("resnet18", "resnet50")
 

@@ -1,4 +1,4 @@
-"""Golden runs: results may change only together with a version in ``repro.numerics``.
+"""Golden runs: results may change only together with a version in ``repro.experiments.numerics``.
 
 A failure says one of two things. Results changed and no version did: raise the version of the part you changed, if the
 change is meant. A version changed: write the golden file anew with ``python tests/test_golden.py`` and commit it.
@@ -19,10 +19,13 @@ from pathlib import Path
 
 import pytest
 
+from repro import files
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import toy
 
-from repro import numerics, records, runner
+from repro.experiments import numerics
+from repro.running import runner
 
 GOLDEN = Path(__file__).with_name("golden.json")
 SIX_DIGITS = 1.1e-5  # what round-off can move in a series, which is stored to six digits
@@ -128,7 +131,7 @@ def test_results_change_only_with_a_version(name):
     ours, golden = result(name), json.loads(GOLDEN.read_text())[name]
     assert ours["numerics"] == golden["numerics"], "a version changed: run `python tests/test_golden.py` and commit"
     found = differing(ours, golden, "bf16" in name)
-    assert not found, f"{sorted(found)}: results changed, and no version in repro/numerics.py did"
+    assert not found, f"{sorted(found)}: results changed, and no version in repro/experiments/numerics.py did"
 
 
 @pytest.mark.data
@@ -150,4 +153,4 @@ def test_the_tolerances_notice_a_change_of_numerics(name, changes):
 
 
 if __name__ == "__main__":
-    records.write_atomic(GOLDEN, records.canonical_json({name: result(name) for name in CASES}))
+    files.write_atomic(GOLDEN, files.canonical_json({name: result(name) for name in CASES}))

@@ -13,10 +13,10 @@ import torch
 from scipy import stats
 
 from repro import models
-from repro.engines import sharpness
 from repro.models import draws
 from repro.models.dropout import SeededDropout, dropout_seeds
 from repro.randomness import generator
+from repro.training import sharpness
 
 NETWORKS = {
     **{f"{net}, {norm}": {"model": net, "norm": norm, "width": 9} for net in ("resnet18", "resnet50")

@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 import toy
 
-from repro import laws, numerics, runner, specs, verify
+from repro.experiments import numerics
+from repro.registry import specs
+from repro.running import laws, rerun, runner
 
 PER_IMAGE = ("group", "layer", "instance")
 
@@ -67,7 +69,7 @@ def test_without_batchnorm_bsp_does_not_depend_on_the_label_split_and_with_it_it
 
 
 def test_the_law_of_the_label_split_notices_workers_that_are_not_weighted_alike(monkeypatch):
-    from repro.engines import plain
+    from repro.training import plain
 
     class Uneven(plain.WeightedMean):
         def add(self, part, weight):
@@ -90,5 +92,5 @@ def test_without_vector_instructions_a_law_states_the_same(run):
     found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     here, _ = runner.run(specs.find(run, "study", toy.ROOT), 1, toy.ROOT)
     there = replace(here, law=json.loads(found.stdout))
-    compared = verify._law_elsewhere(here, there, toy.ROOT)
-    assert compared.verdict == verify.AGREES, compared.detail
+    compared = rerun._law_elsewhere(here, there, toy.ROOT)
+    assert compared.verdict == rerun.AGREES, compared.detail

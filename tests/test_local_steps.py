@@ -7,9 +7,9 @@ import torch
 from toy import toy_batches
 
 from repro import codecs, models
-from repro.engines import evaluate, fast, plain, shared_state
-from repro.engines.common import Buffers, load_state
 from repro.models.norms import batch_statistics
+from repro.training import evaluate, fast, plain, shared_state
+from repro.training.buffers import Buffers, load_state
 
 ROUND_OFF = 1e-11
 

@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from repro import looks
 from repro.errors import ReproError
+from repro.results import looks
 
 PATHS = 1_000_000
 

@@ -10,10 +10,11 @@ from fnmatch import fnmatchcase
 import pytest
 import tree
 
-from repro import specs
-from repro.claims import load_ledger
-from repro.partition import local_steps
-from repro.specs import Spec
+from repro import files
+from repro.experiments.sizes import local_steps
+from repro.registry import specs
+from repro.registry.specs import Spec
+from repro.verdicts.judge import load_ledger
 
 ROOT = tree.REPOSITORY
 SHORT = ("e1-federated-384workers", "e3-gn-wide", "e3-gn-wide-unit-scale")
@@ -80,7 +81,7 @@ def test_a_warm_up_takes_the_steps_of_the_source_unless_its_schedule_says_share(
     steps, shares = [], []
     for run, spec in STUDY.items():
         for published, ours in _warm_ups(spec, PAPER[run]):
-            content = specs.read_yaml(ROOT / f"pipelines/{spec.source}.yaml")
+            content = files.read_yaml(ROOT / f"pipelines/{spec.source}.yaml")
             schedule = (content["runs"] | content["controls"])[run].get("schedule", {})
             (shares if schedule.get("warmup") == "share" else steps).append(run)
             if schedule.get("warmup") == "share":

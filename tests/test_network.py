@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repro.errors import ReproError
-from repro.network import Link, load_links, round_seconds, slowest
+from repro.results.links import Link, load_links, round_seconds, slowest
 
 speeds = st.floats(0.1, 1e4)
 sizes = st.floats(0, 1e9)
@@ -90,5 +90,5 @@ def test_malformed_links_are_one_line_that_names_the_key(text: str, says: str, t
 
 
 def test_the_cost_model_needs_no_torch() -> None:
-    code = "import sys, repro.network; assert 'torch' not in sys.modules"
+    code = "import sys, repro.results.links; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)

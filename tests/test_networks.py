@@ -7,8 +7,9 @@ import torch
 import torchvision_models
 from torch import nn
 
-from repro import models, numerics
+from repro import models
 from repro.errors import ReproError
+from repro.experiments import numerics
 from repro.models.alexnet import AlexNet
 from repro.models.cnn import SmallCNN
 from repro.models.dropout import SeededDropout, dropout_seeds
@@ -409,7 +410,9 @@ def test_first_weights_and_logits_change_only_with_a_version(model: str) -> None
         logits = net(batch(model, 2, dtype=torch.float64))
     found = [float(sum(p.detach().abs().sum() for p in net.parameters())), *logits[:, 0].tolist()]
     assert numerics.VERSIONS[part] == version, "a version changed: write the golden values anew"
-    assert found == pytest.approx(expected, rel=1e-9), "results changed, and no version in repro/numerics.py did"
+    assert found == pytest.approx(expected, rel=1e-9), (
+        "results changed, and no version in repro/experiments/numerics.py did"
+    )
 
 
 def test_only_runs_of_a_network_depend_on_its_version() -> None:

@@ -16,9 +16,14 @@ from synthetic import e1_records
 from synthetic_e2 import e2_records
 from synthetic_e3 import DIVERGE, e3_records
 
-from repro import claims, datasets, laws, records, report, specs, store
+from repro import report
+from repro.book.notebooks import drawn, execute, html_body, load, of_source, percent, show, table
+from repro.data import sets
 from repro.errors import ReproError
-from repro.notebooks import drawn, execute, html_body, load, of_source, percent, show, table
+from repro.registry import specs, store
+from repro.results import records
+from repro.running import laws
+from repro.verdicts import judge
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -48,7 +53,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("warning", "import warnings\nwarnings.warn('care' + 'ful')\nprint('no' + 'ise', file=sys.stderr)"),
         (
             "figure",
-            "from matplotlib.figure import Figure\nfrom repro.notebooks import show\n"
+            "from matplotlib.figure import Figure\nfrom repro.book.notebooks import show\n"
             "figure = Figure()\nfigure.subplots().plot([1, 2])\nshow(figure, alt='a rising line')",
         ),
     )
@@ -158,7 +163,7 @@ def fill(root: Path, *, source: str = "e1", without: str = "", stale: str = "") 
     for spec, seed in specs.runs(source, "study", root=root):
         if spec.run == without:
             continue
-        sha256 = None if spec.kind == "law" else datasets.manifest_sha256(spec.dataset, root / "data")
+        sha256 = None if spec.kind == "law" else sets.manifest_sha256(spec.dataset, root / "data")
         made = replace(
             SHAPES.get((spec.run, seed), SHAPES["e1-central", 11]),
             run=spec.run,
@@ -246,7 +251,7 @@ def judged(code: str) -> set[str]:
 @pytest.mark.parametrize("source", specs.SOURCES)
 def test_notebooks_of_a_source_show_every_artefact_and_every_statement_in_one_of_them(source: str) -> None:
     codes = [code_of(path) for path in of_source(ROOT / "notebooks", source)]
-    statements = [item.id for item in claims.load_published(ROOT).statements if item.source == source and item.judge]
+    statements = [item.id for item in judge.load_published(ROOT).statements if item.source == source and item.judge]
     artefacts = [name for name, item in report.ARTEFACTS.items() if item.source == source]
     assert len(statements) == STATEMENTS[source]
     assert artefacts

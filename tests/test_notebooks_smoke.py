@@ -6,7 +6,7 @@ import nbformat
 import pytest
 import tree
 
-from repro.notebooks import execute
+from repro.book.notebooks import execute
 
 COMMITTED = sorted((tree.REPOSITORY / "notebooks").glob("*.ipynb"))
 

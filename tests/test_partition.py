@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repro import partition
+from repro.data import partition
 from repro.errors import ReproError
 
 

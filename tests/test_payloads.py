@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from repro import codecs, models, partition, payloads, traffic
-from repro.batches import Batches, Images
+from repro import codecs, models
 from repro.checkpoint import Checkpoint
-from repro.engines import plain
-from repro.engines.common import gradients
+from repro.data import partition
+from repro.data.batches import Batches, Images
 from repro.randomness import generator
+from repro.results import traffic
+from repro.running import payloads
+from repro.training import plain
+from repro.training.steps import gradients
 
 SEED = 3
 LR = 0.05

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repro.errors import ReproError
-from repro.performance import fits
+from repro.results import fits
 
 SIZES = np.array([1, 32, 64, 128, 256, 512, 1024])
 

@@ -10,16 +10,17 @@ import pytest
 import synthetic_lb
 import tree
 
-from repro import claims, rules
 from repro.errors import ReproError
-from repro.performance import judge, predict, readings
-from repro.records import Record
+from repro.results import batch_costs, measurements
+from repro.results.records import Record
+from repro.verdicts import judge as claims
+from repro.verdicts import measured, rules
 
 TIMED = ["lb-perf-resnet50", "lb-perf-vgg11", "lb-perf-alexnet", "lb-perf-vit"]
 
 
-def found(part: dict[str, Any], records: Sequence[Record]) -> judge.Finding:
-    return judge.judge(part, {record.run: record for record in records})
+def found(part: dict[str, Any], records: Sequence[Record]) -> measured.Finding:
+    return measured.judge(part, {record.run: record for record in records})
 
 
 def timed(**laws: Any) -> list[Record]:
@@ -77,7 +78,7 @@ def test_activations_are_proportional_if_the_constant_part_is_small_at_batch_32(
         row["activations"] = 1_000_000 * row["batch"] + 32_000_000 * share / (1 - share)
     assert found({"measures": "linear", "runs": TIMED, "at_most": 0.01}, records).outcome == rules.HOLDS
     result = found({"measures": "proportional", "runs": TIMED, "at_most": 0.01}, records)
-    assert (result.outcome, result.repetitions) == (outcome, judge.ONCE)
+    assert (result.outcome, result.repetitions) == (outcome, measured.ONCE)
     assert result.arms["ResNet50"] == pytest.approx(100 * share, abs=1e-9)
 
 
@@ -93,13 +94,13 @@ LOADER = {"measures": "line_error", "quantity": "loader", "runs": TIMED[:1], "la
 
 
 def with_readings(record: Record, batch: int, readings: list[float]) -> Record:
-    return replace(record, series=record.series | {f"loader {batch}": readings})
+    return replace(record, series=record.series | {f"loader {batch}": measurements})
 
 
 def test_memory_of_the_loader_is_judged_over_blocks_between_the_extremes_without_a_batch_of_one() -> None:
     record = synthetic_lb.record()
     result = found(LOADER, [record])
-    assert (result.outcome, result.n, result.repetitions) == (rules.HOLDS, 5, judge.BLOCKS)
+    assert (result.outcome, result.n, result.repetitions) == (rules.HOLDS, 5, measured.BLOCKS)
     assert result.interval is not None
     off = with_readings(record, 1, [12288.0] * 5)  # three pages: half of what the line says
     assert found(LOADER, [off]).outcome == rules.HOLDS
@@ -260,18 +261,18 @@ def test_every_statement_of_the_performance_models_gets_a_verdict() -> None:
 
 def test_a_trained_record_is_no_measurement() -> None:
     with pytest.raises(ReproError, match="a record of kind measure was expected"):
-        readings.rows(replace(synthetic_lb.record(), kind="train"))
+        measurements.rows(replace(synthetic_lb.record(), kind="train"))
     with pytest.raises(ReproError, match="a timed run was expected"):
-        readings.samples(synthetic_lb.record("lb-memory-resnet18"), "step", 32)
+        measurements.samples(synthetic_lb.record("lb-memory-resnet18"), "step", 32)
 
 
 def test_predicted_terms_are_the_counted_ones_where_memory_is_linear() -> None:
     record = synthetic_lb.record()
-    for row in readings.rows(record):
-        said = readings.predicted_terms(record, row["batch"])
-        assert said == pytest.approx({name: row[name] for name in readings.TERMS}, rel=1e-9)
+    for row in measurements.rows(record):
+        said = measurements.predicted_terms(record, row["batch"])
+        assert said == pytest.approx({name: row[name] for name in measurements.TERMS}, rel=1e-9)
 
 
 def test_the_largest_batch_of_a_budget_is_where_the_processes_line_reaches_it() -> None:
     record = synthetic_lb.record(activation=100_000)
-    assert readings.largest_batch(record, (300_000_000 + 200_000 * 5000.5) / (1 - predict.MARGIN)) == 5000
+    assert measurements.largest_batch(record, (300_000_000 + 200_000 * 5000.5) / (1 - batch_costs.MARGIN)) == 5000

@@ -12,12 +12,14 @@ import pytest
 import toy
 import tree
 
-from repro import records, runner, specs, store, sweep, verify
 from repro.checkpoint import Checkpoint
 from repro.errors import ReproError
 from repro.performance import measure, timing
 from repro.performance.workload import Trainer, Workload
-from repro.records import Record
+from repro.registry import specs, store
+from repro.results import records
+from repro.results.records import Record
+from repro.running import rerun, runner, sweep
 
 SPEC = toy.spec(
     "central", kind="measure", source="lb", run="toy-measure", width=4, image_size=16, precision="fp32", momentum=0.9,
@@ -89,14 +91,14 @@ def test_a_record_survives_the_disk_and_older_ones_have_no_machine(made: Record,
 
 @pytest.mark.data
 def test_a_repetition_agrees_by_interval_and_counts_must_be_equal(made: Record) -> None:
-    assert verify._measured_again(made, made).verdict == verify.AGREES
+    assert rerun._measured_again(made, made).verdict == rerun.AGREES
     slower = [row | {"step": [2 * each for each in row["step"]]} for row in made.rows]
-    found = verify._measured_again(made, replace(made, rows=slower))
-    assert (found.verdict, "step at batch 2" in found.detail) == (verify.DIFFERS, True)
+    found = rerun._measured_again(made, replace(made, rows=slower))
+    assert (found.verdict, "step at batch 2" in found.detail) == (rerun.DIFFERS, True)
     elsewhere = replace(made, rows=slower, machine={"device": "another"})
-    assert verify._measured_again(made, elsewhere).verdict == verify.AGREES
+    assert rerun._measured_again(made, elsewhere).verdict == rerun.AGREES
     other = [row | {"activations": row["activations"] + 4} for row in made.rows]
-    assert verify._measured_again(made, replace(elsewhere, rows=other)).verdict == verify.DIFFERS
+    assert rerun._measured_again(made, replace(elsewhere, rows=other)).verdict == rerun.DIFFERS
 
 
 def test_times_need_blocks_and_repetitions() -> None:
@@ -149,7 +151,7 @@ def test_steps_that_become_faster_do_not_part_the_sum_of_the_parts_from_the_whol
 
 def test_measurements_run_after_all_others_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, calls = tree.plant(tmp_path), []
-    monkeypatch.setattr("repro.datasets.load", lambda *_: None)
+    monkeypatch.setattr("repro.data.sets.load", lambda *_: None)
 
     def compute(todo: list[sweep.Task], root: Path, jobs: int, *_: object, renew: bool = False) -> tuple[int, int]:
         calls.append(({spec.kind for spec, _ in todo}, jobs, renew))
@@ -174,7 +176,7 @@ def test_measurements_without_their_data_are_one_line_and_all_others_are_compute
         calls.append({(spec.source, spec.dataset) for spec, _ in todo})
         return len(todo), 0
 
-    monkeypatch.setattr("repro.datasets.load", load)
+    monkeypatch.setattr("repro.data.sets.load", load)
     monkeypatch.setattr(sweep, "_compute", compute)
     tasks = [task for source in ("lb", "e1") for task in specs.runs(source, "smoke", root=root)]
     done = sweep.sweep(tasks, root)
@@ -239,7 +241,7 @@ def test_a_malformed_measurement_is_one_line(file: str, old: str, new: str, says
 
 
 def test_a_measurement_has_a_fingerprint_of_its_own_parts(tmp_path: Path) -> None:
-    from repro import numerics
+    from repro.experiments import numerics
 
     root = tree.plant(tmp_path)
     measured = [task for task in specs.runs("lb", "smoke", root=root) if task[0].kind == "measure"]

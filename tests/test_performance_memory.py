@@ -6,8 +6,9 @@ from torch import nn
 
 from repro import models
 from repro.errors import ReproError
-from repro.performance import fits, memory
+from repro.performance import memory
 from repro.performance.workload import Trainer, Workload
+from repro.results import fits
 
 TOY = Workload(model="resnet18", classes=10, image_size=16, images=64, width=4)
 

@@ -13,7 +13,8 @@ import pytest
 import tree
 import yaml
 
-from repro import report, specs
+from repro import report
+from repro.registry import specs
 
 ROOT = tree.REPOSITORY
 PIPELINES = sorted(
@@ -65,7 +66,7 @@ def where(path: Path, stage: dict[str, Any], name: str) -> Path:
 # Declarations -------------------------------------------------------------------------------------------------
 
 
-OF_THE_STUDY = {"data/published.yaml", "data/study.yaml", "figures/pilot", "repro/study.py"}
+OF_THE_STUDY = {"data/published.yaml", "data/study.yaml", "figures/pilot", "repro/registry/study.py"}
 """What only the study's stages depend on: its plan decides its seeds, and the pilot stands in until these were run."""
 
 
@@ -91,8 +92,8 @@ def _without(stage: dict[str, Any]) -> dict[str, Any]:
 
 def test_what_the_study_stands_on_is_a_dependency_of_its_stages() -> None:
     for name, stage in stages(Path("pipelines/study/dvc.yaml")).items():
-        needed = {"data/study.yaml", "repro/study.py"}
-        needed |= {"data/published.yaml"} if name.startswith("runs-") else {"figures/pilot", "repro/pilot.py"}
+        needed = {"data/study.yaml", "repro/registry/study.py"}
+        needed |= {"data/published.yaml"} if name.startswith("runs-") else {"figures/pilot", "repro/report/pilot.py"}
         assert needed <= set(stage["deps"]), name
 
 
@@ -140,7 +141,9 @@ def test_the_site_depends_on_every_artefact_record_and_spec() -> None:
 
 def test_the_site_depends_on_all_code_that_its_command_imports() -> None:
     deps = {Path(dep) for dep in stages(Path("dvc.yaml"))["book"]["deps"]}
-    own = "import sys; from repro import cli, book, costs; from repro.book import notebook; import repro.notebooks, "
+    own = (
+        "import sys; from repro import cli, book, costs; from repro.book import notebook; import repro.book.notebooks, "
+    )
     own += "repro.models.sizes; print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'repro'))"
     loaded = subprocess.run([sys.executable, "-c", own], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     plumbing = {"__init__", "errors", "costs", "datasets", "schedules"}  # these change no page
@@ -152,10 +155,10 @@ def test_the_site_depends_on_all_code_that_its_command_imports() -> None:
 @pytest.mark.parametrize(
     ("prefix", "imports"),
     [
-        ("runs-", "repro.runner, repro.sweep"),
-        ("rates-", "repro.runner, repro.sweep, repro.tuning"),
-        ("controls-", "repro.runner, repro.sweep, repro.pilot"),
-        ("verdicts", "repro.pilot"),
+        ("runs-", "repro.running.runner, repro.running.sweep"),
+        ("rates-", "repro.running.runner, repro.running.sweep, repro.running.tuning"),
+        ("controls-", "repro.running.runner, repro.running.sweep, repro.report.pilot"),
+        ("verdicts", "repro.report.pilot"),
     ],
 )
 def test_stages_depend_on_all_code_that_their_commands_import(prefix: str, imports: str) -> None:
@@ -216,13 +219,13 @@ def test_every_stage_runs_a_command_that_exists_with_its_own_profile() -> None:
 
 
 def test_runs_and_controls_depend_on_all_code_that_a_fingerprint_counts(tmp_path: Path) -> None:
-    """What has a version in repro.numerics has its file among the dependencies, so that DVC sees a change of it."""
+    """What has a version in ``numerics`` is among the dependencies, so that DVC sees a change of it."""
     from repro import cli
 
     root, seen = tree.plant(tmp_path), set()
     only = {
-        "law": "repro/laws.py",
-        "payloads": "repro/payloads.py",
+        "law": "repro/running/laws.py",
+        "payloads": "repro/running/payloads.py",
         "measure": "repro/performance",
     }  # what only runs of one kind are computed with
     parts = [

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from scipy.stats import nct
 
-from repro import looks, power
 from repro.errors import ReproError
+from repro.results import looks
+from repro.verdicts import power
 
 
 def test_the_stored_table_is_simulated_from_todays_multipliers() -> None:

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from repro import models, partition
-from repro.batches import Batches, Images
-from repro.engines import evaluate, probe
-from repro.engines.common import Buffers, float_buffers
+from repro import models
+from repro.data import partition
+from repro.data.batches import Batches, Images
 from repro.errors import ReproError
 from repro.randomness import generator
+from repro.training import evaluate, probe
+from repro.training.buffers import Buffers, float_buffers
 
 KEYS = {"layers", "mean_shift", "std_ratio", "own_classes", "own_classes_running", "mixed"}
 

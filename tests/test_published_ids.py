@@ -7,8 +7,8 @@ import tree
 from test_claims import WITHOUT_A_RUN
 
 from repro import report
-from repro.check import WAITING, check
-from repro.published import load_published, runs_named
+from repro.commands.check import WAITING, check
+from repro.registry.published import load_published, runs_named
 
 ARTEFACTS = {
     "e1": "table1 fig1 table2",

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repro import records
+from repro import files
 from repro.errors import ReproError
-from repro.records import Record, canonical_json
+from repro.files import canonical_json
+from repro.results import records
+from repro.results.records import Record
 
 ROW = {"epoch": 1.0, "round": 3, "test_top1": 0.3125, "test_loss": 1.9375, "bytes_up": 480}
 RECORD = Record(
@@ -78,9 +80,9 @@ def test_lists_of_numbers_stand_on_one_line_and_rows_on_one_each() -> None:
 
 
 def test_equal_values_have_equal_hashes_and_different_ones_different_hashes() -> None:
-    assert records.sha256({"a": 1, "b": 2}) == records.sha256({"b": 2, "a": 1})
-    assert records.sha256({"a": 1}) != records.sha256({"a": 1.0})
-    assert records.sha256({"a": 0.1 + 0.2}) != records.sha256({"a": 0.3})
+    assert files.sha256({"a": 1, "b": 2}) == files.sha256({"b": 2, "a": 1})
+    assert files.sha256({"a": 1}) != files.sha256({"a": 1.0})
+    assert files.sha256({"a": 0.1 + 0.2}) != files.sha256({"a": 0.3})
 
 
 # Writing and reading ------------------------------------------------------------------------------------------
@@ -144,7 +146,7 @@ def test_an_edit_with_a_new_checksum_still_has_to_fit_a_record(tmp_path: Path) -
     content = RECORD.body() | {"remark": "looks better"}
     content.pop("checksum")
     path = tmp_path / "e1-federated.s2.json"
-    path.write_text(canonical_json(content | {"checksum": records.sha256(content)}))
+    path.write_text(canonical_json(content | {"checksum": files.sha256(content)}))
     assert "do not fit a record" in refused(path)
     assert "remark" in refused(path)
 
@@ -163,7 +165,7 @@ def test_another_schema_is_refused(schema: object, tmp_path: Path) -> None:
     content = RECORD.body() | {"schema": schema}
     content.pop("checksum")
     path = tmp_path / "e1-federated.s2.json"
-    path.write_text(canonical_json(content | {"checksum": records.sha256(content)}))
+    path.write_text(canonical_json(content | {"checksum": files.sha256(content)}))
     assert f"schema {schema}; a record of schema 1 was expected" in refused(path)
 
 
@@ -232,7 +234,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(call, old, tmp_path: P
         path.write_bytes(old)
     monkeypatch.setattr(os, call, full_disk)
     with pytest.raises(ReproError, match="No space left on device") as caught:
-        records.write_atomic(path, "the new content")
+        files.write_atomic(path, "the new content")
     monkeypatch.undo()
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
@@ -242,7 +244,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(call, old, tmp_path: P
 def test_a_folder_that_cannot_be_made_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ReproError, match="could not be written"):
-        records.write_atomic(tmp_path / "file/inner.json", "x")
+        files.write_atomic(tmp_path / "file/inner.json", "x")
 
 
 def test_the_content_is_on_disk_before_the_name_is(tmp_path: Path, monkeypatch) -> None:
@@ -251,14 +253,14 @@ def test_the_content_is_on_disk_before_the_name_is(tmp_path: Path, monkeypatch) 
     monkeypatch.setattr(os, "fsync", lambda _: seen.append(("synced", path.read_text())))
     replace_ = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (seen.append(("named", Path(a).read_text())), replace_(a, b)))
-    records.write_atomic(path, "new")
+    files.write_atomic(path, "new")
     assert seen == [("synced", "old"), ("named", "new")]
     assert path.read_text() == "new"
 
 
 def test_text_is_written_as_it_is_and_readable_for_others(tmp_path: Path) -> None:
-    records.write_atomic(tmp_path / "text", "naïve\r\nline\n")
-    records.write_atomic(tmp_path / "bytes", b"\x00\xff")
+    files.write_atomic(tmp_path / "text", "naïve\r\nline\n")
+    files.write_atomic(tmp_path / "bytes", b"\x00\xff")
     assert (tmp_path / "text").read_bytes() == "naïve\r\nline\n".encode()
     assert (tmp_path / "bytes").read_bytes() == b"\x00\xff"
     assert (tmp_path / "text").stat().st_mode & 0o777 == 0o644
@@ -267,8 +269,8 @@ def test_text_is_written_as_it_is_and_readable_for_others(tmp_path: Path) -> Non
 def test_json_of_the_package_that_is_damaged_is_said_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "verdicts.json"
     path.write_text('[{"id": "e1.c1"}]')
-    assert records.read_json(path) == [{"id": "e1.c1"}]
+    assert files.read_json(path) == [{"id": "e1.c1"}]
     for content in (b"", b'[{"id": ', b"<<<<<<< HEAD", b"\xff\xfe"):
         path.write_bytes(content)
         with pytest.raises(ReproError, match=r"verdicts\.json: truncated or not JSON"):
-            records.read_json(path)
+            files.read_json(path)

@@ -23,10 +23,10 @@ from synthetic import BEST, e1_control_records, e1_grid_records, e1_records
 
 from repro import report
 from repro.errors import ReproError
-from repro.metrics import epochs_to_target, target_accuracy
-from repro.records import Record
+from repro.registry.labels import label
 from repro.report import e1, select, style, tables
-from repro.words import label
+from repro.results.metrics import epochs_to_target, target_accuracy
+from repro.results.records import Record
 
 IDS = [name for name, item in report.ARTEFACTS.items() if item.source == "e1"]
 FIGURES = [name for name in IDS if report.ARTEFACTS[name].kind == "figure"]

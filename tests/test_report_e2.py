@@ -26,12 +26,17 @@ from matplotlib.text import Text
 from synthetic import specs_root
 from synthetic_e2 import ARMS, NETWORKS, STEPS, e2_records
 
-from repro import codecs, definitions, payloads, report, specs, traffic
+from repro import codecs, report
 from repro.errors import ReproError
-from repro.metrics import target_accuracy
-from repro.records import Record
+from repro.experiments import post2
+from repro.registry import specs
+from repro.registry.labels import label
 from repro.report import e2, e2_tables, select, style, tables
-from repro.words import label
+from repro.results import traffic
+from repro.results.metrics import target_accuracy
+from repro.results.records import Record
+from repro.running import payloads
+from repro.verdicts import definitions
 
 ROOT = Path(__file__).parent.parent
 IDS = [name for name, item in report._DEFINED.items() if item.source == "e2"]
@@ -498,7 +503,7 @@ def test_what_table2_says_of_dgc_is_what_the_codec_does() -> None:
     measured = definitions.of_codec(group_of("e2-large-batch-dgc")[0].spec)
     assert rows["DGC sparsifies"] == measured["sparsified"] == "convolution weights only"
     assert rows["DGC threshold from"] == f"at least {measured['sample_percent']} % of each tensor"
-    assert measured["warm_up_epochs"] == len(traffic.WARM_UP)
+    assert measured["warm_up_epochs"] == len(post2.WARM_UP)
 
 
 @pytest.mark.parametrize("profile", specs.PROFILES)
@@ -519,12 +524,12 @@ def test_a_run_that_is_not_planned_has_a_published_share_only_where_shares_are_k
 def test_the_published_scale_is_that_of_the_specs() -> None:
     planned = yaml.safe_load((ROOT / "pipelines/e2.yaml").read_text())
     usual = planned["defaults"]
-    assert (usual["train_images"], usual["workers"]) == (traffic.IMAGES, traffic.WORKERS)
-    assert usual["epochs"] == traffic.EPOCHS["large_batch"]
-    assert planned["runs"]["e2-federated"]["epochs"] == traffic.EPOCHS["federated"]
+    assert (usual["train_images"], usual["workers"]) == (post2.IMAGES, post2.WORKERS)
+    assert usual["epochs"] == post2.EPOCHS["large_batch"]
+    assert planned["runs"]["e2-federated"]["epochs"] == post2.EPOCHS["federated"]
     assert usual["local_batch"] == traffic.DEFAULT.local_batch
     warm_up = planned["runs"]["e2-large-batch-dgc"]["sparsity_warmup"] * usual["epochs"]
-    assert warm_up == len(traffic.WARM_UP)
+    assert warm_up == len(post2.WARM_UP)
 
 
 def test_table3_pairs_the_distance_from_the_baseline_by_seed() -> None:

@@ -20,11 +20,15 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from synthetic_e3 import CLASSES, DIVERGE, LAYERS, e3_control_records, e3_records, planned, stopped
 
-from repro import metrics, report, schedules, specs
+from repro import report
 from repro.errors import ReproError
-from repro.records import Record
+from repro.experiments import schedules
+from repro.registry import specs
+from repro.registry.labels import label
 from repro.report import e3, e3_extras, e3_tables, select, style
-from repro.words import label
+from repro.results import metrics
+from repro.results.records import Record
+from repro.running import prepare
 
 ROOT = Path(__file__).parent.parent
 IDS = [name for name, item in report.ARTEFACTS.items() if item.source == "e3"]
@@ -372,9 +376,8 @@ def test_the_spread_is_read_on_an_axis_around_one() -> None:
 
 
 def test_sizes_of_evaluated_batches_are_those_of_the_code() -> None:
-    from repro import runner
 
-    assert e3_tables.EVALUATION_BATCH == runner.EVALUATION_BATCH
+    assert e3_tables.EVALUATION_BATCH == prepare.EVALUATION_BATCH
     assert e3_extras._batch_of_probe(of(e3.BN)) == 32  # 2000 images in 63 parts
     assert "(about 32 images)" in texts(report.figure("e3.extra-collapse", RECORDS))
 

@@ -12,9 +12,10 @@ from synthetic import e1_records
 from synthetic_e2 import e2_records
 from synthetic_lb_training import training_records
 
-from repro import metrics, report
-from repro.records import Record
+from repro import report
 from repro.report import e1, e2, lb_extras, select
+from repro.results import metrics
+from repro.results.records import Record
 
 E1, LB = e1_records(), training_records()
 

@@ -26,12 +26,13 @@ from synthetic_lb_training import (
     training_records,
 )
 
-from repro import metrics, report
+from repro import report
 from repro.errors import ReproError
-from repro.published import load_published
-from repro.records import Record
+from repro.registry.labels import label
+from repro.registry.published import load_published
 from repro.report import lb_training, lb_training_tables, select, style
-from repro.words import label
+from repro.results import metrics
+from repro.results.records import Record
 
 ROOT = Path(__file__).parent.parent
 MODULES = ("repro.report.lb_training", "repro.report.lb_extras", "repro.report.lb_training_tables")

@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 import tree
 
-from repro import cli, records, reviewer, runner, specs, store, verify
-from repro.records import Record
+from repro import cli, files
+from repro.commands import verify as reviewer
+from repro.registry import specs, store
+from repro.results import records
+from repro.results.records import Record
+from repro.running import rerun, runner
 
 QUICK = {"e1-central": 30.0, "e1-federated": 20.0, "e1-large-batch": 10.0}
 SEED = 11
@@ -31,17 +35,17 @@ class Bench:
             self.again[run] = tree.record(spec, SEED, root)
             path = records.provenance_path(store.record_path(spec, SEED, root))
             known = {"cpu_seconds": seconds, "machine": {"device": "abacus"}}
-            records.write_atomic(path, records.canonical_json(known))
+            files.write_atomic(path, files.canonical_json(known))
         monkeypatch.setattr(runner, "run", self.run)
         monkeypatch.setattr(reviewer, "_computed", self.computed)
-        monkeypatch.setattr(verify, "law_checks", lambda run, root: [CHECK])
+        monkeypatch.setattr(rerun, "law_checks", lambda run, root: [CHECK])
 
     def run(self, spec: specs.Spec, seed: int, root: Path, **options: Any) -> tuple[Record, dict[str, Any]]:
         made = replace(next(iter(self.again.values())), law=self.law) if spec.kind == "law" else self.again[spec.run]
         return made, {"machine": {"device": "abacus"}}
 
     def computed(self, chosen, root, jobs, until, tell):  # in this process, where the runner above stands in
-        return {(known.spec.run, known.seed): verify.rerun(known.spec, known.seed, root) for known in chosen}
+        return {(known.spec.run, known.seed): rerun.rerun(known.spec, known.seed, root) for known in chosen}
 
     def review(self, **options: Any) -> tuple[reviewer.Report, dict[str, reviewer.Checked]]:
         report = reviewer.review(root=self.root, jobs=1, **options)
@@ -58,7 +62,7 @@ def test_the_quickest_run_of_a_statement_is_computed_again_and_stands_for_all_th
     assert report.agrees, report.lines()
     assert report.records == len(QUICK)
     compared = found["e1.c1"].runs[0]
-    assert (compared.run, compared.verdict, found["e1.c1"].agrees) == ("e1-large-batch", verify.IDENTICAL, True)
+    assert (compared.run, compared.verdict, found["e1.c1"].agrees) == ("e1-large-batch", rerun.IDENTICAL, True)
     assert compared.recorded == compared.again == "top-1 50.00 % at epoch 40"
     again = {(run.run, run.seed) for each in report.statements for run in each.runs}
     assert ("e1-central", SEED) not in again  # all that read it read a quicker one, too
@@ -127,14 +131,15 @@ def test_arithmetic_that_the_book_does_not_show_disagrees(bench: Bench) -> None:
 
 
 def test_a_stored_verdict_that_judging_again_does_not_give_disagrees(bench: Bench) -> None:
-    from repro import claims, pilot
+    from repro.report import pilot
+    from repro.verdicts import judge
 
     path = bench.root / "figures/study/verdicts.json"
-    judged = pilot.judge_all(claims.load_published(bench.root).statements, "study", bench.root)
-    records.write_atomic(path, records.canonical_json(judged))
+    judged = pilot.judge_all(judge.load_published(bench.root).statements, "study", bench.root)
+    files.write_atomic(path, files.canonical_json(judged))
     assert bench.review()[0].verdicts == []
     judged[0]["verdict"] = "holds at study scale"
-    records.write_atomic(path, records.canonical_json(judged))
+    files.write_atomic(path, files.canonical_json(judged))
     (line,) = bench.review()[0].verdicts
     assert line.startswith(f"{judged[0]['id']}: the stored verdict is 'holds at study scale'")
 
@@ -166,5 +171,5 @@ def test_a_real_run_is_computed_in_a_process_of_its_own_and_is_identical(tmp_pat
     made, provenance = runner.run(spec, SEED, root, checkpoint_seconds=float("inf"))
     runner.save(made, provenance, root)
     found = reviewer._again(spec, SEED, root)
-    assert found.verdict == verify.IDENTICAL
+    assert found.verdict == rerun.IDENTICAL
     assert found.recorded == found.again

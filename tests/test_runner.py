@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 import toy
 
-from repro import checkpoint, numerics, published, records, runner, specs, stepup, store
+from repro import checkpoint, machine
 from repro.errors import ReproError
+from repro.experiments import numerics, stepup
+from repro.registry import published, specs, store
+from repro.results import records
+from repro.running import prepare, runner, train
+from repro.running.clock import Clock
 
 pytestmark = pytest.mark.data
 
@@ -26,9 +31,9 @@ def root(tmp_path):
 
 @pytest.fixture(scope="module", autouse=True)
 def data():
-    from repro import datasets
+    from repro.data import sets
 
-    datasets.prepare("cifar10", toy.ROOT / "data")
+    sets.prepare("cifar10", toy.ROOT / "data")
 
 
 @pytest.mark.parametrize("method", ["central", "large_batch", "federated"])
@@ -176,7 +181,7 @@ def test_further_evaluations_do_not_move_a_plateau(changes, root):
 
 
 def clock(steps=10, epochs=40, every=20, **changes):
-    return runner._Clock(steps, steps * epochs, every, **changes)
+    return Clock(steps, steps * epochs, every, **changes)
 
 
 def test_final_evaluations_are_whole_epochs_where_the_tenth_has_so_many_else_rounds():
@@ -191,9 +196,9 @@ def test_final_evaluations_are_whole_epochs_where_the_tenth_has_so_many_else_rou
     assert added(at_least=3, also=(365, 372)) == [], "those that the run asks for count"
     assert added(steps=1, epochs=10, every=2, at_least=3) == [8, 9, 10], "a tenth of one round: back to the third last"
     assert added(steps=1, epochs=2, every=2, at_least=3) == [1, 2], "not more than there are"
-    federated = runner._Clock(10, 40, 2, local_epochs=1, at_least=3)
+    federated = Clock(10, 40, 2, local_epochs=1, at_least=3)
     assert sorted(federated.ending) == [38, 39, 40]
-    assert sorted(runner._Clock(10, 30, 2, local_steps=7, at_least=3).ending) == [28, 29, 30]
+    assert sorted(Clock(10, 30, 2, local_steps=7, at_least=3).ending) == [28, 29, 30]
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 7, 10, 19, 40, 100])
@@ -225,7 +230,7 @@ def test_the_last_evaluations_look_at_more_images_of_which_the_first_are_the_sam
     both, _ = runner.run(spec, 3, root, processes=2)
     assert both.rows == [*few.rows[:-1], many.rows[-1]]
     assert few.rows[-1] != many.rows[-1]
-    setting = runner.prepare(spec, 3, root)
+    setting = prepare.prepare(spec, 3, root)
     assert setting.final.labels[:100].tolist() == setting.evaluation.labels.tolist()
     with pytest.raises(ReproError, match="20000 evaluation images; 10000 exist; lower final_test_images"):
         runner.run(dataclasses.replace(spec, final_test_images=20_000), 3, root)
@@ -254,15 +259,15 @@ def test_the_training_sample_is_the_first_training_images_at_every_evaluation(me
 
 
 def test_held_out_images_are_at_most_a_fifth_of_a_data_set(root, monkeypatch):
-    from repro import datasets
+    from repro.data import sets
 
-    whole = datasets.load("cifar10", root / "data")
+    whole = sets.load("cifar10", root / "data")
     small = dataclasses.replace(whole, train_images=whole.train_images[:1000], train_labels=whole.train_labels[:1000])
     monkeypatch.setattr(runner.datasets, "load", lambda *_: small)
-    setting = runner.prepare(toy.spec("central", evaluate_on="held_out", train_images=800, test_images=200), 3, root)
+    setting = prepare.prepare(toy.spec("central", evaluate_on="held_out", train_images=800, test_images=200), 3, root)
     assert (len(setting.batches.images), len(setting.evaluation)) == (800, 200)
     with pytest.raises(ReproError, match="801 training images; cifar10 has 1000 of which 200 are held out"):
-        runner.prepare(toy.spec("central", evaluate_on="held_out", train_images=801), 3, root)
+        prepare.prepare(toy.spec("central", evaluate_on="held_out", train_images=801), 3, root)
 
 
 def test_a_full_disk_ends_checkpoints_and_not_the_run(root, monkeypatch, capsys):
@@ -310,7 +315,7 @@ def test_a_clock_that_is_set_back_loses_no_checkpoint_and_no_time(root, monkeypa
 
 def test_seconds_of_a_run_in_parts_are_those_of_all_parts(root, monkeypatch):
     spec, spent = toy.spec("central"), checkpoint.Spent
-    first = checkpoint.Checkpoint(runner._checkpoint_path(spec, 3, root), store.fingerprint(spec, 3, root), 0)
+    first = checkpoint.Checkpoint(runner.checkpoint_path(spec, 3, root), store.fingerprint(spec, 3, root), 0)
     monkeypatch.setattr(first, "spent", lambda: spent(seconds=1000.0, cpu_seconds=900.0, interruptions=1))
     monkeypatch.setattr(checkpoint, "Checkpoint", lambda *_: first)
 
@@ -538,7 +543,7 @@ def test_what_is_tracked_is_added_and_nothing_else_changes(method, track, in_row
 def test_accuracies_by_class_are_of_all_classes_and_average_to_the_accuracy(root):
     spec = toy.spec("federated", track=["per_class"], test_images=300, **TWO_LABELS)
     record, _ = runner.run(spec, 3, root)
-    labels = runner.prepare(spec, 3, root).evaluation.labels.bincount(minlength=10).tolist()
+    labels = prepare.prepare(spec, 3, root).evaluation.labels.bincount(minlength=10).tolist()
     for row in record.rows:
         right = [share * n for share, n in zip(row["test_top1_by_class"], labels, strict=True)]
         assert sum(right) / 300 == pytest.approx(row["test_top1"])
@@ -610,13 +615,13 @@ def test_what_a_method_or_network_could_only_ignore_is_refused(method, changes, 
 
 @pytest.mark.parametrize("method", ["central", "large_batch", "federated"])
 def test_training_images_are_evaluated_as_test_images_are(method, root, monkeypatch):
-    prepare = runner.prepare
+    prepared = prepare.prepare
 
     def tested_on_training_images(*arguments):
-        setting = prepare(*arguments)
+        setting = prepared(*arguments)
         return dataclasses.replace(setting, evaluation=setting.batches.images)
 
-    monkeypatch.setattr(runner, "prepare", tested_on_training_images)
+    monkeypatch.setattr(train, "prepare", tested_on_training_images)
     record, _ = runner.run(toy.spec(method, track=["training_images"]), 3, root)
     assert record.rows[-1]["train_images_top1"] == record.rows[-1]["test_top1"]
     assert all("train_images_top1" not in row for row in record.rows[:-1])
@@ -624,7 +629,7 @@ def test_training_images_are_evaluated_as_test_images_are(method, root, monkeypa
 
 def test_grid_runs_never_train_on_what_they_are_evaluated_on(root):
     everything = toy.spec("central", evaluate_on="held_out", train_images=45_000, test_images=5_000)
-    setting = runner.prepare(everything, 1, root)
+    setting = prepare.prepare(everything, 1, root)
     assert (len(setting.batches.images), len(setting.evaluation)) == (45_000, 5_000)
     flat = [images.centre(0, len(images))[0].flatten(1) for images in (setting.batches.images, setting.evaluation)]
     seen = {row.numpy().tobytes() for row in flat[0]}
@@ -652,7 +657,8 @@ def test_impossible_requests_fail_before_training(changes, message, root):
 
 def test_the_definition_of_dgc_is_judged_by_the_warm_up_that_runs_follow(root, monkeypatch):
     """One function maps epochs to sparsity, for runs and for statement e2.c9: changed, both change."""
-    from repro import codecs, definitions
+    from repro import codecs
+    from repro.verdicts import definitions
 
     named = {"run": "e2-large-batch-dgc", "source": "e2"}  # by its name and profile, its warm-up is taken back to 0.5
     spec = toy.spec("large_batch", codec="dgc", momentum=0.9, sparsity_warmup=0.5, epochs=4, **named)
@@ -674,4 +680,4 @@ def test_the_definition_of_dgc_is_judged_by_the_warm_up_that_runs_follow(root, m
 def test_a_machine_is_known_by_its_zlib_too():
     import zlib
 
-    assert runner.machine()["zlib"] == zlib.ZLIB_RUNTIME_VERSION
+    assert machine.describe()["zlib"] == zlib.ZLIB_RUNTIME_VERSION

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro import schedules
 from repro.errors import ReproError
-from repro.schedules import Constant, Cosine, Plateau, Step, Warmup, build
+from repro.experiments import schedules
+from repro.experiments.schedules import Constant, Cosine, Plateau, Step, Warmup, build
 
 SPECS = [
     {"kind": "constant", "lr": 0.1},

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from repro.engines.common import NotFinite
-from repro.engines.sharpness import MAX_ITERATIONS, TOLERANCE, hessian_top_eigenvalue, top_eigenvalue
+from repro.errors import NotFinite
 from repro.models import build
+from repro.training.sharpness import MAX_ITERATIONS, TOLERANCE, hessian_top_eigenvalue, top_eigenvalue
 
 
 def quadratic(eigenvalues: list[float], rotation_seed: int = 3):
@@ -88,7 +88,7 @@ def test_a_top_without_a_gap_is_said_not_to_have_settled_and_is_not_above_it() -
 )
 def test_what_has_settled_is_within_the_tolerance_of_an_eigenvalue(spectrum, seed, most) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("repro.engines.sharpness.MAX_ITERATIONS", most)
+        patch.setattr("repro.training.sharpness.MAX_ITERATIONS", most)
         found = top_eigenvalue(*diagonal(spectrum, torch.float64), seed)
     rounding = 1e-12 * max(map(abs, spectrum))
     assert min(spectrum) - rounding <= found.value <= max(spectrum) + rounding
@@ -98,7 +98,7 @@ def test_what_has_settled_is_within_the_tolerance_of_an_eigenvalue(spectrum, see
 
 
 def test_two_products_are_too_few_to_have_settled(monkeypatch) -> None:
-    monkeypatch.setattr("repro.engines.sharpness.MAX_ITERATIONS", 2)
+    monkeypatch.setattr("repro.training.sharpness.MAX_ITERATIONS", 2)
     assert top_eigenvalue(*quadratic([4.0, -3.9, 1.0, 0.0]), seed=1)[1:] == (2, False)
 
 

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from synthetic import e1_grid_records, e1_records
 
-from repro import numerics, records, report
-from repro.records import path_of, provenance_path
+from repro import files, report
+from repro.experiments import numerics
+from repro.results.records import path_of, provenance_path
 
 RECORDS = [*e1_records(), *e1_grid_records()]
 IDS = ["e1.fig1", "e1.table1", "e1.table2", "e1.extra-grid"]
@@ -25,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         machine = {"device": "abacus", "torch": "2.0"}
         known = {"machine": machine, "precision": "bf16", "finished": "2001-02-03T04:05:06Z", "commit": "c0ffee"}
         known["code"] = "deadbeef"
-        records.write_atomic(root / provenance_path(path_of(record)), json.dumps(known))
+        files.write_atomic(root / provenance_path(path_of(record)), json.dumps(known))
     for name in IDS:
         report.render(name, RECORDS, root / "figures", profile="study", root=root)
     return root / "figures"
@@ -52,7 +53,7 @@ def test_hashes_versions_and_paths_are_those_of_the_records(name: str, folder: P
             assert seed["fingerprint"] == record.fingerprint
             assert seed["record"] == str(path_of(record))
             assert run["parameters"] == record.spec
-            assert run["parameters_sha256"] == records.sha256(record.spec)
+            assert run["parameters_sha256"] == files.sha256(record.spec)
             assert run["code_versions"] == numerics.used_by(record.spec)
             known = record != RECORDS[-1]
             assert (seed["environment"] in beside["environments"]) == known

@@ -10,9 +10,11 @@ import tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repro import numerics, specs
+from repro import files
 from repro.errors import ReproError
-from repro.performance import readings
+from repro.experiments import numerics
+from repro.registry import specs
+from repro.results import measurements
 
 SPEC, PARAMS = "pipelines/e1.yaml", "pipelines/smoke/params.yaml"
 PROFILE = (SPEC, "at profile smoke")
@@ -248,7 +250,7 @@ def test_every_arm_gets_the_same_grid_budget_and_seeds(source: str, root: Path) 
 @pytest.mark.parametrize("profile", ["study", "paper"])
 def test_every_arm_has_the_rates_of_its_source_but_for_resnet50_whose_own_are_as_many(profile: str, root: Path) -> None:
     for source in tree.ARMS:
-        grid = specs.read_yaml(root / f"pipelines/{source}.yaml")["grid"]
+        grid = files.read_yaml(root / f"pipelines/{source}.yaml")["grid"]
         for arm, made in specs.grids(source, profile, root).items():
             rates = [spec.schedule["lr"] for spec in made]
             assert rates == grid.get("rates", {}).get(arm, grid["lrs"]), arm
@@ -463,7 +465,7 @@ TEN = "schedule: {kind: plateau, lr: 0.1, factor: 0.1, patience: 10}"
 def section(root: Path, source: str, **changes) -> None:
     """Change what the smoke profile says of ``source``; a mapping is merged."""
     path = root / PARAMS
-    content = specs.read_yaml(path)
+    content = files.read_yaml(path)
     for key, value in changes.items():
         merged = isinstance(value, dict) and isinstance(content[source].get(key), dict)
         content[source][key] = content[source][key] | value if merged else value
@@ -565,7 +567,7 @@ def test_an_arm_of_a_grid_can_have_epochs_rates_and_seeds_of_its_own(root: Path)
     own = {"epochs": 3, "lrs": [0.01, 0.02], "seeds": [105, 106], "final_evaluations": 2}
     section(root, "e1", grid={"arms": {"central": own}}, sizes={"final_test_images": 500, "final_evaluations": 4})
     planned = specs.runs("e1", "smoke", "grid", root)
-    usual = specs.read_yaml(root / SPEC)["grid"]["lrs"]
+    usual = files.read_yaml(root / SPEC)["grid"]["lrs"]
     expected = {"central": ([0.01, 0.02], 3, [105, 106], 2), "federated": ([0.3, 0.6], 1, [101], None)}
     for arm, made in specs.grids("e1", "smoke", root).items():
         rates, epochs, seeds, final = expected.get(arm, (usual, 1, [101], None))
@@ -581,7 +583,7 @@ def test_a_grid_of_paper_lb_has_lengths_by_arm(root: Path) -> None:
     arms = "{vgg: lb-bsp-vgg11-iid, resnet: lb-bsp-resnet50-iid}"
     own = f"grid: {{lrs: [0.1], rates: {{vgg: [0.01, 0.02]}}, arms: {arms}}}\n"
     (root / LB).write_text(text[: text.index("\ngrid:\n") + 1] + own)
-    content = specs.read_yaml(root / PARAMS)
+    content = files.read_yaml(root / PARAMS)
     lengths = {"vgg": {"epochs": 5}, "resnet": {"epochs": 2, "seeds": [9]}}
     content["lb"]["grid"] = {"seeds": [7, 8], "held_out_images": 50, "arms": lengths}
     (root / PARAMS).write_text(json.dumps(content))
@@ -603,7 +605,7 @@ def test_local_batches_by_speed_add_up_to_those_of_the_run_that_they_are_compare
             assert equal.local_batches is None
             assert ours.local_batches == [51, 51, 51, 51, 26, 26, 25, 13, 13, 13]
             assert sum(ours.local_batches) == equal.workers * equal.local_batch == 320
-            assert ours.batch_shares == list(readings.SPEEDS), "the speeds of the simulation"
+            assert ours.batch_shares == list(measurements.SPEEDS), "the speeds of the simulation"
 
 
 SHARES = "batch_shares: &speeds [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]"
@@ -744,7 +746,7 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
 
 
 def test_specs_know_the_codecs_and_payload_records_depend_on_those_that_are_measured(resolved) -> None:
-    codecs, payloads = pytest.importorskip("repro.codecs"), pytest.importorskip("repro.payloads")
+    codecs, payloads = pytest.importorskip("repro.codecs"), pytest.importorskip("repro.running.payloads")
     assert set(numerics.CODECS) == set(codecs.NAMES)
     assert set(numerics.MEASURED_CODECS) == {codec for codec, _ in payloads.CODECS.values()}
     measured = next(spec for spec in resolved["study"].values() if spec.kind == "payloads")

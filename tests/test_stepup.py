@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from repro.engines import plain
-from repro.engines.common import Gate, NotFinite, set_lr, sgd
-from repro.errors import ReproError
-from repro.stepup import StepUp, gradient_change, gradient_changes
+from repro.errors import NotFinite, ReproError
+from repro.experiments.stepup import StepUp, gradient_change, gradient_changes
+from repro.training import plain
+from repro.training.gate import Gate
+from repro.training.steps import set_lr, sgd
 
 ABOVE = StepUp(4.0, "above", 0.5)
 BELOW = StepUp(4.0, "below", 0.5)

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import tree
 
-from repro import records, specs, store
+from repro import files
 from repro.errors import ReproError
-from repro.specs import Spec
+from repro.registry import specs, store
+from repro.registry.specs import Spec
+from repro.results import records
 
 SEED = 11
 
@@ -27,7 +29,7 @@ def forge(run: Spec, root: Path, **changes: Any) -> Path:
     content = json.loads(path.read_text())
     del content["checksum"]
     content |= changes
-    path.write_text(records.canonical_json(content | {"checksum": records.sha256(content)}))
+    path.write_text(files.canonical_json(content | {"checksum": files.sha256(content)}))
     return path
 
 

@@ -11,11 +11,17 @@ from pathlib import Path
 import pytest
 import tree
 
-from repro import cli, costs, page, pilot, records, report, specs, store, study, sweep
-from repro.check import check
-from repro.claims import load_published
+from repro import cli, files, report
+from repro.book import theme
+from repro.commands import plan
+from repro.commands.check import check
 from repro.errors import ReproError
-from repro.records import Record
+from repro.registry import order, specs, store, study
+from repro.report import pilot
+from repro.results import records
+from repro.results.records import Record
+from repro.running import sweep
+from repro.verdicts.judge import load_published
 
 FIRST = [11, 12, 13, 14, 15]
 COMMIT = "ff9fd0b2e539ceaa834759cbad11caa72bd93657"
@@ -131,7 +137,7 @@ def test_a_later_look_reaches_what_a_rule_reads_without_naming_it(root: Path) ->
     """The run that sets the target; the run whose share of iterations another one repeats."""
     look(root, e1_c3=8, lb_c20=8)
     assert seeds(root, "e1-central") == [*range(11, 19)]
-    content = specs.read_yaml(root / "pipelines/lb.yaml")
+    content = files.read_yaml(root / "pipelines/lb.yaml")
     defined = content["runs"] | content["controls"]
     statement = next(s for s in load_published(root).statements if s.id == "lb.c20")
     named = set(study.runs_read(statement, root))
@@ -151,7 +157,7 @@ def test_a_look_at_no_statement_is_said(root: Path) -> None:
 
 
 def test_the_order_has_every_run_once_done_and_grids_before_what_waits_for_them(root: Path) -> None:
-    steps = study.steps(root)
+    steps = order.steps(root)
     tuned = [step.tune for step in steps if step.tune]
     assert sorted(tuned) == sorted(s for s in specs.SOURCES if specs.grids(s, "study", root))
     for source in tuned:
@@ -176,8 +182,8 @@ def test_within_a_group_all_runs_of_a_seed_come_before_the_next_seed_the_longest
     assert sorted(ordered, key=str) == sorted(tasks, key=str)
     assert [seed for _, seed in ordered] == sorted(seed for _, seed in tasks)
     for seed in FIRST:
-        costs = [sweep.cost(task) for task in ordered if task[1] == seed]
-        assert costs == sorted(costs, reverse=True)
+        plan = [sweep.cost(task) for task in ordered if task[1] == seed]
+        assert plan == sorted(plan, reverse=True)
 
 
 def test_a_run_waits_for_the_one_whose_share_it_repeats(root: Path) -> None:
@@ -353,12 +359,12 @@ def test_other_profiles_never_show_the_pilot(root: Path) -> None:
 def test_every_outcome_has_its_own_sign_and_the_pilot_is_counted_apart() -> None:
     words = ["holds at study scale", "holds in part at study scale", "fails at study scale", "depends on the batch",
              "no difference", "open", "not comparable", "not run"]  # fmt: skip
-    assert [page.verdict_class(word) for word in words] == list(page.SIGNS)
-    assert len(set(page.SIGNS.values())) == len(page.SIGNS)
-    assert page.verdict_class("inconclusive") == "open"
-    own, old = page.split([("holds", False), ("holds (pilot)", True), ("open", False), ("holds in part", False)])
+    assert [theme.verdict_class(word) for word in words] == list(theme.SIGNS)
+    assert len(set(theme.SIGNS.values())) == len(theme.SIGNS)
+    assert theme.verdict_class("inconclusive") == "open"
+    own, old = theme.split([("holds", False), ("holds (pilot)", True), ("open", False), ("holds in part", False)])
     assert (own, old) == ({"holds": 1, "open": 1, "holds in part": 1}, {"holds": 1})
-    assert page.said(own) == "1 holds, 1 holds in part and 1 is open"
+    assert theme.said(own) == "1 holds, 1 holds in part and 1 is open"
 
 
 def test_the_summary_says_what_came_out_where_the_book_is_and_how_to_check(
@@ -386,7 +392,7 @@ def timed(root: Path, run: str, seed: int, seconds: float) -> None:
     spec = next(spec for spec, k in tasks if (spec.run, k) == (run, seed))
     tree.record(spec, seed, root)
     path = records.provenance_path(store.record_path(spec, seed, root))
-    records.write_atomic(path, records.canonical_json({"cpu_seconds": seconds, "seconds": 10 * seconds}))
+    files.write_atomic(path, files.canonical_json({"cpu_seconds": seconds, "seconds": 10 * seconds}))
 
 
 def bills(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
@@ -431,7 +437,7 @@ def test_trainings_of_the_same_network_at_the_same_sizes_cost_as_much_for_an_ima
     spec = specs.find("e1-large-batch", "study", root)
     longer = replace(spec, run="longer", epochs=3 * spec.epochs)
     more = replace(spec, run="more", train_images=2 * spec.train_images)
-    known = costs.Estimates([(spec, 100.0), (more, 260.0)])
+    known = plan.Estimates([(spec, 100.0), (more, 260.0)])
     assert known.of(spec) == 100.0, "its own time, where there is one"
     assert known.of(longer) == pytest.approx(3 * (100 + 260) / 3)
     for other in (

@@ -16,10 +16,11 @@ import pytest
 import tree
 import yaml
 
-from repro import published, records, study
+from repro import files
 from repro.errors import ReproError
-from repro.looks import FIRST_SEED
-from repro.published import Statement, load_ledger, load_published, runs_named
+from repro.registry import published, study
+from repro.registry.published import Statement, load_ledger, load_published, runs_named
+from repro.results.looks import FIRST_SEED
 
 RECORDS, PROVENANCE = "data/records/study", "data/provenance/study"
 
@@ -56,10 +57,10 @@ def statements_at(root: Path, commit: str) -> tuple[Statement, ...]:
 
 @lru_cache
 def code_hash_at(root: Path, commit: str) -> str:
-    """The hash of the files that judged at a commit, which ``repro/published.py`` named then as ``JUDGING``."""
+    """The hash of the files that judged at a commit, which ``published.py`` named then as ``JUDGING``."""
     digest = hashlib.sha256()
     there = set(git(root, "ls-tree", "-r", "--name-only", commit, "repro").splitlines())
-    for name in _judging(git(root, "show", f"{commit}:repro/published.py")):
+    for name in _judging(git(root, "show", f"{commit}:repro/registry/published.py")):
         if f"repro/{name}" in there:
             content = git(root, "show", f"{commit}:repro/{name}").encode()
             digest.update(name.encode() + b"\0" + content + b"\0")
@@ -70,13 +71,13 @@ def _judging(source: str) -> tuple[str, ...]:
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == ["JUDGING"]:
             return tuple(ast.literal_eval(node.value))
-    raise AssertionError("repro/published.py defines no JUDGING")
+    raise AssertionError("repro/registry/published.py defines no JUDGING")
 
 
 def rules_among(statements: Iterable[Statement], run: str) -> dict[str, str]:
     """Statement -> hash of its rule, of those whose rule reads ``run``, or the grid that it is a rate of."""
     return {
-        each.id: records.sha256(each.judge)
+        each.id: files.sha256(each.judge)
         for each in statements
         if any(run == named or run.startswith(f"{named}-lr") for named in runs_named(each))
     }
@@ -102,7 +103,7 @@ def problems(root: Path, paths: Iterable[Path], history: Path) -> list[str]:
     plan, today = study.load(root), load_published(root).statements
     found = []
     for path in paths:
-        record, name = records.read_json(path), path.relative_to(root / RECORDS).as_posix()
+        record, name = files.read_json(path), path.relative_to(root / RECORDS).as_posix()
         if plan.rules_commit is None:
             found.append(f"{name}: data/study.yaml names no commit of the rules")
             continue
@@ -132,7 +133,7 @@ def _of_provenance(name: str, path: Path, rules_commit: str, history: Path) -> I
     if not path.exists():
         yield f"{name}: no provenance"
         return
-    commit = str(records.read_json(path)["commit"])
+    commit = str(files.read_json(path)["commit"])
     if commit.endswith("+changes"):
         yield f"{name}: made with uncommitted changes, {commit}"
     elif not descends(history, rules_commit, commit):
@@ -210,7 +211,7 @@ def test_records_made_under_the_rules_are_in_order(root: Path) -> None:
     assert found(root) == []
     grid = store(root, "e1-grid-large-batch-x2-lr0_1", seed=101)
     at_the_rules = store(root, seed=12, at=study.load(root).rules_commit)
-    assert {"e1.c6", "code"} == set(records.read_json(grid)["rules"])
+    assert {"e1.c6", "code"} == set(files.read_json(grid)["rules"])
     assert found(root, store(root), grid, at_the_rules) == []
     commit(root, "records")
     assert len(committed(root)) == 3
@@ -251,7 +252,7 @@ def test_a_rule_that_changed_after_the_runs_needs_an_entry_of_the_ledger(root: P
 
 def test_judging_code_that_changed_before_the_run_is_noticed(root: Path) -> None:
     path = store(root)
-    with (root / "repro/rules.py").open("a") as rules:
+    with (root / "repro/verdicts/rules.py").open("a") as rules:
         rules.write("# changed\n")
     commit(root, "other code")
     assert found(root, path) == [], "today's code may differ: records hold what stood then"

@@ -11,11 +11,12 @@ import test_claims
 import test_claims_e2
 from test_claims import SEEDS, diverged, ending, judge, statement, train
 
-from repro import metrics, traffic
 from repro.errors import ReproError
-from repro.published import Statement, load_published, runs_of
-from repro.records import Record
-from repro.rules import DEPENDS_ON, FAILS, HOLDS, NO_DIFFERENCE, NOT_COMPARABLE, OPEN
+from repro.experiments import post2
+from repro.registry.published import Statement, load_published, runs_of
+from repro.results import metrics, traffic
+from repro.results.records import Record
+from repro.verdicts.rules import DEPENDS_ON, FAILS, HOLDS, NO_DIFFERENCE, NOT_COMPARABLE, OPEN
 
 
 def part_of(statements: Statement, records: list[Record], **kwargs: Any) -> dict[str, Any]:
@@ -155,7 +156,7 @@ def test_messages_of_a_smaller_network_or_two_seeds_say_nothing():
 def test_readings_are_zip_warm_up_direction_and_the_batch_of_a_worker():
     every = traffic.readings()
     assert len(every) == len(set(every)) == 4 * 2 * 2 * 3
-    assert {reading.local_batch for reading in every} == set(traffic.LOCAL_BATCHES) == {32, 64, 128}
+    assert {reading.local_batch for reading in every} == set(post2.LOCAL_BATCHES) == {32, 64, 128}
     assert every[0] == traffic.DEFAULT
 
 

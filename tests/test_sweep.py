@@ -10,8 +10,10 @@ import time
 import pytest
 import toy
 
-from repro import records, runner, store, sweep
 from repro.errors import ReproError
+from repro.registry import store
+from repro.results import records
+from repro.running import runner, sweep
 
 pytestmark = pytest.mark.data
 
@@ -31,9 +33,9 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def root(tmp_path):
-    from repro import datasets
+    from repro.data import sets
 
-    datasets.prepare("cifar10", toy.ROOT / "data")
+    sets.prepare("cifar10", toy.ROOT / "data")
     (tmp_path / "data").mkdir()
     for name in ("prepared", "raw", "manifests", "sources.yaml"):
         (tmp_path / "data" / name).symlink_to(toy.ROOT / "data" / name)
@@ -77,7 +79,7 @@ def test_a_sweep_killed_in_mid_run_goes_on_where_it_was(root, tmp_path):
     assert checkpoint.stat().st_mtime_ns == at, "a worker outlived the sweep"
 
     tasks = [(toy.spec("central", epochs=2), 1), (toy.spec("federated", train_images=192, epochs=30), 1)]
-    resumed_from = runner._checkpoint_path(tasks[1][0], 1, root)
+    resumed_from = runner.checkpoint_path(tasks[1][0], 1, root)
     assert resumed_from == checkpoint
     shares = []
     resumed, _ = runner.run(*tasks[1], root, report=shares.append)

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import tree
 
-from repro import records, specs, tuning
+from repro import files
 from repro.errors import ReproError
+from repro.registry import specs
+from repro.running import tuning
 
 LRS = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 SEEDS = (101, 102, 103)  # of e1 and e2
@@ -116,7 +118,7 @@ def test_what_is_written_is_what_the_runs_then_use_and_other_sources_stay(root: 
     path = specs.learning_rates_path("paper", root)
     path.write_text('{"e3": {"lars": {"lr": 7.0}}}')
     assert tuning.write("e1", "paper", root) == path
-    content = records.read_json(path)
+    content = files.read_json(path)
     assert content["e3"] == {"lars": {"lr": 7.0}}
     assert content["e1"] == tuning.choose("e1", "paper", root)
     assert specs.find("e1-federated-2labels", "paper", root).schedule["lr"] == 0.8
@@ -124,7 +126,7 @@ def test_what_is_written_is_what_the_runs_then_use_and_other_sources_stay(root: 
     assert tuning.write("e1", "paper", root).read_bytes() == before
     fill(root, peak(0.0125), source="e2")
     tuning.write("e2", "paper", root)
-    assert records.read_json(path) == content | {"e2": tuning.choose("e2", "paper", root)}
+    assert files.read_json(path) == content | {"e2": tuning.choose("e2", "paper", root)}
     assert specs.find("e2-large-batch-dgc", "paper", root).schedule["lr"] == 0.0125
 
 

@@ -10,9 +10,12 @@ import pytest
 import tree
 from scipy import stats
 
-from repro import records, runner, specs, store, verify
+from repro import files
 from repro.errors import ReproError
-from repro.records import Record
+from repro.registry import specs, store
+from repro.results import records
+from repro.results.records import Record
+from repro.running import rerun, runner
 
 HERE, ELSEWHERE = {"device": "abacus", "torch": "2"}, {"device": "abacus", "torch": "3"}
 TOP1 = {1: 0.50, 2: 0.52, 3: 0.57}
@@ -39,16 +42,16 @@ class Bench:
         if machine is None:
             path.unlink()
         else:
-            records.write_atomic(path, records.canonical_json({"machine": machine}))
+            files.write_atomic(path, files.canonical_json({"machine": machine}))
 
-    def again(self, record: Record, machine: dict = HERE, seed: int = 1) -> verify.Comparison:
+    def again(self, record: Record, machine: dict = HERE, seed: int = 1) -> rerun.Comparison:
         def run(spec, seed, root, **options):
             self.calls.append((spec, seed, options))
             return record, {"machine": machine}
 
         self.patch.setattr(runner, "run", run)
         before = {path: path.read_bytes() for path in self.root.rglob("*") if path.is_file()}
-        found = verify.rerun(self.spec, seed, self.root, processes=2)
+        found = rerun.rerun(self.spec, seed, self.root, processes=2)
         assert {path: path.read_bytes() for path in self.root.rglob("*") if path.is_file()} == before
         return found
 
@@ -107,10 +110,10 @@ def test_elsewhere_an_accuracy_agrees_exactly_where_one_more_seed_is_expected(be
     bench.machine_of_record(ELSEWHERE)
     low, high = interval()
     for top1, verdict in (
-        (low + 1e-6, verify.AGREES),
-        (high - 1e-6, verify.AGREES),
-        (low - 1e-6, verify.DIFFERS),
-        (high + 1e-6, verify.DIFFERS),
+        (low + 1e-6, rerun.AGREES),
+        (high - 1e-6, rerun.AGREES),
+        (low - 1e-6, rerun.DIFFERS),
+        (high + 1e-6, rerun.DIFFERS),
     ):
         found = bench.again(bench.with_top1(top1))
         assert found.verdict == verdict, top1
@@ -120,8 +123,8 @@ def test_elsewhere_an_accuracy_agrees_exactly_where_one_more_seed_is_expected(be
 def test_without_provenance_nothing_excuses_a_difference(bench: Bench) -> None:
     bench.machine_of_record(None)
     found = bench.again(bench.with_top1(TOP1[1] + 0.001))
-    assert (found.verdict, found.detail) == (verify.DIFFERS, "rows differ, and no provenance names a machine")
-    assert bench.again(bench.kept[1]).verdict == verify.IDENTICAL
+    assert (found.verdict, found.detail) == (rerun.DIFFERS, "rows differ, and no provenance names a machine")
+    assert bench.again(bench.kept[1]).verdict == rerun.IDENTICAL
 
 
 @pytest.mark.parametrize(
@@ -135,7 +138,7 @@ def test_without_provenance_nothing_excuses_a_difference(bench: Bench) -> None:
 )
 def test_elsewhere_what_is_not_measured_must_be_equal(change: dict, field: str, bench: Bench) -> None:
     found = bench.again(replace(bench.kept[1], **change), ELSEWHERE)
-    assert found.verdict == verify.DIFFERS
+    assert found.verdict == rerun.DIFFERS
     assert field in found.detail
 
 
@@ -143,14 +146,14 @@ def test_elsewhere_what_is_not_measured_must_be_equal(change: dict, field: str, 
 def test_elsewhere_counts_must_be_equal(key: str, bench: Bench) -> None:
     kept = bench.kept[1]
     found = bench.again(replace(kept, rows=[kept.rows[0] | {key: kept.rows[0][key] + 1}]), ELSEWHERE)
-    assert (found.verdict, found.detail) == (verify.DIFFERS, "another machine type, and rows differ")
+    assert (found.verdict, found.detail) == (rerun.DIFFERS, "another machine type, and rows differ")
 
 
 @pytest.mark.parametrize("key", ["train_loss", "train_top1", "test_loss", "test_top5"])
 def test_elsewhere_other_measured_numbers_may_differ(key: str, bench: Bench) -> None:
     kept = bench.kept[1]
     found = bench.again(replace(kept, rows=[kept.rows[0] | {key: kept.rows[0][key] * 1.01}]), ELSEWHERE)
-    assert found.verdict == verify.AGREES
+    assert found.verdict == rerun.AGREES
 
 
 def test_one_seed_gives_no_interval_and_so_no_agreement(bench: Bench) -> None:
@@ -158,7 +161,7 @@ def test_one_seed_gives_no_interval_and_so_no_agreement(bench: Bench) -> None:
         store.record_path(bench.spec, seed, bench.root).unlink()
     found = bench.again(bench.with_top1(0.5001), ELSEWHERE)
     assert (found.verdict, found.detail) == (
-        verify.DIFFERS,
+        rerun.DIFFERS,
         "another machine type, and one seed gives no interval",
     )
 
@@ -168,10 +171,10 @@ def test_other_runs_do_not_widen_the_interval(bench: Bench) -> None:
     for seed, top1 in TOP1.items():
         tree.record(other, seed, bench.root, 0.1 if seed == 1 else top1)
     found = bench.again(bench.with_top1(interval()[0] - 1e-6), ELSEWHERE)
-    assert found.verdict == verify.DIFFERS
+    assert found.verdict == rerun.DIFFERS
 
 
-def law(bench: Bench, **changes) -> verify.Comparison:
+def law(bench: Bench, **changes) -> rerun.Comparison:
     bench.spec = specs.find("e1-union-law", "paper", bench.root)
     bench.machine_of_record(HERE)
     kept = tree.record(bench.spec, 1, bench.root, law=LAW, rows=[], series={})
@@ -189,7 +192,7 @@ def law(bench: Bench, **changes) -> verify.Comparison:
 )
 def test_elsewhere_a_law_agrees_if_it_states_the_same_whatever_its_digits(changes: dict, bench: Bench) -> None:
     found = law(bench, **changes)
-    assert found.verdict == verify.AGREES
+    assert found.verdict == rerun.AGREES
     assert re.search(r"another machine type; (\d+) of \1 checks of the law are met here and on record", found.detail)
 
 
@@ -204,7 +207,7 @@ def test_elsewhere_a_law_agrees_if_it_states_the_same_whatever_its_digits(change
 )
 def test_elsewhere_a_law_differs_if_it_was_executed_on_other_sizes(changes: dict, bench: Bench) -> None:
     found = law(bench, **changes)
-    assert (found.verdict, found.detail) == (verify.DIFFERS, "another machine type, and law's sizes differ")
+    assert (found.verdict, found.detail) == (rerun.DIFFERS, "another machine type, and law's sizes differ")
 
 
 @pytest.mark.parametrize(
@@ -217,7 +220,7 @@ def test_elsewhere_a_law_differs_if_it_was_executed_on_other_sizes(changes: dict
 )
 def test_elsewhere_a_law_differs_if_a_check_comes_out_otherwise(changes: dict, called: str, bench: Bench) -> None:
     found = law(bench, **changes)
-    assert found.verdict == verify.DIFFERS
+    assert found.verdict == rerun.DIFFERS
     assert re.fullmatch(f"another machine type, and {called} differ", found.detail)
 
 
@@ -227,7 +230,7 @@ def test_a_law_that_no_statement_reads_cannot_be_compared_between_machines(bench
         law(bench, groupnorm_max_abs_difference=0.0)
 
 
-def payloads(bench: Bench, *changed: dict) -> verify.Comparison:
+def payloads(bench: Bench, *changed: dict) -> rerun.Comparison:
     """Elsewhere, a run of payloads gives rows like those on record, the first ones with what ``changed`` says."""
     bench.spec = specs.find("e2-payloads-resnet50-10", "paper", bench.root)
     bench.machine_of_record(HERE)
@@ -237,16 +240,16 @@ def payloads(bench: Bench, *changed: dict) -> verify.Comparison:
 
 
 def test_elsewhere_payloads_agree_if_their_lengths_are_close(bench: Bench) -> None:
-    assert payloads(bench).verdict == verify.IDENTICAL
+    assert payloads(bench).verdict == rerun.IDENTICAL
     length = tree.record(bench.spec, 1, bench.root).rows[0]["bytes"]
-    for share, verdict in ((0.9, verify.AGREES), (-0.9, verify.AGREES), (1.1, verify.DIFFERS), (-1.1, verify.DIFFERS)):
-        assert payloads(bench, {"bytes": length * (1 + share * verify.SIZE_TOLERANCE)}).verdict == verdict, share
+    for share, verdict in ((0.9, rerun.AGREES), (-0.9, rerun.AGREES), (1.1, rerun.DIFFERS), (-1.1, rerun.DIFFERS)):
+        assert payloads(bench, {"bytes": length * (1 + share * rerun.SIZE_TOLERANCE)}).verdict == verdict, share
 
 
 @pytest.mark.parametrize("change", [{"step": 2}, {"what": "change"}, {"codec": "dgc"}, {"dense_bytes": 101}])
 def test_elsewhere_what_payloads_are_lengths_of_must_be_equal(change: dict, bench: Bench) -> None:
     found = payloads(bench, change)
-    assert (found.verdict, found.detail) == (verify.DIFFERS, "another machine type, and rows differ")
+    assert (found.verdict, found.detail) == (rerun.DIFFERS, "another machine type, and rows differ")
 
 
 def test_a_provenance_that_names_less_of_a_machine_is_compared_by_what_it_names(bench: Bench) -> None:
@@ -254,7 +257,7 @@ def test_a_provenance_that_names_less_of_a_machine_is_compared_by_what_it_names(
     kept = bench.kept[1]
     changed = replace(kept, rows=[row | {"train_loss": 9.0} for row in kept.rows])
     found = bench.again(changed, HERE | {"zlib": "1.3"})
-    assert (found.verdict, "same machine type" in found.detail) == (verify.DIFFERS, True)
+    assert (found.verdict, "same machine type" in found.detail) == (rerun.DIFFERS, True)
     bench.machine_of_record(HERE | {"zlib": "1.2"})
     assert "another machine type" in bench.again(changed, HERE | {"zlib": "1.3"}).detail
 
@@ -297,7 +300,7 @@ def test_the_same_seed_draws_the_same_records_and_another_seed_others(bench: Ben
     for source in specs.SOURCES:
         for spec, seed in specs.runs(source, "smoke", root=bench.root):
             tree.record(spec, seed, bench.root)
-    drawn = [names(verify.sample(5, seed, bench.root)) for seed in (0, 0, 1)]
+    drawn = [names(rerun.sample(5, seed, bench.root)) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert all(len(set(draw)) == 5 for draw in drawn)
 
@@ -314,8 +317,8 @@ def test_every_valid_record_of_all_profiles_and_groups_can_be_drawn_and_no_other
     expected = {("paper", "e1-federated", seed) for seed in TOP1}
     expected |= {("smoke", spec.run, seed) for spec, seed in some}
     assert len(expected) == len(TOP1) + len(some)
-    assert set(names(verify.sample(100, 0, bench.root))) == expected
-    seen = Counter(name for draw in range(60) for name in names(verify.sample(1, draw, bench.root)))
+    assert set(names(rerun.sample(100, 0, bench.root))) == expected
+    seen = Counter(name for draw in range(60) for name in names(rerun.sample(1, draw, bench.root)))
     assert set(seen) == expected
 
 
@@ -325,9 +328,9 @@ def test_runs_that_wait_for_their_learning_rate_are_not_drawn_and_stop_no_audit(
     tree.record(spec, seed, bench.root)
     specs.learning_rates_path("study", bench.root).write_text("{}")
     expected = {("paper", "e1-federated", seed) for seed in TOP1} | {("study", spec.run, seed)}
-    assert set(names(verify.sample(100, 0, bench.root))) == expected
+    assert set(names(rerun.sample(100, 0, bench.root))) == expected
 
 
 def test_without_records_there_is_nothing_to_draw(tmp_path: Path) -> None:
     with pytest.raises(ReproError, match="no valid records to audit; run `python -m repro sweep` first"):
-        verify.sample(3, 0, tree.plant(tmp_path / "empty"))
+        rerun.sample(3, 0, tree.plant(tmp_path / "empty"))

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro import specs
-from repro.words import label, number
+from repro import files
+from repro.registry import specs
+from repro.registry.labels import label, number
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_a_run_in_words(run: str, words: str) -> None:
 @pytest.mark.parametrize("source", specs.SOURCES)
 def test_every_run_of_a_source_has_words_of_its_own(source: str) -> None:
     """Of the spec file itself, because the learning rates of a profile may still have to be chosen."""
-    content = specs.read_yaml(Path("pipelines") / f"{source}.yaml")
+    content = files.read_yaml(Path("pipelines") / f"{source}.yaml")
     runs = [*content["runs"], *content["controls"]]
     said = {run: label(run) for run in runs}
     assert not [run for run, words in said.items() if run in words]
@@ -81,7 +82,7 @@ def test_every_run_of_a_source_has_words_of_its_own(source: str) -> None:
     ],
 )
 def test_words_follow_the_settings_and_not_the_id(run: str, changed: dict[str, object], words: str) -> None:
-    content = specs.read_yaml(Path("pipelines") / f"{run.partition('-')[0]}.yaml")
+    content = files.read_yaml(Path("pipelines") / f"{run.partition('-')[0]}.yaml")
     written = content["defaults"] | ({**content["runs"], **content["controls"]})[run]
     assert label(run, written) == label(run)
     assert label(run, written | changed) == words

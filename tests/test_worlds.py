@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from test_claims import judge, statement, train
 
-from repro.looks import FIRST_SEED, LOOKS
-from repro.records import Record
-from repro.rules import FAILS, HOLDS, NO_DIFFERENCE, OPEN
+from repro.results.looks import FIRST_SEED, LOOKS
+from repro.results.records import Record
+from repro.verdicts.rules import FAILS, HOLDS, NO_DIFFERENCE, OPEN
 
 WORLDS = 400
 SPREAD = 0.015

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from repro import partition
-from repro.batches import Batches, Images
+from repro.data import partition
+from repro.data.batches import Batches, Images
 from repro.randomness import generator
-from repro.specs import Spec
+from repro.registry.specs import Spec
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -8,9 +8,12 @@ from typing import Any
 import synthetic_lb
 from synthetic import choose_rates, grid_arms
 
-from repro import datasets, records, specs, store
-from repro.records import Record
-from repro.specs import Spec
+from repro.data import sets
+from repro.files import canonical_json, read_yaml
+from repro.registry import store
+from repro.registry.specs import Spec
+from repro.results import records
+from repro.results.records import Record
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ARMS = grid_arms()
@@ -18,7 +21,7 @@ ARMS = grid_arms()
 
 def of_arm(source: str, arm: str) -> str:
     """The run whose learning rate the grid of an arm chooses."""
-    return str(specs.read_yaml(REPOSITORY / f"pipelines/{source}.yaml")["grid"]["arms"][arm])
+    return str(read_yaml(REPOSITORY / f"pipelines/{source}.yaml")["grid"]["arms"][arm])
 
 
 def plant(root: Path) -> Path:
@@ -53,7 +56,7 @@ def record(spec: Spec, seed: int, root: Path, top1: float = 0.5, **changes: Any)
     if spec.kind == "payloads":
         message = {"what": "gradient", "codec": "int8", "bytes": 25, "dense_bytes": 100}
         rows = [{"step": step} | message for step in spec.measured_steps or [1]]
-    sha256 = None if spec.kind == "law" else datasets.manifest_sha256(spec.dataset, root / "data")
+    sha256 = None if spec.kind == "law" else sets.manifest_sha256(spec.dataset, root / "data")
     made = Record(
         run=spec.run, source=spec.source, group=spec.group, kind=spec.kind, profile=spec.profile, seed=seed,
         spec=spec.as_dict(), data={"name": "cifar10", "sha256": sha256, "reduced": None, "classes": 10},
@@ -63,5 +66,5 @@ def record(spec: Spec, seed: int, root: Path, top1: float = 0.5, **changes: Any)
     made = replace(made, **changes)
     path = records.path_of(made, root)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(records.canonical_json(made.body()))  # as records.write, without waiting for the disk
+    path.write_text(canonical_json(made.body()))  # as records.write, without waiting for the disk
     return made

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from repro.book.inputs import Inputs, load
 from repro.book.views import site
-from repro.records import write_atomic
+from repro.files import write_atomic
 
 __all__ = ["Inputs", "load", "site", "write"]
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from repro import words
-from repro.metrics import tidy
+from repro.registry import labels
+from repro.results.metrics import tidy
 
 WIDTH, LEFT, RIGHT, STEP, ROW, AXIS = 720, 250, 56, 14, 16, 34
 """Pixels: of the picture, its names and its numbers of seeds, between looks and parts, and of an axis."""
@@ -62,7 +62,7 @@ class Line:
 
 def shown(value: float, unit: str) -> str:
     """A value as tables show it."""
-    return words.number(value, 2 if unit.startswith("times") else 1, sign=unit.startswith("points"))
+    return labels.number(value, 2 if unit.startswith("times") else 1, sign=unit.startswith("points"))
 
 
 def limits_of(part: Mapping[str, Any], unit: str) -> tuple[tuple[float, ...], float | None]:
@@ -188,7 +188,7 @@ def _panel(canvas: _Canvas, drawn: Sequence[Line], unit: str, top: float) -> flo
     for tick in scale.ticks():
         canvas.line(scale(tick), y, scale(tick), y + 4)
         canvas.text(
-            scale(tick), y + 16, shown(tick, unit) if logarithmic else words.number(tick, scale.digits), "middle"
+            scale(tick), y + 16, shown(tick, unit) if logarithmic else labels.number(tick, scale.digits), "middle"
         )
     canvas.text(0, y + 16, unit + (", logarithmic" if logarithmic else ""))
     return y + AXIS - 8

@@ -9,12 +9,16 @@ from typing import Any
 
 import yaml
 
-from repro import arithmetic, bill, claims, pilot, power, report, specs, store, study
-from repro.claims import Choice, Published
+from repro import report
 from repro.errors import ReproError
-from repro.records import Record, path_of, provenance_path, read_json
-from repro.report import Table
+from repro.files import read_json
+from repro.registry import specs, store, study
+from repro.report import Table, pilot
 from repro.report.tables import from_markdown
+from repro.results.records import Record, path_of, provenance_path
+from repro.running import bill
+from repro.verdicts import arithmetic, judge, power
+from repro.verdicts.judge import Choice, Published
 
 Verdicts = Sequence[Mapping[str, Any]]
 
@@ -70,7 +74,7 @@ def load(profile: str, root: Path = Path()) -> Inputs:
         ReproError: a record, verdict, notebook or file of the package is missing or damaged.
     """
     from repro.book.notebook import body
-    from repro.notebooks import of_source
+    from repro.book.notebooks import of_source
 
     found = {source: store.current(source, profile, root).records for source in specs.SOURCES}
     records = [record for made in found.values() for record in made]
@@ -85,9 +89,9 @@ def load(profile: str, root: Path = Path()) -> Inputs:
     pictures = {name: root / f"figures/{profile}/{name}.png" for name in sorted(present)}
     return Inputs(
         profile=profile,
-        published=claims.load_published(root),
+        published=judge.load_published(root),
         verdicts=_verdicts(profile, root),
-        ledger=claims.load_ledger(root),
+        ledger=judge.load_ledger(root),
         others={p: made for p in specs.PROFILES if p != profile and (made := _verdicts(p, root))},
         records=records,
         provenance=provenance,

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from repro.book.theme import PILOT, SIGNS, SOURCES, said, verdict_class
 from repro.errors import ReproError
-from repro.page import PILOT, SIGNS, SOURCES, said, verdict_class
-from repro.records import write_atomic
-from repro.words import counted
+from repro.files import write_atomic
+from repro.registry.labels import counted
 
 if TYPE_CHECKING:
     from repro.book.views import Row, Site

@@ -33,7 +33,7 @@ def body(path: Path, pictures: Mapping[str, Path], folder: str) -> str:
     """
     import nbformat  # with papermill and IPython these take a second to import
 
-    from repro.notebooks import html_body
+    from repro.book.notebooks import html_body
 
     try:
         notebook = nbformat.read(path, as_version=4)

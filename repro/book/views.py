@@ -13,15 +13,18 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from repro import arithmetic, looks, numerics, rules, words
 from repro.book import forest, markdown, notebook
 from repro.book.inputs import Inputs
-from repro.claims import Choice, expected_wrong, headline
-from repro.page import PILOT, SIGNS, SOURCES, THEMES, colour, verdict_class
-from repro.published import rule_hash
-from repro.records import Record, path_of, provenance_path
+from repro.book.theme import PILOT, SIGNS, SOURCES, THEMES, colour, verdict_class
+from repro.experiments import numerics
+from repro.registry import labels
+from repro.registry.published import rule_hash
+from repro.registry.specs import GROUPS
 from repro.report import ARTEFACTS, outputs
-from repro.specs import GROUPS
+from repro.results import looks
+from repro.results.records import Record, path_of, provenance_path
+from repro.verdicts import arithmetic, rules
+from repro.verdicts.judge import Choice, expected_wrong, headline
 
 HERE = Path(__file__).parent
 NOT_RUN = "not run"
@@ -245,7 +248,7 @@ class Site:
             first.source,
             first.group,
             first.kind,
-            words.label(run, first.spec),
+            labels.label(run, first.spec),
             settings,
             stored,
             ", ".join(sorted(devices)),
@@ -467,7 +470,7 @@ def _part(part: Mapping[str, Any], index: int, count: int, asked: Mapping[str, A
     if published is not None and part.get("estimate") is not None:
         ratio = unit.startswith("times")
         apart = part["estimate"] / published if ratio else part["estimate"] - published
-        difference = f"× {words.number(apart, 2)}" if ratio else f"{words.number(apart, 1, sign=True)} points"
+        difference = f"× {labels.number(apart, 2)}" if ratio else f"{labels.number(apart, 1, sign=True)} points"
     p, q = part.get("p"), part.get("q")
     return {
         "name": forest.name_of(part, index, count),
@@ -479,7 +482,7 @@ def _part(part: Mapping[str, Any], index: int, count: int, asked: Mapping[str, A
         "looks": [f"{bar.said(unit)} {unit}" for bar in bars] if len(bars) > 1 else [],
         "difference": difference,
         "outcome": part["outcome"],
-        "n": words.counted(int(part["n"]), part.get("repetitions")),
+        "n": labels.counted(int(part["n"]), part.get("repetitions")),
         "p": "–" if p is None else rules.p_text(p),
         "q": "–" if q is None else rules.p_text(q),
         "reason": part["reason"],
@@ -578,7 +581,7 @@ def _environment(made: Site) -> Environment:
         "certainty": markdown.certainty,
         "plural": plural,
         "about": about,
-        "number": words.number,
+        "number": labels.number,
     }
     environment.filters |= {"href": lambda path: quote(str(path), safe="/#.:"), "badge": _badge, "text": text_of}
     return environment

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro import traffic
 from repro.codecs import sparse
 from repro.codecs.message import Buffer, Item, Reader, Rule, TensorCodec, blank, convolutions, flatten, parameters
 from repro.codecs.state import State
 from repro.errors import ReproError
+from repro.experiments import post2
 
-WARM_UP = (*traffic.WARM_UP, traffic.SPARSITY)
+WARM_UP = (*post2.WARM_UP, post2.SPARSITY)
 """Sparsity in epochs 0, 1, 2, 3 and from epoch 4 on: the paper's list (the authors' code follows another)."""
 
 _SAMPLE = Fraction(1, 100)  # of the values, at least; post 2: "sampling only 1% of the gradients"

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repro.engines.common import precise
 from repro.models.dropout import dropout_seeds
 from repro.performance.workload import Trainer
+from repro.training.bfloat16 import precise
 
 
 class Terms(NamedTuple):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from repro.batches import Batches
+from repro.data.batches import Batches
 from repro.errors import ReproError
 from repro.performance.workload import Trainer
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from repro import models
-from repro.batches import Batches, Images
-from repro.engines.common import backward
+from repro.data.batches import Batches, Images
 from repro.errors import ReproError
 from repro.models.dropout import dropout_seeds
 from repro.randomness import derive, generator
+from repro.training.steps import backward
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
-from repro import specs
 from repro.errors import ReproError
-from repro.records import Record, write_atomic
+from repro.files import write_atomic
+from repro.registry import specs
 from repro.report import (
     e1,
     e2,
@@ -38,6 +38,7 @@ from repro.report import (
     tables,
 )
 from repro.report.tables import Table
+from repro.results.records import Record
 
 __all__ = ["ARTEFACTS", "Artefact", "Table", "figure", "ids", "outputs", "present", "render", "table"]
 

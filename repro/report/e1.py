@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from repro.metrics import target_accuracy
-from repro.records import Record
+from repro.registry.labels import label, number
 from repro.report import select, style
-from repro.words import label, number
+from repro.results.metrics import target_accuracy
+from repro.results.records import Record
 
 FIG1_RUNS = ("e1-central", "e1-large-batch", "e1-federated")
 SKEW_RUNS = ("e1-large-batch", "e1-large-batch-2labels", "e1-federated", "e1-federated-2labels")

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from repro.metrics import epochs_to_first_cut
+from repro.registry.labels import label, number
 from repro.report import e1, select, style
-from repro.words import label, number
+from repro.results.metrics import epochs_to_first_cut
 
 BASELINE, GQ, DGC = "e2-large-batch", "e2-large-batch-gq", "e2-large-batch-dgc"
 COSINE, DGC_COSINE, WEIGHTS = "e2-large-batch-cosine", "e2-large-batch-dgc-cosine", "e2-large-batch-weights"

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from repro import traffic
 from repro.errors import ReproError
-from repro.metrics import epochs_to_target, planned_rounds, target_accuracy
-from repro.network import Link, load_links, round_seconds, slowest
-from repro.records import Record
+from repro.experiments import post2
+from repro.experiments.post2 import EPOCHS, IMAGES, WORKERS
+from repro.registry.labels import label, number
 from repro.report import e1, select, tables
 from repro.report.e2 import (
     BASELINE,
@@ -29,8 +28,10 @@ from repro.report.e2 import (
     WEIGHTS,
 )
 from repro.report.tables import ABSENT, MEGABYTE, UNKNOWN, Table
-from repro.traffic import EPOCHS, IMAGES, WORKERS
-from repro.words import label, number
+from repro.results import traffic
+from repro.results.links import Link, load_links, round_seconds, slowest
+from repro.results.metrics import epochs_to_target, planned_rounds, target_accuracy
+from repro.results.records import Record
 
 METHOD_RUNS = (*FIG1_RUNS, *FIG2_RUNS)
 TABLE3_RUNS = (*FIG1_RUNS, COSINE, DGC_COSINE, WEIGHTS)
@@ -47,7 +48,7 @@ CODECS = {
     "dgc+zip": "DGC + zip",
     **{
         f"{traffic.dgc_at(sparsity)}{end}": f"DGC{words}, warm-up at {sparsity:g}"
-        for sparsity in traffic.WARM_UP
+        for sparsity in post2.WARM_UP
         for end, words in (("", ""), ("+zip", " + zip"))
     },
     "top-k": "top-k without residual",
@@ -344,7 +345,7 @@ def _executed(name: str, words: str) -> Reading:
     """A setting that the codec shows when it is executed, in words that hold ``{}``."""
 
     def read(group: Sequence[Record]) -> str:
-        from repro import definitions  # runs the codec, and needs torch for it
+        from repro.verdicts import definitions  # runs the codec, and needs torch for it
 
         return words.format(definitions.of_codec(group[0].spec)[name])
 
@@ -355,7 +356,7 @@ def _built(words: Callable[[Any], str]) -> Reading:
     """What the codec of a run says of itself."""
 
     def read(group: Sequence[Record]) -> str:
-        from repro import definitions
+        from repro.verdicts import definitions
 
         return words(definitions.dgc_of(group[0].spec))
 
@@ -437,7 +438,7 @@ PARAMETERS = (
     Parameter("compression", "none, float32 to int8, or DGC", "none, or float32 to int8", "stated", _compression),
     Parameter("DGC sparsifies", "weights of convolutions", ABSENT, "stated", _executed("sparsified", "{}")),
     Parameter("DGC sparsity", "0.75 to 0.999", ABSENT, "stated", _built(_sparsities)),
-    Parameter("DGC warm-up (epochs)", number(len(traffic.WARM_UP)), ABSENT, "stated", _of_dgc(_warm_up)),
+    Parameter("DGC warm-up (epochs)", number(len(post2.WARM_UP)), ABSENT, "stated", _of_dgc(_warm_up)),
     Parameter(
         "DGC threshold from", "1 % of the gradient", ABSENT, "stated",
         _executed("sample_percent", "at least {} % of each tensor"),
@@ -698,7 +699,7 @@ class _Row:
     def up(self, record: Record, method: str) -> float:
         """Bytes that all workers send over the whole training."""
         codec = {"large_batch": self.large_batch, "federated": self.federated}[method]
-        if codec.removesuffix("+zip") == traffic.CODECS[method]:
+        if codec.removesuffix("+zip") == post2.CODECS[method]:
             return traffic.total_sent(record, method, self.reading)
         message = traffic.message_bytes(record, codec, traffic.SENT[method])
         return WORKERS * traffic.rounds(method, self.reading) * message
@@ -723,7 +724,7 @@ def _readings() -> list[_Row]:
     ours = [reading for reading in traffic.readings() if not reading.download]
 
     def codec(method: str, reading: traffic.Reading) -> str:
-        return traffic.CODECS[method] + ("+zip" if method in reading.zipped else "")
+        return post2.CODECS[method] + ("+zip" if method in reading.zipped else "")
 
     rows = [_Row(codec("large_batch", reading), codec("federated", reading), reading) for reading in ours]
     batches = dict.fromkeys(reading.local_batch for reading in ours)

@@ -17,11 +17,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
-from repro import metrics
 from repro.errors import ReproError
-from repro.records import Record
+from repro.registry.labels import label, number
 from repro.report import e1, e2, select, style
-from repro.words import label, number
+from repro.results import metrics
+from repro.results.records import Record
 
 BN, GN, FIXUP = "e3-iid-bn", "e3-iid-gn", "e3-iid-fixup"
 BN_SKEWED, GN_SKEWED, FIXUP_SKEWED = "e3-noniid-bn", "e3-noniid-gn", "e3-noniid-fixup"

@@ -11,10 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from repro import metrics
 from repro.errors import ReproError
-from repro.partition import local_steps
-from repro.records import Record
+from repro.experiments.sizes import local_steps
+from repro.registry.labels import number
 from repro.report import e1, select, style
 from repro.report.e3 import (
     BN,
@@ -39,7 +38,8 @@ from repro.report.e3 import (
     _with_interval,
     layer_rows,
 )
-from repro.words import number
+from repro.results import metrics
+from repro.results.records import Record
 
 COLLAPSE_RUNS = (BN, BN_SKEWED)
 #: Fixup to a rate of 0.1 with the length of GroupNorm's warm-up, so that rate and warm-up can be told apart.

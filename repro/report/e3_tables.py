@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from repro import metrics
-from repro.records import Record
+from repro.registry.labels import number
 from repro.report import e1, select
 from repro.report.e3 import (
     BATCHES,
@@ -30,7 +29,8 @@ from repro.report.e3 import (
 )
 from repro.report.e3_extras import SHORT_RUNS
 from repro.report.tables import ABSENT, MEGABYTE, Table
-from repro.words import number
+from repro.results import metrics
+from repro.results.records import Record
 
 SLOW_RUNS = ("e3-gn-1024-slow", "e3-gn-2048-slow")
 TABLE1_RUNS = (*GN_RUNS, *SLOW_RUNS, *OTHER_NORM_RUNS, *FIXUP_RUNS, *SHORT_RUNS, *LINEAR_RUNS)
@@ -42,7 +42,7 @@ BUFFERS_RUNS = (*BSP_BUFFERS_RUNS, *FEDERATED_BUFFERS_RUNS, GROUP_NORM)
 AVERAGED = tuple(f"e3-fedavg-{split}-{every}" for split in ("iid", "noniid") for every in (10, 150))
 MOMENTUM_RUNS = tuple(run + ending for run in AVERAGED for ending in ("", "-averaged"))
 
-#: Test images that are evaluated, and under the policy ``drop`` normalised, together (``repro.runner``).
+#: Test images that are evaluated, and under the policy ``drop`` normalised, together (``repro.running.runner``).
 EVALUATION_BATCH = 500
 
 LOST = "No value published: the post's own table was a picture and is lost."

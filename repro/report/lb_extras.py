@@ -11,9 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from repro import metrics
-from repro.performance.readings import TITLES, title
-from repro.records import Record
 from repro.report import e3, select, style
 from repro.report.lb_training import (
     BATCHES,
@@ -36,6 +33,9 @@ from repro.report.lb_training import (
     _scale,
     _stepped,
 )
+from repro.results import metrics
+from repro.results.measurements import TITLES, title
+from repro.results.records import Record
 
 LOW = "-low"
 """Ending of the runs at the second learning rate."""

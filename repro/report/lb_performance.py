@@ -11,12 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from repro import network
-from repro.performance import fits, predict, readings
-from repro.records import Record
+from repro.registry.labels import number
 from repro.report import select, style
 from repro.report.tables import ABSENT, Table
-from repro.words import number
+from repro.results import batch_costs, fits, links, measurements
+from repro.results.records import Record
 
 TIMED = ("lb-perf-resnet50", "lb-perf-vgg11", "lb-perf-alexnet", "lb-perf-vit")
 FIG4_ACTIVATIONS = ("lb-memory-resnet18", "lb-perf-vgg11", "lb-perf-alexnet")
@@ -43,7 +42,7 @@ def _stamp(records: Sequence[Record]) -> str:
     first = records[0]
     machine = first.machine or {}
     sizes = ", ".join(
-        f"{readings.TITLES[r.spec['model']]} {r.spec['image_size']} px width {r.spec['width']}" for r in records
+        f"{measurements.TITLES[r.spec['model']]} {r.spec['image_size']} px width {r.spec['width']}" for r in records
     )
     text = f"{first.profile} profile: {sizes}; {first.spec['precision']}; "
     text += f"{machine['device']}, threads: {machine['threads']}"
@@ -56,11 +55,11 @@ def _noise(records: Sequence[Record]) -> str:
     """Repetitions, and how far one and the same step varies."""
     spec = records[0].spec
     each = ", ".join(
-        f"{readings.TITLES[r.spec['model']]} {number(100 * readings.noise(r), 1)} %"
+        f"{measurements.TITLES[r.spec['model']]} {number(100 * measurements.noise(r), 1)} %"
         for r in records
         if "probe" in r.series
     )
-    least = min(readings.busy(r) for r in records if "probe" in r.series)
+    least = min(measurements.busy(r) for r in records if "probe" in r.series)
     return (
         f"n = {spec['blocks']} blocks of {spec['repetitions']} steps for each size. Noise, half the quartile distance "
         f"of one and the same step over its median: {each}. The process had its core for at least "
@@ -92,7 +91,7 @@ def _batch_axis(axes: Axes, sizes: Sequence[int]) -> None:
 
 def _band(axes: Axes, record: Record, part: str, look: style.Style, scale: float) -> Line2D:
     """Median of a part over batch sizes, with its quartiles as a band."""
-    rows = readings.rows(record)
+    rows = measurements.rows(record)
     sizes = [row["batch"] for row in rows]
     low, middle, high = (scale * np.array([row[part][i] for row in rows]) for i in range(3))
     axes.fill_between(sizes, low, high, color=look.colour, alpha=0.2, linewidth=0)
@@ -111,7 +110,7 @@ def fig1(groups: select.Groups, profile: str) -> Figure:
         ["Medians with their quartiles as a band; both axes logarithmic. Data movement: gathering, augmenting and "
          "normalising a batch, and on a GPU the copy to it. Compute: forward and backward pass, without the update.",
          _noise(records)],
-        panels=[readings.title(record) for record in records],
+        panels=[measurements.title(record) for record in records],
     )  # fmt: skip
     for one, record in zip(axes, records, strict=True):
         lines = [
@@ -121,7 +120,7 @@ def fig1(groups: select.Groups, profile: str) -> Figure:
             line.set_label(words)
         one.set_yscale("log")
         one.set_ylabel("time of a step (ms)", fontsize=8)
-        _batch_axis(one, readings.batches(record))
+        _batch_axis(one, measurements.batches(record))
         style.legend(one, lines, 2)
     return figure
 
@@ -132,8 +131,8 @@ def fig1_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]:
         _provenance(artefact, record)
         | {"batch": row["batch"], "part": part, "n": row["n"]}
         | dict(zip(("lower_quartile_s", "median_s", "upper_quartile_s"), row[part], strict=True))
-        | {"cpu_share": row["cpu_share"], "noise": readings.noise(record)}
-        for record in _records(groups, TIMED) for row in readings.rows(record)
+        | {"cpu_share": row["cpu_share"], "noise": measurements.noise(record)}
+        for record in _records(groups, TIMED) for row in measurements.rows(record)
         for part in ("compute", "movement", "update", "step")
     ]  # fmt: skip
 
@@ -143,7 +142,7 @@ def fig1_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]:
 
 def _epochs(record: Record, batch: int) -> np.ndarray:
     images = int(record.spec["train_images"])
-    return predict.epoch_seconds(readings.samples(record, "step", batch), images, batch)
+    return batch_costs.epoch_seconds(measurements.samples(record, "step", batch), images, batch)
 
 
 def fig2(groups: select.Groups, profile: str) -> Figure:
@@ -156,10 +155,10 @@ def fig2(groups: select.Groups, profile: str) -> Figure:
          "is drawn, then its steps (data movement, forward and backward pass, update) from that block; whiskers: all. "
          "All are measured; synchronisation is not in them.",
          _noise(records)],
-        panels=[readings.title(record) for record in records], legend_rows=0,
+        panels=[measurements.title(record) for record in records], legend_rows=0,
     )  # fmt: skip
     for one, record in zip(axes, records, strict=True):
-        sizes = readings.batches(record)
+        sizes = measurements.batches(record)
         boxes = []
         for batch in sizes:
             low, first, middle, third, high = np.quantile(_epochs(record, batch), (0, 0.25, 0.5, 0.75, 1))
@@ -179,7 +178,7 @@ def fig2_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]:
         _provenance(artefact, record)
         | {"batch": batch, "epoch_images": record.spec["train_images"]}
         | dict(zip(names, map(float, np.quantile(_epochs(record, batch), (0, 0.25, 0.5, 0.75, 1))), strict=True))
-        for record in _records(groups, TIMED) for batch in readings.batches(record)
+        for record in _records(groups, TIMED) for batch in measurements.batches(record)
     ]  # fmt: skip
 
 
@@ -193,36 +192,37 @@ def fig4(groups: select.Groups, profile: str) -> Figure:
         "lb.fig4  Activation memory and batch memory", _stamp(records),
         ["(a) What autograd saves in a forward pass, counted; lines through the smallest and the largest batch. "
          f"(b) Growth of resident memory while the loader makes a batch, medians; dotted: line through the extremes "
-         f"{readings.LEAST_FITTED} and 1024 (judged between), dashed: least squares from {readings.LEAST_FITTED} up. "
+         f"{measurements.LEAST_FITTED} and 1024 (judged between), dashed: least squares from "
+         f"{measurements.LEAST_FITTED} up. "
          "The system counts whole pages of memory, which decide the reading of a batch of 1."],
         panels=["(a) activations", "(b) batch"], legend_rows=2,
     )  # fmt: skip
     handles = []
     for record, look in zip(_records(groups, FIG4_ACTIVATIONS), _ARMS, strict=True):
-        sizes, held = readings.bytes_of(record, "activations")
+        sizes, held = measurements.bytes_of(record, "activations")
         line = fits.extremes(sizes, held)
         left.plot(sizes, [line(size) / 2**20 for size in sizes], color=look.colour, linewidth=1.2)
         (points,) = left.plot(sizes, np.array(held) / 2**20, color=look.colour, marker=look.marker, linestyle="none")
-        points.set_label(readings.TITLES[record.spec["model"]])
+        points.set_label(measurements.TITLES[record.spec["model"]])
         handles.append(points)
     style.legend(left, handles, 3)
     handles = []
     for record, look in zip(_records(groups, FIG4_BATCH), _ARMS, strict=True):
-        sizes, grown = readings.bytes_of(record, "loader")
+        sizes, grown = measurements.bytes_of(record, "loader")
         if not sizes:
             continue
         for fit, dash in (("line, all sizes", "--"), ("line, extremes", ":")):
-            model = fits.FITS[fit](*readings.fitted(fit, sizes, grown))
+            model = fits.FITS[fit](*measurements.fitted(fit, sizes, grown))
             drawn = np.array([model(size) for size in sizes]) / 2**20
             right.plot(sizes, np.where(drawn > 0, drawn, np.nan), color=look.colour, linestyle=dash, linewidth=1.2)
         (points,) = right.plot(sizes, np.array(grown) / 2**20, color=look.colour, marker=look.marker, linestyle="none")
-        points.set_label(readings.DATASETS[record.spec["dataset"]])
+        points.set_label(measurements.DATASETS[record.spec["dataset"]])
         handles.append(points)
     style.legend(right, handles, 2)
     for one in (left, right):
         one.set_yscale("log")
         one.set_ylabel("memory (MiB)", fontsize=8)
-        _batch_axis(one, readings.batches(records[0]))
+        _batch_axis(one, measurements.batches(records[0]))
     return figure
 
 
@@ -230,12 +230,12 @@ def fig4_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]:
     """Activation, batch and loader bytes at every size, with both lines of the loader's memory and their errors."""
     made = []
     for record in _records(groups, FIG4_RUNS):
-        sizes, grown = readings.bytes_of(record, "loader")
+        sizes, grown = measurements.bytes_of(record, "loader")
         lines = {
-            name: fits.FITS[name](*readings.fitted(name, sizes, grown))
+            name: fits.FITS[name](*measurements.fitted(name, sizes, grown))
             for name in ("line, extremes", "line, all sizes") if len(sizes) > 3
         }  # fmt: skip
-        for row in readings.rows(record):
+        for row in measurements.rows(record):
             predicted = {
                 f"{name.split(', ')[1].replace(' ', '_')}_bytes": line(row["batch"]) for name, line in lines.items()
             }
@@ -257,21 +257,21 @@ def fig5(groups: select.Groups, profile: str) -> Figure:
     figure, axes = style.grid(
         "lb.fig5  Compute time, measured and predicted", _stamp(records),
         ["Points: medians of forward and backward pass, with quartiles. The line is fitted to batches from "
-         f"{readings.LEAST_FITTED} up, the line with a floor to all. Both axes logarithmic, so that a line with a "
+         f"{measurements.LEAST_FITTED} up, the line with a floor to all. Both axes logarithmic, so that a line with a "
          "constant part bends.",
          _noise(records)],
-        panels=[readings.title(record) for record in records], legend_rows=2,
+        panels=[measurements.title(record) for record in records], legend_rows=2,
     )  # fmt: skip
     for one, record in zip(axes, records, strict=True):
-        rows = readings.rows(record)
+        rows = measurements.rows(record)
         sizes = [row["batch"] for row in rows]
         low, middle, high = (1000 * np.array([row["compute"][i] for row in rows]) for i in range(3))
         one.errorbar(sizes, middle, yerr=[middle - low, high - middle], color=_BLACK, fmt="o", capsize=2)
         handles = [Line2D([], [], color=_BLACK, marker="o", linestyle="none", label="measured")]
-        cost = readings.medians(record, "compute", sizes)
+        cost = measurements.medians(record, "compute", sizes)
         dense = np.geomspace(sizes[0], sizes[-1], 60)
         for (name, words), colour, dash in zip(_DRAWN.items(), (_BLUE, _ORANGE), ("--", "-."), strict=True):
-            model = fits.FITS[name](*readings.fitted(name, sizes, cost))
+            model = fits.FITS[name](*measurements.fitted(name, sizes, cost))
             drawn = 1000 * np.array([model(size) for size in dense])
             handles += one.plot(dense, np.where(drawn > 0, drawn, np.nan), color=colour, linestyle=dash, label=words)
         one.set_yscale("log")
@@ -289,14 +289,14 @@ def fig5_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]:
     """Every fit at every batch size: predicted seconds and error, also where the size was held out of the fit."""
     made = []
     for record in _records(groups, TIMED):
-        sizes = readings.batches(record)
-        known = readings.medians(record, "compute", sizes)
+        sizes = measurements.batches(record)
+        known = measurements.medians(record, "compute", sizes)
         for name, fit in fits.FITS.items():
-            fitted, cost = readings.fitted(name, sizes, known)
+            fitted, cost = measurements.fitted(name, sizes, known)
             model = fit(fitted, cost)
             held_out = dict(zip(fitted, fits.held_out(fit, fitted, cost), strict=True))
-            for batch in readings.batches(record):
-                (seconds,) = readings.medians(record, "compute", [batch])
+            for batch in measurements.batches(record):
+                (seconds,) = measurements.medians(record, "compute", [batch])
                 made.append(
                     _provenance(artefact, record)
                     | {"fit": name, "batch": batch, "fitted": int(batch in fitted), "measured_s": seconds,
@@ -312,18 +312,20 @@ def fig5_rows(artefact: str, groups: select.Groups) -> list[dict[str, Any]]:
 def eq2(groups: select.Groups, profile: str) -> Table:
     """Eq. 2 term by term: the two local parts and their sum against the measured step, and synchronisation."""
     records = _records(groups, TIMED)
-    link = next(each for each in network.load_links() if each.name == LINK)
+    link = next(each for each in links.load_links() if each.name == LINK)
     rows, csv_rows = [], []
     for record in records:
-        for row in (row for row in readings.rows(record) if row["batch"] in SHOWN_BATCHES):
+        for row in (row for row in measurements.rows(record) if row["batch"] in SHOWN_BATCHES):
             compute, movement, update, step = (row[part][1] for part in ("compute", "movement", "update", "step"))
-            local, unseen = compute + movement + update, readings.predicted_step(record, row["batch"])
+            local, unseen = compute + movement + update, measurements.predicted_step(record, row["batch"])
             message = float(row["model"])
             synchronisation = link.seconds(message, message)
-            means = [predict.mean_step_seconds(compute + update, movement, synchronisation, every) for every in EVERY]
+            means = [
+                batch_costs.mean_step_seconds(compute + update, movement, synchronisation, every) for every in EVERY
+            ]
             errors = [100 * (each / step - 1) for each in (local, unseen)]
             rows.append(
-                [readings.title(record), str(row["batch"]),
+                [measurements.title(record), str(row["batch"]),
                  *(number(1000 * each, 2) for each in (compute, movement, update, step)),
                  *(f"{number(1000 * each, 2)} ({number(error, 1, sign=True)} %)"
                    for each, error in zip((local, unseen), errors, strict=True)),
@@ -348,7 +350,7 @@ def eq2(groups: select.Groups, profile: str) -> Table:
          "is part of the sum. Terms and whole step were timed in different steps; in brackets the error against the "
          "measured step.",
          "Predicted unseen: this batch was held out; t_c and t_mov on lines through the other sizes from "
-         f"{readings.LEAST_FITTED} up, the update as their median. At the ends of the range this extrapolates.",
+         f"{measurements.LEAST_FITTED} up, the update as their median. At the ends of the range this extrapolates.",
          f"t_sync is assumed, not measured: all weights and buffers as float32, down and up over a link of the speed "
          f"of {LINK}, without latency."],
         csv_rows,
@@ -363,24 +365,24 @@ def eq3(groups: select.Groups, profile: str) -> Table:
     records = _records(groups, TIMED)
     rows, csv_rows = [], []
     for record in records:
-        watched = len(readings.bytes_of(record, "peak")[0]) > 1
-        held, most = int(record.spec["train_images"]), readings.largest_batch(record, BUDGET) if watched else None
+        watched = len(measurements.bytes_of(record, "peak")[0]) > 1
+        held, most = int(record.spec["train_images"]), measurements.largest_batch(record, BUDGET) if watched else None
         # Watched processes hold so many images; a larger batch would need more, which no line through them knows.
         largest = ABSENT if most is None else number(most) if most <= held else f"> {number(held)}"
-        by_equation = number(readings.largest_by_terms(record, BUDGET))
-        for row in (row for row in readings.rows(record) if row["batch"] in SHOWN_BATCHES):
-            predicted = readings.predicted_terms(record, row["batch"])
-            measured = {name: float(row[name]) for name in readings.TERMS}
+        by_equation = number(measurements.largest_by_terms(record, BUDGET))
+        for row in (row for row in measurements.rows(record) if row["batch"] in SHOWN_BATCHES):
+            predicted = measurements.predicted_terms(record, row["batch"])
+            measured = {name: float(row[name]) for name in measurements.TERMS}
             grown = None if row["peak"] is None else float(row["peak"] - row["base"])
-            cells = [f"{_mib(predicted[name])} / {_mib(measured[name])}" for name in readings.TERMS]
+            cells = [f"{_mib(predicted[name])} / {_mib(measured[name])}" for name in measurements.TERMS]
             totals = sum(predicted.values()), sum(measured.values())
             rows.append(
-                [readings.title(record), str(row["batch"]), *cells, f"{_mib(totals[0])} / {_mib(totals[1])}",
+                [measurements.title(record), str(row["batch"]), *cells, f"{_mib(totals[0])} / {_mib(totals[1])}",
                  *((ABSENT, ABSENT) if grown is None
                    else (_mib(grown), f"{number(100 * (totals[0] / grown - 1), 1, sign=True)} %")),
                  by_equation, largest]
             )  # fmt: skip
-            for name in (*readings.TERMS, "total"):
+            for name in (*measurements.TERMS, "total"):
                 ours, said = (measured | {"total": totals[1]})[name], (predicted | {"total": totals[0]})[name]
                 csv_rows.append(
                     _provenance("lb.eq3", record)
@@ -402,7 +404,7 @@ def eq3(groups: select.Groups, profile: str) -> Table:
          "took before. Beyond the predicted M_total: kernels loaded on first use, gradients of activations while they "
          "pass back, workspaces, the training images.",
          f"Largest batch: where M_total, or the line through the two largest watched processes with their libraries, "
-         f"reaches 2 GiB less a margin of {100 * predict.MARGIN:g} %, which `repro advise` leaves, too."],
+         f"reaches 2 GiB less a margin of {100 * batch_costs.MARGIN:g} %, which `repro advise` leaves, too."],
         csv_rows,
     )  # fmt: skip
 
@@ -419,16 +421,16 @@ def model_fits(groups: select.Groups, profile: str) -> Table:
     rows, csv_rows = [], []
     cases: list[tuple[Record, str, list[int], list[float]]] = []
     for record in _records(groups, TIMED):
-        sizes = readings.batches(record)
-        cases.append((record, "compute", sizes, readings.medians(record, "compute", sizes)))
+        sizes = measurements.batches(record)
+        cases.append((record, "compute", sizes, measurements.medians(record, "compute", sizes)))
     for record in _records(groups, FIG4_BATCH):
-        sizes, grown = readings.bytes_of(record, "loader")
+        sizes, grown = measurements.bytes_of(record, "loader")
         if len(sizes) > 3:
             cases.append((record, "loader", sizes, grown))
     for record, quantity, every, costs in cases:
         cells = []
         for name, fit in fits.FITS.items():
-            sizes, cost = readings.fitted(name, every, costs)
+            sizes, cost = measurements.fitted(name, every, costs)
             if min(cost) <= 0:  # a batch within pages that the process has already
                 cells.append(ABSENT)
                 continue
@@ -441,7 +443,7 @@ def model_fits(groups: select.Groups, profile: str) -> Table:
                 for size, each, a, b in zip(sizes, cost, inside.tolist(), outside.tolist(), strict=True)
             ]  # fmt: skip
         what = {"compute": "compute time", "loader": "batch memory"}[quantity]
-        rows.append([f"{what}, {readings.title(record)}", *cells])
+        rows.append([f"{what}, {measurements.title(record)}", *cells])
     records = _records(groups, tuple(groups))
     return Table(
         "lb.extra-fits: errors of the fits at sizes they have not seen, in percent: median (largest)",
@@ -449,7 +451,7 @@ def model_fits(groups: select.Groups, profile: str) -> Table:
         rows,
         [f"{_stamp(records)}.",
          "Each size is predicted from all others; leaving out an end of the range means to extrapolate. Lines from "
-         f"batch {readings.LEAST_FITTED} up, the roofline with a batch of 1 as well.",
+         f"batch {measurements.LEAST_FITTED} up, the roofline with a batch of 1 as well.",
          f"{ABSENT}: a reading of the system that is not above 0, of which there is no error in percent."],
         csv_rows,
     )  # fmt: skip

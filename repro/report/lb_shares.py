@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from repro.partition import apportion
-from repro.performance import readings
-from repro.records import Record
+from repro.experiments.sizes import apportion
+from repro.registry.labels import number
 from repro.report import e1, select
 from repro.report.lb_performance import TIMED, _noise, _provenance, _records, _stamp
 from repro.report.lb_training import _gaps, _scale
 from repro.report.lb_training_tables import _accuracies, _cells
 from repro.report.tables import ABSENT, Table
-from repro.words import number
+from repro.results import measurements
+from repro.results.records import Record
 
 SHARED = "lb-shares-resnet50"
 TRAINED = {
@@ -29,14 +29,14 @@ _WAYS = ("uniform", "proportional", "equalising")
 
 def _gain(record: Record, way: str) -> tuple[float, float, float]:
     """How many times shorter a round is than with uniform shares, and its interval over the measurement's blocks."""
-    mean, low, high = map(math.exp, select.interval(readings.log_gains(record, way)))
+    mean, low, high = map(math.exp, select.interval(measurements.log_gains(record, way)))
     return mean, low, high
 
 
 def _times(record: Record) -> tuple[list[str], list[dict[str, Any]]]:
     """Cells and CSV rows of the simulated round of one network."""
-    sizes = readings.batches(record)
-    times = readings.round_times(record, readings.medians(record, "step", sizes), sizes)
+    sizes = measurements.batches(record)
+    times = measurements.round_times(record, measurements.medians(record, "step", sizes), sizes)
     gains = {way: _gain(record, way) for way in _WAYS}
     said = [f"× {number(mean, 2)} [{number(low, 2)}, {number(high, 2)}]" for mean, low, high in gains.values()]
     rows = [
@@ -85,8 +85,10 @@ def shares(groups: select.Groups, profile: str) -> Table:
             equal, by_speed = (groups[run] for run in TRAINED[record.run])
             trained = [_cells(equal)[0], _cells(by_speed)[0], e1._change(equal, by_speed), str(len(by_speed))]
             csv_rows += _accuracy_rows(equal, "uniform") + _accuracy_rows(by_speed, "proportional")
-        rows.append([readings.title(record), *cells, *trained])
-    devices = ", ".join(f"{readings.SPEEDS.count(speed)} at {speed:g}" for speed in dict.fromkeys(readings.SPEEDS))
+        rows.append([measurements.title(record), *cells, *trained])
+    devices = ", ".join(
+        f"{measurements.SPEEDS.count(speed)} at {speed:g}" for speed in dict.fromkeys(measurements.SPEEDS)
+    )
     of_training = {run: groups[run] for pair in TRAINED.values() for run in pair}
     return Table(
         "lb.extra-shares: ten unequal devices: local time of a round, and accuracy, by shares of the batch",
@@ -96,7 +98,8 @@ def shares(groups: select.Groups, profile: str) -> Table:
         rows,
         [f"Rounds: {_stamp(records)}.", _noise(records),
          "Simulated from measured local steps (compute, data movement, update); assumed are the devices by speed, "
-         f"{devices}, and a global batch of {number(readings.LOCAL_BATCH * len(readings.SPEEDS))}. A device of speed s "
+         f"{devices}, and a global batch of {number(measurements.LOCAL_BATCH * len(measurements.SPEEDS))}. "
+         "A device of speed s "
          "takes 1 / s times as long, a round as long as its slowest device. Synchronisation, which no way to share "
          "changes, is not in it. Equalising: one image at a time to the device that would be done first. [95 % "
          "Student-t interval over blocks.]",

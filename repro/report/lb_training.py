@@ -14,12 +14,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from scipy.stats import gaussian_kde
 
-from repro import metrics
 from repro.errors import ReproError
-from repro.performance.readings import TITLES, title
-from repro.records import Record
+from repro.registry.labels import number
 from repro.report import e3, select, style
-from repro.words import number
+from repro.results import metrics
+from repro.results.measurements import TITLES, title
+from repro.results.records import Record
 
 MODELS = ("resnet50", "vgg11", "alexnet")
 BATCHES = {"resnet50": (32, 256, 512, 1024), "vgg11": (64, 256, 512, 1024), "alexnet": (32, 256, 512, 1024)}

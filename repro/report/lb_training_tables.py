@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from repro import metrics
-from repro.performance.readings import title
-from repro.records import Record
+from repro.registry.labels import number
 from repro.report import e1, select
 from repro.report.e3 import _with_interval
 from repro.report.e3_tables import _POLICIES
 from repro.report.lb_training import MODELS, _gaps, _origin, _scale
 from repro.report.tables import ABSENT, MEGABYTE, Table
-from repro.words import number
+from repro.results import metrics
+from repro.results.measurements import title
+from repro.results.records import Record
 
 SPLITS = ("iid", "noniid")
 EVERY = (250, 1000)

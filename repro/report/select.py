@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from repro.errors import ReproError
-from repro.metrics import end_top1
-from repro.records import Record
-from repro.rules import paired_interval
-from repro.words import label, number
+from repro.registry.labels import label, number
+from repro.results.metrics import end_top1
+from repro.results.records import Record
+from repro.verdicts.rules import paired_interval
 
 #: Scale of the sources' CIFAR-10 experiments: training images, pixels, base width of ResNet18.
 PUBLISHED_SCALE = {"train_images": 50_000, "image_size": 32, "width": 64}

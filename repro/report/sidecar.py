@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from repro import numerics, records
-from repro.records import Record
-from repro.words import label
+from repro.experiments import numerics
+from repro.files import canonical_json, read_json, sha256
+from repro.registry.labels import label
+from repro.results import records
+from repro.results.records import Record
 
 
 def content(
@@ -57,7 +59,7 @@ def _run(
         "run": run,
         "label": label(run, first.spec),
         "parameters": first.spec,
-        "parameters_sha256": records.sha256(first.spec),
+        "parameters_sha256": sha256(first.spec),
         "data": {name: first.data.get(name) for name in ("name", "sha256", "reduced")},
         "code_versions": numerics.used_by(first.spec),
         "n": len(group),
@@ -78,9 +80,9 @@ def _seed(record: Record, environments: dict[str, dict[str, Any]], root: Path) -
         "code": None,
     }
     if (root / provenance).exists():
-        known = records.read_json(root / provenance)
+        known = read_json(root / provenance)
         machine = dict(known.get("machine", {})) | {"precision": known.get("precision")}
-        name = records.sha256(machine)[:12]
+        name = sha256(machine)[:12]
         environments[name] = machine
         entry |= {"provenance": provenance.as_posix(), "environment": name, "code": known.get("code")}
     return entry
@@ -88,7 +90,7 @@ def _seed(record: Record, environments: dict[str, dict[str, Any]], root: Path) -
 
 def text(made: Mapping[str, Any]) -> str:
     """The file ``<artefact>.json``."""
-    return records.canonical_json(made)
+    return canonical_json(made)
 
 
 def brief(made: Mapping[str, Any]) -> str:

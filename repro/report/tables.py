@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from repro.errors import ReproError
-from repro.metrics import epochs_to_target, rounds_to_target, target_accuracy
-from repro.records import Record
+from repro.registry.labels import number
 from repro.report import select
-from repro.words import number
+from repro.results.metrics import epochs_to_target, rounds_to_target, target_accuracy
+from repro.results.records import Record
 
 TABLE_RUNS = ("e1-central", "e1-large-batch", "e1-federated")
 

@@ -1,0 +1,1 @@
+"""One experiment: its settings, schedules, and versions of the numerics."""

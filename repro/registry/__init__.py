@@ -1,0 +1,1 @@
+"""What is declared in YAML, read into objects: experiments, statements, the study, and the records they have."""

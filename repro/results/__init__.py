@@ -1,0 +1,1 @@
+"""Records, and every number that is read off them; nothing here imports torch."""

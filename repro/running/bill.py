@@ -1,0 +1,77 @@
+"""What the study costs: core-hours by group of ``data/study.yaml``, of the runs that are done and of those left."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from statistics import fmean
+
+from repro.registry import order, specs, store, study
+from repro.results import records
+
+
+@dataclass(frozen=True)
+class Line:
+    """One sweep of ``make study``.
+
+    Attributes:
+        group: its name.
+        done, left: planned records that are valid, and that are not.
+        hours: of one core, that those done took, as their provenance says.
+        hours_left: of one core, that those left will take, as other seeds of the same run did.
+        unknown: of those left, how many no other seed tells the time of.
+    """
+
+    group: str
+    done: int
+    left: int
+    hours: float
+    hours_left: float
+    unknown: int
+
+
+def lines(valid: Collection[tuple[str, int]], root: Path = Path()) -> list[Line]:
+    """The bill, in the order of the sweeps; a run belongs to the first that computes it.
+
+    Args:
+        valid: (run, seed) of the records that count.
+        root: root of the repository.
+
+    Raises:
+        ReproError: malformed specs, or a damaged record or provenance file.
+    """
+    done, known = dict[tuple[str, int], float](), defaultdict[str, list[float]](list)
+    planned: list[tuple[str, str, str, int]] = []  # source, group, run, seed
+    for source in specs.SOURCES:
+        for group in specs.GROUPS:
+            tasks, waiting = specs.runs_and_waiting(source, study.PROFILE, group, root)
+            planned += [(source, group, run, seed) for run, seed in waiting]
+            for spec, seed in tasks:
+                planned.append((source, group, spec.run, seed))
+                seconds = records.core_seconds(records.provenance_path(store.record_path(spec, seed, root)))
+                if seconds is not None:
+                    known[spec.run].append(seconds)
+                if (spec.run, seed) in valid:
+                    done[spec.run, seed] = seconds or 0.0
+    made = []
+    for step in order.steps(root):
+        mine = [
+            (run, seed) for source, group, run, seed in planned
+            if (source == step.tune and group == "grid" if step.tune else group != "grid")
+            and any(fnmatchcase(run, pattern) for pattern in step.patterns)
+        ]  # fmt: skip
+        taken = set(mine)
+        planned = [each for each in planned if each[2:] not in taken]
+        left = [run for run, seed in mine if (run, seed) not in done]
+        if mine:
+            made.append(
+                Line(
+                    step.name, len(mine) - len(left), len(left), sum(done.get(task, 0.0) for task in mine) / 3600,
+                    sum(fmean(known[run]) for run in left if known.get(run)) / 3600,
+                    sum(not known.get(run) for run in left),
+                )
+            )  # fmt: skip
+    return made

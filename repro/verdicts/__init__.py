@@ -1,0 +1,1 @@
+"""Whether published statements reproduce: rules, parts, evidence, verdicts."""
