@@ -1,10 +1,9 @@
 """The pipeline files declare what the code makes, and the locks belong to the files beside them."""
 
+import ast
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import tree
 import yaml
 
 from repro import report
+from repro.commands import pipelines
 from repro.registry import specs
 
 ROOT = tree.REPOSITORY
@@ -66,35 +66,25 @@ def where(path: Path, stage: dict[str, Any], name: str) -> Path:
 # Declarations -------------------------------------------------------------------------------------------------
 
 
-OF_THE_STUDY = {"data/published.yaml", "data/study.yaml", "figures/pilot", "repro/registry/study.py"}
-"""What only the study's stages depend on: its plan decides its seeds, and the pilot stands in until these were run."""
+def test_the_files_are_what_the_code_declares() -> None:
+    for path, content in pipelines.written(ROOT).items():
+        assert (ROOT / path).read_text() == content, f"{path}: run `python -m repro pipelines`"
+    others = {Path("pipelines/data/dvc.yaml")}
+    assert set(PIPELINES) == {*pipelines.written(ROOT), *others}
 
 
-@pytest.mark.parametrize("name", ["dvc.yaml", "controls/dvc.yaml"])
-def test_the_stages_of_all_profiles_are_the_same(name: str) -> None:
+def test_the_stages_of_all_profiles_are_the_same() -> None:
     """Apart from what only the study depends on, and from figures that neither it nor the pilot has yet."""
-    smoke, study, paper = (
-        yaml.safe_load((ROOT / "pipelines" / profile / name).read_text()) for profile in specs.PROFILES
-    )
-    assert smoke == paper
-    assert set(study["stages"]) == set(smoke["stages"])
-    for stage, of_study in study["stages"].items():
-        same = smoke["stages"][stage]
-        assert set(same["deps"]) <= set(of_study["deps"]), stage
-        assert set(of_study["deps"]) - set(same["deps"]) <= OF_THE_STUDY, stage
-        assert set(outs(of_study)) <= set(outs(same)), stage
-        assert _without(of_study) == _without(same), stage
-
-
-def _without(stage: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in stage.items() if key not in ("deps", "outs")}
-
-
-def test_what_the_study_stands_on_is_a_dependency_of_its_stages() -> None:
-    for name, stage in stages(Path("pipelines/study/dvc.yaml")).items():
-        needed = {"data/study.yaml", "repro/registry/study.py"}
-        needed |= {"data/published.yaml"} if name.startswith("runs-") else {"figures/pilot", "repro/report/pilot.py"}
-        assert needed <= set(stage["deps"]), name
+    made = {path: yaml.safe_load(content)["stages"] for path, content in pipelines.written(ROOT).items()}
+    for name in ("dvc.yaml", "controls/dvc.yaml"):
+        smoke, study, paper = (made[Path("pipelines", profile, name)] for profile in specs.PROFILES)
+        assert smoke == paper
+        assert set(study) == set(smoke)
+        for stage, of_study in study.items():
+            more = set(of_study["deps"]) - set(smoke[stage]["deps"])
+            assert more <= set(pipelines.OF_THE_STUDY), stage
+            assert "data/study.yaml" in more, stage
+            assert set(outs(of_study)) <= set(outs(smoke[stage])), stage
 
 
 def test_a_profiles_file_names_its_own_profile_and_a_sources_file_its_own_source() -> None:
@@ -139,41 +129,51 @@ def test_the_site_depends_on_every_artefact_record_and_spec() -> None:
     assert set(outs(stage)) == {"book"}
 
 
-def test_the_site_depends_on_all_code_that_its_command_imports() -> None:
-    deps = {Path(dep) for dep in stages(Path("dvc.yaml"))["book"]["deps"]}
-    own = (
-        "import sys; from repro import cli, book, costs; from repro.book import notebook; import repro.book.notebooks, "
-    )
-    own += "repro.models.sizes; print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'repro'))"
-    loaded = subprocess.run([sys.executable, "-c", own], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    plumbing = {"__init__", "errors", "costs", "datasets", "schedules"}  # these change no page
-    for name in loaded.split():
-        place = Path(name).resolve().relative_to(ROOT)
-        assert plumbing & {place.stem, *place.parts} or {place, *place.parents} & deps, place
+MODULES = {
+    "book": "repro.book", "notebook": "repro.book.notebooks", "render": "repro.report.pilot",
+    "sweep": "repro.running.sweep", "tune": "repro.running.tuning", "verdicts": "repro.report.pilot",
+}  # fmt: skip
+"""Command of a stage -> the module that does its work."""
 
 
-@pytest.mark.parametrize(
-    ("prefix", "imports"),
-    [
-        ("runs-", "repro.running.runner, repro.running.sweep"),
-        ("rates-", "repro.running.runner, repro.running.sweep, repro.running.tuning"),
-        ("controls-", "repro.running.runner, repro.running.sweep, repro.report.pilot"),
-        ("verdicts", "repro.report.pilot"),
-    ],
-)
-def test_stages_depend_on_all_code_that_their_commands_import(prefix: str, imports: str) -> None:
-    """What only some kinds of runs or some figures use is held by other tests."""
-    own = f"import sys, {imports}; print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'repro'))"
-    loaded = subprocess.run([sys.executable, "-c", own], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    of_some = {"__init__", "errors", "laws", "payloads", "performance", "network", "datasets", "schedules", "report"}
+def code_of(module: str) -> set[Path]:
+    """Files of the module and of all that it imports from this package, lazily or not."""
+    found, waiting = set[Path](), {module}
+    while waiting:
+        place = Path(*waiting.pop().split("."))
+        path = place / "__init__.py" if (ROOT / place).is_dir() else place.with_suffix(".py")
+        if path in found or not (ROOT / path).exists():  # a name in a module, not a module
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "repro":
+                waiting |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.Import):
+                waiting |= {alias.name for alias in node.names if alias.name.split(".")[0] == "repro"}
+    return found - {Path("repro/__init__.py")}
+
+
+def test_stages_depend_on_all_code_that_their_commands_import() -> None:
+    for path, name, stage in every_stage():
+        commands = stage["cmd"] if isinstance(stage["cmd"], list) else [stage["cmd"]]
+        deps = {where(path, stage, dep) for dep in stage.get("deps", [])}
+        for module in {MODULES[word] for command in commands if (word := command.split()[3]) in MODULES}:
+            missing = {file for file in code_of(module) if not {file, *file.parents} & deps}
+            assert not missing, (path, name, missing)
+
+
+def test_every_run_of_a_profile_belongs_to_the_sweep_of_a_stage() -> None:
+    from repro import cli
+
+    seen = set()
     for profile in specs.PROFILES:
         for name in ("dvc.yaml", "controls/dvc.yaml"):
-            path = Path(f"pipelines/{profile}/{name}")
-            for stage, content in stages(path).items():
-                deps = {where(path, content, dep) for dep in content.get("deps", [])}
-                for file in loaded.split() if stage.startswith(prefix) else []:
-                    place = Path(file).resolve().relative_to(ROOT)
-                    assert of_some & {place.stem, *place.parts} or {place, *place.parents} & deps, (path, stage, place)
+            for stage in stages(Path(f"pipelines/{profile}/{name}")).values():
+                commands = stage["cmd"] if isinstance(stage["cmd"], list) else [stage["cmd"]]
+                sweeps = [cli._parser().parse_args(c.split()[3:]) for c in commands if " sweep " in c]
+                seen |= {(profile, s.source, s.group) for s in sweeps}
+    groups = ((p, s, g) for p in specs.PROFILES for s in specs.SOURCES for g in specs.GROUPS)
+    assert seen == {(p, s, g) for p, s, g in groups if specs.runs_and_waiting(s, p, g, ROOT) != ([], [])}
 
 
 def test_nothing_is_cached_because_everything_is_committed() -> None:
@@ -216,41 +216,6 @@ def test_every_stage_runs_a_command_that_exists_with_its_own_profile() -> None:
             options = cli._parser().parse_args(arguments)
             if path.parts[0] == "pipelines" and path.parts[1] in specs.PROFILES:
                 assert options.profile == path.parts[1], f"{path}: {name}"
-
-
-def test_runs_and_controls_depend_on_all_code_that_a_fingerprint_counts(tmp_path: Path) -> None:
-    """What has a version in ``numerics`` is among the dependencies, so that DVC sees a change of it."""
-    from repro import cli
-
-    root, seen = tree.plant(tmp_path), set()
-    only = {
-        "law": "repro/running/laws.py",
-        "payloads": "repro/running/payloads.py",
-        "measure": "repro/performance",
-    }  # what only runs of one kind are computed with
-    parts = [
-        "batches.py",
-        "codecs",
-        "engines",
-        "models",
-        "numerics.py",
-        "partition.py",
-        "randomness.py",
-        "schedules.py",
-    ]
-    for profile in specs.PROFILES:
-        for name in ("dvc.yaml", "controls/dvc.yaml"):
-            for stage in stages(Path(f"pipelines/{profile}/{name}")).values():
-                commands = stage["cmd"] if isinstance(stage["cmd"], list) else [stage["cmd"]]
-                sweeps = [cli._parser().parse_args(c.split()[3:]) for c in commands if " sweep " in c]
-                if not sweeps:
-                    continue
-                kinds = {spec.kind for s in sweeps for spec, _ in specs.runs(s.source, profile, s.group, root)}
-                assert {f"repro/{part}" for part in parts} <= set(stage["deps"])
-                assert {kind for kind, file in only.items() if file in stage["deps"]} == kinds - {"train"}
-                seen |= {(profile, s.source, s.group) for s in sweeps}
-    groups = ((p, s, g) for p in specs.PROFILES for s in specs.SOURCES for g in specs.GROUPS)
-    assert seen == {(p, s, g) for p, s, g in groups if specs.runs(s, p, g, root)}
 
 
 @pytest.mark.parametrize("profile", specs.PROFILES)
