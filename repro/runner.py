@@ -24,7 +24,7 @@ import torch
 from repro import codecs, datasets, laws, models, partition, payloads, published, records, schedules, specs, store
 from repro.batches import Batches, Images, channel_moments, shrink
 from repro.checkpoint import Checkpoint
-from repro.engines import Round, fast, probe
+from repro.engines import Round, bfloat16, fast, probe
 from repro.engines.common import Buffers, Gate, Momenta, Part, evaluate_shared, gradient_norm, sgd
 from repro.engines.sharpness import hessian_top_eigenvalue
 from repro.errors import Diverged, NotFinite, ReproError
@@ -56,7 +56,8 @@ def machine() -> dict[str, Any]:
     where = device()
     return {
         "device": torch.cuda.get_device_name() if where.type == "cuda" else _processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability() + (" bf16" if _has_bf16() else ""),
+        "instructions": torch.backends.cpu.get_cpu_capability()
+        + (" bf16" if bfloat16.in_hardware() else " bf16 by float32"),
         "system": platform.system(),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -75,10 +76,6 @@ def _cpuinfo() -> str:
 def _processor() -> str:
     names = [line.split(":", 1)[1].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _has_bf16() -> bool:
-    return "avx512_bf16" in _cpuinfo()
 
 
 def _peak_memory() -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from repro.batches import Batches
 from repro.codecs import Codec, Dense, Expected
+from repro.engines.bfloat16 import precise
 from repro.errors import NotFinite, ReproError
 from repro.models.dropout import dropout_seeds
 from repro.models.norms import batch_statistics
@@ -217,11 +218,6 @@ def load_state(model: nn.Module, tensors: Iterable[Tensor], buffers: Buffers = A
     with torch.no_grad():
         for own, tensor in zip(shared_state(model, buffers).values(), tensors, strict=True):
             own.copy_(tensor)
-
-
-def precise(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Context of a forward pass: ``bf16`` computes convolutions and matrix products in bfloat16."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def backward(

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from repro.batches import Batches, Images
-from repro.engines.common import Buffers, mean_score, precise, scores
+from repro.engines.bfloat16 import precise
+from repro.engines.common import Buffers, mean_score, scores
 from repro.errors import ReproError
 from repro.models.norms import batch_norms, batch_statistics, worker_batches
 from repro.partition import local_steps

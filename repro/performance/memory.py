@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repro.engines.common import precise
+from repro.engines.bfloat16 import precise
 from repro.models.dropout import dropout_seeds
 from repro.performance.workload import Trainer
 
