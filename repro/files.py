@@ -1,19 +1,18 @@
-"""Files of the package: JSON of stable bytes, YAML, atomic writes."""
+"""Files of the package: JSON of stable bytes, YAML read plainly, atomic writes."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import json
+import math
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
+from repro import plain_yaml
 from repro.errors import ReproError
 
 
@@ -54,19 +53,52 @@ def rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
+def read_text(path: Path, otherwise: str = "") -> str:
+    """Text of a file in UTF-8.
+
+    Args:
+        path: the file.
+        otherwise: what to do where there is no such file; empty: restore it from git.
+
+    Raises:
+        ReproError: there is no such file, it is a folder, it may not be read, or it is not text.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        remedy = otherwise or f"it is part of the repository: `git checkout -- {path}`"
+        raise ReproError(f"{path}: no such file; {remedy}") from error
+    except UnicodeDecodeError as error:
+        raise ReproError(f"{path}: not text in UTF-8 ({error.reason}); mend the file and run again") from error
+    except OSError as error:
+        raise ReproError(f"{path}: cannot be read ({error.strerror}); a readable file was expected") from error
+
+
 def read_json(path: Path) -> Any:
     """Content of a JSON file that a command of this package wrote.
 
     Raises:
-        ReproError: the file is truncated or not JSON.
+        ReproError: the file is missing or truncated, is not JSON, or holds a number that no 64 bits hold.
     """
+    remedy = f"restore it from git (`git checkout -- {path}`) or delete it and run the command again"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ReproError(
-            f"{path}: truncated or not JSON; what the package wrote was expected; restore it from git "
-            f"(`git checkout -- {path}`) or delete it and run the command again"
-        ) from error
+        return json.loads(
+            read_text(path, remedy), parse_int=_whole, parse_float=_finite, parse_constant=_finite,
+        )  # fmt: skip
+    except (ValueError, RecursionError) as error:
+        raise ReproError(f"{path}: truncated or not JSON; what the package wrote was expected; {remedy}") from error
+
+
+def _whole(text: str) -> int:
+    if len(text) > plain_yaml.MOST_DIGITS + 2:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is not finite")
+    return value
 
 
 def write_atomic(path: Path, content: str | bytes | Callable[[IO[bytes]], object]) -> None:
@@ -77,6 +109,8 @@ def write_atomic(path: Path, content: str | bytes | Callable[[IO[bytes]], object
     Raises:
         ReproError: the disk is full or the folder is not writable; nothing half-written stays behind.
     """
+    import tempfile  # whose import takes a while
+
     path = Path(path)
     raw = content.encode() if isinstance(content, str) else content
     temporary = None
@@ -105,34 +139,34 @@ def write_atomic(path: Path, content: str | bytes | Callable[[IO[bytes]], object
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file whose top level is a mapping.
+    """Content of a YAML file whose top level is a mapping; the caller's own, to change at will.
 
     Raises:
-        ReproError: the file is missing, is not YAML (with line and column), or holds something else than a mapping.
+        ReproError: the file is missing, is not YAML (with line and column), holds something that would not be read as
+            it looks (``repro.plain_yaml``), or something else than a mapping.
     """
-    try:
-        content = _parsed(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ReproError(f"{path}: no such file; it is part of the repository: `git checkout -- {path}`") from error
-    except UnicodeDecodeError as error:
-        raise ReproError(f"{path}: not text in UTF-8 ({error.reason}); mend the file and run again") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "cannot be parsed"
-        raise ReproError(f"{path}: not valid YAML{where}: {problem}; mend the file and run again") from error
-    if not isinstance(content, dict):
-        raise ReproError(f"{path}: the top level is {kind_of(content)}; a mapping (key: value) was expected")
-    return copy.deepcopy(content)
+    return copy.deepcopy(parsed_yaml(read_text(path), path))
 
 
 @lru_cache(maxsize=32)
-def _parsed(text: str) -> Any:
-    """Parsed once per content: most of what a command reads, it reads many times."""
-    return yaml.safe_load(text)
+def parsed_yaml(text: str, path: Path) -> dict[str, Any]:
+    """As ``read_yaml``, of the text of ``path``; parsed once per content and shared: not to be changed."""
+    try:
+        content = plain_yaml.parse(text)
+    except plain_yaml.Flaw as flaw:
+        raise ReproError(f"{path}{flaw}") from flaw
+    if not isinstance(content, dict):
+        raise ReproError(f"{path}: the top level is {kind_of(content)}; a mapping (key: value) was expected")
+    return content
 
 
 def kind_of(value: object) -> str:
-    """A value read from YAML or JSON in words, for messages."""
-    names = {dict: "a mapping", list: "a list", str: "text", bool: "true/false", type(None): "empty"}
-    return f"{names.get(type(value), 'a number')} ({value!r})" if value is not None else "empty"
+    """A value read from YAML or JSON in words, for messages; a long one is cut.
+
+    >>> kind_of("wide"), kind_of(None), kind_of(True)
+    ("text ('wide')", 'empty', 'true/false (True)')
+    """
+    names = {dict: "a mapping", list: "a list", str: "text", bool: "true/false"}
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else f"{shown[:76]} ..."
+    return "empty" if value is None else f"{names.get(type(value), 'a number')} ({shown})"

@@ -41,7 +41,9 @@ class Schedule(ABC):
 
     def with_state(self, state: Mapping[str, Any]) -> Self:
         """Return this schedule with ``state`` as `state` gave it; raises ReproError if its keys differ."""
-        _expect_keys("schedule state", state, required=(), optional=())
+        if strange := sorted(map(str, set(state) ^ set(self.state()))):
+            expected = ", ".join(self.state()) or "none"
+            raise ReproError(f"schedule state with or without {strange[0]!r}: expected {expected}; correct it")
         return self
 
 
@@ -50,9 +52,6 @@ class Constant(Schedule):
     """The same learning rate throughout."""
 
     base_lr: float
-
-    def __post_init__(self) -> None:
-        _positive("lr", self.base_lr)
 
     def lr(self, epoch: float) -> float:
         """Return ``base_lr``."""
@@ -73,14 +72,6 @@ class Step(Schedule):
     factor: float
 
     def __post_init__(self) -> None:
-        _positive("lr", self.base_lr)
-        _fraction("factor", self.factor)
-        if not isinstance(self.milestones, tuple | list) or not self.milestones:
-            raise ReproError(
-                f"milestones are {self.milestones!r}: expected at least one epoch, as a list; correct them"
-            )
-        for milestone in self.milestones:
-            _positive("milestones", milestone)
         if any(a >= b for a, b in zip(self.milestones, self.milestones[1:], strict=False)):
             raise ReproError(f"milestones are {list(self.milestones)}: expected increasing epochs; correct them")
 
@@ -107,9 +98,7 @@ class Cosine(Schedule):
     start: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive("lr", self.base_lr)
-        _positive("epochs", self.epochs)
-        if _number("start", self.start) < 0 or self.start >= self.epochs:
+        if not 0 <= self.start < self.epochs:
             raise ReproError(
                 f"the cosine would run from epoch {self.start} to {self.epochs}:"
                 " expected 0 <= start < epochs; shorten the warm-up or add epochs"
@@ -146,11 +135,6 @@ class Plateau(Schedule):
     cuts: int = 0
 
     def __post_init__(self) -> None:
-        _positive("lr", self.base_lr)
-        _fraction("factor", self.factor)
-        _count("patience", self.patience)
-        if not 0 <= _number("threshold", self.threshold) < 1:
-            raise ReproError(f"threshold is {self.threshold!r}: expected 0 <= threshold < 1; correct it")
         if self.best is not None:
             _number("best", self.best)
         _count("bad_observations", self.bad_observations)
@@ -178,8 +162,7 @@ class Plateau(Schedule):
 
     def with_state(self, state: Mapping[str, Any]) -> Self:
         """Return this schedule with the given best, bad_observations and cuts."""
-        _expect_keys("schedule state", state, required=tuple(self.state()), optional=())
-        return dataclasses.replace(self, **state)
+        return dataclasses.replace(super().with_state(state), **state)
 
 
 @dataclass(frozen=True)
@@ -201,8 +184,6 @@ class Warmup(Schedule):
     then: Constant | Step | Cosine | Plateau
 
     def __post_init__(self) -> None:
-        _positive("warmup_from", self.start_lr)
-        _positive("warmup_epochs", self.epochs)
         if self.then.lr(0.0) != self.then.lr(self.epochs):
             raise ReproError(
                 f"the schedule changes within the warm-up of {self.epochs} epochs:"
@@ -236,15 +217,6 @@ class Warmup(Schedule):
         return dataclasses.replace(self, then=self.then.with_state(state))
 
 
-_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # kind: required keys, optional keys
-    "constant": (("lr",), ()),
-    "step": (("lr", "milestones", "factor"), ()),
-    "cosine": (("lr", "epochs"), ()),
-    "plateau": (("lr",), ("factor", "patience", "threshold")),
-}
-_WARMUP_KEYS = ("warmup_epochs", "warmup_from")
-
-
 def build(spec: Mapping[str, Any]) -> Schedule:
     """Make a schedule from a plain mapping such as a spec's ``schedule``.
 
@@ -257,56 +229,34 @@ def build(spec: Mapping[str, Any]) -> Schedule:
     >>> build({"kind": "cosine", "lr": 0.1, "epochs": 20, "warmup_epochs": 5, "warmup_from": 0.01})
     Warmup(start_lr=0.01, epochs=5, then=Cosine(base_lr=0.1, epochs=20, start=5))
     """
-    if not isinstance(spec, Mapping):
-        raise ReproError(f"schedule is {spec!r}: expected a mapping with the key 'kind'; correct the spec")
-    kind = spec.get("kind")
-    if not isinstance(kind, str) or kind not in _KEYS:
-        raise ReproError(f"unknown schedule kind {kind!r}: expected one of {', '.join(_KEYS)}; correct the spec")
-    required, optional = _KEYS[kind]
-    _expect_keys(f"schedule {kind!r}", spec, required=("kind", *required), optional=(*optional, *_WARMUP_KEYS))
-    given = [key for key in _WARMUP_KEYS if key in spec]
-    if len(given) == 1:
-        raise ReproError(f"schedule {kind!r} has only {given[0]}: expected {' and '.join(_WARMUP_KEYS)}; add the other")
-    for key in given:
-        _positive(key, spec[key])
+    from repro.experiments import settings  # whose import takes a while
+    from repro.validation import fitting
+
+    given = fitting(settings.AnySchedule, spec, "schedule")
+    for name in ("lr", "epochs"):
+        if hasattr(given, name) and getattr(given, name) is None:
+            raise ReproError(f"schedule, key {name}: missing; a value was expected; add it")
+    if given.warmup is not None:
+        raise ReproError("schedule: unknown key 'warmup'; it says how a warm-up shrinks, and goes when it has shrunk")
     main: Constant | Step | Cosine | Plateau
-    if kind == "constant":
-        main = Constant(spec["lr"])
-    elif kind == "step":
-        milestones = spec["milestones"]
-        main = Step(spec["lr"], tuple(milestones) if isinstance(milestones, list) else milestones, spec["factor"])
-    elif kind == "cosine":
-        main = Cosine(spec["lr"], spec["epochs"], start=spec.get("warmup_epochs", 0.0))
+    if isinstance(given, settings.ConstantSchedule):
+        main = Constant(given.lr)
+    elif isinstance(given, settings.StepSchedule):
+        main = Step(given.lr, tuple(given.milestones), given.factor)
+    elif isinstance(given, settings.CosineSchedule):
+        main = Cosine(given.lr, given.epochs, start=given.warmup_epochs or 0.0)
     else:
-        main = Plateau(spec["lr"], **{key: spec[key] for key in optional if key in spec})
-    return Warmup(spec["warmup_from"], spec["warmup_epochs"], then=main) if given else main
-
-
-def _expect_keys(
-    what: str, mapping: Mapping[str, Any], *, required: tuple[str, ...], optional: tuple[str, ...]
-) -> None:
-    if unknown := sorted(str(key) for key in mapping if key not in required + optional):
-        expected = ", ".join(required + optional) or "none"
-        raise ReproError(f"{what} has an unknown key {unknown[0]!r}: expected {expected}; remove or correct it")
-    if missing := [key for key in required if key not in mapping]:
-        raise ReproError(f"{what} lacks the key {missing[0]!r}: expected {', '.join(required)}; add it")
+        options = given.given()
+        main = Plateau(
+            given.lr, **{name: options[name] for name in ("factor", "patience", "threshold") if name in options}
+        )
+    return Warmup(given.warmup_from, given.warmup_epochs, then=main) if given.warmup_epochs else main
 
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        hint = " (YAML reads 1e-3 as text: write 0.001)" if isinstance(value, str) else ""
-        raise ReproError(f"{name} is {value!r}: expected a finite number; correct it{hint}")
+        raise ReproError(f"{name} is {value!r}: expected a finite number; correct it")
     return value
-
-
-def _positive(name: str, value: Any) -> None:
-    if _number(name, value) <= 0:
-        raise ReproError(f"{name} is {value!r}: expected a number > 0; correct it")
-
-
-def _fraction(name: str, value: Any) -> None:
-    if not 0 < _number(name, value) < 1:
-        raise ReproError(f"{name} is {value!r}: expected 0 < {name} < 1; correct it")
 
 
 def _count(name: str, value: Any) -> None:

@@ -73,28 +73,13 @@ class StepUp:
         Raises:
             ReproError: an unknown or missing setting, or one out of its range.
         """
-        unknown = sorted(set(given) - {"factor", "when", "threshold", "share"})
-        if unknown:
-            raise ReproError(f"step_up: unknown key {unknown[0]!r}; factor, when, threshold and share were expected")
-        for name in ("factor", "threshold", "share"):
-            value = given.get(name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise ReproError(f"step_up: {name} is {value!r}; a number was expected")
-        rule = cls(
-            given.get("factor", math.nan), given.get("when", "above"), given.get("threshold"), given.get("share")
-        )
-        if rule.when not in WHEN:
-            raise ReproError(f"step_up: when is {rule.when!r}; one of {', '.join(WHEN)} was expected")
-        if not 0 < rule.factor < math.inf:
-            raise ReproError(f"step_up: factor is {given.get('factor')}; a number above 0 was expected")
-        gated, drawn = rule.when in ("above", "below"), rule.when == "random"
-        if (rule.threshold is not None) is not gated or (rule.threshold is not None and rule.threshold < 0):
-            wanted = "a number from 0 up" if gated else "none"
-            raise ReproError(f"step_up: threshold is {rule.threshold} with when {rule.when}; {wanted} was expected")
-        if (rule.share is not None) is not drawn or (rule.share is not None and not 0 <= rule.share <= 1):
-            wanted = "a number from 0 to 1" if drawn else "none"
-            raise ReproError(f"step_up: share is {rule.share} with when {rule.when}; {wanted} was expected")
-        return rule
+        from repro.experiments.settings import WrittenStepUp  # whose import takes a while
+        from repro.validation import fitting
+
+        rule = fitting(WrittenStepUp, given, "step_up")
+        if rule.share_of is not None:
+            raise ReproError(f"step_up, key share_of: text ({rule.share_of!r}); its share was expected; insert it")
+        return cls(rule.factor, rule.when, rule.threshold, rule.share)
 
     def factor_at(self, change: float | None, random: float) -> float:
         """Factor of the gradient in an iteration.

@@ -43,7 +43,7 @@ def groups(root: Path = Path()) -> list[Group]:
         ReproError: ``data/study.yaml`` or a spec is malformed.
     """
     every = [source for source in specs.SOURCES if specs.grids(source, PROFILE, root)]
-    return [*load(root).order, Group("the rest", ("*",), tuple(every))]
+    return [*load(root).order, Group(name="the rest", runs=["*"], grids=every)]
 
 
 def steps(root: Path = Path()) -> list[Step]:
@@ -59,5 +59,5 @@ def steps(root: Path = Path()) -> list[Step]:
             for source in group.grids
             if source not in {step.tune for step in made}
         ]
-        made.append(Step(group.name, group.runs))
+        made.append(Step(group.name, tuple(group.runs)))
     return made

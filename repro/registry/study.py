@@ -6,36 +6,35 @@ under ``looks`` has more; so have all runs that it reads. Nothing here imports t
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from repro import files
+from pydantic import Field
+
+from repro import files, validation
 from repro.errors import ReproError
-from repro.registry import specs
 from repro.registry.published import TO_TARGET, Statement, load_published, runs_named
 from repro.results.looks import LOOKS
 from repro.results.metrics import TARGETS
+from repro.validation import Model, OneOf, Text, expecting
 
 PROFILE = "study"
-_KEYS = ("pilot", "rules_commit", "complete", "looks", "order")
-_OPTIONAL = ("changed",)
+Commit = Annotated[
+    str, Field(pattern=r"^[0-9a-f]{40}$"), expecting("the full hash of a commit (40 hex digits, quoted)")
+]
 
 
-@dataclass(frozen=True)
-class Pilot:
+class Pilot(Model):
     """What was run before the study: the commit that holds its records, and its profile and seeds there."""
 
-    commit: str
-    profile: str
-    seeds: int
+    commit: Commit
+    profile: Text
+    seeds: Annotated[int, Field(ge=1)]
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(Model):
     """Runs that ``make study`` computes together.
 
     Attributes:
@@ -44,13 +43,12 @@ class Group:
         grids: sources whose learning rates these runs need: their grids come first.
     """
 
-    name: str
-    runs: tuple[str, ...]
-    grids: tuple[str, ...] = ()
+    name: Text
+    runs: list[Text]
+    grids: list[Literal["e1", "e2", "e3", "lb"]] = []
 
 
-@dataclass(frozen=True)
-class Study:
+class Study(Model):
     """Contents of ``data/study.yaml``.
 
     Attributes:
@@ -63,104 +61,20 @@ class Study:
     """
 
     pilot: Pilot
-    rules_commit: str | None
+    rules_commit: Commit | None
     complete: bool
-    looks: Mapping[str, int]
-    order: Sequence[Group]
-    changed: Mapping[str, str] = field(default_factory=dict)
+    looks: dict[Text, Annotated[int, OneOf(LOOKS[1:])]]
+    order: list[Group]
+    changed: dict[Text, Text] = {}
 
 
 def load(root: Path = Path()) -> Study:
-    """Read and validate ``data/study.yaml``.
+    """Read and validate ``data/study.yaml``; shared by all who read it, so not to be changed.
 
     Raises:
         ReproError: the file is missing or malformed; the line names file, key and what was expected.
     """
-    path = root / "data/study.yaml"
-    content = files.read_yaml(path)
-    _keys(content, _KEYS, (*_KEYS, *_OPTIONAL), str(path))
-    rules_commit = content["rules_commit"]
-    return Study(
-        _pilot(content["pilot"], f"{path}, key pilot"),
-        None if rules_commit is None else _commit(rules_commit, f"{path}, key rules_commit"),
-        _typed(content["complete"], bool, "true or false", f"{path}, key complete"),
-        _looks(content["looks"], f"{path}, key looks"),
-        _order(content["order"], f"{path}, key order"),
-        _changed(content.get("changed", {}), f"{path}, key changed"),
-    )
-
-
-def _pilot(given: Any, where: str) -> Pilot:
-    pilot = _keys(given, ("commit", "profile", "seeds"), ("commit", "profile", "seeds"), where)
-    return Pilot(
-        _commit(pilot["commit"], f"{where}.commit"),
-        _typed(pilot["profile"], str, "text", f"{where}.profile"),
-        _typed(pilot["seeds"], int, "a whole number", f"{where}.seeds"),
-    )
-
-
-def _looks(given: Any, where: str) -> dict[str, int]:
-    looks = _typed(given, dict, "a mapping", where)
-    for statement, seeds in looks.items():
-        if not isinstance(statement, str) or isinstance(seeds, bool) or seeds not in LOOKS[1:]:
-            raise ReproError(
-                f"{where}: {statement!r}: {seeds!r}; the id of a statement with {' or '.join(map(str, LOOKS[1:]))} "
-                "seeds was expected; correct it"
-            )
-    return dict(looks)
-
-
-def _changed(given: Any, where: str) -> dict[str, str]:
-    changed = _typed(given, dict, "a mapping from statements to entries of data/ledger.yaml", where)
-    for statement, entry in changed.items():
-        if not isinstance(statement, str) or not isinstance(entry, str):
-            raise ReproError(
-                f"{where}: {statement!r}: {entry!r}; the id of a statement with that of the entry of data/ledger.yaml "
-                "that says why its rule changed was expected; correct it"
-            )
-    return dict(changed)
-
-
-def _order(given: Any, where: str) -> list[Group]:
-    groups = []
-    for i, item in enumerate(_typed(given, list, "a list of groups", where), start=1):
-        group = _keys(item, ("name", "runs"), ("name", "runs", "grids"), f"{where}, group {i}")
-        runs, grids = (_texts(group.get(key, []), f"{where}, group {i}, key {key}") for key in ("runs", "grids"))
-        if unknown := [source for source in grids if source not in specs.SOURCES]:
-            raise ReproError(
-                f"{where}, group {i}, key grids: {unknown[0]!r}; some of {', '.join(specs.SOURCES)} were expected"
-            )
-        groups.append(Group(_typed(group["name"], str, "text", f"{where}, group {i}, key name"), runs, grids))
-    return groups
-
-
-def _keys(given: Any, needed: Sequence[str], known: Sequence[str], where: str) -> dict[str, Any]:
-    mapping: dict[str, Any] = _typed(given, dict, f"a mapping with {', '.join(needed)}", where)
-    for key in mapping:
-        if key not in known:
-            raise ReproError(f"{where}: unknown key {key!r}; one of {', '.join(known)} was expected")
-    for key in needed:
-        if key not in mapping:
-            raise ReproError(f"{where}: key {key!r} is missing; add it")
-    return mapping
-
-
-def _typed(value: Any, kind: type, name: str, where: str) -> Any:
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ReproError(f"{where}: {value!r}; {name} was expected; correct it")
-    return value
-
-
-def _texts(value: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ReproError(f"{where}: {value!r}; a list of texts was expected; correct it")
-    return tuple(value)
-
-
-def _commit(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{40}", value):
-        raise ReproError(f"{where}: {value!r}; the full hash of a commit (40 hex digits, in quotes) was expected")
-    return value
+    return validation.load(Study, root / "data/study.yaml")
 
 
 # Seeds --------------------------------------------------------------------------------------------------------

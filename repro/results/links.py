@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from repro.errors import ReproError
 from repro.files import read_yaml
+from repro.validation import Model, Positive, Text, fitting
+
+
+class Speeds(Model):
+    """Speeds of a link class as ``pipelines/e2.yaml`` writes them, in Mbit/s."""
+
+    down: Positive
+    up: Positive
+
+
+Links = Annotated[dict[Text, Speeds], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -72,16 +86,5 @@ def load_links(root: Path = Path()) -> list[Link]:
         ReproError: the file or its key ``links`` is missing or malformed.
     """
     path = root / "pipelines/e2.yaml"
-    content = read_yaml(path).get("links")
-    if not isinstance(content, Mapping) or not content:
-        raise ReproError(f"{path}, key links: {content!r}; a mapping from names to down and up was expected; add it")
-    links = []
-    for name, speeds in content.items():
-        if (
-            not isinstance(speeds, Mapping)
-            or set(speeds) != {"down", "up"}
-            or not all(isinstance(speed, int | float) and not isinstance(speed, bool) for speed in speeds.values())
-        ):
-            raise ReproError(f"{path}, key links.{name}: {speeds!r}; down and up in Mbit/s were expected; correct it")
-        links.append(Link(str(name), float(speeds["down"]), float(speeds["up"])))
-    return links
+    speeds = fitting(Links, read_yaml(path).get("links"), path, "links")
+    return [Link(name, float(each.down), float(each.up)) for name, each in speeds.items()]

@@ -6,13 +6,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import yaml
+from pydantic import Field, model_validator
 
 from repro.data.sets.layouts import ARRAYS, LAYOUTS, Array, Decoded
-from repro.data.sets.sources import SOURCES, FileSource, Source, told
+from repro.data.sets.sources import SOURCES, Source
 from repro.errors import ReproError
+from repro.files import read_yaml
+from repro.validation import Model, Text, expecting, fitting, flaw, misfit, optional
 
 ROOT = Path("data")
 
@@ -84,6 +86,173 @@ def _counted(images: int, classes: int, stored_px: int | None) -> str:
     return f"{images} images {size} in {classes} classes"
 
 
+# Entries of the file ------------------------------------------------------------------------------------------
+
+_Names = Annotated[list[Text], expecting("a list of texts")]
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), expecting("the 64 hex digits of a SHA-256")]
+_Digest = Annotated[
+    str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$"), expecting("md5:<hex> or sha256:<hex>")
+]
+_Size = Annotated[int, Field(ge=1)]
+
+
+class PickledBatchesEntry(Model):
+    """``layouts.PickledBatches``."""
+
+    format: Literal["pickled_batches"]
+    train: _Names
+    test: _Names
+    labels: Text
+
+
+class PngSheetsEntry(Model):
+    """``layouts.PngSheets``."""
+
+    format: Literal["png_sheets"]
+    train: _Names
+    train_labels: Text
+    test: _Names
+    test_labels: Text
+
+
+class ImageFoldersEntry(Model):
+    """``layouts.ImageFolders``."""
+
+    format: Literal["image_folders"]
+    left_out: _Names
+
+
+_Layout = Annotated[PickledBatchesEntry | PngSheetsEntry | ImageFoldersEntry, Field(discriminator="format")]
+
+
+class RawEntry(Model):
+    """``sources.RawFolder``."""
+
+    kind: Literal["raw"]
+    folder: Text
+    layout: _Layout
+
+
+class OfficialEntry(Model):
+    """``sources.OfficialArchive``."""
+
+    kind: Literal["official"]
+    url: Text
+    digest: _Digest
+    folder: Text
+    inner: Text = optional()
+    layout: _Layout
+
+
+class NpmEntry(Model):
+    """``sources.NpmPackage``."""
+
+    kind: Literal["npm"]
+    package: Text
+    version: Text
+    digest: _Digest
+    folder: Text
+    inner: Text = optional()
+    layout: _Layout
+
+
+class DerivedEntry(Model):
+    """``sources.Derived``."""
+
+    kind: Literal["derived"]
+    base: Text
+
+
+class ArrayEntry(Model):
+    """Shape of a prepared array, and the SHA-256 of its raw bytes in C order."""
+
+    shape: Annotated[list[_Size], Field(min_length=1, max_length=4)]
+    sha256: _Sha256
+
+
+class ArraysEntry(Model):
+    """The four prepared arrays."""
+
+    train_images: ArrayEntry
+    train_labels: ArrayEntry
+    test_images: ArrayEntry
+    test_labels: ArrayEntry
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each array."""
+        return {array: tuple(getattr(self, array).shape) for array in ARRAYS}
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each array."""
+        return {array: getattr(self, array).sha256 for array in ARRAYS}
+
+
+class VariantEntry(Model):
+    """One form of a data set."""
+
+    images: _Size
+    classes: _Size
+    reduced: Text = optional()
+    stored_px: _Size = optional()
+    arrays: ArraysEntry = optional()
+
+
+class Entry(Model):
+    """A data set: with ``arrays`` where one form exists, with ``image_px`` and ``variants`` where several do."""
+
+    title: Text
+    citation: Text
+    licence: Text
+    reduced: Text | None = None
+    classes: Annotated[list[Text], Field(min_length=1)] = optional()
+    arrays: ArraysEntry = optional()
+    image_px: _Size = optional()
+    variants: Annotated[dict[Text, VariantEntry], Field(min_length=1)] = optional()
+    sources: list[Annotated[RawEntry | OfficialEntry | NpmEntry | DerivedEntry, Field(discriminator="kind")]]
+
+    @model_validator(mode="after")
+    def _one_form_or_several(self) -> Entry:
+        given = {name for name in ("arrays", "image_px", "variants", "reduced") if name in self.model_fields_set}
+        if given not in ({"arrays", "reduced"}, {"image_px", "variants"}):
+            raise flaw(
+                f"{' and '.join(sorted(given)) or 'nothing'} given; arrays and reduced, or image_px and variants were "
+                "expected; compare it with another entry"
+            )
+        if self.arrays is not None and len(self.arrays.train_images.shape) != 4:
+            raise flaw(f"images of shape {self.arrays.train_images.shape}; [N, H, W, C] was expected; correct it")
+        return self
+
+    def declaration(self, name: str) -> Declaration:
+        """What the entry of this name declares."""
+        if self.arrays is not None:
+            shapes = self.arrays.shapes
+            shape, images = shapes["train_images"][1:], shapes["train_images"][0] + shapes["test_images"][0]
+            variants = (
+                Variant("complete", self.reduced, images, len(self.classes or ()), None, shapes, self.arrays.hashes),
+            )
+        else:
+            shape = (self.image_px, self.image_px, 3)
+            variants = tuple(
+                Variant(
+                    each, variant.reduced, variant.images, variant.classes, variant.stored_px,
+                    variant.arrays and variant.arrays.shapes, variant.arrays and variant.arrays.hashes,
+                )
+                for each, variant in self.variants.items()
+            )  # fmt: skip
+        classes = tuple(self.classes) if self.classes else None
+        sources = tuple(_source(entry.given()) for entry in self.sources)
+        return Declaration(name, self.title, self.citation, self.licence, shape, variants, classes, sources)
+
+
+def _source(given: dict[str, Any]) -> Source:
+    if "layout" in given:
+        layout = given["layout"].given()
+        given["layout"] = LAYOUTS[layout.pop("format")](**layout)
+    return SOURCES[given.pop("kind")](**given)
+
+
 def array_dtype(array: str) -> str:
     """The dtype of a prepared array, as numpy names it."""
     return "uint8" if array.endswith("_images") else "int64"
@@ -106,25 +275,12 @@ def declarations(root: Path = ROOT) -> dict[str, Declaration]:
         ReproError: the file is absent or an entry is malformed.
     """
     path = Path(root) / "sources.yaml"
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ReproError(
-            f"{path} cannot be read ({error.strerror}); it declares the data sets; run from the root "
-            "of the repository, which holds it"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ReproError(f"{path} is not valid YAML: {told(error)}") from error
-    if not isinstance(entries, dict):
-        raise ReproError(f"{path} must map names of data sets to declarations; it holds {entries!r}")
-    declared = {}
+    entries = fitting(dict[Text, Entry], read_yaml(path), path)
     for name, entry in entries.items():
-        try:
-            declared[name] = _declaration(name, entry)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            flaw = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-            raise ReproError(f"{path}: {name} is malformed: {flaw}; compare it with another entry") from error
-    return declared
+        for source in entry.sources:
+            if isinstance(source, DerivedEntry) and source.base not in entries:
+                raise misfit(path, f"{name}.sources", source.base, f"one of {', '.join(entries)}")
+    return {name: entry.declaration(name) for name, entry in entries.items()}
 
 
 def declaration(name: str, root: Path = ROOT) -> Declaration:
@@ -134,56 +290,3 @@ def declaration(name: str, root: Path = ROOT) -> Declaration:
         known = ", ".join(declared)
         raise ReproError(f"there is no data set {name!r}; {Path(root) / 'sources.yaml'} declares: {known}")
     return declared[name]
-
-
-def _declaration(name: str, entry: Mapping[str, Any]) -> Declaration:
-    given = dict(entry)
-    if "variants" in given:
-        pixels = given.pop("image_px")
-        shape: tuple[int, ...] = (pixels, pixels, 3)
-        variants = tuple(_variant(name, **facts) for name, facts in given.pop("variants").items())
-    else:
-        shapes, hashes = _array_facts(given.pop("arrays"))
-        shape = shapes["train_images"][1:]
-        images = shapes["train_images"][0] + shapes["test_images"][0]
-        variants = (
-            Variant("complete", given.pop("reduced"), images, len(given.get("classes") or ()), None, shapes, hashes),
-        )
-    classes = given.pop("classes", None)
-    sources = tuple(_source(source) for source in given.pop("sources"))
-    return Declaration(
-        name=name, image_shape=shape, variants=variants, classes=tuple(classes) if classes else None, sources=sources,
-        **given,
-    )  # fmt: skip
-
-
-def _variant(
-    name: str, images: int, classes: int, reduced: str | None = None, stored_px: int | None = None,
-    arrays: Mapping[str, Any] | None = None,
-) -> Variant:  # fmt: skip
-    shapes, hashes = _array_facts(arrays) if arrays else (None, None)
-    return Variant(name, reduced, images, classes, stored_px, shapes, hashes)
-
-
-def _array_facts(arrays: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    for array in ARRAYS:
-        if len(bytes.fromhex(arrays[array]["sha256"])) != 32:
-            raise ValueError(f"sha256 of {array} must have 64 digits, it is {arrays[array]['sha256']!r}")
-    shapes = {array: tuple(arrays[array]["shape"]) for array in ARRAYS}
-    return shapes, {array: arrays[array]["sha256"] for array in ARRAYS}
-
-
-def _source(entry: Mapping[str, Any]) -> Source:
-    given = dict(entry)
-    kind = given.pop("kind")
-    if kind not in SOURCES:
-        raise ValueError(f"unknown kind of source {kind!r}, expected one of {', '.join(SOURCES)}")
-    if issubclass(SOURCES[kind], FileSource):
-        layout = dict(given["layout"])
-        decoder = layout.pop("format")
-        if decoder not in LAYOUTS:
-            raise ValueError(f"unknown format {decoder!r}, expected one of {', '.join(LAYOUTS)}")
-        given["layout"] = LAYOUTS[decoder](**layout)
-    if "digest" in given and given["digest"].split(":")[0] not in ("md5", "sha256"):
-        raise ValueError(f"digest must be md5:<hex> or sha256:<hex>, it is {given['digest']!r}")
-    return SOURCES[kind](**given)

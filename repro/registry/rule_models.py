@@ -1,0 +1,460 @@
+"""What ``data/published.yaml`` and ``data/ledger.yaml`` may hold: entries, and the parts of the rules that judge them.
+
+Each rule is a model that names its settings, so that a setting that a rule does not read is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from repro.experiments.post2 import CODECS
+from repro.files import kind_of
+from repro.results.metrics import CONDITIONS, SCALES
+from repro.results.traffic import CHANGE, GRADIENT, WEIGHTS
+from repro.validation import Model, Number, OneOf, Positive, Text, Texts, expecting, flaw, optional, where
+
+TO_TARGET = ("epochs_to_target", "rounds_to_target")
+ACCURACIES = ("end_top1", "mean_top1")
+OTHER_ACCURACIES = ("end_top5", "top1_at_equal_iterations")
+"""Accuracies that an order, a value or a bound can look at, besides ``ACCURACIES``.
+
+At equal iterations means at the evaluation after as many iterations as the shortest of the compared runs has.
+"""
+GAPS = ("regularisation_gap", "gap_at_matched_loss")
+"""Training accuracy minus test accuracy: at the end, and where all arms of a seed have the same training loss."""
+GRADIENT_NORMS = ("first_gradient_norm", "largest_early_gradient_norm")
+"""L2 norms of the gradient: in the first iteration, and the largest of the first 100. Compared as ratios."""
+SENT_TOTAL = "sent_total"
+"""All bytes that a trained run sent to the server. Compared as a ratio."""
+OF_CLIENTS = ("own_classes_top1", "other_classes_top1")
+"""Metrics of the clients' own models before the last aggregation."""
+OF_PAYLOADS = ("compression_rate", "saved_by_zip")
+"""Metrics of one codec in a run of payloads; their arms are ``run codec``, as in ``e2-payloads-resnet18-10 int8``.
+
+They read messages of gradients; a third word, ``change`` or ``weights``, names other ones.
+"""
+
+_LEVELS = (*ACCURACIES, *OTHER_ACCURACIES, *OF_CLIENTS, *GAPS)
+_CONTENTS = [[what] for what in (GRADIENT, CHANGE, WEIGHTS)]
+
+Runs = Annotated[list[Text], Field(min_length=1), expecting("a list of run ids")]
+SeveralRuns = Annotated[list[Text], Field(min_length=2), expecting("a list of at least two run ids")]
+Contrast = Annotated[dict[str, Number], Field(min_length=1), expecting("a mapping from run ids to weights")]
+Pair = Annotated[
+    dict[str, Number],
+    where(lambda arms: sorted(arms.values()) == [-1, 1]),
+    expecting("a mapping with one run of weight 1 and one of weight -1"),
+]
+Methods = Annotated[
+    dict[str, Number],
+    where(lambda arms: sorted(arms.values()) == [-1, 1] and set(arms) == set(CODECS)),
+    expecting(f"{' and '.join(CODECS)} with the weights 1 and -1"),
+]
+Data = Annotated[
+    str | int | float | dict[Any, Any] | list[Any] | None, expecting("a text, a number, a mapping, a list or null")
+]
+Source = Literal["e1", "e2", "e3", "lb"]
+
+
+# Parts of a rule ----------------------------------------------------------------------------------------------
+
+
+class Under(Model):
+    """The reading of a setting that the source leaves open, to which a part belongs."""
+
+    setting: Text
+    is_: Text = Field(alias="is")
+
+
+class Part(Model):
+    """What every part of a rule may say.
+
+    Attributes:
+        name: how the part is called on the page.
+        under: the reading of a setting that the source leaves open, to which the part belongs.
+        post_hoc: chosen after numbers had been seen.
+        reserved: why our runs cannot decide this part yet: it stays open, its numbers shown.
+        needs: what must have happened in every seed of these runs for the part to be decided.
+        beside: another reading of the statement: computed and shown, but not part of the verdict.
+    """
+
+    name: Text = optional()
+    under: Annotated[
+        Under, expecting("a mapping with setting (what the source leaves open) and is (its value), both texts")
+    ] = optional()
+    post_hoc: Literal[True] = optional()
+    reserved: Text = optional()
+    needs: Annotated[
+        dict[Annotated[str, OneOf(tuple(CONDITIONS))], Runs],
+        Field(min_length=1),
+        expecting(f"a mapping from {', '.join(CONDITIONS)} to lists of run ids"),
+    ] = optional()
+    beside: Literal[True] = optional()
+
+
+class Compared(Part):
+    """Arms (runs with weights) compared by a metric."""
+
+    metric: str
+    contrast: Any
+
+    @model_validator(mode="after")
+    def _arms_of_payloads(self) -> Compared:
+        if self.metric in OF_PAYLOADS:
+            words = [arm.split() for arm in self.contrast]
+            if not all(len(arm) == 2 or arm[2:] in _CONTENTS for arm in words):
+                raise flaw(
+                    f"contrast is {kind_of(self.contrast)}; a mapping from a run and a codec, as in "
+                    "'e2-payloads-resnet18-10 int8', to weights was expected; correct it"
+                )
+        return self
+
+
+class Guarded(Part):
+    """A part that is decided only if arms end above the accuracy floor, and settle.
+
+    Attributes:
+        above_floor: arms that must end above the accuracy floor, each of them.
+        settled_within: the most that the contrast may move between 65 to 75 % of training and its end.
+    """
+
+    above_floor: Runs = optional()
+    settled_within: Positive = optional()
+
+
+class Order(Guarded, Compared):
+    """One arm is better than another, by more than a least difference."""
+
+    rule: Literal["order"]
+    metric: Annotated[str, OneOf((*_LEVELS, *GRADIENT_NORMS, "step_up_share", "best_lr"))]
+    contrast: Contrast
+    by_more_than: Positive = optional()
+    trains_like: Annotated[
+        dict[str, Text],
+        Field(min_length=1),
+        expecting("a mapping from run ids to the run ids of their IID siblings"),
+    ] = optional()
+
+    @model_validator(mode="after")
+    def _siblings_of_arms(self) -> Order:
+        if strange := sorted(set(self.trains_like or {}) - set(self.contrast)):
+            raise flaw(f"trains_like names {strange[0]}; arms of the contrast were expected; mend it")
+        return self
+
+
+class Ratio(Guarded, Compared):
+    """One arm has a multiple of another's, at least so much."""
+
+    rule: Literal["ratio"]
+    metric: Annotated[
+        str,
+        OneOf((*TO_TARGET, "epochs_to_first_cut", "compression_rate", "top_eigenvalue", *GRADIENT_NORMS, SENT_TOTAL)),
+    ]
+    contrast: Pair
+    at_least: Positive = optional()
+
+
+class Equivalence(Compared):
+    """Arms differ by less than a margin."""
+
+    rule: Literal["equivalence"]
+    metric: Annotated[str, OneOf(ACCURACIES)]
+    contrast: Contrast
+    margin: Positive
+    above_floor: Runs = optional()
+
+
+class Value(Compared):
+    """A number lies within a tolerance of the published one; ``full_scale_only``: decided where both compare."""
+
+    rule: Literal["value"]
+    metric: Annotated[str, OneOf((*ACCURACIES, *OTHER_ACCURACIES, *OF_PAYLOADS, *GAPS))]
+    contrast: Contrast
+    published: Number
+    tolerance: Positive
+    full_scale_only: Literal[True] = optional()
+
+
+class Factor(Part):
+    """How many times one method sends what another does: of messages x rounds, or of the bytes of ``trained`` runs."""
+
+    rule: Literal["factor"]
+    metric: Literal["total_sent"]
+    payloads: Text
+    contrast: Methods
+    published: Positive
+    tolerance: Positive
+    trained: Annotated[
+        dict[str, Text],
+        where(lambda runs: set(runs) == set(CODECS)),
+        expecting(f"a mapping from {' and '.join(CODECS)} to run ids"),
+    ] = optional()
+    unzipped: Literal[True] = optional()
+
+
+class Bound(Guarded, Compared):
+    """A contrast is at most so much."""
+
+    rule: Literal["bound"]
+    metric: Annotated[str, OneOf((*_LEVELS, "step_up_share"))]
+    contrast: Contrast
+    at_most: Number
+
+
+class Trend(Guarded):
+    """A metric rises or falls over runs in the order of a setting."""
+
+    rule: Literal["trend"]
+    metric: Annotated[
+        str,
+        OneOf((
+            *ACCURACIES, *OTHER_ACCURACIES, *GAPS, *GRADIENT_NORMS, SENT_TOTAL, "early_gradient_norm", "step_up_share",
+            "best_lr",
+        )),
+    ]  # fmt: skip
+    runs: SeveralRuns
+    against: Annotated[str, OneOf(tuple(SCALES))]
+    direction: Literal["rising", "falling"]
+
+
+class Divergence(Part):
+    """Some runs diverge unlike others."""
+
+    rule: Literal["divergence"]
+    runs: Runs
+    unlike: SeveralRuns
+
+
+class Factors(Model):
+    """The factors that the source publishes, for 1000 and for 10 classes."""
+
+    at_1000: Positive
+    at_10: Positive
+
+
+class Readings(Part):
+    """Which readings of "total data sent" meet both published factors."""
+
+    rule: Literal["readings"]
+    payloads: Annotated[
+        list[Text], Field(min_length=2, max_length=2), expecting("a list of two run ids, that of 1000 classes first")
+    ]
+    published: Annotated[Factors, expecting("a mapping from at_1000 and at_10 to positive numbers")]
+    tolerance: Positive
+
+
+class Check(Model):
+    """A number of a law against ``times`` another one."""
+
+    number: Text
+    called: Text
+    is_: Literal["at most", "above"] = Field(alias="is")
+    limit: Text
+    times: Positive
+
+
+class Law(Part):
+    """The numbers of an executed law meet its checks."""
+
+    rule: Literal["law"]
+    run: Text
+    checks: Annotated[list[Check], Field(min_length=1)]
+
+
+class Definition(Part):
+    """What a run counts is what the source defines."""
+
+    rule: Literal["definition"]
+    run: Text
+
+
+# Parts of measurements, by what they measure ------------------------------------------------------------------
+
+
+class Measured(Part):
+    """A quantity of measurements; ``full_scale_only``: decided where published values compare."""
+
+    rule: Literal["measured"]
+    runs: Runs
+    full_scale_only: Literal[True] = optional()
+
+
+Quantity = Literal["compute", "movement", "loader"]
+
+
+class Plain(Measured):
+    """What needs no further settings."""
+
+    measures: Literal["falls_then_stops", "shorter_round"]
+
+
+class OfQuantity(Measured):
+    """A quantity that rises, or whose predictions are positive."""
+
+    measures: Literal["rises", "positive_predictions"]
+    quantity: Quantity
+
+
+class Sharper(Measured):
+    """``sharp`` are the runs whose growth is sharper than that of the others."""
+
+    measures: Literal["sharper"]
+    sharp: Runs
+
+
+class Linear(Measured):
+    """The share that is not linear, or not proportional, is at most so much."""
+
+    measures: Literal["linear", "proportional"]
+    at_most: Positive
+
+
+class LineError(Measured):
+    """The error of the fitted line of a quantity, as a fraction, beside the largest published one."""
+
+    measures: Literal["line_error"]
+    quantity: Quantity
+    largest: Positive
+
+
+class MovementShare(Measured):
+    """The share of data movement at a small and at a large batch size."""
+
+    measures: Literal["movement_share"]
+    at_small: Positive
+    at_large: Positive
+
+
+AnyMeasured = Annotated[
+    Plain | OfQuantity | Sharper | Linear | LineError | MovementShare, Field(discriminator="measures")
+]
+AnyPart = Annotated[
+    Order
+    | Ratio
+    | Equivalence
+    | Value
+    | Factor
+    | Bound
+    | Trend
+    | Divergence
+    | Readings
+    | Law
+    | Definition
+    | AnyMeasured,
+    Field(discriminator="rule"),
+]
+
+
+class Judge(Model):
+    """How a statement is judged, and why so."""
+
+    why: Text
+    parts: Annotated[list[AnyPart], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _decides_under_one_setting(self) -> Judge:
+        settings = sorted({part.under.setting for part in self.parts if part.under})
+        if len(settings) > 1:
+            raise flaw(
+                f"parts stand under {' and '.join(settings)}; one setting for a statement was expected; split the "
+                "statement"
+            )
+        if all(part.beside for part in self.parts):
+            raise flaw("all parts stand beside; one that decides was expected; remove a 'beside'")
+        return self
+
+
+# Entries ------------------------------------------------------------------------------------------------------
+
+
+class Entry(Model):
+    """What artefacts and statements share."""
+
+    id: Text
+    source: Source
+    kind: str
+    place: Text
+    says: Text
+    published: Data
+
+    @model_validator(mode="after")
+    def _id_of_its_source(self) -> Entry:
+        if not self.id.startswith(f"{self.source}."):
+            raise flaw(f"source is {self.source!r}; what the id starts with was expected; correct one of them")
+        return self
+
+
+class ArtefactEntry(Entry):
+    """A table, figure, equation or method."""
+
+    kind: Literal["table", "figure", "equation", "method"]
+
+
+class StatementEntry(Entry):
+    """A checkable statement; ``artefact`` shows it, ``companions`` too, and ``judge`` says how it is judged."""
+
+    kind: Literal["value", "order", "equivalence", "ratio", "trend", "bound", "law", "definition"]
+    artefact: Text | None
+    judge: Judge = optional()
+    companions: Texts = optional()
+
+
+class Identified(Model):
+    """A file of lists whose entries have ids, unique in the file."""
+
+    lists: ClassVar[tuple[str, ...]]
+
+    @model_validator(mode="after")
+    def _unique_ids(self) -> Identified:
+        seen = set()
+        for entry in (entry for name in self.lists for entry in getattr(self, name)):
+            if entry.id in seen:
+                raise flaw(f"the id {entry.id!r} stands more than once; unique ids were expected; rename one")
+            seen.add(entry.id)
+        return self
+
+
+class PublishedFile(Identified):
+    """``data/published.yaml``."""
+
+    lists = ("artefacts", "statements")
+    artefacts: Annotated[list[ArtefactEntry], Field(min_length=1)]
+    statements: Annotated[list[StatementEntry], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _shown_by_what_there_is(self) -> PublishedFile:
+        known = {artefact.id for artefact in self.artefacts}
+        for entry in self.statements:
+            shown = [entry.artefact, *(entry.companions or [])]
+            strange = [name for name in shown if name is not None and name not in known and ".extra-" not in name]
+            if strange:
+                raise flaw(
+                    f"{entry.id} is shown by {strange[0]!r}; the id of an artefact, or a companion of ours "
+                    "(<source>.extra-...) was expected; correct it"
+                )
+            if len(shown) > 1 and (None in shown or len(set(shown)) < len(shown)):
+                raise flaw(
+                    f"{entry.id} has the companions {shown[1:]!r}; ids beside that of 'artefact', each once, were "
+                    "expected; correct them"
+                )
+        return self
+
+
+class ChoiceEntry(Model):
+    """A place where a source is unclear."""
+
+    id: Text
+    source: Source
+    unclear: Text
+    chosen: Text
+    why: Text
+    other_choice: Text
+
+
+class LedgerFile(Identified):
+    """``data/ledger.yaml``."""
+
+    lists = ("choices",)
+    choices: Annotated[list[ChoiceEntry], Field(min_length=1)]
