@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar, overload
 
 from pydantic import (
     AfterValidator,
@@ -33,9 +33,10 @@ T = TypeVar("T")
 
 
 class Model(BaseModel):
-    """A mapping with the declared keys and no others; ``hint`` says what to do with another one."""
+    """A mapping with the declared keys and, if it is ``closed``, no others; ``hint`` says what to do with those."""
 
     hint: ClassVar[str] = "correct or remove it"
+    closed: ClassVar[bool] = True
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True
     )
@@ -44,7 +45,7 @@ class Model(BaseModel):
     @classmethod
     def _known_keys(cls, content: Any) -> Any:
         """An unknown key is answered with the nearest known one, which pydantic's own answer does not name."""
-        if isinstance(content, dict):
+        if isinstance(content, dict) and cls.closed:
             known = [field.alias or name for name, field in cls.model_fields.items()]
             for key in content:
                 if key not in known:
@@ -114,6 +115,7 @@ Texts = Annotated[list[Text], Field(min_length=1), expecting("a list of texts")]
 Number = Annotated[int | float, expecting("a number")]
 """A finite number, kept as it is written: 2 stays a whole number."""
 Positive = Annotated[int | float, where(lambda number: number > 0), expecting("a positive number")]
+FromZero = Annotated[int | float, where(lambda number: number >= 0), expecting("a number from 0 up")]
 
 
 @cache
@@ -121,7 +123,11 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def fitting(kind: type[T], content: Any, path: Path | str, place: str = "") -> T:
+@overload
+def fitting(kind: type[T], content: Any, path: Path | str, place: str = "") -> T: ...
+@overload
+def fitting(kind: Any, content: Any, path: Path | str, place: str = "") -> Any: ...
+def fitting(kind: Any, content: Any, path: Path | str, place: str = "") -> Any:
     """``content`` as a ``kind`` (a model, or any type that pydantic knows).
 
     Args:
@@ -134,8 +140,7 @@ def fitting(kind: type[T], content: Any, path: Path | str, place: str = "") -> T
         ReproError: it does not fit; the first misfit in one line.
     """
     try:
-        made: T = _adapter(kind).validate_python(content)
-        return made
+        return _adapter(kind).validate_python(content)
     except ValidationError as error:
         raise ReproError(_one_line(error, content, path, place)) from error
 
@@ -146,7 +151,8 @@ def load(kind: type[T], path: Path) -> T:
     Raises:
         ReproError: the file is missing, is not YAML, or does not fit.
     """
-    made: T = _loaded(kind, read_text(path), path)
+    of_kind: Any = kind
+    made: T = _loaded(of_kind, read_text(path), path)
     return made
 
 
@@ -169,10 +175,10 @@ _EXPECTED = {
     "list_type": "a list",
     "too_short": "a list or mapping of at least {min_length}",
     "too_long": "a list or mapping of at most {max_length}",
-    "greater_than": "a number above {gt}",
-    "greater_than_equal": "a number from {ge} up",
-    "less_than": "a number below {lt}",
-    "less_than_equal": "a number up to {le}",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number from {ge:g} up",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "a number up to {le:g}",
     "expecting": "{words}",
 }
 """Kind of error -> what was expected, in words."""
@@ -180,29 +186,34 @@ _EXPECTED = {
 
 def _one_line(error: ValidationError, content: Any, path: Path | str, place: str) -> str:
     """The first misfit of ``content`` in one line."""
-    first = error.errors(include_url=False)[0]
-    kind, context = first["type"], first.get("ctx", {})
+    errors = error.errors(include_url=False)
+    first, kind, context = errors[0], errors[0]["type"], errors[0].get("ctx", {})
     keys, found = _walked(first["loc"], content, missing=kind == "missing")
     if kind in ("union_tag_invalid", "union_tag_not_found"):  # which of several models: told by one of the keys
         name = context["discriminator"].strip("'")
-        keys, found = [*keys, name], found.get(name) if isinstance(found, Mapping) else found
-    where = ".".join([*([place] if place else []), *keys])
-    where = f"{path}, key {where}".replace(".[", "[") if where else str(path)
+        if isinstance(found, Mapping):
+            keys, found = [*keys, name], found.get(name)
+    where = ".".join([*([place] if place else []), *keys]).replace(".[", "[")
+    where = f"{path}, key {where}" if where else str(path)
     if kind == "flaw":
         return f"{where}: {context['problem']}"
     if kind == "missing" or (kind == "union_tag_not_found" and found is None):
         return f"{where}: missing; a value was expected; add it"
-    near = ""
-    if kind in ("literal_error", "union_tag_invalid", "enum"):
-        options = re.findall(r"'([^']*)'", str(context.get("expected", context.get("expected_tags"))))
-        expected = f"one of {', '.join(options)}" if options else str(context.get("expected"))
-        expected = "true" if expected == "True" else expected
-        near = did_you_mean(found, options).replace("? ", "?") if isinstance(found, str) else ""
-    elif kind == "union_tag_not_found":
-        expected = "a mapping" if not isinstance(found, Mapping) else "text"
-    else:
-        expected = _EXPECTED.get(kind, first["msg"]).format(**context)
+    if kind == "union_tag_not_found":
+        return f"{where}: {kind_of(found)}; a mapping was expected; correct it"
+    of_place = [each for each in errors if _walked(each["loc"], content, missing=False) == (keys, found)] or [first]
+    ways = dict.fromkeys(_expected(each["type"], each.get("ctx", {}), each["msg"]) for each in of_place)
+    expected = " or ".join(way for way in ways if way != "a whole number" or "a number" not in ways)
+    near = did_you_mean(found, expected.replace(",", "").split()).strip() if isinstance(found, str) else ""
     return f"{where}: {kind_of(found)}; {expected} was expected; {near or 'correct it'}"
+
+
+def _expected(kind: str, context: Mapping[str, Any], message: str) -> str:
+    if kind in ("literal_error", "union_tag_invalid"):
+        given = str(context.get("expected", context.get("expected_tags")))
+        options = re.findall(r"'([^']*)'", given)
+        return f"one of {', '.join(options)}" if options else {"True": "true"}.get(given, given)
+    return _EXPECTED.get(kind, message).format(**context)
 
 
 def _walked(steps: Iterable[int | str], content: Any, missing: bool) -> tuple[list[str], Any]:

@@ -564,7 +564,7 @@ def test_the_block_of_the_readme_is_replaced_and_nothing_else(tmp_path: Path) ->
         markdown.update_readme(views.Site(inputs()), path)
 
 
-PILOT = Pilot("c0ffee" * 6 + "c0ff", "laptop", 3)
+PILOT = Pilot(commit="c0ffee" * 6 + "c0ff", profile="laptop", seeds=3)
 
 
 def with_pilot() -> dict[str, str]:

@@ -72,15 +72,15 @@ def test_link_classes_keep_the_order_of_their_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("runs: {}", "key links: None"),
+        ("runs: {}", "key links: empty; a mapping was expected"),
         ("links: {}", "key links"),
         ("links: [1]", "key links"),
-        ("links: {DSL: 16}", r"key links\.DSL: 16; down and up in Mbit/s"),
+        ("links: {DSL: 16}", r"key links\.DSL: a number \(16\); a mapping was expected"),
         ("links: {DSL: {down: 16}}", r"key links\.DSL"),
         ("links: {DSL: {down: 16, up: 8, latency: 1}}", r"key links\.DSL"),
         ("links: {DSL: {down: 16, up: fast}}", r"key links\.DSL"),
         ("links: {DSL: {down: 16, up: true}}", r"key links\.DSL"),
-        ("links: {DSL: {down: 16, up: 0}}", "above 0"),
+        ("links: {DSL: {down: 16, up: 0}}", r"key links\.DSL\.up: a number \(0\); a positive number"),
     ],
 )
 def test_malformed_links_are_one_line_that_names_the_key(text: str, says: str, tmp_path: Path) -> None:

@@ -599,7 +599,7 @@ def test_the_buffers_table_tells_whether_the_policies_trained_alike() -> None:
 def test_all_policies_of_the_specs_have_words() -> None:
     import typing
 
-    assert set(typing.get_args(specs._hints(specs.Spec)["buffers"])) == set(e3_tables._POLICIES)
+    assert set(typing.get_args(typing.get_type_hints(specs.Spec)["buffers"])) == set(e3_tables._POLICIES)
 
 
 def test_curves_of_training_accuracy_are_those_of_the_rows() -> None:

@@ -74,22 +74,22 @@ def test_the_controls_do_not_look_at_the_change() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"factor": 0, "threshold": 0.5}, "factor is 0"),
-        ({"threshold": 0.5}, "factor is None"),
-        ({"factor": "two", "threshold": 0.5}, "factor is 'two'"),
-        ({"factor": True, "threshold": 0.5}, "factor is True"),
-        ({"factor": 2, "when": "often"}, "when is 'often'"),
-        ({"factor": 2}, "threshold is None with when above"),
-        ({"factor": 2, "threshold": -1}, "threshold is -1"),
-        ({"factor": 2, "when": "always", "threshold": 0.5}, "threshold is 0.5 with when always"),
-        ({"factor": 2, "when": "random"}, "share is None"),
-        ({"factor": 2, "when": "random", "share": 1.5}, "share is 1.5"),
-        ({"factor": 2, "threshold": 0.5, "share": 0.5}, "share is 0.5 with when above"),
+        ({"factor": 0, "threshold": 0.5}, "key factor: a number (0); a positive number was"),
+        ({"threshold": 0.5}, "key factor: missing"),
+        ({"factor": "two", "threshold": 0.5}, "key factor: text ('two')"),
+        ({"factor": True, "threshold": 0.5}, "key factor: true/false (True)"),
+        ({"factor": 2, "when": "often"}, "key when: text ('often'); one of above, below, always, random"),
+        ({"factor": 2}, "no threshold or share with when above; threshold was"),
+        ({"factor": 2, "threshold": -1}, "key threshold: a number (-1); a number from 0 up"),
+        ({"factor": 2, "when": "always", "threshold": 0.5}, "threshold with when always; neither of them was"),
+        ({"factor": 2, "when": "random"}, "no threshold or share with when random; share was"),
+        ({"factor": 2, "when": "random", "share": 1.5}, "key share: a number (1.5); a number from 0 to 1"),
+        ({"factor": 2, "threshold": 0.5, "share": 0.5}, "threshold and share with when above; threshold was"),
         ({"factor": 2, "threshold": 0.5, "smoothing": 25}, "unknown key 'smoothing'"),
     ],
 )
 def test_a_rule_that_cannot_be_meant_is_refused_in_one_line(given: dict, says: str) -> None:
-    with pytest.raises(ReproError, match=r"expected$") as caught:
+    with pytest.raises(ReproError, match=r"expected|missing") as caught:
         StepUp.of(given)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -73,7 +73,7 @@ def seeds(root: Path, run: str) -> list[int]:
 
 def test_the_committed_plan_names_the_pilot_by_its_full_commit() -> None:
     found = study.load(tree.REPOSITORY)
-    assert found.pilot == study.Pilot(COMMIT, "laptop", 3)
+    assert found.pilot == study.Pilot(commit=COMMIT, profile="laptop", seeds=3)
     runs = {spec.run for source in specs.SOURCES for spec in _every(source)}
     for group in found.order:
         assert all(any(_matches(run, pattern) for run in runs) for pattern in group.runs), group.name
@@ -93,15 +93,15 @@ def _matches(run: str, pattern: str) -> bool:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        (f'commit: "{COMMIT}"', "commit: ff9fd0b", "key pilot.commit: 'ff9fd0b'; the full hash of a commit"),
-        ("  seeds: 3", "  seeds: three", "key pilot.seeds: 'three'; a whole number"),
-        ("rules_commit: null", "rules_commit: main", "key rules_commit: 'main'; the full hash"),
-        ("complete: false", "complete: 1", "key complete: 1; true or false was expected"),
-        ("looks: {}", "looks: {e1.c1: 7}", "key looks: 'e1.c1': 7; the id of a statement with 8 or 12 seeds"),
-        ("looks: {}", "looks: [e1.c1]", "key looks: ['e1.c1']; a mapping was expected"),
-        ("looks: {}", "look: {}", "unknown key 'look'; one of pilot, rules_commit, complete, looks, order"),
-        ("complete: false\n", "", "key 'complete' is missing; add it"),
-        ("grids: [e1]", "grids: [e4]", "key grids: 'e4'; some of e1, e2, e3, lb were expected"),
+        (f'commit: "{COMMIT}"', "commit: ff9fd0b", "key pilot.commit: text ('ff9fd0b'); the full hash of a commit"),
+        ("  seeds: 3", "  seeds: three", "key pilot.seeds: text ('three'); a whole number"),
+        ("rules_commit: null", "rules_commit: main", "key rules_commit: text ('main'); the full hash"),
+        ("complete: false", "complete: 1", "key complete: a number (1); true or false was expected"),
+        ("looks: {}", "looks: {e1.c1: 7}", "key looks.e1.c1: a number (7); 8 or 12 was expected"),
+        ("looks: {}", "looks: [e1.c1]", "key looks: a list (['e1.c1']); a mapping was expected"),
+        ("looks: {}", "look: {}", "unknown key 'look'; did you mean looks?"),
+        ("complete: false\n", "", "key complete: missing; a value was expected; add it"),
+        ("grids: [e1]", "grids: [e4]", "key order[3].grids[1]: text ('e4'); one of e1, e2, e3, lb was expected"),
     ],
 )
 def test_a_damaged_plan_is_one_line(old: str, new: str, says: str, root: Path) -> None:

@@ -43,11 +43,13 @@ _ONLY_IN: dict[str, tuple[str, ...]] = {
 
 def check(spec: Spec, where: str) -> None:
     """Raise a ReproError, which begins with ``where``, for settings that do not fit together or would be ignored."""
+    _check_codec(spec, where)
     _check_read(spec, where)
     try:
         schedules.build(spec.schedule)
     except ReproError as error:
-        raise ReproError(f"{where}, key schedule: {str(error).removeprefix('schedule, ')}") from error
+        problem = f"key schedule: {error}".replace("key schedule: schedule, key ", "key schedule.")
+        raise ReproError(f"{where}, {problem}") from error
     if spec.step_up is not None:
         fitting(WrittenStepUp, spec.step_up, where, "step_up")
     if spec.epochs % spec.local_epochs:
@@ -74,7 +76,6 @@ def check(spec: Spec, where: str) -> None:
             f"{where}: local_steps with method {spec.method} and {spec.local_epochs} local epochs; only federated "
             "averaging has local steps, and they replace local_epochs, which stays at 1"
         )
-    _check_codec(spec, where)
     if spec.batch_shares is not None:
         _check_batch_shares(spec, f"{where}, key batch_shares")
     if spec.kind == "payloads" and spec.measured_steps is None:
@@ -122,8 +123,8 @@ def _check_batch_shares(spec: Spec, where: str) -> None:
     """Shares of large-batch training on IID data, one for each worker, and at least one image of every step in each."""
     if (spec.method, spec.partition, spec.clients_wait) != ("large_batch", "iid", True):
         raise ReproError(
-            f"{where}: method {spec.method}, partition {spec.partition}, clients_wait {str(spec.clients_wait).lower()}; "
-            "large_batch, iid and true were expected; leave the shares out"
+            f"{where}: method {spec.method}, partition {spec.partition}, clients_wait "
+            f"{str(spec.clients_wait).lower()}; large_batch, iid and true were expected; leave the shares out"
         )
     shares = spec.batch_shares or []
     if len(shares) != spec.workers or not all(share > 0 for share in shares):

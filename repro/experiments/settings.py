@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from repro.validation import Model, Number, Positive, expecting, flaw, optional, where
+from repro.validation import FromZero, Model, Number, Positive, expecting, flaw, optional, where
 
 Share = Annotated[int | float, where(lambda share: 0 < share < 1), expecting("a number between 0 and 1")]
-FromZero = Annotated[int | float, where(lambda number: number >= 0), expecting("a number from 0 up")]
 
 
 class WrittenSchedule(Model):
@@ -28,9 +27,10 @@ class WrittenSchedule(Model):
 
     @model_validator(mode="after")
     def _whole_warm_up(self) -> WrittenSchedule:
-        given = [name for name in ("warmup_epochs", "warmup_from") if name in self.model_fields_set]
-        if len(given) == 1 or (self.warmup and not given):
-            raise flaw(f"only {(given or ['warmup'])[0]}; warmup_epochs and warmup_from were expected; add what lacks")
+        names = ("warmup_epochs", "warmup_from", "warmup")
+        given = [name for name in names if name in self.model_fields_set]
+        if given and not {"warmup_epochs", "warmup_from"} <= set(given):
+            raise flaw(f"only {' and '.join(given)}; warmup_epochs and warmup_from were expected; add what lacks")
         return self
 
 

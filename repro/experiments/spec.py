@@ -28,6 +28,12 @@ HELD_OUT_IMAGES = 5000
 
 Count = Annotated[int, Ge(1)]
 Counts = Annotated[list[Count], MinLen(1)]
+Pixels = Annotated[int, Ge(4), Le(1024)]
+Width = Annotated[int, Ge(1), Le(1024)]
+Depth = Annotated[int, Ge(1), Le(1000)]
+Blocks = Annotated[int, Ge(3)]
+FromZero = Annotated[int, Ge(0)]
+Precision = Literal["fp64", "fp32", "bf16"]
 Fraction = Annotated[float, Ge(0), Le(1)]
 
 
@@ -78,7 +84,7 @@ class Data:
     dataset: str
     train_images: Count
     test_images: Count
-    image_size: Annotated[int, Ge(4), Le(1024)]
+    image_size: Pixels
     augment: bool
     evaluate_on: Literal["test", "held_out"]
     evaluate_every: Count
@@ -103,13 +109,13 @@ class Architecture:
     """
 
     model: Network
-    width: Annotated[int, Ge(1), Le(1024)]
+    width: Width
     norm: Literal["batch", "group", "layer", "instance", "none", "fixup"]
     last_scale_zero: bool = True
     classes: Annotated[int, Ge(2), Le(100_000)] | None = None
     patch: Count | None = None
-    depth: Annotated[int, Ge(1), Le(1000)] | None = None
-    precision: Literal["fp64", "fp32", "bf16"]
+    depth: Depth | None = None
+    precision: Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,11 +220,11 @@ class Measurement:
     """
 
     measured_steps: Counts | None = None
-    memory_steps: Annotated[int, Ge(0)] | None = None
+    memory_steps: FromZero | None = None
     batch_sizes: list[Count] | None = None
     peak_sizes: list[Count] | None = None
-    blocks: Annotated[int, Ge(3)] = 0
-    repetitions: Annotated[int, Ge(0)] = 0
+    blocks: Blocks = 0
+    repetitions: FromZero = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,14 @@ from typing import Any, NamedTuple
 from repro import files, validation
 from repro.registry import rule_models
 from repro.registry.rule_models import (
-    ACCURACIES, GAPS, GRADIENT_NORMS, OF_CLIENTS, OF_PAYLOADS, OTHER_ACCURACIES, SENT_TOTAL, TO_TARGET,
+    ACCURACIES,
+    GAPS,
+    GRADIENT_NORMS,
+    OF_CLIENTS,
+    OF_PAYLOADS,
+    OTHER_ACCURACIES,
+    SENT_TOTAL,
+    TO_TARGET,
 )  # fmt: skip
 
 __all__ = [

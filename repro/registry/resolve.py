@@ -57,9 +57,13 @@ def chosen_rate(profile: str, source: str, grid: str, root: Path) -> float:
     path = learning_rates_path(profile, root)
     if not path.exists():
         raise NotChosen(f"{path}: no learning rates chosen for profile {profile}; run `{remedy(profile)}` once")
-    chosen = fitting(dict[str, dict[str, ChosenRate]], read_json(path), path).get(source, {})
+    again = f"no learning rate for grid {grid} of {source}; run `{remedy(profile)}` again"
+    try:
+        chosen = fitting(dict[str, dict[str, ChosenRate]], read_json(path), path).get(source, {})
+    except ReproError as error:
+        raise ReproError(f"{error}; {again}") from error
     if grid not in chosen:
-        raise NotChosen(f"{path}: no learning rate for grid {grid} of {source}; run `{remedy(profile)}` again")
+        raise NotChosen(f"{path}: {again}")
     return float(chosen[grid].lr)
 
 
@@ -82,7 +86,7 @@ def sizes_of_run(files: Source, kind: str, model: str, run: str | None = None) -
     params, own = files.params, SIZES.get(kind, ())
     made = {name: value for name, value in params.sizes.given().items() if name in own}
     if kind == "train":
-        networks: Mapping[str, Any] = params.trained if "trained" in params.model_fields_set else params.models
+        networks: Any = params.trained if "trained" in params.model_fields_set else params.models
         made |= networks[model].given() if model in networks else {}
         made.pop("local_steps_share", None)
     if kind == "measure":
@@ -162,10 +166,8 @@ def _at_profile(files: Source, run: str, published: Mapping[str, Any]) -> dict[s
     return settings
 
 
-def _schedule(
-    files: Source, settings: Mapping[str, Any], published: Mapping[str, Any], where: str
-) -> dict[str, Any]:  # fmt: skip
-    """The schedule of a run. It is written for the published length: a shorter run waits, and warms up, in proportion."""
+def _schedule(files: Source, settings: Mapping[str, Any], published: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The schedule of a run, written for its published length: a shorter run waits, and warms up, in proportion."""
     schedule, epochs = dict(settings["schedule"]), settings["epochs"]
     if schedule["kind"] == "cosine":
         schedule.setdefault("epochs", epochs)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +16,20 @@ from pydantic import Field, create_model, model_validator
 
 from repro.errors import ReproError
 from repro.experiments.settings import AnySchedule, WrittenStepUp
-from repro.experiments.spec import PROFILES, SOURCES, Count, Network, Spec
+from repro.experiments.spec import (
+    PROFILES,
+    SOURCES,
+    Blocks,
+    Count,
+    Counts,
+    Depth,
+    FromZero,
+    Network,
+    Pixels,
+    Precision,
+    Spec,
+    Width,
+)  # fmt: skip
 from repro.files import parsed_yaml, read_text
 from repro.results.links import Links
 from repro.validation import Model, Positive, Text, expecting, fitting, flaw, misfit, optional, where
@@ -30,20 +42,6 @@ SIZES = {
 }
 """What a profile may set, by kind of run; messages are those of the full-size networks at every profile."""
 
-_HINTS = typing.get_type_hints(Spec, include_extras=True)
-_SETTINGS = [name for name in _HINTS if name not in ("run", "source", "profile")]
-
-
-def _model(name: str, doc: str, settings: Iterable[str], base: type[Model] = Model, **more: Any) -> Any:
-    """A model of some settings of a spec, all of which may be left out."""
-    fields: dict[str, Any] = {setting: (_HINTS[setting], optional()) for setting in dict.fromkeys(settings)}
-    return create_model(name, __base__=base, __doc__=doc, **(fields | more))
-
-
-class _Sizes(Model):
-    hint = "a profile may set only sizes; anything else belongs into pipelines/<source>.yaml"
-
-
 Seeds = Annotated[
     list[Annotated[int, Field(ge=0)]],
     where(lambda seeds: len(seeds) == len(set(seeds)) > 0),
@@ -54,21 +52,32 @@ Rates = Annotated[
     where(lambda rates: len(rates) == len({f"{lr:g}" for lr in rates}) > 0),
     expecting("one or more different learning rates, as a list of numbers above 0,"),
 ]
-Share = Annotated[float, where(lambda share: 0 < share <= 1), expecting("a share above 0 and up to 1")]
 
-Settings = _model(
-    "Settings", "Settings of a run, or those that the runs of a source share, at the published scale.", _SETTINGS,
-    schedule=(AnySchedule, optional()),
-    step_up=(WrittenStepUp | None, optional()),
-    evaluate_as_batch=(Count, optional()),
-)  # fmt: skip
+_HINTS: dict[str, Any] = {
+    name: (hint, optional())
+    for name, hint in typing.get_type_hints(Spec, include_extras=True).items()
+    if name not in ("run", "source", "profile", "schedule", "step_up")
+}
+_OF_SPEC: Any = create_model("_OfSpec", __base__=Model, **_HINTS)
+
+
+class Settings(_OF_SPEC):
+    """Settings of a run, or those that the runs of a source share: of a ``Spec``, at the published scale.
+
+    Attributes:
+        evaluate_as_batch: evaluate also after the rounds after which a run with this local batch is evaluated.
+    """
+
+    schedule: AnySchedule = optional()
+    step_up: WrittenStepUp | None = optional()
+    evaluate_as_batch: Count = optional()
 
 
 class Grid(Model):
     """Learning-rate grids: rates of all arms, and of single ones; arm -> the run that it is a grid of."""
 
     lrs: Rates
-    rates: dict[Text, Rates] = {}
+    rates: dict[Text, Rates] = Field(default={})
     arms: dict[Text, Text]
 
     @model_validator(mode="after")
@@ -87,9 +96,9 @@ class SourceFile(Model):
     """
 
     source: Literal["e1", "e2", "e3", "lb"]
-    defaults: Settings  # type: ignore[valid-type]
-    runs: dict[Text, Settings]  # type: ignore[valid-type]
-    controls: dict[Text, Settings]  # type: ignore[valid-type]
+    defaults: Settings
+    runs: dict[Text, Settings]
+    controls: dict[Text, Settings]
     grid: Grid = optional()
     links: Links = optional()
     fixed_workers: bool = False
@@ -103,35 +112,94 @@ class SourceFile(Model):
         return self
 
 
-_EVERY = [name for names in SIZES.values() for name in names]
-SourceSizes = _model("SourceSizes", "Sizes of all runs of a source.", _EVERY, _Sizes)
-RunSizes = _model(
-    "RunSizes", "Sizes of a single run, and its seeds.", [*_EVERY, "workers"], _Sizes, seeds=(Seeds, optional())
-)
-NetworkSizes = _model(
-    "NetworkSizes", "Sizes of a network where it is measured.", ("image_size", "width", "patch", "depth"), _Sizes
-)
-TrainedSizes = _model(
-    "TrainedSizes", "Sizes of a network where it is trained.",
-    ("train_images", "test_images", "image_size", "width", "epochs", *EVALUATIONS), _Sizes,
-    local_steps_share=(Share, optional()),
-)  # fmt: skip
-MeasureSizes = _model(
-    "MeasureSizes", "Sizes of measurements.", ("train_images", "test_images", "blocks", "repetitions"), _Sizes
-)
-_GRID_SIZES = ("epochs", "train_images", "final_evaluations")
-_held_out = (Count, optional())
-ArmSizes = _model(
-    "ArmSizes", "Sizes of one arm's grid.", _GRID_SIZES, _Sizes,
-    held_out_images=_held_out, lrs=(Rates, optional()), seeds=(Seeds, optional()),
-)  # fmt: skip
-GridSizes = _model(
-    "GridSizes", "Sizes of all grids of a source, and of single arms.", _GRID_SIZES, _Sizes,
-    held_out_images=_held_out, seeds=(Seeds, optional()), arms=(dict[Text, ArmSizes], optional()),
-)  # fmt: skip
+class Sizes(Model):
+    """Sizes that a profile sets."""
+
+    hint = "a profile may set only sizes; anything else belongs into pipelines/<source>.yaml"
 
 
-class Params(_Sizes):
+class EvaluationSizes(Sizes):
+    """How often a training is evaluated, and on how many images."""
+
+    test_images: Count = optional()
+    evaluate_every: Count = optional()
+    final_test_images: Count | None = optional()
+    final_evaluations: Count | None = optional()
+
+
+class TrainedSizes(EvaluationSizes):
+    """Sizes of a network where it is trained."""
+
+    train_images: Count = optional()
+    image_size: Pixels = optional()
+    width: Width = optional()
+    epochs: Count = optional()
+    local_steps_share: Annotated[
+        float, where(lambda share: 0 < share <= 1), expecting("a share above 0 and up to 1")
+    ] = optional()
+
+
+class SourceSizes(EvaluationSizes):
+    """Sizes of all runs of a source."""
+
+    train_images: Count = optional()
+    image_size: Pixels = optional()
+    width: Width = optional()
+    epochs: Count = optional()
+    precision: Precision = optional()
+    measured_steps: Counts = optional()
+    local_steps: Count = optional()
+    memory_steps: FromZero = optional()
+
+
+class RunSizes(SourceSizes):
+    """Sizes of a single run, and its seeds; its workers where the spec file fixes those of its source."""
+
+    workers: Count = optional()
+    seeds: Seeds = optional()
+
+
+class NetworkSizes(Sizes):
+    """Sizes of a network where it is measured."""
+
+    image_size: Pixels = optional()
+    width: Width = optional()
+    patch: Count = optional()
+    depth: Depth = optional()
+
+
+class MeasureSizes(Sizes):
+    """Sizes of measurements."""
+
+    train_images: Count = optional()
+    test_images: Count = optional()
+    blocks: Blocks = optional()
+    repetitions: FromZero = optional()
+
+
+class ArmSizes(Sizes):
+    """Sizes of one arm's grid."""
+
+    epochs: Count = optional()
+    train_images: Count = optional()
+    held_out_images: Count = optional()
+    final_evaluations: Count = optional()
+    lrs: Rates = optional()
+    seeds: Seeds = optional()
+
+
+class GridSizes(Sizes):
+    """Sizes of all grids of a source; under ``arms`` those of single ones."""
+
+    epochs: Count = optional()
+    train_images: Count = optional()
+    held_out_images: Count = optional()
+    final_evaluations: Count = optional()
+    seeds: Seeds = optional()
+    arms: dict[Text, ArmSizes] = Field(default={})
+
+
+class Params(Sizes):
     """What a profile says of a source.
 
     Attributes:
@@ -141,12 +209,12 @@ class Params(_Sizes):
     """
 
     seeds: Seeds
-    sizes: SourceSizes  # type: ignore[valid-type]
-    grid: GridSizes = optional()  # type: ignore[valid-type]
-    models: dict[Network, NetworkSizes] = {}  # type: ignore[valid-type]
-    trained: dict[Network, TrainedSizes] = {}  # type: ignore[valid-type]
-    runs: dict[Text, RunSizes] = {}  # type: ignore[valid-type]
-    measure: MeasureSizes = optional()  # type: ignore[valid-type]
+    sizes: SourceSizes
+    grid: GridSizes = optional()
+    models: dict[Network, NetworkSizes] = Field(default={})
+    trained: dict[Network, TrainedSizes] = Field(default={})
+    runs: dict[Text, RunSizes] = Field(default={})
+    measure: MeasureSizes = optional()
     warmup: Literal["share", "steps"] = "share"
     least_patience: Count = 1
 
@@ -223,14 +291,16 @@ def read_source(source: str, profile: str, root: Path) -> Source:
 
 @lru_cache(maxsize=64)
 def _read(source: str, profile: str, root: Path, params_file: Path, params: str, spec_file: Path, spec: str) -> Source:
-    sizes = getattr(fitting(ParamsFile, parsed_yaml(params, params_file), params_file), source)
+    of_profile = fitting(ParamsFile, parsed_yaml(params, params_file), params_file)
+    if of_profile.profile != profile:
+        raise misfit(params_file, "profile", of_profile.profile, profile)
+    sizes = getattr(of_profile, source)
     if sizes is None:
         raise ReproError(f"{params_file}, key {source}: missing; a value was expected; add it")
     content = parsed_yaml(spec, spec_file)
     typed = fitting(SourceFile, content, spec_file)
-    for name, found, expected in (("source", typed.source, source),):
-        if found != expected:
-            raise misfit(spec_file, name, found, expected)
+    if typed.source != source:
+        raise misfit(spec_file, "source", typed.source, source)
     written = {**content["runs"], **content["controls"]}
     both = {**typed.runs, **typed.controls}
     if strange := sorted(set(sizes.runs) - set(written)):

@@ -30,8 +30,17 @@ from typing import Any
 from repro.errors import ReproError, did_you_mean
 from repro.experiments.spec import HELD_OUT_IMAGES, PROFILES, SOURCES, TRACKED, Profile, Spec
 from repro.registry.resolve import (
-    LONGEST_WARM_UP, NotChosen, chosen_rate, described, learning_rates_path, published_settings, remedy, resolve,
-    scaled_workers, sizes_of_run, steps_per_epoch,
+    LONGEST_WARM_UP,
+    NotChosen,
+    chosen_rate,
+    described,
+    learning_rates_path,
+    published_settings,
+    remedy,
+    resolve,
+    scaled_workers,
+    sizes_of_run,
+    steps_per_epoch,
 )  # fmt: skip
 from repro.registry.source_files import Source, default_profile, params_path, read_source
 from repro.validation import misfit
@@ -184,7 +193,7 @@ def _written(files: Source, run: str, lr: float | None = None) -> Spec:
 
 
 def _tasks(files: Source, group: str, waiting: list[str] | None = None) -> list[tuple[Spec, int]]:
-    """(spec, seed) of a group. A run whose rate is still to be chosen is an error, or left out and added to ``waiting``."""
+    """(spec, seed) of a group. A run without a chosen rate is an error, or left out and added to ``waiting``."""
     if group == "grid":
         seeds = _grid_seeds(files)
         return [(spec, seed) for arm, specs in _grids(files).items() for spec in specs for seed in seeds[arm]]
@@ -270,8 +279,8 @@ def _grid_seeds(files: Source) -> dict[str, list[int]]:
             raise misfit(files.params_file, place, None, "a list of seeds", "add it")
         if set(files.params.seeds) & set(seeds):
             raise ReproError(
-                f"{files.params_file}, key {place}: {seeds} shares a seed with {files.params.seeds}; a grid needs seeds "
-                "of its own"
+                f"{files.params_file}, key {place}: {seeds} shares a seed with {files.params.seeds}; a grid needs "
+                "seeds of its own"
             )
         made[arm] = list(seeds)
     return made

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from repro import files, validation
 from repro.errors import ReproError
+from repro.experiments.spec import SOURCES
 from repro.registry.published import TO_TARGET, Statement, load_published, runs_named
 from repro.results.looks import LOOKS
 from repro.results.metrics import TARGETS
@@ -45,7 +46,7 @@ class Group(Model):
 
     name: Text
     runs: list[Text]
-    grids: list[Literal["e1", "e2", "e3", "lb"]] = []
+    grids: list[Annotated[str, OneOf(SOURCES)]] = Field(default=[])
 
 
 class Study(Model):
@@ -65,7 +66,7 @@ class Study(Model):
     complete: bool
     looks: dict[Text, Annotated[int, OneOf(LOOKS[1:])]]
     order: list[Group]
-    changed: dict[Text, Text] = {}
+    changed: dict[Text, Text] = Field(default={})
 
 
 def load(root: Path = Path()) -> Study:

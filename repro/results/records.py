@@ -9,15 +9,17 @@ never a part.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
 
 from repro.errors import ReproError
-from repro.files import canonical_json, read_json, sha256, write_atomic
+from repro.files import canonical_json, read_json, read_text, sha256, write_atomic
+from repro.validation import FromZero, Model, Text, fitting, optional
 
 SCHEMA = 1
 _NAME = re.compile(r"^(?P<run>[A-Za-z0-9_-]+)\.s(?P<seed>\d+)\.json$")
@@ -81,6 +83,76 @@ class Record:
         return max(1.0 / int(self.data["classes"]), LARGEST_CLASS.get(self.data["name"], 0.0))
 
 
+# What files may hold -------------------------------------------------------------------------------------------
+
+
+class Body(Model):
+    """The fields of a record as its file holds them."""
+
+    run: Text
+    source: Text
+    group: Literal["artefact", "control"]
+    kind: Literal["train", "law", "payloads", "measure"]
+    profile: Text
+    seed: Annotated[int, Field(ge=0)]
+    spec: dict[str, Any]
+    data: dict[str, Any]
+    fingerprint: Text
+    status: Literal["completed", "diverged"]
+    reason: str | None
+    rows: list[dict[str, Any]]
+    series: dict[str, list[float]]
+    law: dict[str, Any] | None
+    machine: dict[str, Any] = optional()
+    rules: dict[str, str] = optional()
+
+
+class Row(Model):
+    """A mapping that may hold further keys."""
+
+    model_config = ConfigDict(extra="allow")
+    closed = False
+
+
+_AboveZero = Annotated[float, Field(gt=0)]
+
+
+class Evaluation(Row):
+    """A row of a training."""
+
+    epoch: float
+    round: int
+    test_top1: float
+
+
+class Message(Row):
+    """A row of messages."""
+
+    codec: Text
+    what: Text
+    bytes: _AboveZero
+    dense_bytes: _AboveZero
+
+
+class Measured(Row):
+    """A row of a measurement."""
+
+    batch: _AboveZero
+
+
+_ROWS: dict[str, Any] = {"train": list[Evaluation], "payloads": list[Message], "measure": list[Measured]}
+
+
+class Costs(Row):
+    """What a provenance file says of time, in seconds: of one core, and of the wall clock."""
+
+    cpu_seconds: FromZero = optional()
+    seconds: FromZero = optional()
+
+
+# Reading and writing -------------------------------------------------------------------------------------------
+
+
 def folder(profile: str, source: str, group: str = "artefact") -> Path:
     """Folder of the records of one source, relative to the repository's root.
 
@@ -126,12 +198,10 @@ def read(path: Path) -> Record:
             value that no run can have (an accuracy outside [0, 1], epochs or bytes that fall).
     """
     remedy = f"restore it from git (`git checkout -- {path}`) or delete it and run the sweep again"
+    text = read_text(path, "run `python -m repro list` for the runs that exist")
     try:
-        text = Path(path).read_text(encoding="utf-8")
         content = json.loads(text)
-    except FileNotFoundError as error:
-        raise ReproError(f"{path}: no such record; run `python -m repro list` for the runs that exist") from error
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ReproError(f"{path}: truncated or not JSON; a complete record was expected; {remedy}") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else type(content).__name__
@@ -139,15 +209,17 @@ def read(path: Path) -> Record:
     content.pop("checksum", None)
     try:
         intact = text == canonical_json(content | {"checksum": sha256(content)})
-    except ValueError:  # NaN or infinity
+    except (ValueError, RecursionError):  # NaN or infinity, or levels without end
         intact = False
     if not intact:
         raise ReproError(f"{path}: edited or damaged; its checksum does not match its content; {remedy}")
     content.pop("schema")
     try:
-        record = Record(**content)
-    except TypeError as error:
-        raise ReproError(f"{path}: fields do not fit a record ({error}); {remedy}") from error
+        fitting(Body, content, path)
+        fitting(_ROWS.get(content["kind"], list[Row]), content["rows"], path, "rows")
+    except ReproError as error:
+        raise ReproError(f"{error}; {remedy}") from error
+    record = Record(**content)
     if path.name != f"{record.run}.s{record.seed}.json":
         raise ReproError(f"{path}: holds {record.run} seed {record.seed}; the file was renamed or copied; {remedy}")
     if impossible := _impossible(record):
@@ -156,26 +228,20 @@ def read(path: Path) -> Record:
 
 
 _CUMULATIVE = ("epoch", "round", "bytes_up", "bytes_down")
-_POSITIVE = {"payloads": ("bytes", "dense_bytes"), "measure": ("batch",)}
 
 
 def _impossible(record: Record) -> str | None:
     """What no run can have recorded, and what was expected; None where every value can be.
 
-    Accuracies lie in [0, 1]; epochs, rounds and bytes, which are cumulative, never fall; lengths of messages and sizes
-    of batches are positive. That numbers are finite is held by the canonical form.
+    Accuracies lie in [0, 1]; epochs, rounds and bytes, which are cumulative, never fall. The canonical form holds that
+    numbers are finite.
     """
-    if record.status not in ("completed", "diverged"):
-        return f"status {record.status!r}; completed or diverged was expected"
     before: dict[str, float] = {}
     for index, row in enumerate(record.rows, start=1):
         for name, value in row.items():
             if "top1" in name or "top5" in name:
                 if wrong := [x for x in _numbers(value) if not _is_number(x) or not 0 <= x <= 1]:
                     return f"row {index}, {name}: {wrong[0]!r}; a fraction from 0 to 1 was expected"
-            elif name in _POSITIVE.get(record.kind, ()):
-                if wrong := [x for x in _numbers(value) if not _is_number(x) or x <= 0]:
-                    return f"row {index}, {name}: {wrong[0]!r}; a positive number was expected"
             elif record.kind == "train" and name in _CUMULATIVE:
                 least = before.get(name, 0.0)
                 if not _is_number(value) or value < least:
@@ -254,12 +320,10 @@ def core_seconds(provenance: Path) -> float | None:
     """
     if not provenance.exists():
         return None
-    known, remedy = read_json(provenance), f"restore it from git (`git checkout -- {provenance}`) or delete it"
-    if not isinstance(known, dict):
-        raise ReproError(f"{provenance}: {type(known).__name__}; a mapping was expected; {remedy}")
-    found = known.get("cpu_seconds", known.get("seconds"))
-    if found is None:
-        return None
-    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found < math.inf:
-        raise ReproError(f"{provenance}: {found!r} seconds; a number from 0 up was expected; {remedy}")
-    return float(found)
+    remedy = f"restore it from git (`git checkout -- {provenance}`) or delete it"
+    try:
+        known = fitting(Costs, read_json(provenance), provenance)
+    except ReproError as error:
+        raise ReproError(f"{error}; {remedy}") from error
+    found = known.seconds if known.cpu_seconds is None else known.cpu_seconds
+    return None if found is None else float(found)
