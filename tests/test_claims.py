@@ -1122,6 +1122,9 @@ def test_every_choice_that_e1_leaves_open_is_in_the_ledger():
     }  # fmt: skip
 
 
+PART = "statements[e1.c1].judge.parts[1]"
+
+
 def write(folder: Path, artefact: str = "", statement: str = "", part: str = "") -> Path:
     """A minimal valid published.yaml in ``folder``; lines ``key: value`` change the entry (``-`` removes)."""
 
@@ -1156,60 +1159,57 @@ def test_the_minimal_file_is_valid(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "entry", "key", "expected"),
+    ("changes", "place", "says"),
     [
-        ({"artefact": "kind: picture"}, "e1.fig1", "kind", "one of table, figure"),
-        ({"artefact": "says: -"}, "e1.fig1", "says", "is missing"),
-        ({"artefact": "source: e9"}, "e1.fig1", "source", "one of e1, e2, e3, lb"),
-        ({"artefact": "source: e2"}, "e1.fig1", "source", "what the id starts with"),
-        ({"statement": "says: 7"}, "e1.c1", "says", "a non-empty text"),
-        ({"statement": "artefact: e1.fig9"}, "e1.c1", "artefact", "the id of an artefact"),
-        ({"statement": "companions: [e1.fig9]"}, "e1.c1", "companions", "a list of ids of artefacts"),
-        ({"statement": "companions: [e1.extra-a, e1.extra-a]"}, "e1.c1", "companions", "each once"),
-        ({"statement": "artefact: null\ncompanions: [e1.fig1]"}, "e1.c1", "companions", "beside that of 'artefact'"),
-        ({"statement": "sais: twice"}, "e1.c1", "sais", "is not known"),
-        ({"statement": "published: true"}, "e1.c1", "published", "a text, a number"),
-        ({"statement": "judge: yes"}, "e1.c1", "judge", "a mapping"),
-        ({"statement": "judge: {why: because, parts: []}"}, "e1.c1: judge", "parts", "a non-empty list"),
-        ({"part": "rule: guess"}, "e1.c1: judge part 1", "rule", "one of order, ratio"),
-        ({"part": "margin: two"}, "e1.c1: judge part 1", "margin", "a positive number"),
-        ({"part": "margin: -1"}, "e1.c1: judge part 1", "margin", "a positive number"),
-        ({"part": "margin: -"}, "e1.c1: judge part 1", "margin", "is missing"),
-        ({"part": "metric: best_lr"}, "e1.c1: judge part 1", "metric", "one of end_top1"),
-        ({"part": "contrast: {a: x}"}, "e1.c1: judge part 1", "contrast", "a mapping from run ids"),
-        ({"part": "by_more_than: 0.1"}, "e1.c1: judge part 1", "by_more_than", "is not known"),
-        (
-            {"part": "rule: order\nmargin: -\nabove_floor: b"},
-            "e1.c1: judge part 1", "above_floor", "a list of run ids",
-        ),
+        ({"artefact": "kind: picture"}, "artefacts[e1.fig1].kind", "text ('picture'); one of table, figure"),
+        ({"artefact": "says: -"}, "artefacts[e1.fig1].says", "missing"),
+        ({"artefact": "source: e9"}, "artefacts[e1.fig1].source", "one of e1, e2, e3, lb"),
+        ({"artefact": "source: e2"}, "artefacts[e1.fig1]", "source is 'e2'; what the id starts with"),
+        ({"statement": "says: 7"}, "statements[e1.c1].says", "a non-empty text"),
+        ({"statement": "artefact: e1.fig9"}, "", "e1.c1 is shown by 'e1.fig9'; the id of an artefact"),
+        ({"statement": "companions: [e1.fig9]"}, "", "e1.c1 is shown by 'e1.fig9'; the id of an artefact"),
+        ({"statement": "companions: [e1.extra-a, e1.extra-a]"}, "", "each once"),
+        ({"statement": "artefact: null\ncompanions: [e1.fig1]"}, "", "beside that of 'artefact'"),
+        ({"statement": "sais: twice"}, "statements[e1.c1]", "unknown key 'sais'; did you mean says?"),
+        ({"statement": "published: true"}, "statements[e1.c1].published", "a text, a number"),
+        ({"statement": "judge: true"}, "statements[e1.c1].judge", "a mapping was expected"),
+        ({"statement": "judge: {why: because, parts: []}"}, "statements[e1.c1].judge.parts", "of at least 1"),
+        ({"part": "rule: guess"}, f"{PART}.rule", "one of order, ratio"),
+        ({"part": "margin: two"}, f"{PART}.margin", "a positive number"),
+        ({"part": "margin: -1"}, f"{PART}.margin", "a positive number"),
+        ({"part": "margin: -"}, f"{PART}.margin", "missing"),
+        ({"part": "metric: best_lr"}, f"{PART}.metric", "one of end_top1"),
+        ({"part": "contrast: {a: x}"}, f"{PART}.contrast", "a mapping from run ids"),
+        ({"part": "by_more_than: 0.1"}, PART, "unknown key 'by_more_than'"),
+        ({"part": "rule: order\nmargin: -\nabove_floor: b"}, f"{PART}.above_floor", "a list of run ids"),
         (
             {"part": "rule: ratio\nmetric: epochs_to_target\ncontrast: {a: 2, b: -1}\nmargin: -"},
-            "e1.c1: judge part 1", "contrast", "one run of weight 1 and one of weight -1",
+            f"{PART}.contrast", "one run of weight 1 and one of weight -1",
         ),
         (
             {"part": "rule: law\nrun: a\nchecks: [{number: x, called: y, is: below, limit: y, times: 1}]\n"
                      "metric: -\ncontrast: -\nmargin: -"},
-            "e1.c1: judge part 1: check", "is", "one of at most, above",
+            f"{PART}.checks[1].is", "one of at most, above",
         ),
     ],
 )  # fmt: skip
-def test_a_malformed_entry_names_file_entry_key_and_what_was_expected(tmp_path, changes, entry, key, expected):
+def test_a_malformed_entry_names_file_place_and_what_was_expected(tmp_path, changes, place, says):
     path = write(tmp_path, **changes)
     with pytest.raises(ReproError) as caught:
         claims.load_published(tmp_path)
     line = str(caught.value)
-    assert line.startswith(f"{path}: {entry}: key '{key}' ")
-    assert expected in line
+    assert line.startswith(f"{path}, key {place}: " if place else f"{path}: ")
+    assert says in line
     assert "\n" not in line
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("artefacts: [", "not readable as YAML near line 1"),
-        ("- a\n- b\n", "holds list; a mapping with artefacts, statements was expected"),
-        ("artefacts: 3\nstatements: []\n", "key 'artefacts' is 3; a non-empty list of mappings was expected"),
-        ("artefacts: [{id: a}]\nstatements: [{id: a}]\n", "key 'id' is 'a' more than once"),
+        ("artefacts: [", "not valid YAML at line 2"),
+        ("- a\n- b\n", "the top level is a list (['a', 'b']); a mapping (key: value) was expected"),
+        ("artefacts: 3\nstatements: []\n", "key artefacts: a number (3); a list was expected"),
+        ("artefacts: [{id: a, id: b}]\nstatements: []\n", "line 1, key artefacts[1]: the key 'id' stands twice"),
     ],
 )
 def test_a_malformed_file_is_one_line(tmp_path, content, expected):
@@ -1219,6 +1219,13 @@ def test_a_malformed_file_is_one_line(tmp_path, content, expected):
         claims.load_published(tmp_path)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_id_that_stands_twice_is_refused(tmp_path):
+    path = write(tmp_path)
+    path.write_text(path.read_text().replace("id: e1.c1", "id: e1.fig1"))
+    with pytest.raises(ReproError, match=r"the id 'e1\.fig1' stands more than once; unique ids were expected"):
+        claims.load_published(tmp_path)
 
 
 def test_missing_files_say_how_to_get_them_back(tmp_path):

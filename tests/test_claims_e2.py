@@ -838,7 +838,7 @@ def test_every_choice_that_e2_leaves_open_is_in_the_ledger():
             "contrast", "large_batch and federated with the weights 1 and -1",
         ),
         ("rule: value, metric: total_sent, contrast: {a: 1}, published: 3, tolerance: 1", "metric", "one of end"),
-        ("rule: definition", "run", "is missing"),
+        ("rule: definition", "run", "missing"),
         (
             "rule: value, metric: saved_by_zip, contrast: {a b noise: 1}, published: 1, tolerance: 1",
             "contrast", "a run and a codec",
@@ -864,7 +864,8 @@ def test_a_malformed_rule_names_its_key(tmp_path, part, key, expected):
     )
     with pytest.raises(ReproError) as caught:
         load_published(tmp_path)
-    assert f"e2.c1: judge part 1: key '{key}' " in str(caught.value)
+    assert "statements[e2.c1].judge.parts[1]" in str(caught.value)
+    assert key in str(caught.value)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -877,7 +878,9 @@ def test_one_part_of_a_rule_must_decide(tmp_path):
         "  - {id: e2.c1, source: e2, kind: order, place: here, says: so, published: null, artefact: e2.fig1, "
         f"judge: {{why: because, parts: [{part}]}}}}\n"
     )
-    with pytest.raises(ReproError, match=r"e2\.c1: judge: all parts stand beside; one that decides was expected"):
+    with pytest.raises(
+        ReproError, match=r"statements\[e2\.c1\]\.judge: all parts stand beside; one that decides was expected"
+    ):
         load_published(tmp_path)
 
 

@@ -764,7 +764,7 @@ def test_a_metric_has_the_rules_that_are_defined_for_it(tmp_path, part, key):
         "artefacts:\n  - {id: lb.fig3, source: lb, kind: figure, place: here, says: so, published: null}\n"
         f"statements:\n  - {entry}{{why: because, parts: [{{{part}}}]}}}}\n"
     )
-    with pytest.raises(ReproError, match=f"lb.c1: judge part 1: key '{key}' "):
+    with pytest.raises(ReproError, match=rf"statements\[lb\.c1\]\.judge\.parts\[1\]\.{key}"):
         load_published(tmp_path)
 
 

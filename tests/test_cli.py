@@ -222,7 +222,7 @@ def test_an_argument_that_makes_no_sense_is_named(arguments: list[str], says: st
         ("params.yaml", "params.yaml: not valid YAML at line 2"),
         ("pipelines/e1.yaml", "pipelines/e1.yaml: not valid YAML at line 2"),
         ("pipelines/smoke/params.yaml", "pipelines/smoke/params.yaml: not valid YAML at line 2"),
-        ("data/published.yaml", "data/published.yaml: not readable as YAML near line 2"),
+        ("data/published.yaml", "data/published.yaml: not valid YAML at line 2"),
     ],
 )
 @pytest.mark.parametrize("command", ["list", "verdicts"])

@@ -200,7 +200,7 @@ def test_a_bad_default_profile_names_its_file_and_the_profiles(text: str, root: 
     (root / "params.yaml").write_text(text)
     with pytest.raises(
         ReproError,
-        match=r"params\.yaml(, key profile: .*smoke, study, paper|, key profile: missing|: unknown key .*did you mean profile)",
+        match=r"params\.yaml(, key profile: (.*smoke, study, paper|missing)|: unknown key .*mean profile)",
     ):
         specs.default_profile(root)
 
@@ -520,10 +520,13 @@ def test_workers_of_single_runs_are_set_only_where_images_do_not_set_them(root: 
         ("e3", {"least_patience": "3"}, "key e3.least_patience: text ('3'); a whole number was expected"),
         ("e3", {"warmup": "steps"}, "at most 60 % of the training was expected; train longer"),
         ("e1", {"grid": {"arms": {"middle": {}}}}, "key e1.grid.arms: unknown key 'middle'; one of central"),
-        ("e1", {"grid": {"arms": {"central": {"width": 4}}}}, "e1.grid.arms.central: unknown key 'width'; one of epochs"),
-        ("e1", {"grid": {"arms": {"central": {"lrs": []}}}}, "e1.grid.arms.central.lrs: a list ([]); one or more different"),
+        ("e1", {"grid": {"arms": {"central": {"width": 4}}}},
+         "e1.grid.arms.central: unknown key 'width'; one of epochs"),
+        ("e1", {"grid": {"arms": {"central": {"lrs": []}}}},
+         "e1.grid.arms.central.lrs: a list ([]); one or more different"),
         ("e1", {"grid": {"arms": {"central": {"seeds": [2]}}}}, "e1.grid.arms.central.seeds: [2] shares a seed"),
-        ("e1", {"grid": {"arms": {"central": {"epochs": 0}}}}, "e1.grid.arms.central.epochs: a number (0); a number from 1"),
+        ("e1", {"grid": {"arms": {"central": {"epochs": 0}}}},
+         "e1.grid.arms.central.epochs: a number (0); a number from 1"),
         ("e1", {"grid": {"arms": {"central": 3}}}, "e1.grid.arms.central: a number (3); a mapping was expected"),
     ],
 )  # fmt: skip
@@ -564,7 +567,7 @@ def test_workers_that_share_the_images_share_the_steps_of_a_warm_up(root: Path) 
 def test_a_way_to_warm_up_needs_a_warm_up(root: Path) -> None:
     tree.edit(root / E3, TEN, TEN.replace("}", ", warmup: share}"))
     with pytest.raises(
-        ReproError, match="key defaults.schedule: only warmup; warmup_epochs and warmup_from were expected"
+        ReproError, match=r"key defaults\.schedule: only warmup; warmup_epochs and warmup_from were expected"
     ):
         specs.runs("e3", "smoke", root=root)
 

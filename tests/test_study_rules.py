@@ -341,7 +341,7 @@ def test_the_words_of_the_study_are_known(tmp_path, part):
         ("rule: order, metric: end_top1, contrast: {a: 1}, name: 3", "a non-empty text"),
         ("rule: readings, payloads: [a], published: {at_1000: 3, at_10: 5}, tolerance: 1", "a list of two run ids"),
         ("rule: readings, payloads: [a, b], published: {at_1000: 3}, tolerance: 1", "from at_1000 and at_10"),
-        ("rule: measured, measures: movement_share, runs: [a], at_small: 32", "'at_large' is missing"),
+        ("rule: measured, measures: movement_share, runs: [a], at_small: 32", "at_large: missing"),
     ],
 )
 def test_what_is_not_in_the_vocabulary_is_named(tmp_path, part, expected):

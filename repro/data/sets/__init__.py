@@ -346,7 +346,7 @@ def manifest_sha256(name: str, root: Path = ROOT) -> str:
     except OSError as error:
         declaration(name, root)
         raise ReproError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ReproError(f"{path} is not a manifest of a data set ({error!r}); {remedy}") from error
     if not consistent:
         raise ReproError(f"{path}: sha256 is {stored['sha256']}, the arrays give {combined}; {remedy}")
