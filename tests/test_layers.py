@@ -9,7 +9,7 @@ import tree
 LAYERS = (
     {"__main__"}, {"cli"}, {"commands"}, {"book"}, {"report"}, {"running"}, {"verdicts"}, {"performance"}, {"training"},
     {"codecs"}, {"registry"}, {"results"}, {"models", "data"}, {"experiments"},
-    {"checkpoint"}, {"files", "machine", "randomness"}, {"errors"},
+    {"checkpoint"}, {"validation"}, {"files", "machine", "randomness"}, {"errors", "plain_yaml"},
 )  # fmt: skip
 """From the roof to the ground."""
 FLOOR = {name: len(LAYERS) - n for n, layer in enumerate(LAYERS) for name in layer}

@@ -61,7 +61,7 @@ def refused(root: Path) -> str:
     ("file", "old", "new", "says"),
     [
         # no YAML
-        (SPEC, "defaults:", "\tdefaults:", ["not valid YAML at line 8", "found a tab character"]),
+        (SPEC, "defaults:", "\tdefaults:", ["not valid YAML at line 9", "found a tab character"]),
         (PARAMS, "seeds: [1, 2]", "seeds: [1, 2", ["not valid YAML at line"]),
         (PARAMS, "e1:", "e1: &a *b", ["not valid YAML at line"]),
         (PARAMS, "profile: smoke", "profile: smo\x07ke", ["not valid YAML"]),
@@ -139,7 +139,7 @@ def refused(root: Path) -> str:
         (SPEC, "labels_per_client: 2}", "labels_per_client: 0}", ["runs.e1-large-batch-2labels.labels_per_client"]),
         (SPEC, "evaluate_every: 1", "evaluate_every: 0", ["key defaults.evaluate_every", "0", "a number from 1 up"]),
         (SPEC, "lr: 0.1}", "lr: -0.1}", ["key runs.e1-union-law.schedule.lr", "-0.1", "a positive"]),
-        (SPEC, "lr: 0.1}", "lr: .nan}", ["line 72, key runs.e1-union-law.schedule.lr", "nan", "a finite"]),
+        (SPEC, "lr: 0.1}", "lr: .nan}", ["line 73, key runs.e1-union-law.schedule.lr", "nan", "a finite"]),
         (PARAMS, "train_images: 2600", "train_images: 0",
          [f"{PARAMS}, key e1.sizes.train_images", "(0); a number from 1"]),
         (PARAMS, "image_size: 8", "image_size: 2", [f"{PARAMS}, key e1.sizes.image_size", "(2); a number from 4"]),
