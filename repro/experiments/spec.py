@@ -16,6 +16,7 @@ from repro.experiments.sizes import apportion
 
 SOURCES = ("e1", "e2", "e3", "lb")
 PROFILES = ("smoke", "study", "paper")
+GROUPS = ("artefact", "grid", "control")
 Profile = Literal["smoke", "study", "paper"]
 Network = Literal["resnet18", "resnet50", "vgg11", "alexnet", "vit", "cnn"]
 Tracked = Literal[
