@@ -56,6 +56,8 @@ Data = Annotated[
     str | int | float | dict[Any, Any] | list[Any] | None, expecting("a text, a number, a mapping, a list or null")
 ]
 Source = Literal["e1", "e2", "e3", "lb"]
+Yes = Annotated[bool, where(lambda value: value), expecting("true")]
+"""A flag that is set or left out."""
 
 
 # Parts of a rule ----------------------------------------------------------------------------------------------
@@ -84,14 +86,14 @@ class Part(Model):
     under: Annotated[
         Under, expecting("a mapping with setting (what the source leaves open) and is (its value), both texts")
     ] = optional()
-    post_hoc: Literal[True] = optional()
+    post_hoc: Yes = optional()
     reserved: Text = optional()
     needs: Annotated[
         dict[Annotated[str, OneOf(tuple(CONDITIONS))], Runs],
         Field(min_length=1),
         expecting(f"a mapping from {', '.join(CONDITIONS)} to lists of run ids"),
     ] = optional()
-    beside: Literal[True] = optional()
+    beside: Yes = optional()
 
 
 class Compared(Part):
@@ -174,7 +176,7 @@ class Value(Compared):
     contrast: Contrast
     published: Number
     tolerance: Positive
-    full_scale_only: Literal[True] = optional()
+    full_scale_only: Yes = optional()
 
 
 class Factor(Part):
@@ -191,7 +193,7 @@ class Factor(Part):
         where(lambda runs: set(runs) == set(CODECS)),
         expecting(f"a mapping from {' and '.join(CODECS)} to run ids"),
     ] = optional()
-    unzipped: Literal[True] = optional()
+    unzipped: Yes = optional()
 
 
 class Bound(Guarded, Compared):
@@ -278,7 +280,7 @@ class Measured(Part):
 
     rule: Literal["measured"]
     runs: Runs
-    full_scale_only: Literal[True] = optional()
+    full_scale_only: Yes = optional()
 
 
 Quantity = Literal["compute", "movement", "loader"]
