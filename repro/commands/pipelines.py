@@ -18,7 +18,7 @@ from repro.files import write_atomic
 from repro.registry import specs, study
 from repro.report import pilot
 
-GROUND = ["repro/errors.py", "repro/files.py", "repro/randomness.py"]
+GROUND = [f"repro/{name}.py" for name in ("errors", "files", "plain_yaml", "randomness", "validation")]
 DECLARED = [*GROUND, "repro/data", "repro/experiments", "repro/registry", "repro/results"]
 RUNS = [
     *DECLARED, "repro/checkpoint.py", "repro/codecs", "repro/machine.py", "repro/models", "repro/performance",
