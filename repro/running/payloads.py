@@ -17,29 +17,27 @@ from repro.codecs.message import convolutions, flatten
 from repro.codecs.sparse import density, kept
 from repro.codecs.zipped import Zipped
 from repro.data.batches import Batches
+from repro.experiments.numerics import MEASURED_CODECS
 from repro.experiments.post2 import SPARSITY, WARM_UP
 from repro.results.traffic import CHANGE, GRADIENT, WEIGHTS, dgc_at
 from repro.training import plain
 from repro.training.steps import gradients, sgd
 
+_DGC = tuple(dgc_at(sparsity) for sparsity in (*WARM_UP, SPARSITY))
+_ROWS: dict[str, dict[str, dict[str, Any]]] = {
+    "dgc": {dgc_at(sparsity): {"sparsity": (sparsity,)} for sparsity in (*WARM_UP, SPARSITY)},
+    "top-k": {"top-k": {"sparsity": SPARSITY}},
+    "top-k-residual": {"top-k-residual": {"sparsity": SPARSITY}},
+}
 CODECS: dict[str, tuple[str, dict[str, Any]]] = {
-    "dense": ("dense", {}),
-    "int8": ("int8", {}),
-    "int8-affine": ("int8-affine", {}),
-    **{dgc_at(sparsity): ("dgc", {"sparsity": (sparsity,)}) for sparsity in (*WARM_UP, SPARSITY)},
-    "top-k": ("top-k", {"sparsity": SPARSITY}),
-    "top-k-residual": ("top-k-residual", {"sparsity": SPARSITY}),
-    "threshold": ("threshold", {}),
-    "qsgd": ("qsgd", {}),
-    "terngrad": ("terngrad", {}),
-    "1-bit": ("1-bit", {}),
+    row: (codec, options) for codec in MEASURED_CODECS for row, options in _ROWS.get(codec, {codec: {}}).items()
 }
 """Row of a record -> codec and options: what post 2 compares and names, and DGC at every sparsity of its warm-up."""
 
-ZIPPED = ("int8", *(dgc_at(sparsity) for sparsity in (*WARM_UP, SPARSITY)))
+ZIPPED = ("int8", *_DGC)
 """Rows that have a second one, ``+zip``: the same message, zipped."""
 
-REMEMBERING = (*(dgc_at(sparsity) for sparsity in (*WARM_UP, SPARSITY)), "top-k-residual", "1-bit")
+REMEMBERING = (*_DGC, "top-k-residual", "1-bit")
 """Rows whose codec keeps what it did not send for the next message."""
 
 QUANTISED = ("dense", "int8", "int8-affine")
