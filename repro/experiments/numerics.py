@@ -17,11 +17,9 @@ from repro import files
 
 _PARTS = {
     "aggregation_weights": 1,  # clients of federated averaging that count equally
-    "alexnet": 2,  # layers, initialisation, dropout
     "batches": 1,  # subset, scaling, order of images, augmentation, normalisation
     "batch_shares": 1,  # local batches of different sizes, and the shards that go with them
     "buffer_policies": 1,  # local and drop
-    "cnn": 1,  # layers, initialisation
     "clients_go_on": 1,  # with shards of different sizes, who takes part in a step, and how long an epoch is
     "engines": 1,  # the three methods, aggregation, what is sent
     "evaluation": 1,
@@ -48,21 +46,21 @@ _PARTS = {
     "tracked_sharpness": 2,  # how the eigenvalue is found, and when it has settled
     "tracked_training_images": 1,
     "tracked_training_sample": 1,
-    "vgg": 2,  # layers, initialisation, dropout
-    "vit": 2,  # layers, initialisation
 }
 
-_CODECS = Path(__file__).parents[1] / "codecs"
+_PACKAGE = Path(__file__).parents[1]
 
 
-def _registered() -> Iterator[dict[str, Any]]:
-    """The arguments of every ``@register(name, version=..)`` in ``repro/codecs``, whose files are not executed."""
-    for path in sorted(_CODECS.glob("*.py")):
+def _registered(folder: str) -> Iterator[dict[str, Any]]:
+    """Name, version and parts of every ``@register(name, version=..)`` in ``folder``, whose files are not executed."""
+    for path in sorted((_PACKAGE / folder).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_bytes())):
             for call in node.decorator_list if isinstance(node, ast.ClassDef) else ():
                 if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "register":
-                    known = {option.arg: ast.literal_eval(option.value) for option in call.keywords if option.arg}
-                    yield known | {"name": ast.literal_eval(call.args[0])}
+                    given = {option.arg: option.value for option in call.keywords}
+                    known = {name: given[name] for name in ("version", "part", "part_of") if name in given}
+                    literals = {name: ast.literal_eval(value) for name, value in known.items()}
+                    yield {"name": ast.literal_eval(call.args[0])} | literals
 
 
 def _part(codec: str) -> str:
@@ -70,18 +68,23 @@ def _part(codec: str) -> str:
     return codec[1:] if codec.startswith("+") else f"codec_{codec}"
 
 
-_FOUND = {entry["name"]: entry for entry in _registered()}
-CODECS = tuple(sorted(name for name in _FOUND if not name.startswith("+")))
+_CODECS = {entry["name"]: entry for entry in _registered("codecs")}
+_NETWORKS = {entry["name"]: entry for entry in _registered("models")}
+CODECS = tuple(sorted(name for name in _CODECS if not name.startswith("+")))
 """Names of all codecs, wrappers left out."""
-VERSIONS: dict[str, int] = dict(sorted((_PARTS | {_part(name): of["version"] for name, of in _FOUND.items()}).items()))
+NETWORKS = tuple(sorted(_NETWORKS))
+"""Names of all networks."""
+_PART_OF_NETWORK = {name: of.get("part", name) for name, of in _NETWORKS.items() if "version" in of}
+"""Networks that have a version of their own; that of ``models`` covers the ResNets and how all are built."""
+_VERSIONS = _PARTS | {_part(name): of["version"] for name, of in _CODECS.items()}
+_VERSIONS |= {part: _NETWORKS[name]["version"] for name, part in _PART_OF_NETWORK.items()}
+VERSIONS: dict[str, int] = dict(sorted(_VERSIONS.items()))
 """Version of every part."""
 MEASURED_CODECS = (
     "dense", "int8", "int8-affine", "dgc", "top-k", "top-k-residual", "threshold", "qsgd", "terngrad", "1-bit",
 )  # fmt: skip
 """Codecs whose messages runs of kind ``payloads`` measure, in the order of their rows; no other changes a record."""
 
-_NETWORKS = {"alexnet": "alexnet", "cnn": "cnn", "vgg11": "vgg", "vit": "vit"}
-"""Networks that have a version of their own; that of ``models`` covers the ResNets and how all are built."""
 _OF_LAWS = {
     "normalisation": ["group_norm", "law_normalisation", "models", "randomness"],
     "label_split": ["batches", "codec_dense", "engines", "law_label_split", "models", "randomness", "vgg"],
@@ -112,8 +115,8 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
         parts = _OF_LAWS.get(spec.get("law") or "", _OF_UNION_LAW)
     else:
         parts = _of_training(spec)
-    if spec.get("model") in _NETWORKS:
-        parts = [*parts, _NETWORKS[spec["model"]]]
+    if spec.get("model") in _PART_OF_NETWORK:
+        parts = [*parts, _PART_OF_NETWORK[spec["model"]]]
     return {part: VERSIONS[part] for part in parts}
 
 
@@ -136,7 +139,7 @@ def _of_training(spec: dict[str, Any]) -> list[str]:
 def _of_exchange(spec: dict[str, Any]) -> list[str]:
     codec, plus, wrapper = spec["codec"].partition("+")
     parts = [_part(codec), *([_part(plus + wrapper)] if plus else [])]
-    if whole := _FOUND.get(codec, {}).get("part_of"):
+    if whole := _CODECS.get(codec, {}).get("part_of"):
         parts.append(_part(whole))
     if not spec.get("quantised_weights") and VERSIONS["codec_dense"] > 1:
         # The download is dense. This was counted from the codec's second version on, so that records of its first one,

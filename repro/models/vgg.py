@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from repro.errors import ReproError
 from repro.models import draws
+from repro.models.base import register
 from repro.models.dropout import SeededDropout
 
 STAGES = (
@@ -23,6 +24,7 @@ STAGES = (
 POOLED = 7  # height and width of what the classifier reads
 
 
+@register("vgg11", version=2, part="vgg", options=("dropout", "plain"))
 class VGG11(nn.Module):
     """Eight 3x3 convolutions and three fully connected layers of 64 widths, with dropout between them.
 

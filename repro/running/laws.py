@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from repro.codecs import build as build_codec
+from repro.codecs import Dense
 from repro.data.batches import Batches, Images
 from repro.models import build as build_model
 from repro.randomness import derive, generator
+from repro.registry.specs import Spec
+from repro.results.records import Record
+from repro.running.job import Job
 from repro.training import plain
+from repro.training.exchange import Exchange
+from repro.training.steps import Optimisation
 
 TOLERANCE = 1e-12  # float64 round-off of a step on a toy network, with room
 NORMS = ("batch", "group", "layer", "instance")
@@ -53,9 +58,11 @@ def union_batch(*, workers: int, local_batch: int, image_size: int, width: int, 
         optimiser = torch.optim.SGD(model.parameters(), lr=lr)
         batches = Batches(images, shards if separate else [np.arange(n)], local_batch if separate else n, seed, False)
         if separate:
-            rounds = plain.large_batch(model, optimiser, batches, build_codec("dense"), lambda _: lr, range(1))
+            rounds = plain.large_batch(
+                model, optimiser, batches, Exchange(Dense()), Optimisation(lambda _: lr), range(1)
+            )
         else:
-            rounds = plain.centralised(model, optimiser, batches, lambda _: lr, range(1))
+            rounds = plain.centralised(model, optimiser, batches, Optimisation(lambda _: lr), range(1))
         list(rounds)
         return [p.detach() for p in model.parameters()]
 
@@ -112,7 +119,7 @@ def label_split(*, workers: int, local_batch: int, lr: float, seed: int) -> dict
         model = start(network)
         optimiser = torch.optim.SGD(model.parameters(), lr=lr)
         batches = Batches(images, list(shards), local_batch, seed, False)
-        list(plain.large_batch(model, optimiser, batches, build_codec("dense"), lambda _: lr, range(1)))
+        list(plain.large_batch(model, optimiser, batches, Exchange(Dense()), Optimisation(lambda _: lr), range(1)))
         return weights(model)
 
     def largest(a: list[Tensor], b: list[Tensor]) -> float:
@@ -169,3 +176,24 @@ def normalisation(
     return found | {
         "images": images, "image_size": image_size, "width": width, "tolerance": TOLERANCE, "dtype": "float64",
     }  # fmt: skip
+
+
+LAWS: dict[str, Callable[[Spec, int], dict[str, Any]]] = {
+    "label_split": lambda spec, seed: label_split(
+        workers=spec.workers, local_batch=spec.local_batch, lr=spec.schedule["lr"], seed=seed
+    ),
+    "normalisation": lambda spec, seed: normalisation(
+        images=spec.local_batch, image_size=spec.image_size, width=spec.width, seed=seed
+    ),
+    "union_batch": lambda spec, seed: union_batch(
+        workers=spec.workers, local_batch=spec.local_batch, image_size=spec.image_size, width=spec.width,
+        lr=spec.schedule["lr"], seed=seed,
+    ),
+}  # fmt: skip
+"""Law by its name in a spec."""
+
+
+def run(job: Job) -> Record:
+    """Execute the law that the spec names."""
+    data = {"name": None, "sha256": None, "reduced": None, "classes": 10}
+    return job.record(data=data, law=LAWS[job.spec.law](job.spec, job.seed))

@@ -22,7 +22,7 @@ import sys
 sys.path[:0] = [{tests!r}, {repo!r}]
 import toy
 from pathlib import Path
-from repro import runner, sweep
+from repro.running import runner, sweep
 
 runner.CHECKPOINT_SECONDS = 0.2
 tasks = [(toy.spec("central", epochs=2), 1), (toy.spec("federated", train_images=192, epochs={epochs}), 1)]

@@ -252,7 +252,7 @@ def test_the_training_sample_is_the_first_training_images_at_every_evaluation(me
         assert {name: row[name] for name in bare} == bare
         assert row["train_sample_loss"] > 0
     assert tracked.rows[-1]["train_sample_top1"] == tracked.rows[-1]["train_images_top1"], "96 images are fewer"
-    monkeypatch.setattr(runner, "TRAINING_SAMPLE", 8)
+    monkeypatch.setattr(prepare, "TRAINING_SAMPLE", 8)
     sample, _ = runner.run(toy.spec(method, track=["training_sample"]), 3, root)
     assert all(8 * row["train_sample_top1"] == round(8 * row["train_sample_top1"]) for row in sample.rows)
     assert [row["train_sample_loss"] for row in sample.rows] != [row["train_sample_loss"] for row in tracked.rows]
@@ -263,7 +263,7 @@ def test_held_out_images_are_at_most_a_fifth_of_a_data_set(root, monkeypatch):
 
     whole = sets.load("cifar10", root / "data")
     small = dataclasses.replace(whole, train_images=whole.train_images[:1000], train_labels=whole.train_labels[:1000])
-    monkeypatch.setattr(runner.datasets, "load", lambda *_: small)
+    monkeypatch.setattr(sets, "load", lambda *_: small)
     setting = prepare.prepare(toy.spec("central", evaluate_on="held_out", train_images=800, test_images=200), 3, root)
     assert (len(setting.batches.images), len(setting.evaluation)) == (800, 200)
     with pytest.raises(ReproError, match="801 training images; cifar10 has 1000 of which 200 are held out"):

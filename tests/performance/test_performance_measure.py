@@ -61,7 +61,7 @@ def test_a_killed_measurement_keeps_its_finished_blocks_and_goes_on_with_the_nex
 
     def measured(report: Callable[[float], None]) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
         kept = Checkpoint(tmp_path / "run.pt", "print", 0)
-        return measure.measure(Trainer(workload), sizes, blocks=3, repetitions=1, report=report, checkpoint=kept)
+        return measure.measure(Trainer(workload), measure.Plan(sizes, 3, 1), report, kept)
 
     def kill(share: float) -> None:
         if share > (blocks_before + 0.5) / 3:
