@@ -90,21 +90,14 @@ def sweep(
             be; nothing is computed then.
         KeyboardInterrupt: the processes of runs in flight have been ended.
     """
-    expect_possible(jobs, time_budget)
-    from repro.data import sets
     from repro.registry import store
 
+    expect_possible(jobs, time_budget)
     todo = [task for task in tasks if store.stored(*task, root) is None]
     if not in_order:
         todo.sort(key=cost, reverse=True)
     problems: list[str] = []
-    for name in sorted({spec.dataset for spec, _ in todo if spec.kind != "law"}):
-        try:
-            sets.load(name, root / "data")
-        except ReproError as error:
-            waiting = [task for task in todo if task[0].kind != "law" and task[0].dataset == name]
-            problems.append(f"{len(waiting)} runs on {name} could not start: {error}")
-            todo = [task for task in todo if task not in waiting]
+    todo = _with_data(todo, root, problems)
     started, computed, left = time.monotonic(), 0, 0
     # A measurement has the machine for itself: after all others, one at a time, each in a new process.
     alone = [task for task in todo if task[0].kind == "measure"]
@@ -124,6 +117,20 @@ def sweep(
         if record.status == "diverged" and not spec.expects_divergence:
             problems.append(f"{spec.run} seed {seed} diverged: {record.reason}")
     return Outcome(valid, computed, left, tuple(problems))
+
+
+def _with_data(todo: list[Task], root: Path, problems: list[str]) -> list[Task]:
+    """The tasks whose data are there; the others are ``problems``."""
+    from repro.data import sets
+
+    for name in sorted({spec.dataset for spec, _ in todo if spec.kind != "law"}):
+        try:
+            sets.load(name, root / "data")
+        except ReproError as error:
+            waiting = [task for task in todo if task[0].kind != "law" and task[0].dataset == name]
+            problems.append(f"{len(waiting)} runs on {name} could not start: {error}")
+            todo = [task for task in todo if task not in waiting]
+    return todo
 
 
 def by_seed(tasks: Sequence[Task]) -> list[Task]:
