@@ -78,10 +78,18 @@ class DGC(TensorCodec):
     decided_elsewhere = ("correction", "momentum", "workers")
 
     def __init__(
-        self, momentum: float = 0.9, masking: bool = True, nesterov: bool = False, clip: float | None = None,
-        workers: int = 1, sparsity: Sequence[float] = WARM_UP, chosen: Rule = convolutions,
-        gradients: Rule = parameters, correction: bool = True, accumulation: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        momentum: float = 0.9,
+        masking: bool = True,
+        nesterov: bool = False,
+        clip: float | None = None,
+        workers: int = 1,
+        sparsity: Sequence[float] = WARM_UP,
+        chosen: Rule = convolutions,
+        gradients: Rule = parameters,
+        correction: bool = True,
+        accumulation: bool = True,
+    ) -> None:
         super().__init__(chosen)
         if not 0 <= momentum < 1:
             raise ReproError(f"momentum {momentum}; at least 0 and less than 1 was expected")

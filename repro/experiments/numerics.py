@@ -81,8 +81,17 @@ _VERSIONS |= {part: _NETWORKS[name]["version"] for name, part in _PART_OF_NETWOR
 VERSIONS: dict[str, int] = dict(sorted(_VERSIONS.items()))
 """Version of every part."""
 MEASURED_CODECS = (
-    "dense", "int8", "int8-affine", "dgc", "top-k", "top-k-residual", "threshold", "qsgd", "terngrad", "1-bit",
-)  # fmt: skip
+    "dense",
+    "int8",
+    "int8-affine",
+    "dgc",
+    "top-k",
+    "top-k-residual",
+    "threshold",
+    "qsgd",
+    "terngrad",
+    "1-bit",
+)
 """Codecs whose messages runs of kind ``payloads`` measure, in the order of their rows; no other changes a record."""
 
 _OF_LAWS = {

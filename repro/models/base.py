@@ -35,9 +35,14 @@ C = TypeVar("C", bound=type[nn.Module])
 
 
 def register(
-    name: str, *, version: int | None = None, part: str | None = None, norms: tuple[str, ...] = ("none",),
-    options: tuple[str, ...] = (), smallest: int | None = None,
-) -> Callable[[C], C]:  # fmt: skip
+    name: str,
+    *,
+    version: int | None = None,
+    part: str | None = None,
+    norms: tuple[str, ...] = ("none",),
+    options: tuple[str, ...] = (),
+    smallest: int | None = None,
+) -> Callable[[C], C]:
     """Class decorator: ``name`` is this class.
 
     ``repro.experiments.numerics`` reads the arguments from the source, so the first three must be literals.

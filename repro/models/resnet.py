@@ -130,9 +130,15 @@ class ResNet(nn.Module):
     """
 
     def __init__(
-        self, block: type[BasicBlock] | type[Bottleneck], stages: Sequence[int], outputs: int, classes: int, width: int,
-        norm: str, stem: str,
-    ) -> None:  # fmt: skip
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        stages: Sequence[int],
+        outputs: int,
+        classes: int,
+        width: int,
+        norm: str,
+        stem: str,
+    ) -> None:
         super().__init__()
         if stem not in ("cifar", "imagenet"):
             raise ReproError(f"unknown stem {stem!r}; cifar or imagenet was expected")

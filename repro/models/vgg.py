@@ -46,7 +46,7 @@ class VGG11(nn.Module):
 
     def __init__(
         self, classes: int, width: int = 64, image_size: int = 224, dropout: float = 0.5, plain: bool = False
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         if image_size < 32:
             raise ReproError(f"vgg11 on images of {image_size} px; at least 32 px were expected")

@@ -63,9 +63,7 @@ class VisionTransformer(nn.Module):
         ReproError: patches that do not tile the image, or a width whose heads do not divide D.
     """
 
-    def __init__(
-        self, classes: int, width: int = 64, image_size: int = 224, patch: int = 16, depth: int = 24
-    ) -> None:  # fmt: skip
+    def __init__(self, classes: int, width: int = 64, image_size: int = 224, patch: int = 16, depth: int = 24) -> None:
         super().__init__()
         features = 16 * width
         if image_size % patch:

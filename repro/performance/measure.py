@@ -92,9 +92,14 @@ def measure(
             keep()
 
         found.timed = timing.measure(
-            trainer, plan.sizes, blocks=plan.blocks, repetitions=plan.repetitions,
-            report=lambda done: report(share * done), made=found.timed, after_block=after_block,
-        )  # fmt: skip
+            trainer,
+            plan.sizes,
+            blocks=plan.blocks,
+            repetitions=plan.repetitions,
+            report=lambda done: report(share * done),
+            made=found.timed,
+            after_block=after_block,
+        )
     for size in plan.peak_sizes:
         if size not in found.watched:
             seen = peak.train(trainer.workload, size, device=trainer.device.type)
@@ -189,6 +194,9 @@ def _give_back_free_memory() -> None:
 def machine_kind(described: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """What two measurements must share to be comparable: the device, its instructions, threads and torch."""
     return {
-        "device": described["device"], "instructions": described["instructions"], "torch": described["torch"],
-        "threads": timing.threads(), "kind": device.type,
-    }  # fmt: skip
+        "device": described["device"],
+        "instructions": described["instructions"],
+        "torch": described["torch"],
+        "threads": timing.threads(),
+        "kind": device.type,
+    }

@@ -103,9 +103,15 @@ class Moments:
 
 
 def measure(
-    model: nn.Module, batches: Batches, optimisation: Optimisation, when: Moments, seed: int, *,
-    checkpoint: Checkpoint | None = None, report: Report = lambda share: None,
-) -> list[dict[str, Any]]:  # fmt: skip
+    model: nn.Module,
+    batches: Batches,
+    optimisation: Optimisation,
+    when: Moments,
+    seed: int,
+    *,
+    checkpoint: Checkpoint | None = None,
+    report: Report = lambda share: None,
+) -> list[dict[str, Any]]:
     """Train with plain SGD on one client, and encode at the given steps what is sent after them.
 
     What is encoded, parameters only: ``gradient``, that of the step; ``change``, that of the weights over the last
@@ -138,8 +144,7 @@ def measure(
     made = {} if done.threshold is None else _build(done.threshold)
     for step in range(done.step + 1, when.last + 1):
         computed = exact if step == 1 or step in seen else optimisation  # the first one sets the threshold
-        for _ in plain.centralised(model, optimiser, batches, computed, range(step - 1, step)):
-            pass
+        list(plain.centralised(model, optimiser, batches, computed, range(step - 1, step)))
         gradient = gradients(model)
         if not made:
             done.threshold = _threshold(gradient)
@@ -171,9 +176,12 @@ def _restored(state: Mapping[str, Any], model: nn.Module) -> _Progress:
 
 
 def _rows_of_step(
-    step: int, gradient: Mapping[str, Tensor], weights: Mapping[str, Tensor], done: _Progress,
+    step: int,
+    gradient: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    done: _Progress,
     made: Mapping[str, codecs.Codec],
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """The rows of a measured step: its gradient by every codec, change and weights by those of ``QUANTISED``."""
     rows = _rows(step, GRADIENT, gradient, made, done.states)
     plain_ones = {name: made[name] for name in QUANTISED}
@@ -202,9 +210,12 @@ def _build(threshold: float) -> dict[str, codecs.Codec]:
 
 
 def _rows(
-    step: int, what: str, tensors: Mapping[str, Tensor], made: Mapping[str, codecs.Codec],
+    step: int,
+    what: str,
+    tensors: Mapping[str, Tensor],
+    made: Mapping[str, codecs.Codec],
     states: Mapping[str, codecs.State],
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     sizes: dict[str, int] = {}
     expected = Expected.like(tensors.values())
     for name, codec in made.items():

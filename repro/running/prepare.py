@@ -73,19 +73,30 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
     normalised["mean"], normalised["std"] = channel_moments(train)
     images = Images(train, targets, padding=max(1, spec.image_size // 8) if spec.augment else 0, **normalised)
     shards = partition.make(
-        spec.partition, targets, spec.workers if spec.method != "central" else 1,
-        generator(seed, "partition"), labels_per_client=spec.labels_per_client, alpha=spec.dirichlet_alpha,
-        drop_uncovered=spec.drop_uncovered, batches=spec.local_batches,
-    )  # fmt: skip
+        spec.partition,
+        targets,
+        spec.workers if spec.method != "central" else 1,
+        generator(seed, "partition"),
+        labels_per_client=spec.labels_per_client,
+        alpha=spec.dirichlet_alpha,
+        drop_uncovered=spec.drop_uncovered,
+        batches=spec.local_batches,
+    )
 
     def evaluated(n: int) -> Images:
         pixels, labels = tested
         return Images(shrink(pixels[:n], spec.image_size), labels[:n], **normalised)
 
     model = models.build(
-        spec.model, classes=spec.classes or loaded.n_classes, width=spec.width, image_size=spec.image_size,
-        norm=spec.norm, last_scale_zero=spec.last_scale_zero, seed=derive(seed, "weights"), dtype=dtype,
-    )  # fmt: skip
+        spec.model,
+        classes=spec.classes or loaded.n_classes,
+        width=spec.width,
+        image_size=spec.image_size,
+        norm=spec.norm,
+        last_scale_zero=spec.last_scale_zero,
+        seed=derive(seed, "weights"),
+        dtype=dtype,
+    )
     return Setting(
         model=model.to(where),
         batches=Batches(
@@ -95,9 +106,12 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
         final=evaluated(spec.final_test_images) if spec.final_test_images is not None else None,
         classes=loaded.n_classes,
         data={
-            "name": spec.dataset, "sha256": loaded.sha256, "reduced": loaded.reduced, "classes": loaded.n_classes,
+            "name": spec.dataset,
+            "sha256": loaded.sha256,
+            "reduced": loaded.reduced,
+            "classes": loaded.n_classes,
         },
-    )  # fmt: skip
+    )
 
 
 def _subsets(spec: Spec, loaded: sets.Images) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:

@@ -34,9 +34,14 @@ STUDY = "study"
 
 
 def run(
-    spec: Spec, seed: int, root: Path = Path(), *, processes: int = 1, checkpoint_seconds: float | None = None,
+    spec: Spec,
+    seed: int,
+    root: Path = Path(),
+    *,
+    processes: int = 1,
+    checkpoint_seconds: float | None = None,
     report: Report = lambda share: None,
-) -> tuple[Record, dict[str, Any]]:  # fmt: skip
+) -> tuple[Record, dict[str, Any]]:
     """Execute one run and return its record and its provenance; nothing is written but checkpoints.
 
     Args:
@@ -61,10 +66,16 @@ def run(
     pause = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
     checkpoint = Checkpoint(checkpoint_path(spec, seed, root), fingerprint, pause)
     identity: dict[str, Any] = {
-        "run": spec.run, "source": spec.source, "group": spec.group, "kind": spec.kind, "profile": spec.profile,
-        "seed": seed, "spec": spec.as_dict(), "fingerprint": fingerprint,
+        "run": spec.run,
+        "source": spec.source,
+        "group": spec.group,
+        "kind": spec.kind,
+        "profile": spec.profile,
+        "seed": seed,
+        "spec": spec.as_dict(),
+        "fingerprint": fingerprint,
         "rules": published.rules_of(spec.run, root) if spec.profile == STUDY else None,
-    }  # fmt: skip
+    }
     record = KINDS[spec.kind](Job(spec, seed, root, identity, checkpoint, processes, report))
     return record, _provenance(record, checkpoint, processes)
 
@@ -82,13 +93,21 @@ def _make_reproducible() -> None:
 def _provenance(record: Record, checkpoint: Checkpoint, processes: int) -> dict[str, Any]:
     spent = checkpoint.spent()
     return {
-        "run": record.run, "seed": record.seed, "fingerprint": record.fingerprint, "machine": machine.describe(),
-        **CODE, "precision": record.spec["precision"], "processes": processes, "threads_per_process": 1,
-        "cores": os.cpu_count(), "peak_memory": peak_memory(),
+        "run": record.run,
+        "seed": record.seed,
+        "fingerprint": record.fingerprint,
+        "machine": machine.describe(),
+        **CODE,
+        "precision": record.spec["precision"],
+        "processes": processes,
+        "threads_per_process": 1,
+        "cores": os.cpu_count(),
+        "peak_memory": peak_memory(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "seconds": round(spent.seconds, 1), "cpu_seconds": round(spent.cpu_seconds, 1),
+        "seconds": round(spent.seconds, 1),
+        "cpu_seconds": round(spent.cpu_seconds, 1),
         "interruptions": spent.interruptions,
-    }  # fmt: skip
+    }
 
 
 def checkpoint_path(run: Spec | Record, seed: int, root: Path) -> Path:

@@ -93,9 +93,11 @@ def _sharpness(spec: Spec, seed: int, setting: Setting, done: Round, buffers: Bu
     x, y = setting.batches.images.centre(0, SHARPNESS_IMAGES)
     top = hessian_top_eigenvalue(setting.model, x, y, derive(seed, "sharpness"))
     return {
-        "hessian_top_eigenvalue": top.value, "hessian_iterations": top.iterations,
-        "hessian_converged": top.converged, "hessian_images": len(y),
-    }  # fmt: skip
+        "hessian_top_eigenvalue": top.value,
+        "hessian_iterations": top.iterations,
+        "hessian_converged": top.converged,
+        "hessian_images": len(y),
+    }
 
 
 _AT_THE_END: dict[str, Callable[[Spec, int, Setting, Round, Buffers], dict[str, Any]]] = {

@@ -101,14 +101,14 @@ class Training:
         self.job, self.spec, self.track = job, spec, spec.track or []
         self.setting = prepare(spec, seed, job.root)
         model, batches = self.setting.model, self.setting.batches
-        codec = codecs.of_run(
-            spec.codec, spec.method, spec.momentum, workers=spec.workers, options=spec.codec_options
-        )  # fmt: skip
+        codec = codecs.of_run(spec.codec, spec.method, spec.momentum, workers=spec.workers, options=spec.codec_options)
         self.schedule = schedules.build(spec.schedule)
         self.optimisation = Optimisation(
             lambda epoch: self.schedule.lr(epoch),  # as the schedule stands then
-            spec.momentum, spec.weight_decay, spec.precision,
-        )  # fmt: skip
+            spec.momentum,
+            spec.weight_decay,
+            spec.precision,
+        )
         if spec.method == "large_batch":
             self.optimiser = self.optimisation.of_server(model, codec)
         else:
@@ -121,9 +121,13 @@ class Training:
             self.schedule = self.schedule.with_state(self.state.schedule)
         self.buffers = Buffers(spec.buffers, self.state.own_buffers)
         self.exchange = Exchange(
-            codec, codecs.build("int8" if spec.quantised_weights else "dense"), self.buffers,
-            codecs.warm_up(spec.sparsity_warmup, spec.epochs), derive(seed, "codec"), self.state.states,
-        )  # fmt: skip
+            codec,
+            codecs.build("int8" if spec.quantised_weights else "dense"),
+            self.buffers,
+            codecs.warm_up(spec.sparsity_warmup, spec.epochs),
+            derive(seed, "codec"),
+            self.state.states,
+        )
         self.clock, step_up = Clock.of(spec, batches), _step_up(spec, seed, job.root)
         self.gate = Gate(step_up, seed, self.state.gradient_norms, self.state.factors) if step_up else None
         self._clients: Clients | None = None
@@ -158,9 +162,15 @@ class Training:
         # A schedule with a state changes in this process only, so its clients must run here too.
         alone = device().type != "cpu" or bool(schedules.build(spec.schedule).state())
         with fast.client_pool(
-            model, batches, self.exchange, self.optimisation, local, processes=1 if alone else self.job.processes,
-            evaluation=self.setting.evaluation_parts(), final=self.setting.evaluation_parts(final=True),
-        ) as self._clients:  # fmt: skip
+            model,
+            batches,
+            self.exchange,
+            self.optimisation,
+            local,
+            processes=1 if alone else self.job.processes,
+            evaluation=self.setting.evaluation_parts(),
+            final=self.setting.evaluation_parts(final=True),
+        ) as self._clients:
             scored = self.clock.total - 1 if "per_class" in self.track else None
             yield fast.federated_averaging(model, self._clients, todo, score_clients_in=scored)
 

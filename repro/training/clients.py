@@ -84,9 +84,15 @@ class SerialClients:
     """
 
     def __init__(
-        self, model: nn.Module, batches: Batches, exchange: Exchange, optimisation: Optimisation, local: LocalTraining,
-        evaluation: Sequence[Part] = (), final: Sequence[Part] = (),
-    ) -> None:  # fmt: skip
+        self,
+        model: nn.Module,
+        batches: Batches,
+        exchange: Exchange,
+        optimisation: Optimisation,
+        local: LocalTraining,
+        evaluation: Sequence[Part] = (),
+        final: Sequence[Part] = (),
+    ) -> None:
         self.worker, self._drops = copy.deepcopy(model).train(), drops(model)
         self.batches, self.exchange, self.optimisation, self.local = batches, exchange, optimisation, local
         self.evaluation, self.final = evaluation, final or evaluation

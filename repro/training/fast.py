@@ -33,9 +33,13 @@ __all__ = ["centralised", "client_pool", "federated_averaging", "large_batch"]
 
 
 def large_batch(
-    model: nn.Module, optimiser: torch.optim.Optimizer, batches: Batches, exchange: Exchange,
-    optimisation: Optimisation, rounds: Iterable[int],
-) -> Iterator[Round]:  # fmt: skip
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batches: Batches,
+    exchange: Exchange,
+    optimisation: Optimisation,
+    rounds: Iterable[int],
+) -> Iterator[Round]:
     """``plain.large_batch``: in one pass a round where the codec allows it, else worker by worker on one model.
 
     One pass needs a codec of fixed size: every worker's payload then has the length of the payload of the averaged

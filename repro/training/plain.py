@@ -19,9 +19,13 @@ from repro.training.steps import Optimisation, backward, decayed_gradients, set_
 
 
 def centralised(
-    model: nn.Module, optimiser: torch.optim.Optimizer, batches: Batches, optimisation: Optimisation,
-    steps: Iterable[int], before_step: Callable[[nn.Module, int], None] | None = None,
-) -> Iterator[Round]:  # fmt: skip
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batches: Batches,
+    optimisation: Optimisation,
+    steps: Iterable[int],
+    before_step: Callable[[nn.Module, int], None] | None = None,
+) -> Iterator[Round]:
     """Mini-batch SGD in one place. A round is a step; nothing is sent.
 
     ``before_step``, if given, is called with the model, which holds its gradient, and the number of the step, and may
@@ -40,9 +44,13 @@ def centralised(
 
 
 def large_batch(
-    model: nn.Module, optimiser: torch.optim.Optimizer, batches: Batches, exchange: Exchange,
-    optimisation: Optimisation, rounds: Iterable[int],
-) -> Iterator[Round]:  # fmt: skip
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batches: Batches,
+    exchange: Exchange,
+    optimisation: Optimisation,
+    rounds: Iterable[int],
+) -> Iterator[Round]:
     """Large-batch training (bulk-synchronous SGD): gradients are averaged every step (post 1, steps 1 to 8).
 
     ``optimiser`` is the server's, ``optimisation.of_server``, and goes on from the rounds before.
@@ -73,9 +81,13 @@ def large_batch(
 
 
 def federated_averaging(
-    model: nn.Module, batches: Batches, exchange: Exchange, optimisation: Optimisation, rounds: Iterable[int],
+    model: nn.Module,
+    batches: Batches,
+    exchange: Exchange,
+    optimisation: Optimisation,
+    rounds: Iterable[int],
     local: LocalTraining = ONE_EPOCH,
-) -> Iterator[Round]:  # fmt: skip
+) -> Iterator[Round]:
     """Federated averaging (McMahan et al. 2017): local SGD, then the weighted average of the models.
 
     What is sent is the change of the local model.

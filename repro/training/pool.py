@@ -32,10 +32,16 @@ _ALIGNED = 64  # bytes at which a tensor in shared memory begins
 
 @contextmanager
 def client_pool(
-    model: nn.Module, batches: Batches, exchange: Exchange, optimisation: Optimisation,
-    local: LocalTraining = ONE_EPOCH, *, processes: int = 1, evaluation: Sequence[Part] = (),
+    model: nn.Module,
+    batches: Batches,
+    exchange: Exchange,
+    optimisation: Optimisation,
+    local: LocalTraining = ONE_EPOCH,
+    *,
+    processes: int = 1,
+    evaluation: Sequence[Part] = (),
     final: Sequence[Part] = (),
-) -> Iterator[Clients]:  # fmt: skip
+) -> Iterator[Clients]:
     """Clients of federated averaging, on ``processes`` processes; they evaluate, too (see ``SerialClients``).
 
     The schedule is evaluated in the processes, so with more than one it must be a closed form.

@@ -22,9 +22,13 @@ Schedule = Callable[[float], float]  # epochs of data seen so far -> learning ra
 
 
 def backward(
-    model: nn.Module, x: Tensor, y: Tensor, precision: str, seeds: Sequence[int] = (),
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    precision: str,
+    seeds: Sequence[int] = (),
     sizes: Sequence[int] | None = None,
-) -> tuple[float, int]:  # fmt: skip
+) -> tuple[float, int]:
     """Set the gradient of the mean cross-entropy on x (B, 3, H, W), y (B,).
 
     ``seeds`` are those of dropout, one for each worker whose images are in the batch, and ``sizes`` how many each has;
@@ -67,8 +71,11 @@ def sgd(model: nn.Module, momentum: float = 0.0, weight_decay: float = 0.0) -> t
         groups.setdefault(factors.get(name, 1.0), []).append(parameter)
     return torch.optim.SGD(
         [{"params": group, "lr_factor": factor} for factor, group in groups.items()],
-        lr=1.0, momentum=momentum, weight_decay=weight_decay, foreach=True,
-    )  # fmt: skip
+        lr=1.0,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        foreach=True,
+    )
 
 
 @dataclass(frozen=True)
