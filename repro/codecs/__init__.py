@@ -37,7 +37,7 @@ __all__ = [
     "warm_up",
 ]
 
-for module in iter_modules(__path__):
-    import_module(f"{__name__}.{module.name}")
+for _found in iter_modules(__path__):
+    import_module(f"{__name__}.{_found.name}")
 NAMES = names()
 """All codecs. ``dgc-without-...`` is DGC less one of its parts; clipping is one only where a ``clip`` is given."""

@@ -18,8 +18,8 @@ from repro.randomness import generator
 
 __all__ = ["NAMES", "build"]
 
-for module in iter_modules(__path__):
-    import_module(f"{__name__}.{module.name}")
+for _found in iter_modules(__path__):
+    import_module(f"{__name__}.{_found.name}")
 NAMES = tuple(NETWORKS)
 """All networks."""
 _WHERE_THERE_IS = {"last_scale_zero", "plain"}  # options that mean nothing to a network that does not have them

@@ -60,7 +60,6 @@ def union_batch(*, workers: int, local_batch: int, image_size: int, width: int, 
     pixels = random.integers(0, 256, size=(n, image_size, image_size, 3), dtype=np.uint8)
     labels = random.integers(0, classes, size=n)
     images = Images(pixels, labels, (0.5,) * 3, (0.25,) * 3, dtype=torch.float64)
-    shards = np.array_split(np.arange(n), workers)
 
     def start(norm: str) -> nn.Module:
         return build_model(
@@ -76,6 +75,7 @@ def union_batch(*, workers: int, local_batch: int, image_size: int, width: int, 
     def step(norm: str, separate: bool) -> list[Tensor]:
         """All weights after the step."""
         if separate:
+            shards = np.array_split(np.arange(n), workers)
             return _after_a_round(start(norm), Batches(images, shards, local_batch, seed, False), lr)
         model, whole = start(norm), Batches(images, [np.arange(n)], n, seed, False)
         optimiser = torch.optim.SGD(model.parameters(), lr=lr)
@@ -91,8 +91,7 @@ def union_batch(*, workers: int, local_batch: int, image_size: int, width: int, 
             f"{norm}norm_update_max_abs": max(updates),
             f"{norm}norm_least_update_max_abs": min(updates),
         }
-    with torch.no_grad():
-        logits = start("group")(images.centre(0, n)[0])
+    logits = start("group")(images.centre(0, n)[0]).detach()
     return found | {
         "groupnorm_logit_spread": float(logits.std(dim=0).mean()),
         "workers": workers,
