@@ -46,9 +46,10 @@ class DGC(TensorCodec):
     2, and the average of the momentum is the momentum of the average, so that the server need not tell them apart.
     Whatever is no gradient (running statistics) is sent as it is.
 
-    Weight decay is none of the codec's business: g is what the codec is given. The engines add the decay to the local
-    gradient before they encode it (``repro.training.steps.decayed_gradients``), as PaddlePaddle's DGC does; the authors' code keeps
-    decay out of u and v and gives it a momentum of its own on every node. Sending everything, both are SGD's.
+    Weight decay is not the codec's business: g is what the codec is given. The engines add the decay to the local
+    gradient before they encode it (``repro.training.steps.decayed_gradients``), as PaddlePaddle's DGC does. The
+    authors' code keeps decay out of u and v and gives it a momentum of its own on every node. Where everything is
+    sent, both are SGD's.
 
     Without momentum of its own (m = 0, or ``correction`` off) u is g and is not kept.
 
