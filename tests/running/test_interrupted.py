@@ -18,6 +18,12 @@ PER_CLASS = {"test_top1_by_class", "clients_top1_by_class", "classes_of_clients"
 PLATEAU = {"kind": "plateau", "lr": 0.05, "patience": 0, "threshold": 0.3, "factor": 0.5}
 
 
+@pytest.fixture(autouse=True)
+def fast_disk(monkeypatch):
+    """However slow this disk is, every checkpoint that is asked for is written."""
+    monkeypatch.setattr(checkpoint, "_SLOW", math.inf)
+
+
 class Killed(Exception):
     pass
 
