@@ -82,7 +82,7 @@ def test_the_network_is_the_published_one(model):
 )
 def test_parameters_are_as_many_as_published(kind, stem, parameters, scalars):
     with torch.device("meta"):
-        network = {"resnet18": models.ResNet18, "resnet50": models.ResNet50}[kind](classes=10, norm="fixup", stem=stem)
+        network = models.NETWORKS[kind].make(classes=10, norm="fixup", stem=stem)
     sizes = [p.numel() for p in network.parameters()]
     assert sum(sizes) == parameters
     assert sizes.count(1) == scalars
