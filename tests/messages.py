@@ -38,6 +38,15 @@ MAKERS = {name: of_all_values(name) for name in codecs.NAMES} | {
 """Every registered codec, and some with other options, alone and zipped."""
 MAKERS |= {f"{name}+zip": lambda make=make: Zipped(make()) for name, make in list(MAKERS.items())}
 each_codec = pytest.mark.parametrize("name", MAKERS)
+NAMES = [name + wrapper for name in codecs.NAMES for wrapper in ("", *(n for n in REGISTERED if n.startswith("+")))]
+"""Every registered codec, alone and wrapped, by the name that a run gives it."""
+
+
+def built(name: str) -> Any:
+    """The codec of a name, which chooses for itself what it compresses."""
+    return codecs.build(name, **OPTIONS.get(name.partition("+")[0], {}))
+
+
 SUBNORMAL, GREATEST = 1e-45, 3.4028234663852886e38
 
 

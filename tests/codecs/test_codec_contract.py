@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from messages import GREATEST, MAKERS, SUBNORMAL, each_codec, normal, says, send
+from messages import GREATEST, MAKERS, NAMES, SUBNORMAL, built, each_codec, normal, says, send
 from toy import toy_batches
 
 from repro import codecs, models
@@ -20,6 +20,9 @@ from repro.training import plain
 from repro.training.buffers import shared_state
 from repro.training.exchange import Exchange
 from repro.training.steps import Optimisation
+
+
+each_name = pytest.mark.parametrize("name", NAMES)
 
 
 def message(seed=0):
@@ -36,9 +39,9 @@ def message(seed=0):
     }
 
 
-@each_codec
+@each_name
 def test_what_arrives_has_the_types_and_shapes_of_what_was_sent_and_is_finite(name):
-    codec, sent = MAKERS[name](), message()
+    codec, sent = built(name), message()
     payload = codec.encode(codec.new_state(), sent)
     assert isinstance(payload, bytes)
     received = codec.decode(payload, Expected.like(sent.values()))
@@ -47,18 +50,18 @@ def test_what_arrives_has_the_types_and_shapes_of_what_was_sent_and_is_finite(na
     assert len(payload) <= Expected.like(sent.values()).payload
 
 
-@each_codec
+@each_name
 def test_running_statistics_and_tensors_sent_are_left_as_they_are(name):
-    codec, sent = MAKERS[name](), message()
+    codec, sent = built(name), message()
     before = {key: tensor.clone() for key, tensor in sent.items()}
     received = codec.decode(codec.encode(codec.new_state(), sent))
     assert all(torch.equal(sent[key], before[key]) for key in sent)
     assert torch.equal(received[list(sent).index("norm.running_mean")], before["norm.running_mean"])
 
 
-@each_codec
+@each_name
 def test_equal_memory_sends_equal_bytes(name):
-    codec = MAKERS[name]()
+    codec = built(name)
     states = codec.new_state(3, 1), codec.new_state(3, 1)
     for seed in range(3):
         first, second = (codec.encode(state, message(seed)) for state in states)
@@ -66,9 +69,9 @@ def test_equal_memory_sends_equal_bytes(name):
     assert states[0]["client"] == 1
 
 
-@each_codec
+@each_name
 def test_fixed_size_means_exact_and_of_a_length_that_shapes_decide(name):
-    codec = MAKERS[name]()
+    codec = built(name)
     lengths = {len(codec.encode(codec.new_state(), message(seed))) for seed in range(3)}
     exact = all(torch.equal(a, b) for a, b in zip(codec.decode(codec.encode(codec.new_state(), message())),
                                                   message().values(), strict=True))  # fmt: skip
@@ -77,9 +80,9 @@ def test_fixed_size_means_exact_and_of_a_length_that_shapes_decide(name):
         assert len(lengths) == 1
 
 
-@each_codec
+@each_name
 def test_damage_is_refused(name):
-    codec = MAKERS[name]()
+    codec = built(name)
     payload = codec.encode(codec.new_state(), message())
     cuts = generator(0, "cuts").integers(0, len(payload), 20)
     flips = generator(1, "flips").integers(0, 8 * len(payload), 20)
@@ -95,11 +98,11 @@ def test_damage_is_refused(name):
 
 @pytest.mark.parametrize("name", codecs.NAMES)
 def test_payloads_of_another_number_are_refused(name):
-    payload = MAKERS[name]().encode(MAKERS[name]().new_state(), message())
+    payload = built(name).encode(built(name).new_state(), message())
     for other in codecs.NAMES:
-        if MAKERS[other]().number != MAKERS[name]().number:
+        if built(other).number != built(name).number:
             with pytest.raises(ReproError, match="decode it with the codec that made it"):
-                MAKERS[other]().decode(payload)
+                built(other).decode(payload)
 
 
 SPECIAL = {
