@@ -21,7 +21,6 @@ from repro.training.buffers import shared_state
 from repro.training.exchange import Exchange
 from repro.training.steps import Optimisation
 
-
 each_name = pytest.mark.parametrize("name", NAMES)
 
 
