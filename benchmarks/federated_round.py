@@ -43,6 +43,8 @@ from repro.experiments import schedules
 from repro.registry import specs
 from repro.running import prepare, provenance
 from repro.training import fast
+from repro.training.exchange import Exchange
+from repro.training.steps import Optimisation
 from repro.verdicts import rules
 
 T = TypeVar("T")
@@ -95,13 +97,12 @@ class OurRounds:
             functools.partial(images.centre, at, at + size) for at in range(0, len(images), size)
         ]  # fmt: skip
         model, batches = self.setting.model, self.setting.batches
-        codec, lr = codecs.build(spec.codec), schedules.build(spec.schedule).lr
+        optimisation = Optimisation(schedules.build(spec.schedule).lr, precision=spec.precision)
         pool = fast.client_pool(
-            model, batches, codec, lr, precision=spec.precision, processes=processes,
-            evaluation=parts,
-        )  # fmt: skip
+            model, batches, Exchange(codecs.build(spec.codec)), optimisation, processes=processes, evaluation=parts
+        )
         self._clients = stack.enter_context(pool)
-        self._rounds = fast.federated_averaging(model, self._clients, batches, codec, lr, range(spec.epochs))
+        self._rounds = fast.federated_averaging(model, self._clients, range(spec.epochs))
 
     def train(self) -> None:
         """One round."""

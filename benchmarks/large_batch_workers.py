@@ -28,7 +28,8 @@ from repro import codecs, machine
 from repro.errors import ReproError
 from repro.running import prepare, provenance
 from repro.training import Round, fast
-from repro.training.steps import sgd
+from repro.training.exchange import Exchange
+from repro.training.steps import Optimisation
 
 RESULTS = ROOT / "benchmarks/results/large_batch_workers.json"
 GLOBAL_BATCH, WIDTH, SIZE = 3072, 8, 16
@@ -46,10 +47,9 @@ def steps(workers: int, count: int) -> Iterator[Round]:
         image_size=SIZE, width=WIDTH, test_images=1,
     )  # fmt: skip
     setting = prepare.prepare(spec, 1, ROOT)
-    model = setting.model
-    return fast.large_batch(
-        model, sgd(model, 0.9, 5e-4), setting.batches, codecs.build("dense"), lambda _: 0.01, range(count), "bf16"
-    )
+    optimisation, exchange = Optimisation(lambda _: 0.01, 0.9, 5e-4, "bf16"), Exchange(codecs.build("dense"))
+    optimiser = optimisation.of_server(setting.model, exchange.codec)
+    return fast.large_batch(setting.model, optimiser, setting.batches, exchange, optimisation, range(count))
 
 
 def measure(workers: Sequence[int], epochs: int) -> dict[int, list[float]]:

@@ -32,9 +32,17 @@ _SHARE_OF_WRITING = 0.1  # of the time between two checkpoints, at most, up to t
 _SLOW = 1.0  # seconds; a checkpoint that is written faster costs too little to be put off
 _DIGEST = hashlib.sha256().digest_size
 _MISFITS = (
-    OSError, RuntimeError, EOFError, KeyError, IndexError, AttributeError, TypeError, ValueError,
-    pickle.UnpicklingError, zipfile.BadZipFile,
-)  # fmt: skip
+    OSError,
+    RuntimeError,
+    EOFError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
 T = TypeVar("T")
 
 

@@ -13,7 +13,7 @@ from repro.errors import NotFinite, ReproError
 from repro.experiments.stepup import StepUp, gradient_change, gradient_changes
 from repro.training import plain
 from repro.training.gate import Gate
-from repro.training.steps import set_lr, sgd
+from repro.training.steps import Optimisation, set_lr, sgd
 
 ABOVE = StepUp(4.0, "above", 0.5)
 BELOW = StepUp(4.0, "below", 0.5)
@@ -128,7 +128,7 @@ def train(rule: StepUp | None, lr: float = 0.1, weight_decay: float = 0.0, steps
     model = Line()
     gate = Gate(rule or StepUp(1.0, "always"), 1, [], [])
     rounds = plain.centralised(
-        model, sgd(model, 0.9, weight_decay), Alternating(), lambda _: lr, range(steps), before_step=gate
+        model, sgd(model, 0.9, weight_decay), Alternating(), Optimisation(lambda _: lr), range(steps), gate
     )
     list(rounds)
     return model.w.detach(), gate
@@ -209,7 +209,7 @@ def test_an_interrupted_gate_goes_on_where_it_stood() -> None:
     optimiser, half = sgd(model, 0.9), Gate(ABOVE, 1, [], [])
     for steps in (range(3), range(3, 8)):
         half = Gate(ABOVE, 1, list(half.norms), list(half.factors))
-        list(plain.centralised(model, optimiser, Alternating(), lambda _: 0.1, steps, before_step=half))
+        list(plain.centralised(model, optimiser, Alternating(), Optimisation(lambda _: 0.1), steps, half))
     assert torch.equal(model.w.detach(), whole)
     assert (half.norms, half.factors) == (gate.norms, gate.factors)
 

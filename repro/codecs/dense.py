@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from repro.codecs import wire
+from repro.codecs.base import register
 from repro.codecs.expected import Expected
 from repro.codecs.message import Buffer, Reader, check
 from repro.codecs.state import State, new_state
@@ -22,6 +23,7 @@ _DTYPES = (torch.float32, torch.float64)
 _NUMBER = {dtype: number for number, dtype in enumerate(_DTYPES)}
 
 
+@register("dense", version=1)
 class Dense:
     """The codec of the baselines.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from repro.codecs import sparse
+from repro.codecs.base import register
 from repro.codecs.message import Buffer, Item, Reader, Rule, TensorCodec, blank, convolutions, flatten, parameters
 from repro.codecs.state import State
 from repro.errors import ReproError
@@ -25,6 +26,11 @@ _SAMPLE = Fraction(1, 100)  # of the values, at least; post 2: "sampling only 1%
 _FEWEST, _ROUNDS = 0.8, 10  # a threshold that lets less than 0.8 k pass is lowered by that factor, up to ten times
 
 
+@register("dgc", version=3)
+@register("dgc-without-accumulation", version=1, part_of="dgc", accumulation=False)
+@register("dgc-without-clipping", version=1, part_of="dgc", clip=None)
+@register("dgc-without-correction", version=1, part_of="dgc", correction=False)
+@register("dgc-without-masking", version=1, part_of="dgc", masking=False)
 class DGC(TensorCodec):
     """A message sends, of each chosen tensor, the largest 0.1 % of what has accumulated there.
 
@@ -40,9 +46,10 @@ class DGC(TensorCodec):
     2, and the average of the momentum is the momentum of the average, so that the server need not tell them apart.
     Whatever is no gradient (running statistics) is sent as it is.
 
-    Weight decay is none of the codec's business: g is what the codec is given. The engines add the decay to the local
-    gradient before they encode it (``common.decayed_gradients``), as PaddlePaddle's DGC does; the authors' code keeps
-    decay out of u and v and gives it a momentum of its own on every node. Sending everything, both are SGD's.
+    Weight decay is not the codec's business: g is what the codec is given. The engines add the decay to the local
+    gradient before they encode it (``repro.training.steps.decayed_gradients``), as PaddlePaddle's DGC does. The
+    authors' code keeps decay out of u and v and gives it a momentum of its own on every node. Where everything is
+    sent, both are SGD's.
 
     Without momentum of its own (m = 0, or ``correction`` off) u is g and is not kept.
 
@@ -69,12 +76,21 @@ class DGC(TensorCodec):
     """
 
     number, name = 6, "dgc"
+    decided_elsewhere = ("correction", "momentum", "workers")
 
     def __init__(
-        self, momentum: float = 0.9, masking: bool = True, nesterov: bool = False, clip: float | None = None,
-        workers: int = 1, sparsity: Sequence[float] = WARM_UP, chosen: Rule = convolutions,
-        gradients: Rule = parameters, correction: bool = True, accumulation: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        momentum: float = 0.9,
+        masking: bool = True,
+        nesterov: bool = False,
+        clip: float | None = None,
+        workers: int = 1,
+        sparsity: Sequence[float] = WARM_UP,
+        chosen: Rule = convolutions,
+        gradients: Rule = parameters,
+        correction: bool = True,
+        accumulation: bool = True,
+    ) -> None:
         super().__init__(chosen)
         if not 0 <= momentum < 1:
             raise ReproError(f"momentum {momentum}; at least 0 and less than 1 was expected")
@@ -83,6 +99,14 @@ class DGC(TensorCodec):
         self.momentum, self.masking, self.nesterov, self.clip, self.workers = momentum, masking, nesterov, clip, workers
         self.densities = [sparse.density(epoch) for epoch in sparsity]
         self.gradients, self.corrects_momentum, self.accumulation = gradients, correction, accumulation
+
+    @staticmethod
+    def of_run(method: str, momentum: float, workers: int) -> dict[str, Any]:
+        """What follows from the method, the momentum and the number of workers of a run.
+
+        Local training has a momentum of its own; what it sends is a change of weights, whose rest only waits.
+        """
+        return {"momentum": momentum if method == "large_batch" else 0.0, "workers": workers}
 
     def prepare(self, state: State, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Steps 1 to 3: v for the chosen tensors, what v would have grown by for the other gradients."""

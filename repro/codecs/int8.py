@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repro.codecs.base import register
 from repro.codecs.message import BLOCK, Buffer, Item, Reader, Rule, TensorCodec, parameters, scalar_type
 from repro.codecs.state import State
 
@@ -18,6 +19,8 @@ _INT8 = np.dtype("i1")
 _ZERO = struct.Struct("<b")
 
 
+@register("int8", version=1)
+@register("int8-affine", version=1, affine=True)
 class Int8(TensorCodec):
     """x is sent as q = round(x / scale) + zero, half to even, and received as (q - zero) * scale.
 

@@ -153,11 +153,7 @@ class Reader:
 
 def flatten(tensor: Tensor) -> tuple[Tensor, bool]:
     """Values as one vector in the order of memory, and whether that is channels last; a view where there is one."""
-    if (
-        tensor.dim() == 4
-        and not tensor.is_contiguous()
-        and tensor.is_contiguous(memory_format=torch.channels_last)
-    ):  # fmt: skip
+    if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
         return tensor.permute(0, 2, 3, 1).view(-1), True
     return tensor.contiguous().view(-1), False
 

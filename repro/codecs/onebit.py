@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repro.codecs.base import register
 from repro.codecs.message import Buffer, Item, Reader, Rule, TensorCodec, little_endian, parameters
 from repro.codecs.sparse import add_residual
 from repro.codecs.state import State
@@ -19,6 +20,7 @@ _COLUMNS = struct.Struct("<I")
 _BYTE = np.dtype("u1")
 
 
+@register("1-bit", version=1)
 class OneBit(TensorCodec):
     """A bit a value, and for each column the mean of its negative and the mean of its other values.
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repro.codecs.base import register
 from repro.codecs.message import BLOCK, Buffer, Item, Reader, Rule, TensorCodec, blank, convolutions, little_endian
 from repro.codecs.state import State
 from repro.errors import ReproError
@@ -159,6 +160,8 @@ class _Sparse(TensorCodec):
         return expand(coding, reader, count, kind)
 
 
+@register("top-k", version=2)
+@register("top-k-residual", version=2, residual=True)
 class TopK(_Sparse):
     """The largest values by magnitude, found exactly; the rest is lost, or kept for later.
 
@@ -193,6 +196,7 @@ class TopK(_Sparse):
         return coded
 
 
+@register("threshold", version=2)
 class Threshold(_Sparse):
     """The values whose magnitude reaches a threshold that is fixed before training; the rest is lost.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from repro.codecs.base import register
 from repro.codecs.message import BLOCK, Buffer, Item, Reader, Rule, TensorCodec, parameters, scalar_type
 from repro.codecs.state import State
 from repro.errors import ReproError
@@ -17,6 +18,7 @@ _BUCKETS = struct.Struct("<IB")
 _BYTE = np.dtype("u1")
 
 
+@register("qsgd", version=1)
 class QSGD(TensorCodec):
     """x is sent as the length of its bucket's vector, and a level l: x is received as l / levels times that length.
 
@@ -79,6 +81,7 @@ class QSGD(TensorCodec):
         return out
 
 
+@register("terngrad", version=1)
 class TernGrad(TensorCodec):
     """x is sent as -1, 0 or 1 times its tensor's peak s = max|x|: not 0 with probability |x| / s.
 

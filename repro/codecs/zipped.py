@@ -5,23 +5,21 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from repro.codecs import wire
+from repro.codecs.base import Codec, register
 from repro.codecs.expected import Expected
 from repro.codecs.state import State
 from repro.errors import ReproError
-
-if TYPE_CHECKING:
-    from repro.codecs import Codec
 
 _LENGTH = struct.Struct("<Q")
 _MAX_RATIO = 1032  # of deflate, from its format
 _STEP = 2**16  # bytes unzipped at a time
 
 
+@register("+zip", version=1)
 class Zipped:
     """The payload of another codec, deflated (post 2: "the standard Zip method").
 

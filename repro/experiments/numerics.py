@@ -2,38 +2,25 @@
 
 Raise a part's version when a change of it alters any result. The golden runs (``tests/test_golden.py``) fail when
 results change and no version did, so that a refactoring keeps every record valid and a change of numerics cannot
-hide. The versions stand in one file, rather than in each module, so that verdicts can tell a stale record from a
-valid one without importing torch.
+hide. Verdicts tell a stale record from a valid one without importing torch. Versions therefore stand here, and those of
+codecs, which stand in their classes, are read from the source.
 """
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from repro import files
 
-VERSIONS = {
+_PARTS = {
     "aggregation_weights": 1,  # clients of federated averaging that count equally
-    "alexnet": 2,  # layers, initialisation, dropout
     "batches": 1,  # subset, scaling, order of images, augmentation, normalisation
     "batch_shares": 1,  # local batches of different sizes, and the shards that go with them
     "buffer_policies": 1,  # local and drop
-    "cnn": 1,  # layers, initialisation
     "clients_go_on": 1,  # with shards of different sizes, who takes part in a step, and how long an epoch is
-    "codec_1-bit": 1,
-    "codec_dense": 1,
-    "codec_dgc": 3,
-    "codec_dgc-without-accumulation": 1,
-    "codec_dgc-without-clipping": 1,
-    "codec_dgc-without-correction": 1,
-    "codec_dgc-without-masking": 1,
-    "codec_int8": 1,
-    "codec_int8-affine": 1,
-    "codec_qsgd": 1,
-    "codec_terngrad": 1,
-    "codec_threshold": 2,
-    "codec_top-k": 2,
-    "codec_top-k-residual": 2,
     "engines": 1,  # the three methods, aggregation, what is sent
     "evaluation": 1,
     "final_evaluations": 1,  # which further evaluations there are, and on which images the last ones take place
@@ -59,81 +46,115 @@ VERSIONS = {
     "tracked_sharpness": 2,  # how the eigenvalue is found, and when it has settled
     "tracked_training_images": 1,
     "tracked_training_sample": 1,
-    "vgg": 2,  # layers, initialisation, dropout
-    "vit": 2,  # layers, initialisation
-    "zip": 1,
 }
 
-_NETWORKS = {"alexnet": "alexnet", "cnn": "cnn", "vgg11": "vgg", "vit": "vit"}
+_PACKAGE = Path(__file__).parents[1]
+
+
+def _registered(folder: str) -> Iterator[dict[str, Any]]:
+    """Name, version and parts of every ``@register(name, version=..)`` in ``folder``, whose files are not executed."""
+    for path in sorted((_PACKAGE / folder).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            for call in node.decorator_list if isinstance(node, ast.ClassDef) else ():
+                if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "register":
+                    given = {option.arg: option.value for option in call.keywords}
+                    known = {name: given[name] for name in ("version", "part", "part_of") if name in given}
+                    literals = {name: ast.literal_eval(value) for name, value in known.items()}
+                    yield {"name": ast.literal_eval(call.args[0])} | literals
+
+
+def _part(codec: str) -> str:
+    """The part that a codec, or a wrapper such as ``+zip``, is."""
+    return codec[1:] if codec.startswith("+") else f"codec_{codec}"
+
+
+_CODECS = {entry["name"]: entry for entry in _registered("codecs")}
+_NETWORKS = {entry["name"]: entry for entry in _registered("models")}
+CODECS = tuple(sorted(name for name in _CODECS if not name.startswith("+")))
+"""Names of all codecs, wrappers left out."""
+NETWORKS = tuple(sorted(_NETWORKS))
+"""Names of all networks."""
+_PART_OF_NETWORK = {name: of.get("part", name) for name, of in _NETWORKS.items() if "version" in of}
 """Networks that have a version of their own; that of ``models`` covers the ResNets and how all are built."""
-CODECS = tuple(part.removeprefix("codec_") for part in VERSIONS if part.startswith("codec_"))
-"""Names of all codecs."""
+_VERSIONS = _PARTS | {_part(name): of["version"] for name, of in _CODECS.items()}
+_VERSIONS |= {part: _NETWORKS[name]["version"] for name, part in _PART_OF_NETWORK.items()}
+VERSIONS: dict[str, int] = dict(sorted(_VERSIONS.items()))
+"""Version of every part."""
 MEASURED_CODECS = (
-    "1-bit", "dense", "dgc", "int8", "int8-affine", "qsgd", "terngrad", "threshold", "top-k", "top-k-residual",
-)  # fmt: skip
-"""Those whose messages runs of kind ``payloads`` measure (``repro.running.payloads.CODECS``)."""
+    "dense",
+    "int8",
+    "int8-affine",
+    "dgc",
+    "top-k",
+    "top-k-residual",
+    "threshold",
+    "qsgd",
+    "terngrad",
+    "1-bit",
+)
+"""Codecs whose messages runs of kind ``payloads`` measure, in the order of their rows; no other changes a record."""
+
+_OF_LAWS = {
+    "normalisation": ["group_norm", "law_normalisation", "models", "randomness"],
+    "label_split": ["batches", "codec_dense", "engines", "law_label_split", "models", "randomness", "vgg"],
+}
+_OF_UNION_LAW = ["batches", "codec_dense", "engines", "group_norm", "laws", "models", "randomness"]
+_NEUTRAL = {
+    "batch_shares": (None, "batch_shares"),
+    "buffers": ("average", "buffer_policies"),
+    "clients_wait": (True, "clients_go_on"),
+    "final_evaluations": (None, "final_evaluations"),
+    "final_test_images": (None, "final_evaluations"),
+    "local_momentum": ("restart", "local_momentum"),
+    "local_steps": (None, "local_steps"),
+    "step_up": (None, "step_up"),
+    "weights": ("images", "aggregation_weights"),
+}
+"""Setting of a training -> its neutral value, and the part that counts with any other."""
 
 
 def used_by(spec: dict[str, Any]) -> dict[str, int]:
     """Versions of the parts that a run of ``spec`` (a resolved spec as a mapping) depends on."""
     if spec["kind"] == "payloads":
-        parts = [
-            "batches",
-            *(f"codec_{name}" for name in MEASURED_CODECS),
-            "engines",
-            "models",
-            "partition",
-            "payloads",
-            "randomness",
-            "zip",
-        ]
+        parts = ["batches", *map(_part, MEASURED_CODECS), "engines", "models", "partition", "payloads", "randomness"]
+        parts.append("zip")
     elif spec["kind"] == "measure":
         parts = ["batches", "engines", "measure", "models", "randomness"]
     elif spec["kind"] == "law":
-        parts = ["batches", "codec_dense", "engines", "group_norm", "laws", "models", "randomness"]
-        if spec.get("law") == "normalisation":
-            parts = ["group_norm", "law_normalisation", "models", "randomness"]
-        if spec.get("law") == "label_split":
-            parts = ["batches", "codec_dense", "engines", "law_label_split", "models", "randomness", "vgg"]
+        parts = _OF_LAWS.get(spec.get("law") or "", _OF_UNION_LAW)
     else:
-        parts = ["batches", "engines", "evaluation", "models", "partition", "randomness", "schedules"]
-        if spec["method"] != "central":
-            codec, _, zipped = spec["codec"].partition("+")
-            parts += [f"codec_{codec}", *(["zip"] if zipped else [])]
-            if codec.startswith("dgc-"):
-                parts.append("codec_dgc")
-            if not spec.get("quantised_weights") and VERSIONS["codec_dense"] > 1:
-                # The download is dense. This was counted from the codec's second version on, so that records of its
-                # first one, made before, stay valid.
-                parts.append("codec_dense")
-        if spec.get("quantised_weights"):
-            parts += ["codec_int8", "quantised_weights"]
-        if spec["norm"] in ("group", "layer", "instance"):
-            parts.append("group_norm")
-        if spec["norm"] == "fixup":
-            parts.append("fixup")
-        if spec["partition"] == "labels":
-            parts.append("partition_by_labels")
-        if spec.get("buffers", "average") != "average":
-            parts.append("buffer_policies")
-        if spec.get("local_steps") is not None:
-            parts.append("local_steps")
-        if spec.get("step_up") is not None:
-            parts.append("step_up")
-        if not spec.get("clients_wait", True):
-            parts.append("clients_go_on")
-        if spec.get("batch_shares") is not None:
-            parts.append("batch_shares")
-        if spec.get("local_momentum", "restart") != "restart":
-            parts.append("local_momentum")
-        if spec.get("weights", "images") != "images":
-            parts.append("aggregation_weights")
-        if spec.get("final_evaluations") is not None or spec.get("final_test_images") is not None:
-            parts.append("final_evaluations")
-        parts += [f"tracked_{name}" for name in spec.get("track") or []]
-    if spec.get("model") in _NETWORKS:
-        parts.append(_NETWORKS[spec["model"]])
+        parts = _of_training(spec)
+    if spec.get("model") in _PART_OF_NETWORK:
+        parts = [*parts, _PART_OF_NETWORK[spec["model"]]]
     return {part: VERSIONS[part] for part in parts}
+
+
+def _of_training(spec: dict[str, Any]) -> list[str]:
+    parts = ["batches", "engines", "evaluation", "models", "partition", "randomness", "schedules"]
+    if spec["method"] != "central":
+        parts += _of_exchange(spec)
+    if spec.get("quantised_weights"):
+        parts += ["codec_int8", "quantised_weights"]
+    if spec["norm"] in ("group", "layer", "instance"):
+        parts.append("group_norm")
+    if spec["norm"] == "fixup":
+        parts.append("fixup")
+    if spec["partition"] == "labels":
+        parts.append("partition_by_labels")
+    parts += [part for name, (neutral, part) in _NEUTRAL.items() if spec.get(name, neutral) != neutral]
+    return parts + [f"tracked_{name}" for name in spec.get("track") or []]
+
+
+def _of_exchange(spec: dict[str, Any]) -> list[str]:
+    codec, plus, wrapper = spec["codec"].partition("+")
+    parts = [_part(codec), *([_part(plus + wrapper)] if plus else [])]
+    if whole := _CODECS.get(codec, {}).get("part_of"):
+        parts.append(_part(whole))
+    if not spec.get("quantised_weights") and VERSIONS["codec_dense"] > 1:
+        # The download is dense. This was counted from the codec's second version on, so that records of its first one,
+        # made before, stay valid.
+        parts.append("codec_dense")
+    return parts
 
 
 def fingerprint(spec: dict[str, Any], seed: int, data_sha256: str | None, after: str | None = None) -> str:

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from repro.errors import ReproError
 from repro.models import draws
+from repro.models.base import register
 from repro.models.dropout import SeededDropout
 
 POOLED = 6  # height and width of what the classifier reads
 SMALLEST = 63  # pixels that the first convolution and three poolings leave one of
 
 
+@register("alexnet", version=2, options=("dropout",))
 class AlexNet(nn.Module):
     """Five convolutions and three fully connected layers of 64 widths, with dropout before the first two.
 

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from repro.errors import ReproError
 from repro.models import draws
+from repro.models.base import register
 
 SMALLEST = 6  # pixels of which two 3 x 3 convolutions without a border and a pooling leave one
 
 
+@register("cnn", version=1)
 class SmallCNN(nn.Module):
     """3 x 3 convolutions of ``width`` and 2 ``width`` channels, a pooling of 2 x 2, a fully connected layer of 4.
 

@@ -43,7 +43,7 @@ class SeededDropout(nn.Module):
     @staticmethod
     def _uniform(x: Tensor, seed: int, rows: int) -> Tensor:
         # Always in single precision: the mask must not depend on the precision of the network. Between 0 and 1 torch's
-        # uniform numbers are the same on every processor, other than normal ones (tests/test_initial_weights.py).
+        # uniform numbers are the same on every processor, other than normal ones (models/test_initial_weights.py).
         source = torch.Generator(x.device).manual_seed(seed)
         return torch.rand(rows, *x.shape[1:], generator=source, device=x.device)
 

@@ -122,7 +122,7 @@ def _normalised_side_by_side(x: Tensor, weight: Tensor, bias: Tensor, workers: i
 
 def _normalised_one_by_one(
     x: Tensor, weight: Tensor, bias: Tensor, sizes: Sequence[int], own: Sequence[tuple[Tensor, Tensor]] | None
-) -> tuple[Tensor, ...]:  # fmt: skip
+) -> tuple[Tensor, ...]:
     """The output for x (B, C, H, W), and means and 1 / deviations (W, C)."""
     out = torch.empty_like(x)
     means, rstds = torch.empty_like(weight).repeat(2, len(sizes), 1)
@@ -139,9 +139,17 @@ def _changed_side_by_side(
     """Gradients of x, and each worker's of weight and bias (W, C)."""
     workers = len(sizes)
     grad_seen, own_weights, own_biases = torch.ops.aten.native_batch_norm_backward(
-        _beside(grad, workers), seen, weight.repeat(workers), None, None, means.view(-1), rstds.view(-1), True, EPSILON,
+        _beside(grad, workers),
+        seen,
+        weight.repeat(workers),
+        None,
+        None,
+        means.view(-1),
+        rstds.view(-1),
+        True,
+        EPSILON,
         [True, True, True],
-    )  # fmt: skip
+    )
     return _after(grad_seen, workers), own_weights.view(workers, -1), own_biases.view(workers, -1)
 
 
@@ -167,9 +175,13 @@ class _PerWorker(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, sizes: Sequence[int],
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        sizes: Sequence[int],
         own: Sequence[tuple[Tensor, Tensor]] | None,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
+    ) -> tuple[Tensor, ...]:
         ctx.sizes, ctx.side_by_side = list(sizes), own is None and _small(x, sizes)
         if ctx.side_by_side:
             out, seen, means, rstds = _normalised_side_by_side(x, weight, bias, len(sizes))

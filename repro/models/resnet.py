@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from repro.errors import ReproError
 from repro.models import draws
-from repro.models.norms import Norms
+from repro.models.base import register
+from repro.models.norms import KINDS, Norms
 
 FIXUP_LR_FACTOR = 0.1  # of Fixup's scalars, in the authors' repository
 SMALLEST = 8  # pixels that leave the last stride, at an eighth of the image, more than one to stride over
@@ -129,9 +130,15 @@ class ResNet(nn.Module):
     """
 
     def __init__(
-        self, block: type[BasicBlock] | type[Bottleneck], stages: Sequence[int], outputs: int, classes: int, width: int,
-        norm: str, stem: str,
-    ) -> None:  # fmt: skip
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        stages: Sequence[int],
+        outputs: int,
+        classes: int,
+        width: int,
+        norm: str,
+        stem: str,
+    ) -> None:
         super().__init__()
         if stem not in ("cifar", "imagenet"):
             raise ReproError(f"unknown stem {stem!r}; cifar or imagenet was expected")
@@ -202,6 +209,7 @@ class ResNet(nn.Module):
         return {name: FIXUP_LR_FACTOR for name in names if name.endswith(("bias", "scale"))}
 
 
+@register("resnet18", norms=KINDS, options=("last_scale_zero",), smallest=SMALLEST)
 class ResNet18(ResNet):
     """Four stages of two basic blocks with ``width``, 2, 4 and 8 times ``width`` channels.
 
@@ -218,6 +226,7 @@ class ResNet18(ResNet):
         super().__init__(BasicBlock, (2, 2, 2, 2), width, classes, width, norm, stem)
 
 
+@register("resnet50", norms=KINDS, options=("last_scale_zero",), smallest=SMALLEST)
 class ResNet50(ResNet):
     """Stages of 3, 4, 6 and 3 bottleneck blocks with 4, 8, 16 and 32 times ``width`` channels.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from repro.errors import ReproError
 from repro.models import draws
+from repro.models.base import register
 from repro.models.dropout import SeededDropout
 
 STAGES = (
@@ -23,6 +24,7 @@ STAGES = (
 POOLED = 7  # height and width of what the classifier reads
 
 
+@register("vgg11", version=2, part="vgg", options=("dropout", "plain"))
 class VGG11(nn.Module):
     """Eight 3x3 convolutions and three fully connected layers of 64 widths, with dropout between them.
 
@@ -44,7 +46,7 @@ class VGG11(nn.Module):
 
     def __init__(
         self, classes: int, width: int = 64, image_size: int = 224, dropout: float = 0.5, plain: bool = False
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         if image_size < 32:
             raise ReproError(f"vgg11 on images of {image_size} px; at least 32 px were expected")

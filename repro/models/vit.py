@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from repro.errors import ReproError
 from repro.models import draws
+from repro.models.base import register
 
 HEAD = 64  # features of an attention head, in every published size
 EPSILON = 1e-6
@@ -44,6 +45,7 @@ class EncoderBlock(nn.Module):
         return x + self.contract(F.gelu(self.expand(self.norm2(x))))
 
 
+@register("vit", version=2, norms=("layer",), options=("patch", "depth"))
 class VisionTransformer(nn.Module):
     """Square patches become tokens of D = 16 widths; the class is read off one more token. There is no dropout.
 
@@ -61,9 +63,7 @@ class VisionTransformer(nn.Module):
         ReproError: patches that do not tile the image, or a width whose heads do not divide D.
     """
 
-    def __init__(
-        self, classes: int, width: int = 64, image_size: int = 224, patch: int = 16, depth: int = 24
-    ) -> None:  # fmt: skip
+    def __init__(self, classes: int, width: int = 64, image_size: int = 224, patch: int = 16, depth: int = 24) -> None:
         super().__init__()
         features = 16 * width
         if image_size % patch:

@@ -1,6 +1,6 @@
-"""What training costs in time and memory against the batch size: the performance models of the paper (lb).
+"""What training costs in time and memory against the batch size, measured (paper lb).
 
 ``memory`` counts the five parts of Eq. 3, ``timing`` measures the two local parts of Eq. 2, ``peak`` watches a child
-process from outside; ``measure`` puts them into a run of kind ``measure``. ``fits`` holds the models, ``predict`` what
-follows from them, ``advise`` the tool, ``judge`` the verdicts. ``fits``, ``predict`` and ``judge`` import no torch.
+process (``child``) from outside; ``measure`` puts them together. All of them train what ``workload`` describes. The
+models that are fitted to measurements are in ``repro.results.fits``.
 """

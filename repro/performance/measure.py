@@ -37,34 +37,40 @@ def _restored(state: dict[str, Any]) -> _Found:
     return _Found(state["loader"], None if timed is None else Timings(**timed), state["watched"])
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is measured.
+
+    Attributes:
+        sizes: batch sizes, ascending.
+        blocks, repetitions: of the timing (``timing.measure``); with 0 repetitions nothing is timed.
+        peak_sizes: batch sizes whose peak is watched.
+    """
+
+    sizes: Sequence[int]
+    blocks: int
+    repetitions: int
+    peak_sizes: Sequence[int] = ()
+
+
 def measure(
-    trainer: Trainer, sizes: Sequence[int], *, blocks: int, repetitions: int,
-    peak_sizes: Sequence[int] = (), report: Callable[[float], None] = lambda share: None,
+    trainer: Trainer,
+    plan: Plan,
+    report: Callable[[float], None] = lambda share: None,
     checkpoint: Checkpoint | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:  # fmt: skip
+) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
     """Count, time and watch every batch size.
 
     Args:
         trainer: what trains; children train the same workload, on random images.
-        sizes: batch sizes, ascending.
-        blocks, repetitions: of the timing (``timing.measure``); with 0 repetitions nothing is timed.
-        peak_sizes: batch sizes whose peak is watched.
+        plan: what is measured.
         report: called with the finished share.
         checkpoint: where finished blocks and peaks are kept; an interrupted measurement goes on with the next one.
 
     Returns:
-        One row for each batch size, and every single time as series.
-
-        Row: ``batch``; ``parameters``, how many, and bytes of ``buffers``; the bytes ``model``, ``gradients``,
-        ``optimiser``, ``activations`` and ``batch_held`` of Eq. 3; ``loader``, growth of resident memory while the
-        loader makes a batch (median of ``LOADER_BLOCKS``; None where the system does not tell); ``peak``, of a child
-        process, and ``base``, of its interpreter and libraries (None where not watched); ``n`` timed steps;
-        ``compute``, ``movement``, ``update`` and ``step`` seconds as [lower quartile, median, upper quartile] (None
-        where nothing was timed); ``cpu_share``, processor time over wall time.
-
-        Series: ``compute 32`` and so on, all seconds of a part at a batch size, block after block; ``loader 32``, all
-        readings of ``loader``, one of each block; ``probe``, the same step at batch 32 again and again: the machine's
-        noise.
+        One row for each batch size (``_row``), and every single time as series: ``compute 32`` and so on, all seconds
+        of a part at a batch size, block after block; ``loader 32``, all readings of ``loader``, one of each block;
+        ``probe``, the same step at batch 32 again and again: the machine's noise.
 
     Raises:
         ReproError: as ``timing.measure`` and ``peak.train``.
@@ -76,48 +82,70 @@ def measure(
             checkpoint.save(asdict(found))
 
     if found.loader is None:
-        found.loader = _loader_bytes(trainer, sizes)  # first, before training leaves free memory behind
-    loader = found.loader
-    counted = {size: memory.terms(trainer, size) for size in sizes}
-    share = 0.85 if peak_sizes else 1.0
-    if repetitions:
+        found.loader = _loader_bytes(trainer, plan.sizes)  # first, before training leaves free memory behind
+    counted = {size: memory.terms(trainer, size) for size in plan.sizes}
+    share = 0.85 if plan.peak_sizes else 1.0
+    if plan.repetitions:
 
         def after_block(made: Timings) -> None:
             found.timed = made
             keep()
 
         found.timed = timing.measure(
-            trainer, sizes, blocks=blocks, repetitions=repetitions, report=lambda done: report(share * done),
-            made=found.timed, after_block=after_block,
-        )  # fmt: skip
-    timed = found.timed or Timings(0)
-    device = trainer.device.type
-    parameters = sum(each.numel() for each in trainer.model.parameters())
-    buffers = memory.held(trainer.model.buffers())
-    for size in peak_sizes:
+            trainer,
+            plan.sizes,
+            blocks=plan.blocks,
+            repetitions=plan.repetitions,
+            report=lambda done: report(share * done),
+            made=found.timed,
+            after_block=after_block,
+        )
+    for size in plan.peak_sizes:
         if size not in found.watched:
-            seen = peak.train(trainer.workload, size, device=device)
+            seen = peak.train(trainer.workload, size, device=trainer.device.type)
             found.watched[size] = (seen.peak, seen.base)
             keep()
-    rows = []
-    for size in sizes:
-        parts: dict[str, Any] = {part: _quartiles(timed.samples.get((part, size))) for part in timing.PARTS}
-        of = counted[size]
-        rows.append(
-            {"batch": size, "parameters": parameters, "buffers": buffers, "model": of.model,
-             "gradients": of.gradients, "optimiser": of.optimiser,
-             "activations": of.activations, "batch_held": of.batch,
-             "loader": round(statistics.median(loader[size])) if loader else None,
-             "peak": found.watched.get(size, (None, None))[0], "base": found.watched.get(size, (None, None))[1],
-             "n": len(timed.samples.get(("step", size), [])), **parts,
-             "cpu_share": _digits(timed.cpu_share[size]) if size in timed.cpu_share else None}
-        )  # fmt: skip
-    series = {f"{part} {size}": [_digits(each) for each in samples] for (part, size), samples in timed.samples.items()}
-    series |= {f"loader {size}": list(map(float, readings)) for size, readings in loader.items()}
+    rows = [_row(trainer, size, counted[size], found) for size in plan.sizes]
     report(1.0)
-    return rows, dict(sorted(series.items())) | (
-        {"probe": [_digits(each) for each in timed.probe]} if repetitions else {}
-    )
+    return rows, _series(found)
+
+
+def _row(trainer: Trainer, size: int, counted: memory.Terms, found: _Found) -> dict[str, Any]:
+    """What a record holds of one batch size.
+
+    ``batch``; ``parameters``, how many, and bytes of ``buffers``; the bytes ``model``, ``gradients``, ``optimiser``,
+    ``activations`` and ``batch_held`` of Eq. 3; ``loader``, growth of resident memory while the loader makes a batch
+    (median of ``LOADER_BLOCKS``; None where the system does not tell); ``peak``, of a child process, and ``base``, of
+    its interpreter and libraries (None where not watched); ``n`` timed steps; ``compute``, ``movement``, ``update`` and
+    ``step`` seconds as [lower quartile, median, upper quartile] (None where nothing was timed); ``cpu_share``,
+    processor time over wall time.
+    """
+    timed, loader = found.timed or Timings(0), found.loader or {}
+    highest, base = found.watched.get(size, (None, None))
+    return {
+        "batch": size,
+        "parameters": sum(each.numel() for each in trainer.model.parameters()),
+        "buffers": memory.held(trainer.model.buffers()),
+        "model": counted.model,
+        "gradients": counted.gradients,
+        "optimiser": counted.optimiser,
+        "activations": counted.activations,
+        "batch_held": counted.batch,
+        "loader": round(statistics.median(loader[size])) if loader else None,
+        "peak": highest,
+        "base": base,
+        "n": len(timed.samples.get(("step", size), [])),
+        **{part: _quartiles(timed.samples.get((part, size))) for part in timing.PARTS},
+        "cpu_share": _digits(timed.cpu_share[size]) if size in timed.cpu_share else None,
+    }
+
+
+def _series(found: _Found) -> dict[str, list[float]]:
+    timed = found.timed or Timings(0)
+    series = {f"{part} {size}": [_digits(each) for each in samples] for (part, size), samples in timed.samples.items()}
+    series |= {f"loader {size}": list(map(float, readings)) for size, readings in (found.loader or {}).items()}
+    probe = {"probe": [_digits(each) for each in timed.probe]} if found.timed else {}
+    return dict(sorted(series.items())) | probe
 
 
 def _digits(value: float) -> float:
@@ -166,6 +194,9 @@ def _give_back_free_memory() -> None:
 def machine_kind(described: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """What two measurements must share to be comparable: the device, its instructions, threads and torch."""
     return {
-        "device": described["device"], "instructions": described["instructions"], "torch": described["torch"],
-        "threads": timing.threads(), "kind": device.type,
-    }  # fmt: skip
+        "device": described["device"],
+        "instructions": described["instructions"],
+        "torch": described["torch"],
+        "threads": timing.threads(),
+        "kind": device.type,
+    }

@@ -43,10 +43,16 @@ class Timings:
 
 
 def measure(
-    trainer: Trainer, sizes: Sequence[int], *, blocks: int, repetitions: int, warm_up: int = 1,
-    report: Callable[[float], None] = lambda share: None, made: Timings | None = None,
+    trainer: Trainer,
+    sizes: Sequence[int],
+    *,
+    blocks: int,
+    repetitions: int,
+    warm_up: int = 1,
+    report: Callable[[float], None] = lambda share: None,
+    made: Timings | None = None,
     after_block: Callable[[Timings], None] = lambda made: None,
-) -> Timings:  # fmt: skip
+) -> Timings:
     """Time every batch size.
 
     ``movement``, ``compute`` (forward and backward pass) and ``update`` (of the optimiser) are the parts of the same

@@ -71,9 +71,16 @@ class Workload:
             ReproError: an unknown network, or one that cannot be built with these settings.
         """
         return models.build(
-            self.model, classes=self.classes, width=self.width, norm=self.norm, seed=derive(0, "weights"),
-            image_size=self.image_size, patch=self.patch, depth=self.depth, plain=True,
-        )  # fmt: skip
+            self.model,
+            classes=self.classes,
+            width=self.width,
+            norm=self.norm,
+            seed=derive(0, "weights"),
+            image_size=self.image_size,
+            patch=self.patch,
+            depth=self.depth,
+            plain=True,
+        )
 
     def pixels(self) -> tuple[np.ndarray, np.ndarray]:
         """Random images and labels of the right shapes: costs do not depend on what is on the images."""
@@ -92,9 +99,12 @@ class Trainer:
     """
 
     def __init__(
-        self, workload: Workload, pixels: np.ndarray | None = None, labels: np.ndarray | None = None,
+        self,
+        workload: Workload,
+        pixels: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
         device: torch.device | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.workload, self.device = workload, device or torch.device("cpu")
         if pixels is None or labels is None:
             pixels, labels = workload.pixels()

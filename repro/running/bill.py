@@ -59,19 +59,23 @@ def lines(valid: Collection[tuple[str, int]], root: Path = Path()) -> list[Line]
     made = []
     for step in order.steps(root):
         mine = [
-            (run, seed) for source, group, run, seed in planned
+            (run, seed)
+            for source, group, run, seed in planned
             if (source == step.tune and group == "grid" if step.tune else group != "grid")
             and any(fnmatchcase(run, pattern) for pattern in step.patterns)
-        ]  # fmt: skip
+        ]
         taken = set(mine)
         planned = [each for each in planned if each[2:] not in taken]
         left = [run for run, seed in mine if (run, seed) not in done]
         if mine:
             made.append(
                 Line(
-                    step.name, len(mine) - len(left), len(left), sum(done.get(task, 0.0) for task in mine) / 3600,
+                    step.name,
+                    len(mine) - len(left),
+                    len(left),
+                    sum(done.get(task, 0.0) for task in mine) / 3600,
                     sum(fmean(known[run]) for run in left if known.get(run)) / 3600,
                     sum(not known.get(run) for run in left),
                 )
-            )  # fmt: skip
+            )
     return made

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from repro.codecs import build as build_codec
+from repro.codecs import Dense
 from repro.data.batches import Batches, Images
 from repro.models import build as build_model
 from repro.randomness import derive, generator
+from repro.registry.specs import Spec
+from repro.results.records import Record
+from repro.running.job import Job
 from repro.training import plain
+from repro.training.exchange import Exchange
+from repro.training.steps import Optimisation
 
 TOLERANCE = 1e-12  # float64 round-off of a step on a toy network, with room
 NORMS = ("batch", "group", "layer", "instance")
 SETTLING_BATCHES = 50  # the running statistics are then 99.5 % those of the images seen: 1 - 0.9^50
+
+
+def _weights(model: nn.Module) -> list[Tensor]:
+    return [p.detach() for p in model.parameters()]
+
+
+def _largest(a: list[Tensor], b: list[Tensor]) -> list[float]:
+    """The largest absolute difference of each tensor."""
+    return [float((x - y).abs().max()) for x, y in zip(a, b, strict=True)]
+
+
+def _after_a_round(model: nn.Module, batches: Batches, lr: float) -> list[Tensor]:
+    """All weights after a round of large batch with really separate workers."""
+    optimiser = torch.optim.SGD(model.parameters(), lr=lr)
+    list(plain.large_batch(model, optimiser, batches, Exchange(Dense()), Optimisation(lambda _: lr), range(1)))
+    return _weights(model)
 
 
 def union_batch(*, workers: int, local_batch: int, image_size: int, width: int, lr: float, seed: int) -> dict[str, Any]:
@@ -39,44 +60,47 @@ def union_batch(*, workers: int, local_batch: int, image_size: int, width: int, 
     pixels = random.integers(0, 256, size=(n, image_size, image_size, 3), dtype=np.uint8)
     labels = random.integers(0, classes, size=n)
     images = Images(pixels, labels, (0.5,) * 3, (0.25,) * 3, dtype=torch.float64)
-    shards = np.array_split(np.arange(n), workers)
 
     def start(norm: str) -> nn.Module:
         return build_model(
-            "resnet18", classes=classes, width=width, norm=norm, last_scale_zero=False, seed=derive(seed, "law"),
+            "resnet18",
+            classes=classes,
+            width=width,
+            norm=norm,
+            last_scale_zero=False,
+            seed=derive(seed, "law"),
             dtype=torch.float64,
-        )  # fmt: skip
+        )
 
     def step(norm: str, separate: bool) -> list[Tensor]:
         """All weights after the step."""
-        model = start(norm)
-        optimiser = torch.optim.SGD(model.parameters(), lr=lr)
-        batches = Batches(images, shards if separate else [np.arange(n)], local_batch if separate else n, seed, False)
         if separate:
-            rounds = plain.large_batch(model, optimiser, batches, build_codec("dense"), lambda _: lr, range(1))
-        else:
-            rounds = plain.centralised(model, optimiser, batches, lambda _: lr, range(1))
-        list(rounds)
-        return [p.detach() for p in model.parameters()]
-
-    def largest(a: list[Tensor], b: list[Tensor]) -> list[float]:
-        return [float((x - y).abs().max()) for x, y in zip(a, b, strict=True)]
+            shards = np.array_split(np.arange(n), workers)
+            return _after_a_round(start(norm), Batches(images, shards, local_batch, seed, False), lr)
+        model, whole = start(norm), Batches(images, [np.arange(n)], n, seed, False)
+        optimiser = torch.optim.SGD(model.parameters(), lr=lr)
+        list(plain.centralised(model, optimiser, whole, Optimisation(lambda _: lr), range(1)))
+        return _weights(model)
 
     found: dict[str, Any] = {}
     for norm in ("group", "batch"):
         union = step(norm, separate=False)
-        updates = largest(union, [p.detach() for p in start(norm).parameters()])
+        updates = _largest(union, _weights(start(norm)))
         found |= {
-            f"{norm}norm_max_abs_difference": max(largest(step(norm, separate=True), union)),
+            f"{norm}norm_max_abs_difference": max(_largest(step(norm, separate=True), union)),
             f"{norm}norm_update_max_abs": max(updates),
             f"{norm}norm_least_update_max_abs": min(updates),
         }
-    with torch.no_grad():
-        logits = start("group")(images.centre(0, n)[0])
+    logits = start("group")(images.centre(0, n)[0]).detach()
     return found | {
-        "groupnorm_logit_spread": float(logits.std(dim=0).mean()), "workers": workers, "local_batch": local_batch,
-        "image_size": image_size, "width": width, "tolerance": TOLERANCE, "dtype": "float64",
-    }  # fmt: skip
+        "groupnorm_logit_spread": float(logits.std(dim=0).mean()),
+        "workers": workers,
+        "local_batch": local_batch,
+        "image_size": image_size,
+        "width": width,
+        "tolerance": TOLERANCE,
+        "dtype": "float64",
+    }
 
 
 def label_split(*, workers: int, local_batch: int, lr: float, seed: int) -> dict[str, Any]:
@@ -101,34 +125,33 @@ def label_split(*, workers: int, local_batch: int, lr: float, seed: int) -> dict
     def start(network: str) -> nn.Module:
         options: dict[str, Any] = {"norm": "none", "dropout": 0.0} if network == "vgg11" else {"norm": "batch"}
         return build_model(
-            network, classes=workers, width=4, image_size=image_size, seed=derive(seed, "law"), dtype=torch.float64,
+            network,
+            classes=workers,
+            width=4,
+            image_size=image_size,
+            seed=derive(seed, "law"),
+            dtype=torch.float64,
             **options,
-        )  # fmt: skip
-
-    def weights(model: nn.Module) -> list[Tensor]:
-        return [p.detach() for p in model.parameters()]
+        )
 
     def after(network: str, shards: np.ndarray) -> list[Tensor]:
-        model = start(network)
-        optimiser = torch.optim.SGD(model.parameters(), lr=lr)
-        batches = Batches(images, list(shards), local_batch, seed, False)
-        list(plain.large_batch(model, optimiser, batches, build_codec("dense"), lambda _: lr, range(1)))
-        return weights(model)
-
-    def largest(a: list[Tensor], b: list[Tensor]) -> float:
-        return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True))
+        return _after_a_round(start(network), Batches(images, list(shards), local_batch, seed, False), lr)
 
     found: dict[str, Any] = {}
     for network in ("vgg11", "resnet50"):
         apart = after(network, by_label)
         found |= {
-            f"{network}_max_abs_difference": largest(apart, after(network, in_turn)),
-            f"{network}_update_max_abs": largest(apart, weights(start(network))),
+            f"{network}_max_abs_difference": max(_largest(apart, after(network, in_turn))),
+            f"{network}_update_max_abs": max(_largest(apart, _weights(start(network)))),
         }
     return found | {
-        "workers": workers, "local_batch": local_batch, "image_size": image_size, "width": 4, "tolerance": TOLERANCE,
+        "workers": workers,
+        "local_batch": local_batch,
+        "image_size": image_size,
+        "width": 4,
+        "tolerance": TOLERANCE,
         "dtype": "float64",
-    }  # fmt: skip
+    }
 
 
 @torch.no_grad()
@@ -167,5 +190,34 @@ def normalisation(
             f"{norm}_logit_spread": float(training.std(dim=0).mean()),
         }
     return found | {
-        "images": images, "image_size": image_size, "width": width, "tolerance": TOLERANCE, "dtype": "float64",
-    }  # fmt: skip
+        "images": images,
+        "image_size": image_size,
+        "width": width,
+        "tolerance": TOLERANCE,
+        "dtype": "float64",
+    }
+
+
+LAWS: dict[str, Callable[[Spec, int], dict[str, Any]]] = {
+    "label_split": lambda spec, seed: label_split(
+        workers=spec.workers, local_batch=spec.local_batch, lr=spec.schedule["lr"], seed=seed
+    ),
+    "normalisation": lambda spec, seed: normalisation(
+        images=spec.local_batch, image_size=spec.image_size, width=spec.width, seed=seed
+    ),
+    "union_batch": lambda spec, seed: union_batch(
+        workers=spec.workers,
+        local_batch=spec.local_batch,
+        image_size=spec.image_size,
+        width=spec.width,
+        lr=spec.schedule["lr"],
+        seed=seed,
+    ),
+}
+"""Law by its name in a spec."""
+
+
+def run(job: Job) -> Record:
+    """Execute the law that the spec names."""
+    data = {"name": None, "sha256": None, "reduced": None, "classes": 10}
+    return job.record(data=data, law=LAWS[job.spec.law](job.spec, job.seed))

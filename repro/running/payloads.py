@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,29 +17,30 @@ from repro.codecs.message import convolutions, flatten
 from repro.codecs.sparse import density, kept
 from repro.codecs.zipped import Zipped
 from repro.data.batches import Batches
+from repro.experiments.numerics import MEASURED_CODECS
 from repro.experiments.post2 import SPARSITY, WARM_UP
+from repro.results.records import Record
 from repro.results.traffic import CHANGE, GRADIENT, WEIGHTS, dgc_at
+from repro.running.job import Job, Report
+from repro.running.prepare import prepare
 from repro.training import plain
-from repro.training.steps import gradients, sgd
+from repro.training.steps import Optimisation, gradients
 
+_DGC = tuple(dgc_at(sparsity) for sparsity in (*WARM_UP, SPARSITY))
+_ROWS: dict[str, dict[str, dict[str, Any]]] = {
+    "dgc": {dgc_at(sparsity): {"sparsity": (sparsity,)} for sparsity in (*WARM_UP, SPARSITY)},
+    "top-k": {"top-k": {"sparsity": SPARSITY}},
+    "top-k-residual": {"top-k-residual": {"sparsity": SPARSITY}},
+}
 CODECS: dict[str, tuple[str, dict[str, Any]]] = {
-    "dense": ("dense", {}),
-    "int8": ("int8", {}),
-    "int8-affine": ("int8-affine", {}),
-    **{dgc_at(sparsity): ("dgc", {"sparsity": (sparsity,)}) for sparsity in (*WARM_UP, SPARSITY)},
-    "top-k": ("top-k", {"sparsity": SPARSITY}),
-    "top-k-residual": ("top-k-residual", {"sparsity": SPARSITY}),
-    "threshold": ("threshold", {}),
-    "qsgd": ("qsgd", {}),
-    "terngrad": ("terngrad", {}),
-    "1-bit": ("1-bit", {}),
+    row: (codec, options) for codec in MEASURED_CODECS for row, options in _ROWS.get(codec, {codec: {}}).items()
 }
 """Row of a record -> codec and options: what post 2 compares and names, and DGC at every sparsity of its warm-up."""
 
-ZIPPED = ("int8", *(dgc_at(sparsity) for sparsity in (*WARM_UP, SPARSITY)))
+ZIPPED = ("int8", *_DGC)
 """Rows that have a second one, ``+zip``: the same message, zipped."""
 
-REMEMBERING = (*(dgc_at(sparsity) for sparsity in (*WARM_UP, SPARSITY)), "top-k-residual", "1-bit")
+REMEMBERING = (*_DGC, "top-k-residual", "1-bit")
 """Rows whose codec keeps what it did not send for the next message."""
 
 QUANTISED = ("dense", "int8", "int8-affine")
@@ -65,11 +66,52 @@ class _Progress:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
 
+def run(job: Job) -> Record:
+    """Measure the messages of a spec of kind ``payloads``."""
+    spec, setting = job.spec, prepare(job.spec, job.seed, job.root)
+    when = Moments(spec.measured_steps or [1], spec.local_steps, spec.memory_steps)
+    optimisation = Optimisation(lambda _: spec.schedule["lr"], precision=spec.precision)
+    rows = measure(
+        setting.model, setting.batches, optimisation, when, job.seed, checkpoint=job.checkpoint, report=job.report
+    )
+    return job.record(data=setting.data, rows=rows)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """When messages are measured.
+
+    Attributes:
+        steps: steps to measure at, counted from 1.
+        local_steps: steps of a change (None: no change is measured).
+        memory_steps: steps before each measured one that codecs with a memory see (None: all).
+    """
+
+    steps: Collection[int]
+    local_steps: int | None = None
+    memory_steps: int | None = None
+
+    @property
+    def last(self) -> int:
+        """The last step."""
+        return max(self.steps)
+
+    def seen(self) -> set[int]:
+        """Steps whose gradient some codec sees."""
+        memory = self.last if self.memory_steps is None else self.memory_steps
+        return {step for measured in self.steps for step in range(max(1, measured - memory), measured + 1)}
+
+
 def measure(
-    model: nn.Module, batches: Batches, lr: float, steps: Collection[int], seed: int, precision: str, *,
-    local_steps: int | None = None, memory_steps: int | None = None, checkpoint: Checkpoint | None = None,
-    report: Callable[[float], None] = lambda share: None,
-) -> list[dict[str, Any]]:  # fmt: skip
+    model: nn.Module,
+    batches: Batches,
+    optimisation: Optimisation,
+    when: Moments,
+    seed: int,
+    *,
+    checkpoint: Checkpoint | None = None,
+    report: Report = lambda share: None,
+) -> list[dict[str, Any]]:
     """Train with plain SGD on one client, and encode at the given steps what is sent after them.
 
     What is encoded, parameters only: ``gradient``, that of the step; ``change``, that of the weights over the last
@@ -78,52 +120,46 @@ def measure(
     its convolution weights reach it.
 
     A codec with a memory has one for the whole training, and is also given the gradients of the ``memory_steps``
-    steps before each measured one (None: of all steps): what piles up over a longer time is not seen. Steps that no
-    codec sees may compute in bfloat16, all others compute at least in float32: gradients of bfloat16 layers end in
-    zero bits, which zip would count as its own success.
+    steps before each measured one: what piles up over a longer time is not seen. Steps that no codec sees may compute
+    in bfloat16, all others compute at least in float32: gradients of bfloat16 layers end in zero bits, which zip would
+    count as its own success.
 
     Args:
         model: the network; it is trained in place.
         batches: of one client.
-        lr: learning rate.
-        steps: steps to measure at, counted from 1.
+        optimisation: learning rate, and precision where no codec sees the gradient.
+        when: which steps.
         seed: of the codecs that draw at random.
-        precision: of the forward and backward pass, where no codec sees its gradient.
-        local_steps: steps of a change (None: no change is measured).
-        memory_steps: steps before each measured one that codecs with a memory see.
         checkpoint: where the state is kept, and where the training goes on from.
-        report: called with the finished share (0..1) after every step.
+        report: called with the finished share after every step.
 
     Returns:
         One row for each step, ``what`` and codec: ``step``, ``what``, ``codec``, ``bytes`` and ``dense_bytes``,
         lengths of real payloads that were decoded again.
     """
-    optimiser = sgd(model)
-    memory = max(steps) if memory_steps is None else memory_steps
-    seen = {step for measured in steps for step in range(max(1, measured - memory), measured + 1)}
-    exact = "fp32" if precision == "bf16" else precision
+    optimiser, seen, local_steps = optimisation.optimiser(model), when.seen(), when.local_steps
+    exact = replace(optimisation, precision="fp32" if optimisation.precision == "bf16" else optimisation.precision)
     done = checkpoint.restore(lambda state: _restored(state, model)) if checkpoint else None
-    done = done or _Progress(before={local_steps: _weights(model)} if local_steps and local_steps in steps else {})
+    done = done or _Progress(before={local_steps: _weights(model)} if local_steps and local_steps in when.steps else {})
     made = {} if done.threshold is None else _build(done.threshold)
-    for step in range(done.step + 1, max(steps) + 1):
-        computed_in = exact if step == 1 or step in seen else precision  # the first one sets the threshold
-        for _ in plain.centralised(model, optimiser, batches, lambda _: lr, range(step - 1, step), computed_in):
-            pass
+    for step in range(done.step + 1, when.last + 1):
+        computed = exact if step == 1 or step in seen else optimisation  # the first one sets the threshold
+        list(plain.centralised(model, optimiser, batches, computed, range(step - 1, step)))
         gradient = gradients(model)
         if not made:
             done.threshold = _threshold(gradient)
             made = _build(done.threshold)
             done.states = {name: codec.new_state(seed, 0) for name, codec in made.items()}
-        if local_steps and step + local_steps in steps:
+        if local_steps and step + local_steps in when.steps:
             done.before[step + local_steps] = _weights(model)
-        if step in steps:
+        if step in when.steps:
             done.rows += _rows_of_step(step, gradient, _weights(model), done, made)
         elif step in seen:
             for name in REMEMBERING:
                 made[name].encode(done.states[name], gradient)
         done.step = step
-        report(step / max(steps))
-        if checkpoint and step < max(steps) and checkpoint.due():
+        report(step / when.last)
+        if checkpoint and step < when.last and checkpoint.due():
             checkpoint.save({"model": model.state_dict(), "progress": vars(done)})
     return done.rows
 
@@ -140,9 +176,12 @@ def _restored(state: Mapping[str, Any], model: nn.Module) -> _Progress:
 
 
 def _rows_of_step(
-    step: int, gradient: Mapping[str, Tensor], weights: Mapping[str, Tensor], done: _Progress,
+    step: int,
+    gradient: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    done: _Progress,
     made: Mapping[str, codecs.Codec],
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """The rows of a measured step: its gradient by every codec, change and weights by those of ``QUANTISED``."""
     rows = _rows(step, GRADIENT, gradient, made, done.states)
     plain_ones = {name: made[name] for name in QUANTISED}
@@ -171,9 +210,12 @@ def _build(threshold: float) -> dict[str, codecs.Codec]:
 
 
 def _rows(
-    step: int, what: str, tensors: Mapping[str, Tensor], made: Mapping[str, codecs.Codec],
+    step: int,
+    what: str,
+    tensors: Mapping[str, Tensor],
+    made: Mapping[str, codecs.Codec],
     states: Mapping[str, codecs.State],
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     sizes: dict[str, int] = {}
     expected = Expected.like(tensors.values())
     for name, codec in made.items():

@@ -66,48 +66,39 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
     """
     where, dtype = device(), _DTYPES[spec.precision]
     loaded = sets.load(spec.dataset, root / "data")
-    order = generator(0, "subset", spec.dataset).permutation(len(loaded.train_labels))
-    held_out = min(HELD_OUT_IMAGES, len(order) // 5) if spec.evaluate_on == "held_out" else 0
-    available = len(order) - held_out
-    if spec.train_images > available:
-        kept = f" of which {held_out} are held out" if held_out else ""
-        raise ReproError(f"{spec.run}: {spec.train_images} training images; {spec.dataset} has {len(order)}{kept}")
-    chosen = order[: spec.train_images]
-    if spec.evaluate_on == "held_out":
-        other, pixels, labels = order[available:], loaded.train_images, loaded.train_labels
-    else:
-        pixels, labels = loaded.test_images, loaded.test_labels
-        other = generator(0, "subset", spec.dataset, "test").permutation(len(labels))
-    for name, wanted in (("test_images", spec.test_images), ("final_test_images", spec.final_test_images or 0)):
-        if wanted > len(other):
-            raise ReproError(f"{spec.run}: {wanted} evaluation images; {len(other)} exist; lower {name}")
-
+    chosen, tested = _subsets(spec, loaded)
     train = shrink(loaded.train_images[chosen], spec.image_size)
     targets = np.asarray(loaded.train_labels[chosen])
-    mean, std = channel_moments(train)
-    padding = max(1, spec.image_size // 8) if spec.augment else 0
-    images = Images(train, targets, mean, std, dtype=dtype, device=str(where), padding=padding)
+    normalised: dict[str, Any] = {"dtype": dtype, "device": str(where)}
+    normalised["mean"], normalised["std"] = channel_moments(train)
+    images = Images(train, targets, padding=max(1, spec.image_size // 8) if spec.augment else 0, **normalised)
     shards = partition.make(
-        spec.partition, targets, spec.workers if spec.method != "central" else 1,
-        generator(seed, "partition"), labels_per_client=spec.labels_per_client, alpha=spec.dirichlet_alpha,
-        drop_uncovered=spec.drop_uncovered, batches=spec.local_batches,
-    )  # fmt: skip
+        spec.partition,
+        targets,
+        spec.workers if spec.method != "central" else 1,
+        generator(seed, "partition"),
+        labels_per_client=spec.labels_per_client,
+        alpha=spec.dirichlet_alpha,
+        drop_uncovered=spec.drop_uncovered,
+        batches=spec.local_batches,
+    )
 
     def evaluated(n: int) -> Images:
-        tested, of = shrink(pixels[other[:n]], spec.image_size), labels[other[:n]]
-        return Images(tested, of, mean, std, dtype=dtype, device=str(where))
+        pixels, labels = tested
+        return Images(shrink(pixels[:n], spec.image_size), labels[:n], **normalised)
 
+    model = models.build(
+        spec.model,
+        classes=spec.classes or loaded.n_classes,
+        width=spec.width,
+        image_size=spec.image_size,
+        norm=spec.norm,
+        last_scale_zero=spec.last_scale_zero,
+        seed=derive(seed, "weights"),
+        dtype=dtype,
+    )
     return Setting(
-        model=models.build(
-            spec.model,
-            classes=spec.classes or loaded.n_classes,
-            width=spec.width,
-            image_size=spec.image_size,
-            norm=spec.norm,
-            last_scale_zero=spec.last_scale_zero,
-            seed=derive(seed, "weights"),
-            dtype=dtype,
-        ).to(where),
+        model=model.to(where),
         batches=Batches(
             images, shards, spec.local_batch, seed, spec.augment, wait=spec.clients_wait, sizes=spec.local_batches
         ),
@@ -121,3 +112,23 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
             "classes": loaded.n_classes,
         },
     )
+
+
+def _subsets(spec: Spec, loaded: sets.Images) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Places of the training images, and the images and labels that are evaluated, as many as any evaluation needs."""
+    order = generator(0, "subset", spec.dataset).permutation(len(loaded.train_labels))
+    held_out = min(HELD_OUT_IMAGES, len(order) // 5) if spec.evaluate_on == "held_out" else 0
+    available = len(order) - held_out
+    if spec.train_images > available:
+        kept = f" of which {held_out} are held out" if held_out else ""
+        raise ReproError(f"{spec.run}: {spec.train_images} training images; {spec.dataset} has {len(order)}{kept}")
+    if spec.evaluate_on == "held_out":
+        other, pixels, labels = order[available:], loaded.train_images, loaded.train_labels
+    else:
+        pixels, labels = loaded.test_images, loaded.test_labels
+        other = generator(0, "subset", spec.dataset, "test").permutation(len(labels))
+    most = max(spec.test_images, spec.final_test_images or 0)
+    for name, wanted in (("test_images", spec.test_images), ("final_test_images", spec.final_test_images or 0)):
+        if wanted > len(other):
+            raise ReproError(f"{spec.run}: {wanted} evaluation images; {len(other)} exist; lower {name}")
+    return order[: spec.train_images], (pixels[other[:most]], labels[other[:most]])

@@ -54,9 +54,13 @@ class Comparison:
 
 
 def rerun(
-    spec: specs.Spec, seed: int, root: Path = Path(), *, processes: int = 1,
+    spec: specs.Spec,
+    seed: int,
+    root: Path = Path(),
+    *,
+    processes: int = 1,
     report: Callable[[float], None] = lambda share: None,
-) -> Comparison:  # fmt: skip
+) -> Comparison:
     """Run again, from the beginning and without touching the stored record, and compare.
 
     On the same machine type and versions the bodies must be identical. Elsewhere everything but measured floats must
@@ -137,14 +141,17 @@ def _measured_again(stored: Record, again: Record) -> Comparison:
         what = "another machine; bytes of tensors are equal, times and peaks are not compared"
         return Comparison(stored.run, stored.seed, AGREES, what)
     apart = [
-        f"{part} at batch {a['batch']}" for a, b in pairs for part in ("compute", "movement", "update", "step")
+        f"{part} at batch {a['batch']}"
+        for a, b in pairs
+        for part in ("compute", "movement", "update", "step")
         if a[part] is not None
         and (b[part][0] > TIME_TOLERANCE * a[part][2] or a[part][0] > TIME_TOLERANCE * b[part][2])
-    ]  # fmt: skip
+    ]
     apart += [
-        f"peak at batch {a['batch']}" for a, b in pairs
+        f"peak at batch {a['batch']}"
+        for a, b in pairs
         if a["peak"] is not None and abs(b["peak"] / a["peak"] - 1) > PEAK_TOLERANCE
-    ]  # fmt: skip
+    ]
     within = f"quartiles within a factor of {TIME_TOLERANCE:g}, peaks within {100 * PEAK_TOLERANCE:g} %"
     if apart:
         told = f"same machine type, but beyond {within}: {', '.join(apart)}"
@@ -180,9 +187,11 @@ def _elsewhere(spec: specs.Spec, stored: Record, again: Record, root: Path) -> C
     low, high = mean.estimate - half, mean.estimate + half
     verdict = AGREES if low <= ours <= high else DIFFERS
     return Comparison(
-        stored.run, stored.seed, verdict,
+        stored.run,
+        stored.seed,
+        verdict,
         f"another machine type; last top-1 {100 * ours:.1f} %, expected {100 * low:.1f} to {100 * high:.1f} %",
-    )  # fmt: skip
+    )
 
 
 def _law_elsewhere(stored: Record, again: Record, root: Path) -> Comparison:
@@ -203,9 +212,10 @@ def _law_elsewhere(stored: Record, again: Record, root: Path) -> Comparison:
     before, now = stored.law or {}, again.law or {}
     sizes = ["law's sizes"] if _law_sizes(before) != _law_sizes(now) or before.keys() != now.keys() else []
     other = [
-        check["called"] for check in checks
+        check["called"]
+        for check in checks
         if not sizes and bool(rules.unmet_checks(before, [check])) != bool(rules.unmet_checks(now, [check]))
-    ]  # fmt: skip
+    ]
     if sizes or other:
         return Comparison(
             stored.run, stored.seed, DIFFERS, f"another machine type, and {', '.join(sizes + other)} differ"
@@ -218,10 +228,12 @@ def _law_elsewhere(stored: Record, again: Record, root: Path) -> Comparison:
 def law_checks(run: str, root: Path = Path()) -> list[Mapping[str, Any]]:
     """What the statements check of the numbers of an executed law."""
     return [
-        check for statement in published.load_published(root).statements
+        check
+        for statement in published.load_published(root).statements
         for part in (statement.judge or {}).get("parts", [])
-        if part["rule"] == "law" and part["run"] == run for check in part["checks"]
-    ]  # fmt: skip
+        if part["rule"] == "law" and part["run"] == run
+        for check in part["checks"]
+    ]
 
 
 def _law_sizes(law: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,23 +1,29 @@
-"""All runs that have no valid record, side by side, one process per core with one torch thread each."""
+"""All runs that have no valid record, side by side, one process per core with one torch thread each.
+
+A run whose process is killed is tried once more, and the others go on. Ctrl-C ends all processes; the records that were
+written stay, and interrupted runs go on from their checkpoints.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import math
 import sys
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
 from repro.errors import ReproError
 from repro.registry.specs import Spec
+from repro.running.workers import Workers
+from repro.running.workers import start_worker as start_worker
 
+MOST_JOBS = 4
+"""Processes for each usable core that are accepted, at most; each holds a network and its images in memory."""
+ATTEMPTS = 2
+"""How often a run is started whose process is killed."""
 Task = tuple[Spec, int]
 
 
@@ -38,10 +44,21 @@ def cost(task: Task) -> float:
 
 
 def default_jobs() -> int:
-    """One process per core; one in all where there is a GPU, which runs share badly."""
-    import torch
+    """One process per core that this process may use; one in all where there is a GPU, which runs share badly."""
+    from repro import machine
 
-    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
+    return 1 if machine.device().type == "cuda" else machine.usable_cores()
+
+
+def expect_possible(jobs: int | None, time_budget: float | None) -> None:
+    """Raise a ReproError for a number of processes, or a time, that no sweep can have."""
+    from repro import machine
+
+    most = MOST_JOBS * max(2, machine.usable_cores())
+    if jobs is not None and not 1 <= jobs <= most:
+        raise ReproError(f"{jobs} processes on {machine.usable_cores()} usable cores; 1 to {most} were expected")
+    if time_budget is not None and math.isnan(time_budget):
+        raise ReproError("a time budget that is no number; seconds were expected")
 
 
 def sweep(
@@ -60,7 +77,8 @@ def sweep(
         tasks: runs and seeds.
         root: root of the repository.
         jobs: processes; ``default_jobs`` when None.
-        time_budget: seconds after which no further run is started; the runs in flight still finish.
+        time_budget: seconds after which no further run is started; the runs in flight still finish. With 0 or less,
+            none is started.
         in_order: start runs in the order of ``tasks`` instead of the longest first.
 
     Returns:
@@ -68,22 +86,18 @@ def sweep(
         neighbours are not affected.
 
     Raises:
-        ReproError: a stored record is truncated or was edited; nothing is computed then.
+        ReproError: a stored record is truncated or was edited, or more processes or another time budget than there can
+            be; nothing is computed then.
+        KeyboardInterrupt: the processes of runs in flight have been ended.
     """
-    from repro.data import sets
     from repro.registry import store
 
+    expect_possible(jobs, time_budget)
     todo = [task for task in tasks if store.stored(*task, root) is None]
     if not in_order:
         todo.sort(key=cost, reverse=True)
     problems: list[str] = []
-    for name in sorted({spec.dataset for spec, _ in todo if spec.kind != "law"}):
-        try:
-            sets.load(name, root / "data")
-        except ReproError as error:
-            waiting = [task for task in todo if task[0].kind != "law" and task[0].dataset == name]
-            problems.append(f"{len(waiting)} runs on {name} could not start: {error}")
-            todo = [task for task in todo if task not in waiting]
+    todo = _with_data(todo, root, problems)
     started, computed, left = time.monotonic(), 0, 0
     # A measurement has the machine for itself: after all others, one at a time, each in a new process.
     alone = [task for task in todo if task[0].kind == "measure"]
@@ -91,8 +105,9 @@ def sweep(
     for part, processes in ((together, jobs or default_jobs()), (alone, 1)):
         if part:
             rest = None if time_budget is None else time_budget - (time.monotonic() - started)
-            now, later = _compute(part, root, processes, rest, problems, renew=part is alone)
-            computed, left = computed + now, left + later
+            batch = _Batch(list(part), problems)
+            _compute(batch, root, processes, rest, renew=part is alone)
+            computed, left = computed + batch.computed, left + len(batch.waiting)
     valid = 0
     for spec, seed in tasks:
         record = store.stored(spec, seed, root)
@@ -104,6 +119,20 @@ def sweep(
     return Outcome(valid, computed, left, tuple(problems))
 
 
+def _with_data(todo: list[Task], root: Path, problems: list[str]) -> list[Task]:
+    """The tasks whose data are there; the others are ``problems``."""
+    from repro.data import sets
+
+    for name in sorted({spec.dataset for spec, _ in todo if spec.kind != "law"}):
+        try:
+            sets.load(name, root / "data")
+        except ReproError as error:
+            waiting = [task for task in todo if task[0].kind != "law" and task[0].dataset == name]
+            problems.append(f"{len(waiting)} runs on {name} could not start: {error}")
+            todo = [task for task in todo if task not in waiting]
+    return todo
+
+
 def by_seed(tasks: Sequence[Task]) -> list[Task]:
     """All runs of the lowest seed first, then of the next; the longest first within a seed.
 
@@ -112,58 +141,74 @@ def by_seed(tasks: Sequence[Task]) -> list[Task]:
     return sorted(tasks, key=lambda task: (task[1], -cost(task)))
 
 
-def _compute(
-    todo: list[Task], root: Path, jobs: int, time_budget: float | None, problems: list[str], *, renew: bool = False
-) -> tuple[int, int]:
-    """Compute ``todo`` in ``jobs`` processes; with ``renew``, no process computes two runs."""
-    started, computed = time.monotonic(), 0
-    waiting, running = list(todo), dict[Future[str], Task]()
-    context = multiprocessing.get_context("spawn")
+@dataclass
+class _Batch:
+    """Runs that are computed side by side.
+
+    Attributes:
+        waiting: not started yet.
+        problems: one line for each run that failed; the caller's.
+        running: by the number that ``Workers`` gave each.
+        killed: how often the process of a run ended without an answer.
+        computed: finished runs.
+    """
+
+    waiting: list[Task]
+    problems: list[str]
+    running: dict[int, Task] = field(default_factory=dict)
+    killed: dict[tuple[str, int], int] = field(default_factory=dict)
+    computed: int = 0
+
+    def next(self) -> Task | None:
+        """The first run that waits for no other one; it waits no longer."""
+        unfinished = [*self.waiting, *self.running.values()]
+        task = next((task for task in self.waiting if not _waits(task, unfinished)), None)
+        if task is not None:
+            self.waiting.remove(task)
+        return task
+
+    def answered(self, task: Task, answer: str | Exception | None) -> bool:
+        """Note how ``task`` ended; whether that was the last of it."""
+        spec, seed = task
+        name = f"{spec.run} seed {seed}"
+        if answer is None:
+            times = self.killed[spec.run, seed] = self.killed.get((spec.run, seed), 0) + 1
+            if times < ATTEMPTS:
+                tqdm.write(f"{name}: its process was killed (out of memory?); it is started again", sys.stderr)
+                self.waiting.append(task)
+                return False
+            self.problems.append(
+                f"{name}: its process was killed {times} times (out of memory?); run the sweep again with fewer --jobs"
+            )
+        elif isinstance(answer, Exception):
+            kind = "" if isinstance(answer, ReproError) else f"{type(answer).__name__}: "
+            self.problems.append(f"{name} failed: {kind}{answer}")
+        else:
+            self.computed += 1
+        return True
+
+
+def _compute(batch: _Batch, root: Path, jobs: int, time_budget: float | None, *, renew: bool) -> None:
+    """Compute what waits in ``jobs`` processes; with ``renew``, no process computes two runs."""
+    started, total = time.monotonic(), len(batch.waiting)
+    units, done = round(sum(map(cost, batch.waiting)) + total), 0
     with (
-        ProcessPoolExecutor(
-            min(jobs, len(todo)),
-            context,
-            initializer=start_worker,
-            initargs=(os.getpid(),),
-            max_tasks_per_child=1 if renew else None,
-        ) as pool,
-        tqdm(
-            total=round(sum(map(cost, todo)) + len(todo)),
-            unit="img",
-            unit_scale=True,
-            disable=None,
-            smoothing=0.1,
-        ) as bar,
+        Workers(_run, renew=renew) as workers,
+        tqdm(total=units, unit="img", unit_scale=True, disable=None, smoothing=0.1) as bar,
     ):
-        while waiting or running:
+        while batch.waiting or batch.running:
             late = time_budget is not None and time.monotonic() - started > time_budget
-            while len(running) < jobs and not late:
-                task = next((t for t in waiting if not _waits(t, [*waiting, *running.values()])), None)
-                if task is None:
-                    break
-                waiting.remove(task)
-                running[pool.submit(_run, *task, root)] = task
-            if not running:
+            while len(batch.running) < jobs and not late and (task := batch.next()) is not None:
+                batch.running[workers.submit(*task, root)] = task
+            if not batch.running:
                 break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                spec, seed = running.pop(future)
-                try:
-                    tqdm.write(
-                        f"[{len(todo) - len(waiting) - len(running)}/{len(todo)}] {future.result()}",
-                        sys.stderr,
-                    )
-                    computed += 1
-                except BrokenProcessPool:
-                    problems.append(
-                        f"{spec.run} seed {seed}: its process was killed (out of memory?); run the sweep again"
-                    )
-                    problems.extend(f"{s.run} seed {k} was not started" for s, k in waiting)
-                    return computed, len(waiting)
-                except Exception as error:  # whatever a run met, the others go on
-                    kind = "" if isinstance(error, ReproError) else f"{type(error).__name__}: "
-                    problems.append(f"{spec.run} seed {seed} failed: {kind}{error}")
-                bar.update(round(cost((spec, seed)) + 1))
-    return computed, len(waiting)
+            for number, answer in workers.answers():
+                task = batch.running.pop(number)
+                if batch.answered(task, answer):
+                    done += 1
+                    bar.update(round(cost(task) + 1))
+                if isinstance(answer, str):
+                    tqdm.write(f"[{done}/{total}] {answer}", sys.stderr)
 
 
 def _waits(task: Task, unfinished: Sequence[Task]) -> bool:
@@ -171,20 +216,6 @@ def _waits(task: Task, unfinished: Sequence[Task]) -> bool:
     spec, seed = task
     other = (spec.step_up or {}).get("share_of")
     return other is not None and any((s.run, k) == (other, seed) for s, k in unfinished)
-
-
-def start_worker(parent: int) -> None:
-    """Import torch once, and end with the parent: a killed sweep must not leave runs behind that nobody waits for."""
-    import torch
-
-    torch.set_num_threads(1)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run(spec: Spec, seed: int, root: Path) -> str:

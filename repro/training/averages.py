@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
-
-from repro.data.batches import Batches
 
 
 class WeightedMean:
@@ -49,8 +46,3 @@ def weighted_mean(parts: Sequence[Sequence[Tensor]], weights: Sequence[int]) -> 
     for part, weight in zip(parts, weights, strict=True):
         mean.add(part, weight)
     return mean.result()
-
-
-def client_weights(batches: Batches, weights: Literal["images", "equal"]) -> list[int]:
-    """Weight of each client in federated averaging: the images of its shard, or one."""
-    return [len(shard) if weights == "images" else 1 for shard in batches.shards]

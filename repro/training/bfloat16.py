@@ -45,9 +45,14 @@ class _ConvolutionsInFloat32(TorchFunctionMode):
 
 
 def _conv2d(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
     groups: int = 1,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     pairs = [(value, value) if isinstance(value, int) else tuple(value) for value in (stride, padding, dilation)]
     own = None if bias is None else bias.bfloat16()
     found: Tensor = _Convolution.apply(x.bfloat16(), weight.bfloat16(), own, *pairs, groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -10,11 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repro.errors import NotFinite
 from repro.models.norms import batch_statistics
 from repro.training.bfloat16 import precise
 from repro.training.buffers import AVERAGED, Buffers
 
 Part = Callable[[], tuple[Tensor, Tensor]]  # makes one evaluation batch: x (B, 3, H, W), y (B,)
+
+
+def expect_finite(what: str, loss: float) -> None:
+    """Raise NotFinite unless the loss of ``what`` is finite."""
+    if not math.isfinite(loss):
+        raise NotFinite(f"the {what} loss is {loss}; a finite loss was expected; lower the learning rate")
 
 
 class Score(NamedTuple):

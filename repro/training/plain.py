@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import nn
 
-from repro.codecs import Codec, Dense
-from repro.codecs.state import State
+from repro.codecs import Dense
 from repro.data.batches import Batches
-from repro.training.averages import WeightedMean, client_weights
-from repro.training.buffers import AVERAGED, Buffers, expected, load_state, shared_state
-from repro.training.momenta import RESTARTED, Momenta
-from repro.training.rounds import Progress, Round, broadcast, epochs_before, epochs_seen, local_range, settle
-from repro.training.steps import Schedule, backward, decayed_gradients, set_gradients, set_lr, sgd
+from repro.training.averages import WeightedMean
+from repro.training.buffers import shared_state
+from repro.training.exchange import Exchange
+from repro.training.local import ONE_EPOCH, LocalTraining
+from repro.training.rounds import Round, Tally
+from repro.training.steps import Optimisation, backward, decayed_gradients, set_gradients, set_lr
 
 
 def centralised(
-    model: nn.Module, optimiser: torch.optim.Optimizer, batches: Batches, lr: Schedule, steps: Iterable[int],
-    precision: str = "fp32", *, before_step: Callable[[nn.Module, int], None] | None = None,
-) -> Iterator[Round]:  # fmt: skip
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batches: Batches,
+    optimisation: Optimisation,
+    steps: Iterable[int],
+    before_step: Callable[[nn.Module, int], None] | None = None,
+) -> Iterator[Round]:
     """Mini-batch SGD in one place. A round is a step; nothing is sent.
 
     ``before_step``, if given, is called with the model, which holds its gradient, and the number of the step, and may
@@ -30,105 +33,97 @@ def centralised(
     """
     model.train()
     for step in steps:
-        rate = lr(step / batches.rounds_per_epoch)
-        set_lr(optimiser, rate)
+        lr = optimisation.lr(step / batches.rounds_per_epoch)
+        set_lr(optimiser, lr)
         x, y = batches.get(0, step)
-        loss, correct = backward(model, x, y, precision, [batches.dropout_seed(0, step)])
+        loss, correct = backward(model, x, y, optimisation.precision, [batches.dropout_seed(0, step)])
         if before_step is not None:
             before_step(model, step)
         optimiser.step()
-        yield Round(step + 1, rate, loss, correct, len(y), 0, 0)
+        yield Round(step + 1, lr, loss, correct, len(y), 0, 0)
 
 
 def large_batch(
-    model: nn.Module, optimiser: torch.optim.Optimizer, batches: Batches, codec: Codec, lr: Schedule,
-    rounds: Iterable[int], precision: str = "fp32", *, states: Sequence[State] | None = None,
-    download: Codec | None = None, progress: Progress = epochs_seen, buffers: Buffers = AVERAGED,
-    weight_decay: float = 0.0,
-) -> Iterator[Round]:  # fmt: skip
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batches: Batches,
+    exchange: Exchange,
+    optimisation: Optimisation,
+    rounds: Iterable[int],
+) -> Iterator[Round]:
     """Large-batch training (bulk-synchronous SGD): gradients are averaged every step (post 1, steps 1 to 8).
 
-    ``codec`` compresses what workers send, with its memory of each in ``states``; ``download`` what they receive.
-    ``buffers`` says what happens to BatchNorm's running statistics. ``weight_decay`` is the workers', for a codec that
-    corrects momentum; with any other, both are the ``optimiser``'s.
+    ``optimiser`` is the server's, ``optimisation.of_server``, and goes on from the rounds before.
     """
-    states = states or [codec.new_state(client=client) for client in range(batches.clients)]
-    download, wanted = download or Dense(), expected(model, buffers)
+    codec, decay = exchange.codec, optimisation.decay_of_workers(exchange.codec)
     for step in rounds:
         epoch = step / batches.rounds_per_epoch
-        set_lr(optimiser, lr(epoch))
-        images = batches.images_of(step)
-        mean, up, down, losses, correct = WeightedMean(sum(images)), 0, 0, 0.0, 0
-        shared = broadcast(model, download, buffers)
+        lr = optimisation.lr(epoch)
+        set_lr(optimiser, lr)
+        mean, tally, shared = WeightedMean(sum(batches.images_of(step))), Tally(), exchange.broadcast(model)
         for client in batches.round(step):
             worker = copy.deepcopy(model).train()
-            load_state(worker, download.decode(shared, wanted), buffers)  # 2. download the current shared model
-            buffers.restore(worker, client)
-            down += len(shared)
+            exchange.receive(worker, shared)  # 2. download the current shared model
+            exchange.buffers.restore(worker, client)
             x, y = batches.get(client, batches.local_step(client, step))
             seeds = [batches.dropout_seed(client, step)]
-            loss, right = backward(worker, x, y, precision, seeds)  # 3. one forward and backward pass
-            buffers.keep(worker, client)
-            states[client]["progress"] = progress(epoch)
-            local = decayed_gradients(worker, weight_decay) | buffers.sent(worker)
-            sent = codec.encode(states[client], local)  # 4., 5. compress, upload
-            mean.add(codec.decode(sent, wanted), len(y))  # 6. decompress, average
-            up += len(sent)
-            losses, correct = losses + loss * len(y), correct + right
-        set_gradients(model, mean.result(), buffers)
+            loss, correct = backward(worker, x, y, optimisation.precision, seeds)  # 3. one forward and backward pass
+            exchange.buffers.keep(worker, client)
+            gradients = decayed_gradients(worker, decay) | exchange.buffers.sent(worker)
+            sent = exchange.send(client, gradients, epoch)  # 4., 5. compress, upload
+            mean.add(codec.decode(sent, exchange.expected(model)), len(y))  # 6. decompress, average
+            tally.count(loss, correct, len(y))
+            tally.up, tally.down = tally.up + len(sent), tally.down + len(shared)
+        set_gradients(model, mean.result(), exchange.buffers)
         optimiser.step()  # 7. one step of SGD on the shared model
-        settle(model, download, buffers)
-        yield Round(step + 1, lr(epoch), losses / sum(images), correct, sum(images), up, down)
+        exchange.settle(model)
+        yield tally.round(step + 1, lr)
 
 
 def federated_averaging(
-    model: nn.Module, batches: Batches, codec: Codec, lr: Schedule, rounds: Iterable[int],
-    local_epochs: int = 1, momentum: float = 0.0, weight_decay: float = 0.0, precision: str = "fp32", *,
-    states: Sequence[State] | None = None, download: Codec | None = None, progress: Progress = epochs_seen,
-    buffers: Buffers = AVERAGED, local_steps: int | None = None, momenta: Momenta = RESTARTED,
-    weights: Literal["images", "equal"] = "images",
-) -> Iterator[Round]:  # fmt: skip
-    """Federated averaging (McMahan et al. 2017): local SGD, then the average of the models, by ``weights``.
+    model: nn.Module,
+    batches: Batches,
+    exchange: Exchange,
+    optimisation: Optimisation,
+    rounds: Iterable[int],
+    local: LocalTraining = ONE_EPOCH,
+) -> Iterator[Round]:
+    """Federated averaging (McMahan et al. 2017): local SGD, then the weighted average of the models.
 
-    What is sent is the change of the local model. ``momenta`` says what happens to local momentum. A round lasts
-    ``local_epochs``, or ``local_steps`` where they are given. ``codec``, ``states``, ``download``, ``progress`` and
-    ``buffers`` are those of ``large_batch``.
+    What is sent is the change of the local model.
     """
-    states = states or [codec.new_state(client=client) for client in range(batches.clients)]
-    download, wanted = download or Dense(), expected(model, buffers)
+    codec, shares, momenta = exchange.codec, local.shares(batches), local.momenta
     for number in rounds:
-        shares = client_weights(batches, weights)
-        mean, mean_momentum, up, down = WeightedMean(sum(shares)), WeightedMean(sum(shares)), 0, 0
-        losses, correct, images = 0.0, 0, 0
-        epoch = epochs_before(batches, number, local_epochs, local_steps)
-        shared, shared_momentum = broadcast(model, download, buffers), momenta.message()
+        epoch = local.epochs_before(batches, number)
+        mean, mean_momentum, tally = WeightedMean(sum(shares)), WeightedMean(sum(shares)), Tally()
+        shared, shared_momentum = exchange.broadcast(model), momenta.message()
         for client in range(batches.clients):
             worker = copy.deepcopy(model).train()
-            load_state(worker, download.decode(shared, wanted), buffers)  # 2. download the current shared model
-            buffers.restore(worker, client)
-            down += len(shared) + len(shared_momentum)
-            before = {name: tensor.clone() for name, tensor in shared_state(worker, buffers).items()}
-            optimiser = sgd(worker, momentum, weight_decay)
+            exchange.receive(worker, shared)  # 2. download the current shared model
+            exchange.buffers.restore(worker, client)
+            before = {name: tensor.clone() for name, tensor in shared_state(worker, exchange.buffers).items()}
+            optimiser = optimisation.optimiser(worker)
             momenta.restore(optimiser, worker, client, shared_momentum)
-            steps, per_epoch = local_range(batches, client, number, local_epochs, local_steps)
+            steps, per_epoch = local.range(batches, client, number)
             for step in steps:  # 3. a number of SGD iterations
-                set_lr(optimiser, lr(step / per_epoch))
+                set_lr(optimiser, optimisation.lr(step / per_epoch))
                 x, y = batches.get(client, step)
-                loss, right = backward(worker, x, y, precision, [batches.dropout_seed(client, step)])
+                seeds = [batches.dropout_seed(client, step)]
+                loss, correct = backward(worker, x, y, optimisation.precision, seeds)
                 optimiser.step()
-                losses, correct, images = losses + loss * len(y), correct + right, images + len(y)
-            buffers.keep(worker, client)
-            change = {name: tensor - before[name] for name, tensor in shared_state(worker, buffers).items()}
-            states[client]["progress"] = progress(epoch)
-            sent, sent_momentum = codec.encode(states[client], change), momenta.keep(optimiser, worker, client)
-            up += len(sent) + len(sent_momentum)  # 4., 5. compress, upload
-            mean.add(codec.decode(sent, wanted), shares[client])  # 6., 7. decompress, average
-            if sent_momentum:
+                tally.count(loss, correct, len(y))
+            exchange.buffers.keep(worker, client)
+            change = {name: new - before[name] for name, new in shared_state(worker, exchange.buffers).items()}
+            sent = exchange.send(client, change, epoch)  # 4., 5. compress, upload
+            mean.add(codec.decode(sent, exchange.expected(model)), shares[client])  # 6., 7. decompress, average
+            if sent_momentum := momenta.keep(optimiser, worker, client):
                 mean_momentum.add(Dense().decode(sent_momentum), shares[client])
+            tally.up += len(sent) + len(sent_momentum)
+            tally.down += len(shared) + len(shared_momentum)
         with torch.no_grad():
-            for tensor, change_of in zip(shared_state(model, buffers).values(), mean.result(), strict=True):
+            for tensor, change_of in zip(shared_state(model, exchange.buffers).values(), mean.result(), strict=True):
                 tensor.add_(change_of.to(tensor.device))  # 8. update the shared model
         if momenta.policy == "average":
             momenta.settle(mean_momentum.result())
-        settle(model, download, buffers)
-        yield Round(number + 1, lr(epoch), losses / images, correct, images, up, down)
+        exchange.settle(model)
+        yield tally.round(number + 1, optimisation.lr(epoch))

@@ -1,27 +1,34 @@
-"""One optimiser step: forward and backward pass, gradients, plain SGD."""
+"""One optimiser step: its settings, forward and backward pass, gradients, plain SGD."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repro.codecs import Codec
 from repro.errors import NotFinite, ReproError
 from repro.models.dropout import dropout_seeds
 from repro.training.bfloat16 import precise
 from repro.training.buffers import AVERAGED, Buffers
+from repro.training.evaluate import expect_finite
 
 Schedule = Callable[[float], float]  # epochs of data seen so far -> learning rate
 
 
 def backward(
-    model: nn.Module, x: Tensor, y: Tensor, precision: str, seeds: Sequence[int] = (),
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    precision: str,
+    seeds: Sequence[int] = (),
     sizes: Sequence[int] | None = None,
-) -> tuple[float, int]:  # fmt: skip
+) -> tuple[float, int]:
     """Set the gradient of the mean cross-entropy on x (B, 3, H, W), y (B,).
 
     ``seeds`` are those of dropout, one for each worker whose images are in the batch, and ``sizes`` how many each has;
@@ -38,8 +45,7 @@ def backward(
         logits = model(x)
         loss = F.cross_entropy(logits, y)
     value = float(loss.detach())
-    if not math.isfinite(value):
-        raise NotFinite(f"the training loss is {value}; a finite loss was expected; lower the learning rate")
+    expect_finite("training", value)
     model.zero_grad(set_to_none=True)
     loss.backward()
     return value, int((logits.detach().argmax(1) == y).sum())
@@ -65,8 +71,45 @@ def sgd(model: nn.Module, momentum: float = 0.0, weight_decay: float = 0.0) -> t
         groups.setdefault(factors.get(name, 1.0), []).append(parameter)
     return torch.optim.SGD(
         [{"params": group, "lr_factor": factor} for factor, group in groups.items()],
-        lr=1.0, momentum=momentum, weight_decay=weight_decay, foreach=True,
-    )  # fmt: skip
+        lr=1.0,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        foreach=True,
+    )
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How weights follow gradients, in every method alike.
+
+    Attributes:
+        lr: learning rate by epochs of data seen so far.
+        momentum, weight_decay: of SGD.
+        precision: of forward and backward passes: ``fp64``, ``fp32`` or ``bf16``.
+        make: makes the optimiser of a network from momentum and weight decay. Another optimiser is a function like
+            ``sgd`` in a file of its own.
+    """
+
+    lr: Schedule
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    precision: str = "fp32"
+    make: Callable[[nn.Module, float, float], torch.optim.Optimizer] = sgd
+
+    def optimiser(self, model: nn.Module) -> torch.optim.Optimizer:
+        """A fresh optimiser of all parameters of ``model``."""
+        return self.make(model, self.momentum, self.weight_decay)
+
+    def of_server(self, model: nn.Module, codec: Codec) -> torch.optim.Optimizer:
+        """The optimiser of the server in large-batch training.
+
+        It has neither momentum nor decay if workers apply both before their ``codec`` encodes.
+        """
+        return self.make(model, 0.0, 0.0) if codec.corrects_momentum else self.optimiser(model)
+
+    def decay_of_workers(self, codec: Codec) -> float:
+        """The weight decay that workers of large-batch training add to their gradient before ``codec`` encodes it."""
+        return self.weight_decay if codec.corrects_momentum else 0.0
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import trainings
 from test_engines import ROUND_OFF, expect_equal, toy_model
 from torch import nn
 from toy import toy_batches
@@ -17,13 +18,16 @@ from repro import codecs
 from repro.errors import NotFinite, ReproError
 from repro.randomness import generator
 from repro.training import fast, plain, shared_state
-from repro.training.averages import WeightedMean, client_weights, weighted_mean
+from repro.training.averages import WeightedMean, weighted_mean
 from repro.training.buffers import Buffers
+from repro.training.exchange import Exchange
+from repro.training.local import LocalTraining
 from repro.training.momenta import Momenta
-from repro.training.steps import decayed_gradients, sgd
+from repro.training.steps import Optimisation, decayed_gradients, sgd
 
 OPTIONS = {"threshold": {"threshold": 0.01}}
 RATE = 0.05
+STEADY = Optimisation(lambda _: RATE)
 
 
 def linear_model(inputs=3 * 16 * 16, outputs=4):
@@ -40,18 +44,11 @@ def federated(
     """Rounds, model and momenta of a short federated averaging."""
     model = toy_model("group") if model is None else model
     batches = toy_batches(clients) if batches is None else batches
-    codec = codecs.of_run(codec, "federated", momentum, options=OPTIONS.get(codec.partition("+")[0]))
-    momenta = Momenta.start(policy, model, batches.clients)
-    lr = lambda epoch: RATE / (1 + epoch)  # noqa: E731
-    options = {"momentum": momentum, "weight_decay": 1e-3, "momenta": momenta}
-    if engine is plain:
-        made = list(plain.federated_averaging(model, batches, codec, lr, range(rounds), weights=weights, **options))
-        return made, shared_state(model), momenta.own
-    with fast.client_pool(model, batches, codec, lr, processes=processes, **options) as pool:
-        made = list(
-            fast.federated_averaging(model, pool, batches, codec, lr, range(rounds), momenta=momenta, weights=weights)
-        )
-    return made, shared_state(model), momenta.own
+    exchange = Exchange(codecs.of_run(codec, "federated", momentum, options=OPTIONS.get(codec.partition("+")[0])))
+    local = LocalTraining(momenta=Momenta.start(policy, model, batches.clients), weights=weights)
+    optimisation = Optimisation(lambda epoch: RATE / (1 + epoch), momentum, 1e-3)
+    made = trainings.federated(engine, model, batches, exchange, optimisation, rounds, local, processes)
+    return made, shared_state(model), local.momenta.own
 
 
 def large_batch(engine, codec, *, options=None, weight_decay=1e-2, momentum=0.9, rounds=4, workers=3, norm="group"):
@@ -60,14 +57,10 @@ def large_batch(engine, codec, *, options=None, weight_decay=1e-2, momentum=0.9,
     codec = codecs.of_run(
         codec, "large_batch", momentum, workers=workers, options=options or OPTIONS.get(codec.partition("+")[0])
     )
-    here = codec.corrects_momentum
-    optimiser = sgd(model, 0.0 if here else momentum, 0.0 if here else weight_decay)
-    made = list(
-        engine.large_batch(
-            model, optimiser, batches, codec, lambda _: RATE, range(rounds), weight_decay=weight_decay if here else 0.0
-        )
-    )
-    return made, shared_state(model)
+    optimisation = Optimisation(lambda _: RATE, momentum, weight_decay)
+    optimiser = optimisation.of_server(model, codec)
+    made = engine.large_batch(model, optimiser, batches, Exchange(codec), optimisation, range(rounds))
+    return list(made), shared_state(model)
 
 
 def equal(ours, theirs):
@@ -126,9 +119,9 @@ def test_memory_is_that_of_a_few_models_however_many_clients_there_are(processes
     model = linear_model(inputs, outputs=400)
     size = sum(8 * p.numel() for p in model.parameters())
     batches = toy_batches(clients, images=400, batch=2)
-    made = codecs.build(codec)
-    with fast.client_pool(model, batches, made, lambda _: RATE, processes=processes) as pool:
-        rounds = fast.federated_averaging(model, pool, batches, made, lambda _: RATE, range(2))
+    exchange = Exchange(codecs.build(codec))
+    with fast.client_pool(model, batches, exchange, STEADY, processes=processes) as pool:
+        rounds = fast.federated_averaging(model, pool, range(2))
         next(rounds)  # what is allocated once
         before, most = resident(), 0
         run = pool.run
@@ -165,8 +158,8 @@ def test_without_momentum_of_its_own_dgc_keeps_what_is_not_sent_and_nothing_else
 
 def test_clients_count_by_their_images_or_equally():
     batches = toy_batches(3)
-    assert client_weights(batches, "images") == [20, 20, 19]
-    assert client_weights(batches, "equal") == [1, 1, 1]
+    assert LocalTraining(weights="images").shares(batches) == [20, 20, 19]
+    assert LocalTraining(weights="equal").shares(batches) == [1, 1, 1]
 
 
 def test_equal_weights_are_the_plain_mean_of_the_clients_models():
@@ -189,7 +182,8 @@ def test_equal_weights_are_the_plain_mean_of_the_clients_models():
         alone.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     for weights, shares in (("equal", [1 / 3] * 3), ("images", [5 / 44, 20 / 44, 19 / 44])):
         model = linear_model()
-        list(plain.federated_averaging(model, batches, codecs.Dense(), lambda _: RATE, range(1), weights=weights))
+        local = LocalTraining(weights=weights)
+        list(plain.federated_averaging(model, batches, Exchange(codecs.Dense()), STEADY, range(1), local))
         found = torch.cat([p.detach().flatten() for p in model.parameters()])
         expected = sum(share * one for share, one in zip(shares, alone, strict=True))
         assert torch.allclose(found, expected, rtol=0, atol=ROUND_OFF)
@@ -231,8 +225,8 @@ def test_momentum_that_one_client_keeps_is_that_of_centralised_training():
     batches, found = toy_batches(1), {}
     model = toy_model("group")
     optimiser = sgd(model, 0.9, 1e-3)
-    lr = lambda epoch: RATE / (1 + epoch)  # noqa: E731
-    list(plain.centralised(model, optimiser, batches, lr, range(3 * batches.rounds_per_epoch)))
+    falling = Optimisation(lambda epoch: RATE / (1 + epoch))
+    list(plain.centralised(model, optimiser, batches, falling, range(3 * batches.rounds_per_epoch)))
     central = shared_state(model)
     buffers = {name: optimiser.state[p]["momentum_buffer"] for name, p in model.named_parameters()}
     for policy in ("restart", "keep", "average"):
@@ -248,9 +242,8 @@ def test_momentum_kept_over_one_round_is_that_of_centralised_training_to_the_bit
     """From the same start no change of weights has been rounded yet."""
     batches, model = toy_batches(1), toy_model("group")
     optimiser = sgd(model, 0.9, 1e-3)
-    list(
-        plain.centralised(model, optimiser, batches, lambda epoch: RATE / (1 + epoch), range(batches.rounds_per_epoch))
-    )
+    falling = Optimisation(lambda epoch: RATE / (1 + epoch))
+    list(plain.centralised(model, optimiser, batches, falling, range(batches.rounds_per_epoch)))
     for policy in ("keep", "average"):
         for engine in (plain, fast):
             (own,) = federated(engine, clients=1, policy=policy, rounds=1)[2]
@@ -277,7 +270,7 @@ def central(weight_decay, momentum=0.9, workers=3, rounds=4):
     model = toy_model("group")
     made = plain.large_batch(
         model, torch.optim.SGD(model.parameters(), lr=1.0, momentum=momentum, weight_decay=weight_decay),
-        toy_batches(workers, images=48), codecs.Dense(), lambda _: RATE, range(rounds),
+        toy_batches(workers, images=48), Exchange(codecs.Dense()), STEADY, range(rounds),
     )  # fmt: skip
     return list(made), shared_state(model)
 
@@ -307,13 +300,12 @@ def test_weight_decay_is_added_to_the_gradient_as_torch_adds_it():
     assert all(torch.equal(g, p.grad) for g, p in zip(plain_ones, model.parameters(), strict=True))
 
 
-def test_decay_on_the_workers_is_refused_where_the_server_decays():
-    model = toy_model("group")
-    rounds = fast.large_batch(
-        model, sgd(model), toy_batches(), codecs.Dense(), lambda _: RATE, range(1), weight_decay=0.1
-    )  # fmt: skip
-    with pytest.raises(ReproError, match="leaves momentum to the server; decay there"):
-        next(rounds)
+@pytest.mark.parametrize("name", codecs.NAMES)
+def test_momentum_and_decay_are_either_the_servers_or_the_workers(name):
+    codec, optimisation = codecs.build(name, **OPTIONS.get(name, {})), Optimisation(lambda _: RATE, 0.9, 0.1)
+    (group,) = optimisation.of_server(toy_model("group"), codec).param_groups
+    workers = (codec.momentum if codec.corrects_momentum else 0.0, optimisation.decay_of_workers(codec))
+    assert {(group["momentum"], group["weight_decay"]), workers} == {(0.9, 0.1), (0.0, 0.0)}
 
 
 @pytest.mark.parametrize("name", codecs.NAMES)
@@ -424,11 +416,8 @@ def test_tensors_in_shared_memory_are_what_messages_would_hold(processes, buffer
     def trained(upload, download, count):
         model, batches = toy_model("batch"), toy_batches(7)
         model.to(memory_format=torch.channels_last)
-        kept, lr = Buffers.start(buffers, model, batches.clients), lambda _: RATE
-        options = {"download": download, "buffers": kept}
-        with fast.client_pool(model, batches, upload, lr, processes=count, **options) as pool:
-            rounds = list(fast.federated_averaging(model, pool, batches, upload, lr, range(3), **options))
-        return rounds, model.state_dict()
+        exchange = Exchange(upload, download, Buffers.start(buffers, model, batches.clients))
+        return trainings.federated(fast, model, batches, exchange, STEADY, 3, processes=count), model.state_dict()
 
     made, state = trained(up(), down(), processes)
     messages, sent = trained(Sent(), Sent(), 1)
@@ -438,6 +427,7 @@ def test_tensors_in_shared_memory_are_what_messages_would_hold(processes, buffer
 
 def test_a_change_that_is_not_finite_is_not_averaged():
     model, batches = linear_model(), toy_batches(3)
-    dense, rate = codecs.build("dense"), lambda _: 1e308
-    with fast.client_pool(model, batches, dense, rate, processes=2) as pool, pytest.raises(NotFinite):
-        list(fast.federated_averaging(model, pool, batches, dense, rate, range(1)))
+    with pytest.raises(NotFinite):
+        trainings.federated(
+            fast, model, batches, Exchange(codecs.Dense()), Optimisation(lambda _: 1e308), 1, processes=2
+        )

@@ -58,8 +58,8 @@ def drawn() -> list[str]:
 
 @pytest.mark.parametrize("processor", PROCESSORS, ids=lambda of: of["ATEN_CPU_CAPABILITY"])
 def test_every_processor_draws_the_same(processor: dict[str, str]) -> None:
-    tests = Path(__file__).resolve().parent
-    environment = os.environ | processor | {"PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)])}
+    here = Path(__file__).resolve().parent
+    environment = os.environ | processor | {"PYTHONPATH": os.pathsep.join([str(here.parents[1]), str(here)])}
     program = "import test_initial_weights as t; print('\\n'.join(t.drawn()))"
     found = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True

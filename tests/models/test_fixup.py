@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 import toy
-from test_engines import toy_batches
+import trainings
 from torch import Tensor, nn
+from toy import toy_batches
 
 from repro import codecs, models
 from repro.errors import ReproError
@@ -16,7 +17,10 @@ from repro.models.resnet import BasicBlock, Bottleneck, ResNet
 from repro.randomness import generator
 from repro.running import runner
 from repro.training import fast, plain, shared_state
-from repro.training.steps import set_lr, sgd
+from repro.training.exchange import Exchange
+from repro.training.steps import Optimisation, set_lr, sgd
+
+DENSE = Exchange(codecs.Dense())
 
 NETWORKS = ("resnet18", "resnet50")
 
@@ -78,7 +82,7 @@ def test_the_network_is_the_published_one(model):
 )
 def test_parameters_are_as_many_as_published(kind, stem, parameters, scalars):
     with torch.device("meta"):
-        network = {"resnet18": models.ResNet18, "resnet50": models.ResNet50}[kind](classes=10, norm="fixup", stem=stem)
+        network = models.NETWORKS[kind].make(classes=10, norm="fixup", stem=stem)
     sizes = [p.numel() for p in network.parameters()]
     assert sum(sizes) == parameters
     assert sizes.count(1) == scalars
@@ -233,10 +237,10 @@ def test_on_the_server_scalars_learn_at_a_tenth(method, engine):
     batches, steps = toy_batches(), range(5)
     ours, expected = scattered(net(classes=4)), scattered(net(classes=4))
     if method == "centralised":
-        rounds = engine.centralised(ours, sgd(ours, 0.9, 1e-3), batches, lr, steps)
+        rounds = engine.centralised(ours, sgd(ours, 0.9, 1e-3), batches, Optimisation(lr), steps)
         data = [batches.get(0, step) for step in steps]
     else:
-        rounds = engine.large_batch(ours, sgd(ours, 0.9, 1e-3), batches, codecs.build("dense"), lr, steps)
+        rounds = engine.large_batch(ours, sgd(ours, 0.9, 1e-3), batches, DENSE, Optimisation(lr), steps)
         data = [batches.union(step)[:2] for step in steps]
     list(rounds)
     by_hand(expected, data, [lr(step / batches.rounds_per_epoch) for step in steps], 0.9)
@@ -244,12 +248,7 @@ def test_on_the_server_scalars_learn_at_a_tenth(method, engine):
 
 
 def federated(network: nn.Module, engine, processes: int = 1) -> None:
-    batches, codec, options = toy_batches(), codecs.build("dense"), {"momentum": 0.9, "weight_decay": 1e-3}
-    if engine is plain:
-        list(plain.federated_averaging(network, batches, codec, lr, range(2), **options))
-        return
-    with fast.client_pool(network, batches, codec, lr, processes=processes, **options) as pool:
-        list(fast.federated_averaging(network, pool, batches, codec, lr, range(2)))
+    trainings.federated(engine, network, toy_batches(), DENSE, Optimisation(lr, 0.9, 1e-3), 2, processes=processes)
 
 
 @pytest.mark.parametrize(("engine", "processes"), [(plain, 1), (fast, 1), (fast, 2)])
@@ -274,13 +273,13 @@ def test_on_the_clients_scalars_learn_at_a_tenth(engine, processes):
 
 def test_a_saved_optimiser_goes_on_with_its_factors():
     batches, undisturbed, resumed = toy_batches(), scattered(net(classes=4)), scattered(net(classes=4))
-    list(plain.centralised(undisturbed, sgd(undisturbed, 0.9), batches, lr, range(4)))
+    list(plain.centralised(undisturbed, sgd(undisturbed, 0.9), batches, Optimisation(lr), range(4)))
     before = sgd(resumed, 0.9)
-    list(plain.centralised(resumed, before, batches, lr, range(2)))
+    list(plain.centralised(resumed, before, batches, Optimisation(lr), range(2)))
     after = sgd(resumed, 0.9)
     after.load_state_dict(before.state_dict())
     assert [group["lr_factor"] for group in after.param_groups] == [1.0, 0.1]
-    list(plain.centralised(resumed, after, batches, lr, range(2, 4)))
+    list(plain.centralised(resumed, after, batches, Optimisation(lr), range(2, 4)))
     assert all(torch.equal(a, b) for a, b in zip(undisturbed.parameters(), resumed.parameters(), strict=True))
 
 

@@ -39,7 +39,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize(("classes", "parameters"), [(10, 11_173_962), (100, 11_220_132), (1000, 11_681_832)])
 def test_resnet18_has_the_known_number_of_parameters(norm: str, classes: int, parameters: int) -> None:
     with torch.device("meta"):
-        net = models.ResNet18(classes=classes, norm=norm)
+        net = models.resnet.ResNet18(classes=classes, norm=norm)
     assert sum(p.numel() for p in net.parameters()) == parameters
     assert sum(p.numel() for p in net.parameters() if p.dim() == 4) == 11_159_232
 
@@ -163,7 +163,8 @@ def test_every_parameter_gets_a_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"), [({"model": "resnet34"}, "resnet18.*resnet50"), ({"norm": "weight"}, "batch, group.*fixup")]
+    ("options", "says"),
+    [({"model": "resnet34"}, "alexnet.*resnet18.*vit"), ({"norm": "weight"}, "batch, group.*fixup")],
 )
 def test_an_unknown_network_or_norm_is_refused_with_the_known_ones(options: dict[str, str], says: str) -> None:
     with pytest.raises(ReproError, match=f"unknown .*{says} was expected"):

@@ -61,7 +61,7 @@ def test_a_killed_measurement_keeps_its_finished_blocks_and_goes_on_with_the_nex
 
     def measured(report: Callable[[float], None]) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
         kept = Checkpoint(tmp_path / "run.pt", "print", 0)
-        return measure.measure(Trainer(workload), sizes, blocks=3, repetitions=1, report=report, checkpoint=kept)
+        return measure.measure(Trainer(workload), measure.Plan(sizes, 3, 1), report, kept)
 
     def kill(share: float) -> None:
         if share > (blocks_before + 0.5) / 3:
@@ -153,9 +153,8 @@ def test_measurements_run_after_all_others_one_at_a_time(tmp_path: Path, monkeyp
     root, calls = tree.plant(tmp_path), []
     monkeypatch.setattr("repro.data.sets.load", lambda *_: None)
 
-    def compute(todo: list[sweep.Task], root: Path, jobs: int, *_: object, renew: bool = False) -> tuple[int, int]:
-        calls.append(({spec.kind for spec, _ in todo}, jobs, renew))
-        return len(todo), 0
+    def compute(batch: Any, root: Path, jobs: int, *_: object, renew: bool) -> None:
+        calls.append(({spec.kind for spec, _ in batch.waiting}, jobs, renew))
 
     monkeypatch.setattr(sweep, "_compute", compute)
     tasks = [task for source in ("lb", "e1") for task in specs.runs(source, "smoke", root=root)]
@@ -172,9 +171,8 @@ def test_measurements_without_their_data_are_one_line_and_all_others_are_compute
         if name != "cifar10":
             raise ReproError(f"{name} is not there; run `repro data {name}`")
 
-    def compute(todo: list[sweep.Task], *_: object, **__: object) -> tuple[int, int]:
-        calls.append({(spec.source, spec.dataset) for spec, _ in todo})
-        return len(todo), 0
+    def compute(batch: Any, *_: object, **__: object) -> None:
+        calls.append({(spec.source, spec.dataset) for spec, _ in batch.waiting})
 
     monkeypatch.setattr("repro.data.sets.load", load)
     monkeypatch.setattr(sweep, "_compute", compute)

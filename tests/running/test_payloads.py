@@ -10,13 +10,14 @@ import torch
 
 from repro import codecs, models
 from repro.checkpoint import Checkpoint
+from repro.codecs.base import REGISTERED
 from repro.data import partition
 from repro.data.batches import Batches, Images
 from repro.randomness import generator
 from repro.results import traffic
 from repro.running import payloads
 from repro.training import plain
-from repro.training.steps import gradients
+from repro.training.steps import Optimisation, gradients
 
 SEED = 3
 LR = 0.05
@@ -35,9 +36,16 @@ def toy_model() -> torch.nn.Module:
     return models.build("resnet18", classes=4, width=4, seed=SEED)
 
 
+def rows_of(steps: list[int], precision: str, *, report=lambda share: None, checkpoint=None, **when):
+    optimisation, moments = Optimisation(lambda _: LR, precision=precision), payloads.Moments(steps, **when)
+    return payloads.measure(
+        toy_model(), toy_batches(), optimisation, moments, SEED, checkpoint=checkpoint, report=report
+    )
+
+
 def measured(steps: list[int], precision: str = "fp32", **options) -> dict[tuple[int, str, str], int]:
     """(step, what, codec) -> bytes."""
-    rows = payloads.measure(toy_model(), toy_batches(), LR, steps, SEED, precision, **options)
+    rows = rows_of(steps, precision, **options)
     found = {(row["step"], row["what"], row["codec"]): row["bytes"] for row in rows}
     assert len(found) == len(rows)
     assert {row["dense_bytes"] for row in rows} == {size for (_, _, codec), size in found.items() if codec == "dense"}
@@ -50,7 +58,7 @@ def trajectory(last: int) -> tuple[list[dict[str, torch.Tensor]], list[dict[str,
     optimiser = torch.optim.SGD(model.parameters(), lr=LR)
     named = lambda: {name: p.detach().clone() for name, p in model.named_parameters()}  # noqa: E731
     seen, weights = [], [named()]
-    for _ in plain.centralised(model, optimiser, batches, lambda _: LR, range(last)):
+    for _ in plain.centralised(model, optimiser, batches, Optimisation(lambda _: LR), range(last)):
         seen.append({name: tensor.clone() for name, tensor in gradients(model).items()})
         weights.append(named())
     return seen, weights
@@ -130,7 +138,7 @@ def test_codecs_never_see_a_bfloat16_gradient() -> None:
             return super().encode(state, tensors)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(codecs._CODECS, "dense", Spy)
+        patch.setitem(REGISTERED, "dense", REGISTERED["dense"]._replace(make=Spy))
         rounded = measured([1, 5], "bf16", memory_steps=1)
     assert seen == [False, False]
     exact = measured([1, 5], "fp32", memory_steps=1)
@@ -146,7 +154,7 @@ class Killed(Exception):
 def test_a_killed_measurement_goes_on_to_the_same_rows(at: int, tmp_path: Path) -> None:
     options = {"local_steps": 2, "memory_steps": 1}
     steps = [1, 3, 5]
-    undisturbed = payloads.measure(toy_model(), toy_batches(), LR, steps, SEED, "bf16", **options)
+    undisturbed = rows_of(steps, "bf16", **options)
     path = tmp_path / "run.pt"
 
     def kill(share: float) -> None:
@@ -154,14 +162,8 @@ def test_a_killed_measurement_goes_on_to_the_same_rows(at: int, tmp_path: Path) 
             raise Killed
 
     with pytest.raises(Killed):
-        payloads.measure(
-            toy_model(), toy_batches(), LR, steps, SEED, "bf16", **options,
-            checkpoint=Checkpoint(path, "print", 0), report=kill,
-        )  # fmt: skip
+        rows_of(steps, "bf16", **options, checkpoint=Checkpoint(path, "print", 0), report=kill)
     seen: list[float] = []
-    again = payloads.measure(
-        toy_model(), toy_batches(), LR, steps, SEED, "bf16", **options,
-        checkpoint=Checkpoint(path, "print", 0), report=seen.append,
-    )  # fmt: skip
+    again = rows_of(steps, "bf16", **options, checkpoint=Checkpoint(path, "print", 0), report=seen.append)
     assert again == undisturbed
     assert seen == [share / 5 for share in range(at + 1, 6)], "it goes on after the last checkpoint"

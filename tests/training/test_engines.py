@@ -7,15 +7,19 @@ import pytest
 import torch
 from torch import nn
 from toy import toy_batches
+from trainings import federated
 
 from repro import codecs, models
 from repro.errors import NotFinite
 from repro.models.dropout import SeededDropout
 from repro.models.norms import WorkerBatchNorm2d, worker_batches
 from repro.training import evaluate, fast, plain, shared_state
-from repro.training.steps import gradient_norm
+from repro.training.exchange import Exchange
+from repro.training.local import LocalTraining
+from repro.training.steps import Optimisation, gradient_norm
 
 ROUND_OFF = 1e-11
+DENSE, TENTH = Exchange(codecs.Dense()), Optimisation(lambda _: 0.1)
 
 
 def toy_model(norm="batch"):
@@ -28,20 +32,15 @@ def toy_model(norm="batch"):
 
 
 def after(method, engine, norm, rounds=7, processes=1, momentum=0.5, codec="dense", download="dense", sizes=None):
-    model, batches, codec = toy_model(norm), toy_batches(sizes=sizes), codecs.build(codec)
-    download = codecs.build(download)
-    optimiser = torch.optim.SGD(model.parameters(), lr=1.0, momentum=momentum, weight_decay=1e-3)
-    lr = lambda epoch: 0.05 / (1 + epoch)  # noqa: E731
+    model, batches = toy_model(norm), toy_batches(sizes=sizes)
+    exchange = Exchange(codecs.build(codec), codecs.build(download))
+    falling = lambda epoch: 0.05 / (1 + epoch)  # noqa: E731
     if method == "large_batch":
-        made = engine.large_batch(model, optimiser, batches, codec, lr, range(rounds), download=download)
+        optimiser = torch.optim.SGD(model.parameters(), lr=1.0, momentum=momentum, weight_decay=1e-3)
+        made = engine.large_batch(model, optimiser, batches, exchange, Optimisation(falling), range(rounds))
         return list(made), shared_state(model)
-    options = {"local_epochs": 2, "momentum": momentum, "weight_decay": 1e-3, "download": download}
-    if engine is plain:
-        return list(plain.federated_averaging(model, batches, codec, lr, range(rounds), **options)), shared_state(model)
-    with fast.client_pool(model, batches, codec, lr, processes=processes, **options) as pool:
-        made = list(
-            fast.federated_averaging(model, pool, batches, codec, lr, range(rounds), local_epochs=2, download=download)
-        )
+    optimisation, local = Optimisation(falling, momentum, 1e-3), LocalTraining(epochs=2)
+    made = federated(engine, model, batches, exchange, optimisation, rounds, local, processes)
     return made, shared_state(model)
 
 
@@ -99,9 +98,9 @@ def test_only_with_batchnorm_does_it_matter_how_a_union_batch_is_shared():
     def trained(norm, clients, sizes=None):
         model, batches = toy_model(norm), toy_batches(clients, 48, 48 // clients, augment=False, sizes=sizes)
         optimiser = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, weight_decay=1e-3)
-        codec = () if clients == 1 else (codecs.build("dense"),)
+        exchange = () if clients == 1 else (DENSE,)
         method = plain.centralised if clients == 1 else plain.large_batch
-        list(method(model, optimiser, batches, *codec, lambda _: 0.05, range(3)))
+        list(method(model, optimiser, batches, *exchange, Optimisation(lambda _: 0.05), range(3)))
         return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
     def apart(norm, a, b):
@@ -128,31 +127,30 @@ def test_federated_averaging_does_not_depend_on_the_number_of_processes(codec):
 def test_the_evaluation_of_a_pool_is_bit_identical_to_one_in_a_single_process(processes):
     model, batches = toy_model(), toy_batches()
     parts = [partial(batches.images.centre, at, at + 7) for at in range(0, 53, 7)]
-    codec, lr = codecs.build("dense"), lambda _: 0.1
-    with fast.client_pool(model, batches, codec, lr, processes=processes, evaluation=parts) as pool:
-        for _ in fast.federated_averaging(model, pool, batches, codec, lr, range(2)):
+    with fast.client_pool(model, batches, DENSE, TENTH, processes=processes, evaluation=parts) as pool:
+        for _ in fast.federated_averaging(model, pool, range(2)):
             assert pool.evaluate(model) == evaluate(model, (part() for part in parts))
 
 
 def test_one_client_is_centralised_sgd():
-    batches, codec = toy_batches(clients=1), codecs.build("dense")
+    batches = toy_batches(clients=1)
     results = []
     for method in (plain.centralised, plain.large_batch):
         model = toy_model()
         optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
-        extra = (codec,) if method is plain.large_batch else ()
-        list(method(model, optimiser, batches, *extra, lambda _: 0.1, range(5)))
+        extra = (DENSE,) if method is plain.large_batch else ()
+        list(method(model, optimiser, batches, *extra, TENTH, range(5)))
         results.append(shared_state(model))
     assert all(torch.allclose(results[0][name], results[1][name], rtol=0, atol=ROUND_OFF) for name in results[0])
 
 
 def test_federated_averaging_of_one_client_is_its_local_sgd():
     batches = toy_batches(clients=1)
-    central, federated = toy_model(), toy_model()
+    central, averaged = toy_model(), toy_model()
     optimiser = torch.optim.SGD(central.parameters(), lr=1.0)
-    list(plain.centralised(central, optimiser, batches, lambda _: 0.1, range(2 * batches.rounds_per_epoch)))
-    list(plain.federated_averaging(federated, batches, codecs.build("dense"), lambda _: 0.1, range(2)))
-    a, b = shared_state(central), shared_state(federated)
+    list(plain.centralised(central, optimiser, batches, TENTH, range(2 * batches.rounds_per_epoch)))
+    list(plain.federated_averaging(averaged, batches, DENSE, TENTH, range(2)))
+    a, b = shared_state(central), shared_state(averaged)
     assert all(torch.allclose(a[name], b[name], rtol=0, atol=ROUND_OFF) for name in a)
 
 
@@ -223,17 +221,13 @@ def test_batchnorm_of_one_worker_is_torchs():
 
 
 def test_a_loss_that_is_not_finite_stops_training():
-    batches, codec = toy_batches(), codecs.build("dense")
+    batches, wild = toy_batches(), Optimisation(lambda _: 1e200)
     model = toy_model()
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
     with pytest.raises(NotFinite, match="the training loss is"):
-        list(fast.large_batch(model, optimiser, batches, codec, lambda _: 1e200, range(5)))
-    model = toy_model()
-    with (
-        fast.client_pool(model, batches, codec, lambda _: 1e200, processes=2) as pool,
-        pytest.raises(NotFinite, match="the training loss is"),
-    ):
-        list(fast.federated_averaging(model, pool, batches, codec, lambda _: 1e200, range(5)))
+        list(fast.large_batch(model, optimiser, batches, DENSE, wild, range(5)))
+    with pytest.raises(NotFinite, match="the training loss is"):
+        federated(fast, toy_model(), batches, DENSE, wild, 5, processes=2)
 
 
 def test_the_gradients_norm_is_that_of_the_step_whatever_the_optimiser_adds():
@@ -241,7 +235,7 @@ def test_the_gradients_norm_is_that_of_the_step_whatever_the_optimiser_adds():
     for settings in ({}, {"momentum": 0.9, "weight_decay": 0.1, "foreach": True}):
         model, batches = toy_model(), toy_batches()
         optimiser = torch.optim.SGD(model.parameters(), lr=1.0, **settings)
-        list(fast.large_batch(model, optimiser, batches, codecs.build("dense"), lambda _: 0.1, range(1)))
+        list(fast.large_batch(model, optimiser, batches, DENSE, TENTH, range(1)))
         found.append(gradient_norm(model))
         if not settings:
             steps = [(p - q).detach() for p, q in zip(model.parameters(), toy_model().parameters(), strict=True)]
@@ -272,9 +266,9 @@ def test_evaluation_counts_by_hand():
 
 
 def test_a_lossy_download_is_what_everybody_goes_on_from():
-    model, batches, int8 = toy_model(), toy_batches(), codecs.build("int8")
+    model, exchange = toy_model(), Exchange(codecs.Dense(), codecs.build("int8"))
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
-    list(plain.large_batch(model, optimiser, batches, codecs.build("dense"), lambda _: 0.0, range(1), download=int8))
+    list(plain.large_batch(model, optimiser, toy_batches(), exchange, Optimisation(lambda _: 0.0), range(1)))
     initial = dict(toy_model().named_parameters())
     for name, weight in model.named_parameters():
         step = float(initial[name].detach().abs().max()) / 127
@@ -283,28 +277,23 @@ def test_a_lossy_download_is_what_everybody_goes_on_from():
 
 
 def test_codecs_are_told_how_far_training_is():
-    batches, dgc, seen = toy_batches(), codecs.build("dgc"), []
-    states = [dgc.new_state(client=client) for client in range(3)]
+    seen, states = [], []
 
     def progress(epoch):
         seen.append(epoch)
         return 10 * epoch
 
     optimiser = torch.optim.SGD(toy_model().parameters(), lr=1.0)
-    list(
-        fast.large_batch(
-            toy_model(), optimiser, batches, dgc, lambda _: 0.1, range(4), states=states, progress=progress
-        )
-    )
-    assert seen == [0, 1 / 3, 2 / 3, 1]
+    exchange = Exchange(codecs.build("dgc"), progress=progress, states=states)
+    list(fast.large_batch(toy_model(), optimiser, toy_batches(), exchange, TENTH, range(4)))
+    assert list(dict.fromkeys(seen)) == [0, 1 / 3, 2 / 3, 1]
     assert [state["progress"] for state in states] == [10, 10, 10]
     assert all(state["messages"] > 0 for state in states)
 
 
 @pytest.mark.parametrize("engine", [plain, fast])
 def test_with_a_lossy_download_the_model_is_rounded_when_a_round_ends(engine):
-    model, codec = toy_model(), codecs.build("dense")
+    model, exchange = toy_model(), Exchange(codecs.Dense(), codecs.build("int8"))
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
-    int8 = codecs.build("int8")
-    for _ in engine.large_batch(model, optimiser, toy_batches(), codec, lambda _: 0.1, range(2), download=int8):
+    for _ in engine.large_batch(model, optimiser, toy_batches(), exchange, TENTH, range(2)):
         assert all(len(weight.unique()) <= 255 for weight in model.parameters())

@@ -94,7 +94,7 @@ LOADER = {"measures": "line_error", "quantity": "loader", "runs": TIMED[:1], "la
 
 
 def with_readings(record: Record, batch: int, readings: list[float]) -> Record:
-    return replace(record, series=record.series | {f"loader {batch}": measurements})
+    return replace(record, series=record.series | {f"loader {batch}": readings})
 
 
 def test_memory_of_the_loader_is_judged_over_blocks_between_the_extremes_without_a_batch_of_one() -> None:

@@ -5,11 +5,15 @@ from functools import partial
 import pytest
 import torch
 from toy import toy_batches
+from trainings import federated
 
 from repro import codecs, models
 from repro.models.norms import batch_statistics
 from repro.training import evaluate, fast, plain, shared_state
 from repro.training.buffers import Buffers, load_state
+from repro.training.exchange import Exchange
+from repro.training.local import LocalTraining
+from repro.training.steps import Optimisation
 
 ROUND_OFF = 1e-11
 
@@ -22,15 +26,10 @@ def falling(epoch):
     return 0.05 / (1 + epoch)
 
 
-def after(engine, steps, rounds, batches=None, *, norm="batch", processes=1, codec="dense", momentum=0.5, **more):
-    model, batches, codec = toy_model(norm), batches or toy_batches(), codecs.build(codec)
-    options = {"momentum": momentum, "weight_decay": 1e-3, "local_steps": steps, **more}
-    rounds = range(rounds)
-    if engine is plain:
-        return list(plain.federated_averaging(model, batches, codec, falling, rounds, **options)), shared_state(model)
-    with fast.client_pool(model, batches, codec, falling, processes=processes, **options) as pool:
-        made = list(fast.federated_averaging(model, pool, batches, codec, falling, rounds, local_steps=steps))
-    return made, shared_state(model)
+def after(engine, steps, rounds, batches=None, *, norm="batch", processes=1, codec="dense", momentum=0.5):
+    model, batches, exchange = toy_model(norm), batches or toy_batches(), Exchange(codecs.build(codec))
+    optimisation, local = Optimisation(falling, momentum, 1e-3), LocalTraining(steps=steps)
+    return federated(engine, model, batches, exchange, optimisation, rounds, local, processes), shared_state(model)
 
 
 def assert_near(a, b, atol=ROUND_OFF):
@@ -59,8 +58,7 @@ def test_it_does_not_depend_on_the_number_of_processes():
 def test_as_many_steps_as_an_epoch_has_are_an_epoch():
     batches, model = toy_batches(images=48), toy_model()
     by_steps = after(plain, 2, 3, batches)
-    options = {"momentum": 0.5, "weight_decay": 1e-3}
-    made = list(plain.federated_averaging(model, batches, codecs.build("dense"), falling, range(3), 1, **options))
+    made = federated(plain, model, batches, Exchange(codecs.Dense()), Optimisation(falling, 0.5, 1e-3), 3)
     assert by_steps[0] == made
     state = shared_state(model)
     assert all(torch.equal(by_steps[1][name], state[name]) for name in state)
@@ -79,33 +77,31 @@ def test_every_client_takes_the_same_number_of_steps_whatever_its_shard():
 def test_one_step_a_round_without_momentum_is_large_batch_training():
     """The average of the models after a step is a step along the average gradient, where nothing else has a state."""
     batches, model = toy_batches(images=48), toy_model("group")
-    _, federated = after(plain, 1, 4, batches, norm="group", momentum=0.0)
+    _, averaged = after(plain, 1, 4, batches, norm="group", momentum=0.0)
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0, weight_decay=1e-3)
-    list(plain.large_batch(model, optimiser, batches, codecs.build("dense"), falling, range(4)))
-    assert_near(federated, shared_state(model))
+    list(plain.large_batch(model, optimiser, batches, Exchange(codecs.Dense()), Optimisation(falling), range(4)))
+    assert_near(averaged, shared_state(model))
 
 
 def test_one_client_without_momentum_trains_as_in_one_place_whatever_the_rounds():
     batches, model = toy_batches(clients=1), toy_model()
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0, weight_decay=1e-3)
-    list(plain.centralised(model, optimiser, batches, falling, range(6)))
+    list(plain.centralised(model, optimiser, batches, Optimisation(falling), range(6)))
     for every in (1, 3, 6):
-        _, federated = after(fast, every, 6 // every, batches, momentum=0.0)
-        assert_near(federated, shared_state(model))
+        _, averaged = after(fast, every, 6 // every, batches, momentum=0.0)
+        assert_near(averaged, shared_state(model))
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("policy", ["average", "local", "drop"])
 def test_clients_score_their_own_models_before_they_are_averaged(policy, processes):
     model, batches, codec = toy_model(), toy_batches(), codecs.build("dense")
-    steps, buffers = 4, Buffers.start(policy, model, 3)
+    exchange, local = Exchange(codec, buffers=Buffers.start(policy, model, 3)), LocalTraining(steps=4)
     parts = [partial(batches.images.centre, at, at + 30) for at in (0, 30)]
     with fast.client_pool(
-        model, batches, codec, falling, evaluation=parts, processes=processes, buffers=buffers, local_steps=steps
+        model, batches, exchange, Optimisation(falling), local, evaluation=parts, processes=processes
     ) as pool:
-        first, last = fast.federated_averaging(
-            model, pool, batches, codec, falling, range(2), buffers=buffers, local_steps=steps, score_clients_in=1
-        )
+        first, last = fast.federated_averaging(model, pool, range(2), score_clients_in=1)
     assert first.clients_top1_by_class is None
 
     class Spy:
@@ -121,7 +117,8 @@ def test_clients_score_their_own_models_before_they_are_averaged(policy, process
             return codec.encode(state, tensors)
 
     spied, spy, mine = toy_model(), Spy(), Buffers.start(policy, toy_model(), 3)
-    rounds = plain.federated_averaging(spied, batches, spy, falling, range(2), buffers=mine, local_steps=steps)
+    told = Exchange(spy, buffers=mine)
+    rounds = plain.federated_averaging(spied, batches, told, Optimisation(falling), range(2), local)
     next(rounds)
     before = {name: tensor.clone() for name, tensor in shared_state(spied, mine).items()}
     spy.sent.clear()

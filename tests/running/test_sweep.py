@@ -15,31 +15,20 @@ from repro.registry import store
 from repro.results import records
 from repro.running import runner, sweep
 
-pytestmark = pytest.mark.data
+pytestmark = [pytest.mark.data, pytest.mark.usefixtures("data")]
 
 SCRIPT = """
 import sys
 sys.path[:0] = [{tests!r}, {repo!r}]
 import toy
 from pathlib import Path
-from repro import runner, sweep
+from repro.running import runner, sweep
 
 runner.CHECKPOINT_SECONDS = 0.2
 tasks = [(toy.spec("central", epochs=2), 1), (toy.spec("federated", train_images=192, epochs={epochs}), 1)]
 if __name__ == "__main__":
     print(sweep.sweep(tasks, Path({root!r}), jobs=2))
 """
-
-
-@pytest.fixture
-def root(tmp_path):
-    from repro.data import sets
-
-    sets.prepare("cifar10", toy.ROOT / "data")
-    (tmp_path / "data").mkdir()
-    for name in ("prepared", "raw", "manifests", "sources.yaml"):
-        (tmp_path / "data" / name).symlink_to(toy.ROOT / "data" / name)
-    return tmp_path
 
 
 def bodies(root):

@@ -17,6 +17,8 @@ from repro.randomness import generator
 from repro.training import evaluate, fast, plain
 from repro.training.buffers import Buffers, float_buffers, shared_state
 from repro.training.evaluate import evaluate_shared
+from repro.training.exchange import Exchange
+from repro.training.steps import Optimisation
 
 ROUND_OFF = 1e-11
 POLICIES = ("average", "local", "drop")
@@ -45,29 +47,23 @@ def after(
     method, engine, policy, *, norm="batch", rounds=5, codec="dense", download="dense", batches=None, processes=1
 ):
     """Rounds, what is shared, what each worker keeps, and the evaluation, after some rounds."""
-    model, batches, codec, download = (
-        toy_model(norm),
-        batches or toy_batches(),
-        codecs.build(codec),
-        codecs.build(download),
-    )
-    lr = lambda epoch: 0.05 / (1 + epoch)  # noqa: E731
+    model, batches = toy_model(norm), batches or toy_batches()
     buffers = Buffers.start(policy, model, batches.clients)
-    if method == "large_batch":
+    exchange = Exchange(codecs.build(codec), codecs.build(download), buffers)
+    optimisation = Optimisation(lambda epoch: 0.05 / (1 + epoch), momentum=0.5)
+    if method == "federated" and engine is fast:
+        tested = parts(batches)
+        with fast.client_pool(model, batches, exchange, optimisation, processes=processes, evaluation=tested) as pool:
+            made = list(fast.federated_averaging(model, pool, range(rounds)))
+            return made, shared_state(model, buffers), buffers.own, pool.evaluate(model)
+    if method == "federated":
+        made = plain.federated_averaging(model, batches, exchange, optimisation, range(rounds))
+    else:
         optimiser = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.5)
-        made = list(
-            engine.large_batch(model, optimiser, batches, codec, lr, range(rounds), download=download, buffers=buffers)
-        )
-        return made, shared_state(model, buffers), buffers.own, evaluate_shared(model, parts(batches), buffers=buffers)
-    options = {"momentum": 0.5, "download": download, "buffers": buffers}
-    if engine is plain:
-        made = list(plain.federated_averaging(model, batches, codec, lr, range(rounds), **options))
-        return made, shared_state(model, buffers), buffers.own, evaluate_shared(model, parts(batches), buffers=buffers)
-    with fast.client_pool(model, batches, codec, lr, evaluation=parts(batches), processes=processes, **options) as pool:
-        made = list(
-            fast.federated_averaging(model, pool, batches, codec, lr, range(rounds), download=download, buffers=buffers)
-        )
-        return made, shared_state(model, buffers), buffers.own, pool.evaluate(model)
+        falling = Optimisation(optimisation.lr)
+        made = engine.large_batch(model, optimiser, batches, exchange, falling, range(rounds))
+    made = list(made)
+    return made, shared_state(model, buffers), buffers.own, evaluate_shared(model, parts(batches), buffers=buffers)
 
 
 def assert_near(a, b):
@@ -132,9 +128,8 @@ def test_a_step_on_shards_of_two_classes_is_that_of_separate_workers_with_torchs
     shares = [size / sum(sizes) for size in sizes]
     buffers = Buffers.start(policy, model, batches.clients)
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
-    done = next(
-        fast.large_batch(model, optimiser, batches, codecs.build("dense"), lambda _: 0.1, range(1), buffers=buffers)
-    )
+    exchange = Exchange(codecs.Dense(), buffers=buffers)
+    done = next(fast.large_batch(model, optimiser, batches, exchange, Optimisation(lambda _: 0.1), range(1)))
     assert done.loss == pytest.approx(sum(s * loss for s, loss in zip(shares, losses, strict=True)), abs=ROUND_OFF)
     theirs = [dict(worker.named_parameters()) for worker in workers]
     for name, parameter in model.named_parameters():

@@ -1,0 +1,21 @@
+"""A repository root for runs, and the images that they train on."""
+
+import pytest
+import toy
+
+from repro.data import sets
+
+
+@pytest.fixture(scope="session")
+def data():
+    """CIFAR-10, prepared."""
+    sets.prepare("cifar10", toy.ROOT / "data")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A repository root of its own for records and checkpoints, with this repository's data."""
+    (tmp_path / "data").mkdir()
+    for name in ("prepared", "raw", "manifests", "sources.yaml"):
+        (tmp_path / "data" / name).symlink_to(toy.ROOT / "data" / name)
+    return tmp_path
