@@ -213,7 +213,7 @@ def test_every_stage_runs_a_command_that_exists_with_its_own_profile() -> None:
         for command in commands:
             python, module, package, *arguments = command.split()
             assert (python, module, package) == ("python", "-m", "repro"), f"{path}: {name}"
-            options = cli._parser().parse_args(arguments)
+            options = cli.parser().parse_args(arguments)
             if path.parts[0] == "pipelines" and path.parts[1] in specs.PROFILES:
                 assert options.profile == path.parts[1], f"{path}: {name}"
 
