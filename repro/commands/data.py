@@ -23,7 +23,12 @@ def run(options: Namespace, root: Path) -> int:
 
 def _let_dvc_work_without_git(root: Path) -> None:
     """A downloaded archive has no ``.git``, without which DVC refuses to work unless its own settings say so."""
+    if not (root / ".dvc").exists() or (root / ".git").exists():
+        return
     settings = root / ".dvc/config.local"
-    if (root / ".dvc").exists() and not (root / ".git").exists() and not settings.exists():
-        files.write_atomic(settings, "[core]\n    no_scm = true\n")
+    text = settings.read_text(encoding="utf-8") if settings.exists() else ""
+    if "no_scm" not in text:
+        core = "[core]\n    no_scm = true\n"
+        text = text.replace("[core]\n", core, 1) if "[core]\n" in text else core + text
+        files.write_atomic(settings, text)
         print(f"no .git here: {settings} tells DVC to work without it")
