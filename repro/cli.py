@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
-from repro import __version__, checkout
+from repro import __version__
+from repro.commands import checkout
 from repro.errors import ReproError
 from repro.registry import specs
 
@@ -60,8 +61,12 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _end(said: str, code: int = 2) -> int:
-    print(f"repro: {said}", file=sys.stderr)
+    print(f"repro: {_one_line(said)}", file=sys.stderr)
     return code
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())
 
 
 # How text is printed -------------------------------------------------------------------------------------------
@@ -91,7 +96,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; `{self.prog} --help` explains the arguments\n")
+        self.exit(2, f"{self.prog}: {_one_line(message)}; `{self.prog} --help` explains the arguments\n")
 
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:
@@ -225,6 +230,7 @@ def _add_results(commands: _Commands) -> None:
     commands.add("summary", text, _profile)
     commands.add("book", "write the site that a reviewer opens, and the headline verdicts in README.md", _profile)
     commands.add("arithmetic", "the sources' own arithmetic, done again", _json)
+    commands.add("pipelines", "write the files of DVC from what the code declares")
 
 
 def _add_advise(commands: _Commands) -> None:

@@ -11,8 +11,11 @@ from repro.data import sets
 
 def run(options: Namespace, root: Path) -> int:
     """Print a line for each data set, when its hashes are verified."""
+    names = options.names or sets.DEFAULT
+    for name in names:  # before anything is fetched
+        sets.declaration(name, root / "data")
     _let_dvc_work_without_git(root)
-    for name in options.names or sets.DEFAULT:
+    for name in names:
         path = sets.write_manifest(name, root / "data")
         images = sets.load(name, root / "data")
         reduced = f"; REDUCED: {images.reduced}" if images.reduced else ""

@@ -668,15 +668,6 @@ def test_an_error_of_the_package_is_one_line_and_a_bug_is_a_traceback(monkeypatc
         cli.main(["list"])
 
 
-def test_an_interruption_says_that_nothing_is_lost(monkeypatch, capsys) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(list_command, "load_published", interrupted)
-    assert cli.main(["list"]) == 130
-    assert capsys.readouterr().err.count("\n") == 1
-
-
 def test_a_full_disk_is_one_line_and_leaves_the_old_verdicts(root: Path, monkeypatch, capsys) -> None:
     done(capsys, "verdicts", "--write")
     before = (root / "figures/smoke/verdicts.json").read_bytes()

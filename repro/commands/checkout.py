@@ -7,7 +7,7 @@ from pathlib import Path
 
 from repro.errors import ReproError
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 """The package that is running."""
 
 
