@@ -33,7 +33,7 @@ export DVC_NO_ANALYTICS := 1
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce study verify rebuild controls smoke data env test lint lock bench dvc-without-git
+.PHONY: help reproduce study verify rebuild controls smoke data env test lint lock bench status
 
 help: ## list these targets
 	@echo "usage: make TARGET [PROFILE=smoke|study|paper] [JOBS=2] [BUDGET=3600] [PYTHON=python3.12] [TORCH_PIP_ARGS='...']"
@@ -41,7 +41,7 @@ help: ## list these targets
 	@echo "torch on Linux comes with CUDA (some GB). Without a GPU, name PyTorch's CPU wheel index once:"
 	@echo "  make reproduce TORCH_PIP_ARGS='--index-url ADDRESS_OF_THE_CPU_WHEEL_INDEX'"
 
-reproduce: data dvc-without-git ## install, get the data, recompute whatever is not up to date
+reproduce: data ## install, get the data, recompute whatever is not up to date
 	@[ $(SIZE) != paper ] || { echo "== reproduce: at full scale nothing is committed, so learning rates and controls come first"; \
 		$(REPRO) $(RATES); $(REPRO) --keep-going $(CONTROLS) || echo "== reproduce: not all of them could be made; going on with what does not need them" >&2; }
 	@echo "== reproduce: dvc repro (says 'up to date' where results belong to the code)"
@@ -49,7 +49,7 @@ reproduce: data dvc-without-git ## install, get the data, recompute whatever is 
 	@echo "== reproduce: what came out"
 	@$(VENV)/bin/python -m repro summary --profile $(SIZE)
 
-study: data dvc-without-git ## compute what is left of the study, group by group; stop and go on at any time
+study: data ## compute what is left of the study, group by group; stop and go on at any time
 	@echo "== study: what is left, in the order of data/study.yaml (cost: python -m repro plan)"
 	$(VENV)/bin/python -m repro sweep --profile study --in-order $(if $(JOBS),--jobs $(JOBS)) $(if $(BUDGET),--time-budget $(BUDGET)) \
 		|| echo "== study: not every run is done (see above); going on with those that are" >&2
@@ -60,27 +60,32 @@ verify: data ## check within 25 minutes: laws, arithmetic, verdicts, and the qui
 	@echo "== verify: what can be computed again within $(or $(BUDGET),1500) seconds, and compared with what is committed"
 	@$(VENV)/bin/python -m repro verify --profile study --time-budget $(or $(BUDGET),1500) $(if $(JOBS),--jobs $(JOBS))
 
-rebuild: data dvc-without-git ## compute again what is committed (controls apart); git shows any difference
+rebuild: data ## compute again what is committed (controls apart); git shows any difference
 	@[ $(SIZE) != paper ] || { echo "make rebuild: records of the paper profile take GPU days; repeat single ones with 'python -m repro rerun RUN --profile paper'" >&2; exit 1; }
 	@echo "== rebuild: removing the records of profile $(SIZE), then computing them again; git keeps the committed ones"
 	@for folder in data/records/$(SIZE)/*/; do \
 		case $$folder in *_controls/) ;; *) rm -rf "$$folder" ;; esac; \
 	done
 	$(REPRO) --keep-going --force --no-run-cache $(if $(PROFILE),pipelines/$(PROFILE)/dvc.yaml)
-	@[ ! -e .git ] || git status --short -- README.md book data/records figures ':!book/provenance.html'
+	@[ ! -e .git ] || git -c safe.directory="$(CURDIR)" status --short -- README.md book data/records figures ':!book/provenance.html' \
+		|| echo "== rebuild: git could not be asked what differs (see above); compare with another copy" >&2
 	@echo "== rebuild: done; every result that differs from the committed one is listed above"
 
 # Stages of controls that are drawn beside a source's own runs have these runs' stage before them.
-controls: data dvc-without-git ## the second group of runs: learning-rate grids and controls
+controls: data ## the second group of runs: learning-rate grids and controls
 	@echo "== controls: learning-rate grids and control runs at profile $(SIZE)"
 	-$(REPRO) $(RATES)
 	$(REPRO) --keep-going $(CONTROLS)
 
-smoke: data dvc-without-git ## the whole pipeline at its smallest size; its numbers mean nothing
+smoke: data ## the whole pipeline at its smallest size; its numbers mean nothing
 	@echo "== smoke: the whole pipeline at its smallest size"
 	$(REPRO) pipelines/smoke/controls/dvc.yaml:rates-lb
 	$(REPRO) pipelines/smoke/controls/dvc.yaml
 	$(REPRO) pipelines/smoke/dvc.yaml
+
+# A profile that was never run has no dvc.lock; all that its stages would need is no news.
+status: $(VENV)/.stamp-main ## what is not up to date, of the profiles that were run
+	@$(DVC) status $(patsubst %.lock,%.yaml,$(wildcard dvc.lock pipelines/*/dvc.lock pipelines/*/controls/dvc.lock))
 
 data: $(VENV)/.stamp-main ## fetch and prepare the data sets
 	@echo "== data: fetching and preparing what is not there yet"
@@ -104,10 +109,6 @@ bench: data ## speed against pfl, Flower and plain loops; needs PFL_PYTHON, FLOW
 lock: $(VENV)/.stamp-main ## for maintainers, needs uv: lock files and environment.yml from pyproject.toml
 	@command -v uv >/dev/null || { echo "make lock: needs the program uv on the PATH" >&2; exit 1; }
 	$(VENV)/bin/python requirements/compile.py
-
-# A downloaded archive has no .git, without which DVC refuses to work unless told.
-dvc-without-git: $(VENV)/.stamp-main
-	@[ -e .git ] || { echo "== no .git here: telling DVC to work without it"; $(DVC) config --local core.no_scm true; }
 
 $(VENV)/.stamp-main: requirements/build.lock requirements/main.lock requirements/torch.txt
 	@[ ! -e $(VENV) ] || [ -f $(VENV)/pyvenv.cfg ] || \

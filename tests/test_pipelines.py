@@ -170,7 +170,7 @@ def test_every_run_of_a_profile_belongs_to_the_sweep_of_a_stage() -> None:
         for name in ("dvc.yaml", "controls/dvc.yaml"):
             for stage in stages(Path(f"pipelines/{profile}/{name}")).values():
                 commands = stage["cmd"] if isinstance(stage["cmd"], list) else [stage["cmd"]]
-                sweeps = [cli._parser().parse_args(c.split()[3:]) for c in commands if " sweep " in c]
+                sweeps = [cli.parser().parse_args(c.split()[3:]) for c in commands if " sweep " in c]
                 seen |= {(profile, s.source, s.group) for s in sweeps}
     groups = ((p, s, g) for p in specs.PROFILES for s in specs.SOURCES for g in specs.GROUPS)
     assert seen == {(p, s, g) for p, s, g in groups if specs.runs_and_waiting(s, p, g, ROOT) != ([], [])}
@@ -213,7 +213,7 @@ def test_every_stage_runs_a_command_that_exists_with_its_own_profile() -> None:
         for command in commands:
             python, module, package, *arguments = command.split()
             assert (python, module, package) == ("python", "-m", "repro"), f"{path}: {name}"
-            options = cli._parser().parse_args(arguments)
+            options = cli.parser().parse_args(arguments)
             if path.parts[0] == "pipelines" and path.parts[1] in specs.PROFILES:
                 assert options.profile == path.parts[1], f"{path}: {name}"
 

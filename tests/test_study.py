@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,10 @@ import tree
 
 from repro import cli, files, report
 from repro.book import theme
-from repro.commands import plan
 from repro.commands.check import check
 from repro.errors import ReproError
 from repro.registry import order, specs, store, study
 from repro.report import pilot
-from repro.results import records
 from repro.results.records import Record
 from repro.running import sweep
 from repro.verdicts.judge import load_published
@@ -35,7 +32,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         text = (made / "data/study.yaml").read_text()
         (made / "data/study.yaml").write_text(re.sub(rf"(?m)^{key}: .*$", f"{key}: {value}", text))
     shutil.copytree(tree.REPOSITORY / "figures/pilot", made / "figures/pilot")
-    monkeypatch.setattr(cli, "ROOT", made)
+    monkeypatch.chdir(made)
     return made
 
 
@@ -380,103 +377,3 @@ def test_the_summary_says_what_came_out_where_the_book_is_and_how_to_check(
     assert "43 of the results show the pilot, which is never counted (6 hold, 4 fail, 31 are open and 2 are not" in said
     for needed in ("make study", "book/index.html", "audit -n 3", "repro plan"):
         assert needed in said
-
-
-# What it costs ------------------------------------------------------------------------------------------------
-
-
-def timed(root: Path, run: str, seed: int, seconds: float) -> None:
-    """A valid record of a planned run that took so many seconds of one core."""
-    source = run.partition("-")[0]
-    tasks = [task for group in specs.GROUPS for task in specs.runs_and_waiting(source, "study", group, root)[0]]
-    spec = next(spec for spec, k in tasks if (spec.run, k) == (run, seed))
-    tree.record(spec, seed, root)
-    path = records.provenance_path(store.record_path(spec, seed, root))
-    files.write_atomic(path, files.canonical_json({"cpu_seconds": seconds, "seconds": 10 * seconds}))
-
-
-def bills(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    capsys.readouterr()
-    assert cli.main(["plan", "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    return {bill["group"]: bill for bill in answer["groups"]}, answer["total"]
-
-
-def test_the_bill_counts_every_planned_run_once_and_knows_no_cost_at_first(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    groups, total = bills(capsys)
-    planned = [t for s in specs.SOURCES for g in specs.GROUPS for t in specs.runs(s, "study", g, root)]
-    assert list(groups) == [group.name for group in study.load(root).order]
-    assert total["runs"] == sum(bill["runs"] for bill in groups.values()) == len(planned)
-    assert (total["runs_done"], total["core_hours_spent"], total["core_hours_left"]) == (0, 0, 0)
-    assert total["runs_of_unknown_cost"] == len(planned)
-    assert cli.main(["plan"]) == 0
-    assert f"nothing is known of the cost of {len(planned)} runs" in capsys.readouterr().out
-    specs.learning_rates_path("study", root).write_text(
-        "{}\n"
-    )  # runs that wait for their rate are planned all the same
-    assert bills(capsys) == (groups, total)
-
-
-def test_what_finished_runs_cost_is_billed_and_their_other_seeds_will_cost_as_much(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """CPU seconds and not the wall's, in which pauses count; the mean of the seeds that are there."""
-    timed(root, "e3-gn-wide", 11, 1800.0)
-    timed(root, "e3-gn-wide", 12, 5400.0)
-    (bill, *others) = [bill for bill in bills(capsys)[0].values() if bill["runs_done"]]
-    assert others == []
-    assert (bill["runs_done"], bill["core_hours_spent"]) == (2, pytest.approx(2.0))
-    alike = [run for run in ("e3-gn-wide", "e3-gn-wide-unit-scale") for _ in seeds(root, run)]
-    assert bill["core_hours_left"] == pytest.approx(len(alike) - 2), "the same network and sizes, an hour each"
-    assert bill["runs"] - bill["runs_done"] - bill["runs_of_unknown_cost"] == len(alike) - 2
-
-
-def test_trainings_of_the_same_network_at_the_same_sizes_cost_as_much_for_an_image(root: Path) -> None:
-    spec = specs.find("e1-large-batch", "study", root)
-    longer = replace(spec, run="longer", epochs=3 * spec.epochs)
-    more = replace(spec, run="more", train_images=2 * spec.train_images)
-    known = plan.Estimates([(spec, 100.0), (more, 260.0)])
-    assert known.of(spec) == 100.0, "its own time, where there is one"
-    assert known.of(longer) == pytest.approx(3 * (100 + 260) / 3)
-    for other in (
-        replace(longer, method="federated"), replace(longer, model="resnet50"), replace(longer, width=16),
-        replace(longer, image_size=32), replace(longer, norm="group"), replace(longer, precision="fp32"),
-        replace(longer, kind="law"),
-    ):  # fmt: skip
-        assert known.of(other) is None
-
-
-def test_the_total_is_the_sum_and_the_table_says_what_is_not_known(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    timed(root, "lb-batch-vgg11-1024", 11, 36.0)
-    timed(root, "e1-central", 11, 72.0)
-    groups, total = bills(capsys)
-    for key, value in total.items():
-        assert key == "group" or value == pytest.approx(sum(bill[key] for bill in groups.values())), key
-    assert total["core_hours_spent"] == pytest.approx(0.03)
-    waits = groups["post 2"]
-    assert waits["runs_of_unknown_cost"] == waits["runs"]
-    assert cli.main(["plan"]) == 0
-    text = capsys.readouterr().out
-    (line,) = (line for line in text.splitlines() if line.startswith("post 2"))
-    assert "not known" in line
-    (last,) = (line for line in text.splitlines() if line.startswith("total"))
-    assert "0.03" in last
-
-
-def test_a_stale_record_is_not_done_and_tells_no_cost(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    timed(root, "e1-central", 11, 72.0)
-    tree.edit(root / "pipelines/study/params.yaml", "epochs: 40", "epochs: 44")
-    total = bills(capsys)[1]
-    assert (total["runs_done"], total["core_hours_spent"], total["core_hours_left"]) == (0, 0, 0)
-
-
-def test_a_damaged_time_is_one_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    timed(root, "e1-central", 11, 72.0)
-    path = records.provenance_path(store.record_path(specs.find("e1-central", "study", root), 11, root))
-    path.write_text('{"cpu_seconds": "long"}')
-    assert cli.main(["plan"]) == 2
-    assert "a number from 0 up was expected" in capsys.readouterr().err

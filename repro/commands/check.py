@@ -1,15 +1,19 @@
-"""Does every published id have what it needs, and does every rule name what exists? The test suite fails if not."""
+"""``repro check``: does every published id have what it needs, and does every rule name what exists?"""
 
 from __future__ import annotations
 
 import re
+from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from repro import files, report
 from repro.book.notebooks import of_source
+from repro.commands import console
+from repro.commands.verdicts import stored_at
 from repro.errors import ReproError
 from repro.registry import specs, store, study
 from repro.report import pilot
@@ -19,11 +23,55 @@ from repro.running import tuning
 from repro.verdicts import judge, rules
 from repro.verdicts.judge import Published, Statement
 
-WAITING = frozenset([
-    "e2.c13", "e2.c14", "e2.c15", "e2.c16", "lb.teacher", "lb.c16", "lb.c21", "lb.c24", "lb.c25", "lb.c26", "lb.c28",
-    "lb.c29", "lb.c30", "lb.c32", "lb.c33",
-])  # fmt: skip
+WAITING = frozenset(
+    [
+        "e2.c13",
+        "e2.c14",
+        "e2.c15",
+        "e2.c16",
+        "lb.teacher",
+        "lb.c16",
+        "lb.c21",
+        "lb.c24",
+        "lb.c25",
+        "lb.c26",
+        "lb.c28",
+        "lb.c29",
+        "lb.c30",
+        "lb.c32",
+        "lb.c33",
+    ]
+)
 """Artefacts and statements that this package has no run for. Every other one that lacks something is a problem."""
+
+
+def run(options: Namespace, root: Path) -> int:
+    """Print what is wrong and, if asked, what waits; 1 if that is anything."""
+    problems, waiting = check(options.profile, root)
+    failed = console.problems([*problems, *(waiting if options.complete else ())])
+    print(f"{len(problems)} problems; {len(waiting)} artefacts and statements without a run or a valid record")
+    return failed
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What is compared, and what was found.
+
+    Attributes:
+        profile, root: whose files are looked at.
+        published: the artefacts and statements.
+        verdicts: the stored ones by statement.
+        evidence: of the study, which runs have their records; None at other profiles.
+        problems, waiting: lines.
+    """
+
+    profile: str
+    root: Path
+    published: Published
+    verdicts: Mapping[str, Mapping[str, Any]]
+    evidence: pilot.Evidence | None
+    problems: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
 
 
 def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
@@ -45,55 +93,68 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
     Raises:
         ReproError: a file of the package is malformed.
     """
-    published = judge.load_published(root)
-    verdict_file = root / "figures" / profile / "verdicts.json"
-    verdicts = {v["id"]: v for v in files.read_json(verdict_file)} if verdict_file.exists() else {}
+    path = stored_at(profile, root)
+    verdicts = {v["id"]: v for v in files.read_json(path)} if path.exists() else {}
     evidence = pilot.Evidence(root) if profile == study.PROFILE else None
-    problems: list[str] = []
-    waiting: list[str] = []
-    for source in sorted({artefact.source for artefact in published.artefacts}):
-        problems += _records(source, profile, root, evidence is not None)
-        later = _later(published, source)
-        waiting += [f"{item}: this package has no run for it" for item in later]
-        problems += _not_in_notebook(published, source, later, root)
-        problems += [
-            f"{artefact.id}: nothing draws it; add it to repro.report.ARTEFACTS"
-            for artefact in published.artefacts
-            if artefact.source == source and artefact.id not in report.ARTEFACTS and artefact.id not in later
-        ]
-        for group, command in (("artefact", "dvc repro"), ("control", specs.remedy(profile))):
-            for artefact in report.ids(source, group):
-                later_too = group == "control" or (
-                    evidence is not None and not pilot.has(artefact, root) and pilot.stands_in_for(artefact, evidence)
-                )
-                (waiting if later_too else problems).extend(
-                    f"figures/{profile}/{name}: missing; run `{command}`"
-                    for name in report.outputs(artefact)
-                    if not (root / "figures" / profile / name).exists()
-                )
-        statements = [
-            statement for statement in published.statements if statement.source == source and statement.id not in later
-        ]
-        problems += [problem for statement in statements for problem in _unfit(statement)]
-        problems += _undefined_runs(statements, source, profile, root)
-        if evidence is None or _grids_complete(source, root):
-            problems += _learning_rates(source, profile, root)
-        else:
-            waiting.append(f"{source}: its learning-rate grids are not all run at profile {profile}; run `make study`")
-        for statement in statements:
-            verdict = verdicts.get(statement.id)
-            if verdict is None:
-                problems.append(f"{statement.id}: no verdict in {verdict_file.relative_to(root)}; run `dvc repro`")
-            elif verdict["verdict"] == rules.NOT_RUN:
-                waiting.append(f"{statement.id}: not run ({verdict['reason']})")
-            elif verdict.get("pilot"):
-                open_yet = evidence is None or not evidence.study.complete
-                (waiting if open_yet else problems).append(f"{statement.id}: shows the pilot; run `make study`")
+    look = _Look(profile, root, judge.load_published(root), verdicts, evidence)
+    for source in sorted({artefact.source for artefact in look.published.artefacts}):
+        _source(look, source)
     try:
-        problems += judged_otherwise(verdicts, profile, root)
+        look.problems.extend(judged_otherwise(verdicts, profile, root))
     except ReproError as error:
-        problems += [str(error)] * (str(error) not in problems)
-    return problems, waiting
+        look.problems.extend([str(error)] * (str(error) not in look.problems))
+    return look.problems, look.waiting
+
+
+def _source(look: _Look, source: str) -> None:
+    """Add what is found of one source."""
+    profile, root, later = look.profile, look.root, _later(look.published, source)
+    look.problems.extend(_records(source, profile, root, look.evidence is not None))
+    look.waiting.extend(f"{item}: this package has no run for it" for item in later)
+    look.problems.extend(_not_in_notebook(look.published, source, later, root))
+    look.problems.extend(
+        f"{artefact.id}: nothing draws it; add it to repro.report.ARTEFACTS"
+        for artefact in look.published.artefacts
+        if artefact.source == source and artefact.id not in report.ARTEFACTS and artefact.id not in later
+    )
+    _missing_files(look, source)
+    statements = [each for each in look.published.statements if each.source == source and each.id not in later]
+    look.problems.extend(problem for statement in statements for problem in _unfit(statement))
+    look.problems.extend(_undefined_runs(statements, source, profile, root))
+    if look.evidence is None or _grids_complete(source, root):
+        look.problems.extend(_learning_rates(source, profile, root))
+    else:
+        look.waiting.append(f"{source}: its learning-rate grids are not all run at profile {profile}; run `make study`")
+    for statement in statements:
+        _verdict(look, statement)
+
+
+def _missing_files(look: _Look, source: str) -> None:
+    """Files of figures and tables; of the controls, and of what neither the study nor the pilot has, they wait."""
+    for group, command in (("artefact", "dvc repro"), ("control", specs.remedy(look.profile))):
+        for artefact in report.ids(source, group):
+            waits = group == "control" or (
+                look.evidence is not None
+                and not pilot.has(artefact, look.root)
+                and pilot.stands_in_for(artefact, look.evidence)
+            )
+            (look.waiting if waits else look.problems).extend(
+                f"figures/{look.profile}/{name}: missing; run `{command}`"
+                for name in report.outputs(artefact)
+                if not (look.root / "figures" / look.profile / name).exists()
+            )
+
+
+def _verdict(look: _Look, statement: Statement) -> None:
+    """A verdict that is missing, or the pilot's, or no result."""
+    verdict = look.verdicts.get(statement.id)
+    if verdict is None:
+        look.problems.append(f"{statement.id}: no verdict in {stored_at(look.profile, Path())}; run `dvc repro`")
+    elif verdict["verdict"] == rules.NOT_RUN:
+        look.waiting.append(f"{statement.id}: not run ({verdict['reason']})")
+    elif verdict.get("pilot"):
+        open_yet = look.evidence is None or not look.evidence.study.complete
+        (look.waiting if open_yet else look.problems).append(f"{statement.id}: shows the pilot; run `make study`")
 
 
 def _records(source: str, profile: str, root: Path, of_study: bool) -> Iterator[str]:

@@ -1,4 +1,6 @@
-"""The files of DVC, written from what the code declares: ``dvc.yaml`` at the root, and two for each profile.
+"""``repro pipelines``: the files of DVC, written from what the code declares.
+
+They are ``dvc.yaml`` at the root, and two for each profile.
 
 The stages of all profiles are the same. Those of the study depend besides on ``data/study.yaml``, which says what is
 planned, and on the pilot, which stands in until the study's own runs are in.
@@ -6,6 +8,7 @@ planned, and on the pilot, which stands in until the study's own runs are in.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +52,14 @@ _SITE = """\
 # headline verdicts between the markers of README.md, which is no output because the rest of that file is written by
 # hand; a test holds them together.
 """
+
+
+def run(options: Namespace, root: Path) -> int:
+    """Print the files that were not as they should be."""
+    for path in (changed := write(root)):
+        print(path)
+    print(f"{len(changed)} files of DVC written anew")
+    return 0
 
 
 def written(root: Path = Path()) -> dict[Path, str]:

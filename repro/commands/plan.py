@@ -1,27 +1,63 @@
-"""What runs will cost, from the provenance of those that were run before: time, memory, disk.
+"""``repro plan``: what runs will cost, from the provenance of those that were run before: time, memory, disk.
 
-``of_study`` says what the study has cost and what is left of it, group by group of ``data/study.yaml``. A run without a
-time of its own is estimated from other runs: ``Estimates`` says how.
+Of the study it is the bill: what each group of ``data/study.yaml`` has cost and what is left of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from argparse import Namespace
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from repro import files, report
+from repro import files
+from repro.commands import console, named
 from repro.errors import ReproError, did_you_mean
-from repro.registry import order, specs, store, study
+from repro.registry import specs, store, study
+from repro.registry.published import load_published, runs_named
 from repro.results import records
-from repro.verdicts import judge
+from repro.running import bill
 
-Task = tuple[specs.Spec, int]
-Planned = tuple[list[Task], list[tuple[str, int]]]
-"""Runs with their seeds, and ids with seeds of those whose learning rate a grid has still to choose."""
+_HEADER = ("runs", "core-hours", "to do", "runs never timed", "memory (MB)", "disk (MB)", "measured on")
+_OF_STUDY = ("group", "runs", "done", "core-hours spent", "core-hours left", "cost unknown")
+
+
+def run(options: Namespace, root: Path) -> int:
+    """Print the cost of what was named, or of all, with its total."""
+    if options.profile == study.PROFILE and not options.ids and options.source is None:
+        return _study(root, options.json)
+    wanted: list[tuple[dict[str, str], named.Planned]]
+    if options.ids:
+        wanted = [({"id": name}, _of_id(name, options.profile, root)) for name in options.ids]
+    else:
+        known = named.planned(options.profile, root, named.sources(options))
+        wanted = [({"source": source, "group": group}, tasks) for (source, group), tasks in known.items()]
+    found = [(name, cost(tasks, root), len(waiting)) for name, (tasks, waiting) in wanted]
+    every = {(spec.run, seed): (spec, seed) for _, (tasks, _) in wanted for spec, seed in tasks}
+    total = cost(every.values(), root)  # a run behind two ids counts once
+    waiting = len({task for _, (_, later) in wanted for task in later})
+    if options.json:
+        groups = [name | each.as_dict() | {"runs_without_a_learning_rate": later} for name, each, later in found]
+        console.as_json({"groups": groups, "total": total.as_dict() | {"runs_without_a_learning_rate": waiting}})
+        return 0
+    console.table(
+        [
+            (*found[0][0], *_HEADER),
+            *((*name.values(), *each.cells()) for name, each, _ in found),
+            ("total", *[""] * (len(found[0][0]) - 1), *total.cells()),
+        ]
+    )
+    if waiting:
+        of = ", ".join(f"{' '.join(name.values())} {later}" for name, _, later in found if later)
+        print(
+            "not in the table, for their learning rates are still to be chosen, by "
+            f"`{specs.remedy(options.profile)}`: {waiting} runs ({of})"
+        )
+    if total.untimed:
+        print("a run that was never timed has no known cost: hours are those of the timed ones, or not known")
+    return 0
 
 
 @dataclass(frozen=True)
@@ -48,8 +84,27 @@ class Cost:
     disk: int
     devices: tuple[str, ...]
 
+    def as_dict(self) -> dict[str, Any]:
+        """For programs; times in core-hours."""
+        return {
+            "runs": self.runs,
+            "core_hours": self.seconds / 3600,
+            "core_hours_to_do": self.seconds_to_do / 3600,
+            "runs_without_a_time": self.untimed,
+            "peak_memory_bytes": self.memory,
+            "disk_bytes": self.disk,
+            "measured_on": list(self.devices),
+        }
 
-def cost(tasks: Iterable[Task], root: Path = Path()) -> Cost:
+    def cells(self) -> tuple[object, ...]:
+        """For readers, as ``_HEADER`` names them."""
+        unknown = self.runs and self.untimed == self.runs
+        hours = ["not known" if unknown else f"{each / 3600:.2f}" for each in (self.seconds, self.seconds_to_do)]
+        memory = "not recorded" if self.memory is None else f"{self.memory / 1e6:.0f}"
+        return (self.runs, *hours, self.untimed, memory, f"{self.disk / 1e6:.2f}", "; ".join(self.devices))
+
+
+def cost(tasks: Iterable[named.Task], root: Path = Path()) -> Cost:
     """Add up what is known of ``tasks``.
 
     Raises:
@@ -76,173 +131,65 @@ def cost(tasks: Iterable[Task], root: Path = Path()) -> Cost:
     return Cost(runs, seconds, todo, untimed, max(peaks, default=None), disk, tuple(sorted(devices)))
 
 
-def all_runs(
-    profile: str, root: Path = Path(), sources: Iterable[str] = specs.SOURCES
-) -> dict[tuple[str, str], Planned]:
-    """What is planned for each (source, group).
+# The study ---------------------------------------------------------------------------------------------------------
 
-    Raises:
-        ReproError: malformed specs.
-    """
+
+def _study(root: Path, as_json: bool) -> int:
+    """Print what the study has cost and what is left of it, sweep by sweep, with the total."""
+    found = (store.current(source, study.PROFILE, root).records for source in specs.SOURCES)
+    lines = bill.lines({(record.run, record.seed) for valid in found for record in valid}, root)
+    total = bill.total(lines)
+    if as_json:
+        console.as_json({"groups": [_as_dict(line) for line in lines], "total": _as_dict(total)})
+        return 0
+    console.table([_OF_STUDY, *map(_cells, [*lines, total])])
+    print(
+        "core-hours are CPU time. What is left is estimated: a run takes as long as its other seeds did. "
+        f"Nothing is known of the cost of {total.unknown} runs, which are not in the core-hours left"
+    )
+    return 0
+
+
+def _as_dict(line: bill.Line) -> dict[str, Any]:
     return {
-        (source, group): specs.runs_and_waiting(source, profile, group, root)
-        for source in sources
-        for group in specs.GROUPS
+        "group": line.group,
+        "runs": line.done + line.left,
+        "runs_done": line.done,
+        "core_hours_spent": line.hours,
+        "core_hours_left": line.hours_left,
+        "runs_of_unknown_cost": line.unknown,
     }
 
 
-# The study ----------------------------------------------------------------------------------------------------
+def _cells(line: bill.Line) -> Sequence[object]:
+    left = "not known" if line.unknown and line.unknown == line.left else f"{line.hours_left:.2f}"
+    return (line.group, line.done + line.left, line.done, f"{line.hours:.2f}", left, line.unknown)
 
 
-class Estimates:
-    """Seconds of one core that runs without a record will take, from those of finished ones.
-
-    A run takes as long as its other seeds did, on average. Where none is finished, a training takes as many seconds for
-    an image that it trains on as finished trainings of the same network at the same sizes with the same method did, all
-    of them together (``alike``). Anything else is not known.
-
-    Args:
-        finished: runs with the seconds that each took.
-    """
-
-    def __init__(self, finished: Iterable[tuple[specs.Spec, float]]):
-        self._of_run: dict[str, list[float]] = {}
-        self._of_kind: dict[tuple[object, ...], tuple[float, float]] = {}
-        for spec, seconds in finished:
-            self._of_run.setdefault(spec.run, []).append(seconds)
-            if spec.kind == "train":
-                taken, images = self._of_kind.get(self.alike(spec), (0.0, 0.0))
-                self._of_kind[self.alike(spec)] = (taken + seconds, images + self.images(spec))
-
-    @staticmethod
-    def alike(spec: specs.Spec) -> tuple[object, ...]:
-        """What the time for an image depends on most: network, width, pixels, norm, precision, method."""
-        return (spec.model, spec.width, spec.image_size, spec.norm, spec.precision, spec.method)
-
-    @staticmethod
-    def images(spec: specs.Spec) -> int:
-        """Images that a training goes through, each counted once an epoch."""
-        return spec.train_images * spec.epochs
-
-    def of(self, spec: specs.Spec) -> float | None:
-        """Seconds of one core, or None where nothing tells."""
-        if spec.run in self._of_run:
-            return fmean(self._of_run[spec.run])
-        if spec.kind != "train" or self.alike(spec) not in self._of_kind:
-            return None
-        taken, images = self._of_kind[self.alike(spec)]
-        return taken / images * self.images(spec)
+# Behind an id ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Bill:
-    """Runs of the study that ``make study`` computes together.
-
-    Attributes:
-        group: name of the group.
-        runs: planned records, a seed counted each, those that wait for a learning rate included.
-        done: those with a valid record.
-        spent: seconds of one core that these took; a record whose time nobody knows counts as nothing.
-        left: estimated seconds of one core for the others.
-        unknown: those of the others that nothing is known of; ``left`` is without them.
-    """
-
-    group: str
-    runs: int
-    done: int
-    spent: float
-    left: float
-    unknown: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """For programs; times in core-hours."""
-        return {
-            "group": self.group, "runs": self.runs, "runs_done": self.done, "core_hours_spent": self.spent / 3600,
-            "core_hours_left": self.left / 3600, "runs_of_unknown_cost": self.unknown,
-        }  # fmt: skip
-
-
-def of_study(root: Path = Path()) -> list[Bill]:
-    """What each group of ``data/study.yaml`` has cost and what is left of it; the last entry is the total.
-
-    A run that several groups name counts in the first of them. Groups without a run are left out.
-
-    Raises:
-        ReproError: a spec, ``data/study.yaml``, a record or a provenance file is damaged.
-    """
-    every = _of_every_source(root)
-    done: dict[tuple[str, int], float | None] = {}
-    for task in (task for tasks in every.values() for task in tasks):
-        if store.stored(*task, root) is not None:
-            done[_key(task)] = records.core_seconds(records.provenance_path(store.record_path(*task, root)))
-    timed = ((task[0], done.get(_key(task))) for tasks in every.values() for task in tasks)
-    estimates = Estimates((spec, seconds) for spec, seconds in timed if seconds is not None)
-    bills, billed = [], set[tuple[str, int]]()
-    for group in order.groups(root):
-        tasks = [
-            task
-            for (source, kind), planned in every.items()
-            for task in planned
-            if _key(task) not in billed
-            and (source in group.grids if kind == "grid" else any(fnmatchcase(task[0].run, p) for p in group.runs))
-        ]
-        billed |= {_key(task) for task in tasks}
-        if tasks:
-            bills.append(_bill(group.name, tasks, done, estimates))
-    total = [sum(getattr(bill, name) for bill in bills) for name in ("runs", "done", "spent", "left", "unknown")]
-    return [*bills, Bill("total", *total)]
-
-
-def _of_every_source(root: Path) -> dict[tuple[str, str], list[Task]]:
-    """What is planned for each (source, group); runs that wait for their learning rate at one that does not matter."""
-    return {
-        (source, group): [
-            *tasks, *((specs.unchosen(run, source, study.PROFILE, root), seed) for run, seed in waiting)
-        ]
-        for (source, group), (tasks, waiting) in all_runs(study.PROFILE, root).items()
-    }  # fmt: skip
-
-
-def _key(task: Task) -> tuple[str, int]:
-    return task[0].run, task[1]
-
-
-def _bill(name: str, tasks: list[Task], done: dict[tuple[str, int], float | None], estimates: Estimates) -> Bill:
-    finished = [task for task in tasks if _key(task) in done]
-    ahead = [estimates.of(spec) for spec, seed in tasks if (spec.run, seed) not in done]
-    return Bill(
-        name,
-        len(tasks),
-        len(finished),
-        sum(done[_key(task)] or 0.0 for task in finished),
-        sum(seconds for seconds in ahead if seconds is not None),
-        sum(seconds is None for seconds in ahead),
-    )
-
-
-def of_id(name: str, profile: str, root: Path = Path()) -> Planned:
+def _of_id(name: str, profile: str, root: Path) -> named.Planned:
     """What is planned behind a figure, a table, a statement or a run.
 
     Raises:
         ReproError: no such id, or one that no run is planned for.
     """
-    published = judge.load_published(root)
+    from repro import report
+
+    published = load_published(root)
     statements = {statement.id: statement for statement in published.statements}
-    planned = all_runs(profile, root).values()
+    planned = named.planned(profile, root).values()
     if name in report.ARTEFACTS:
         patterns = report.ARTEFACTS[name].runs
     elif name in statements:  # an arm of a grid stands for its runs
-        patterns = tuple(p for run in judge.runs_named(statements[name]) for p in (run, f"{run}-lr*"))
+        patterns = tuple(p for run in runs_named(statements[name]) for p in (run, f"{run}-lr*"))
     else:
         patterns = (name,)
-
-    def behind(run: str) -> bool:
-        return any(fnmatchcase(run, pattern) for pattern in patterns)
-
-    found = [task for tasks, _ in planned for task in tasks if behind(task[0].run)]
-    waiting = [task for _, tasks in planned for task in tasks if behind(task[0])]
+    found = [task for tasks, _ in planned for task in tasks if _matches(task[0].run, patterns)]
+    waiting = [task for _, later in planned for task in later if _matches(task[0], patterns)]
     if not found + waiting:
-        if why := without_a_run(name, published):
+        if why := named.without_a_run(name, published):
             raise ReproError(why)
         runs = [run for tasks, later in planned for run in [*(spec.run for spec, _ in tasks), *(r for r, _ in later)]]
         known = [*report.ARTEFACTS, *statements, *dict.fromkeys(runs)]
@@ -253,25 +200,5 @@ def of_id(name: str, profile: str, root: Path = Path()) -> Planned:
     return found, waiting
 
 
-def without_a_run(name: str, published: judge.Published) -> str | None:
-    """What to say of an id that a source has and for which this package has no run; None of any other id."""
-    for statement in published.statements:
-        if statement.id == name and statement.judge is None:
-            return f"{name} is a statement that has no run in this package; its verdict is 'not run'"
-    for artefact in published.artefacts:
-        if artefact.id == name and name not in report.ARTEFACTS:
-            return f"{name} is a {artefact.kind} that has no run in this package; nothing draws it"
-    return None
-
-
-def not_a_run(name: str, root: Path = Path()) -> str | None:
-    """What to say where a run was expected and ``name`` is a figure, a table or a statement; None of any other id."""
-    published = judge.load_published(root)
-    if why := without_a_run(name, published):
-        return why
-    patterns = {statement.id: tuple(judge.runs_named(statement)) for statement in published.statements}
-    patterns |= {artefact: item.runs for artefact, item in report.ARTEFACTS.items()}
-    if name not in patterns:
-        return None
-    behind = ", ".join(patterns[name][:3]) + ("" if len(patterns[name]) <= 3 else " and others")
-    return f"{name} is no run; the id of a run was expected, and behind it stand {behind}"
+def _matches(run: str, patterns: Collection[str]) -> bool:
+    return any(fnmatchcase(run, pattern) for pattern in patterns)

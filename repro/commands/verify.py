@@ -1,4 +1,4 @@
-"""The reviewer's check (``make verify``): what can be computed again within minutes, statement by statement.
+"""``repro verify``, the reviewer's check: what can be computed again within minutes, statement by statement.
 
 Laws, definitions and the sources' arithmetic are executed, the stored verdicts are judged again from the records, and
 of every statement that has records the quickest one is computed again and compared, while the time lasts. A run that
@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from repro import files
-from repro.commands import check
+from repro.commands import check, console
+from repro.commands.verdicts import stored_at
 from repro.errors import ReproError
 from repro.registry import specs, store, study
 from repro.running import rerun, sweep
@@ -29,8 +31,22 @@ from repro.verdicts.judge import Statement
 
 Task = tuple[str, int]
 """Id of a run, and seed."""
-TIME_BUDGET = 25 * 60.0
-"""Seconds that the check takes at most on two cores like those of the records."""
+
+
+def run(options: Namespace, root: Path) -> int:
+    """Print what the check found, statement by statement; 1 if anything disagrees."""
+    found = review(
+        options.profile,
+        root,
+        time_budget=options.time_budget,
+        jobs=options.jobs,
+        tell=lambda line: console.note(f"verify: {line}"),
+    )
+    if options.json:
+        console.as_json(found.as_json())
+    else:
+        print("\n".join(found.lines()))
+    return int(not found.agrees)
 
 
 @dataclass(frozen=True)
@@ -108,17 +124,20 @@ def _said(checked: Checked) -> list[str]:
     return [*runs, *checked.said]
 
 
+def _silent(line: str) -> None:
+    """Tell nobody."""
+
+
 def review(
-    profile: str = study.PROFILE, root: Path = Path(), *, time_budget: float = TIME_BUDGET, jobs: int | None = None,
-    tell: Callable[[str], None] = lambda line: None,
-) -> Report:  # fmt: skip
+    profile: str, root: Path, *, time_budget: float, jobs: int | None = None, tell: Callable[[str], None] = _silent
+) -> Report:
     """Check what can be checked within ``time_budget`` seconds, and compare it with what is committed.
 
     Args:
         profile: whose records are computed again.
         root: root of the repository.
         time_budget: seconds after which no further run is started; only runs that should end before are.
-        jobs: processes (one per core when None).
+        jobs: processes; as many as a sweep has when None.
         tell: called with a line before and after every step.
 
     Raises:
@@ -138,7 +157,7 @@ def review(
         )
     executed = {each.id: list(_executed(each, profile, root, valid, tell)) for each in statements}
     behind = {each.id: _quickest_first(each, valid, root) for each in statements}
-    processes = jobs or os.cpu_count() or 1
+    processes = jobs or sweep.default_jobs()
     left = time_budget - (time.monotonic() - started)
     chosen = choose(behind, left, processes)
     tell(f"{len(chosen)} runs to compute again, in {processes} processes")
@@ -163,7 +182,7 @@ def _arithmetic(profile: str, root: Path, notes: list[str]) -> list[str]:
 
 
 def _verdicts(profile: str, root: Path, notes: list[str]) -> list[str]:
-    path = root / "figures" / profile / "verdicts.json"
+    path = stored_at(profile, root)
     if not path.exists():
         notes.append(f"verdicts: {path} is not here, so that none could be compared")
         return []
@@ -199,10 +218,11 @@ def _definition(statement: Statement, spec: specs.Spec, root: Path) -> tuple[boo
     ours = definitions.of_codec(spec.as_dict())
     unmet = [
         f"{name} is {ours.get(name)}, published is {said}"
-        for name, said in statement.published.items() if ours.get(name) != said
-    ]  # fmt: skip
+        for name, said in statement.published.items()
+        if ours.get(name) != said
+    ]
     told = f"definition executed: {'; '.join(unmet) or 'every setting is as published'}"
-    path = root / "figures" / spec.profile / "verdicts.json"
+    path = stored_at(spec.profile, root)
     stored = next((v for v in (files.read_json(path) if path.exists() else []) if v["id"] == statement.id), None)
     if stored is None or stored.get("pilot") or stored["verdict"] == judge.NOT_RUN:
         return None if unmet else True, told
@@ -233,19 +253,22 @@ def _valid(profile: str, root: Path) -> dict[Task, Known]:
     """Planned runs with a valid record."""
     return {
         (spec.run, seed): Known(spec, seed, rerun.recorded_seconds(spec, seed, root))
-        for source in specs.SOURCES for spec, seed in _planned(source, profile, root)
+        for source in specs.SOURCES
+        for spec, seed in _planned(source, profile, root)
         if store.stored(spec, seed, root) is not None
-    }  # fmt: skip
+    }
 
 
 def _quickest_first(statement: Statement, valid: Mapping[Task, Known], root: Path) -> dict[Task, float]:
     """Records that a statement reads and that a repetition can be compared with, with their seconds, ascending."""
     patterns = [pattern for run in study.runs_read(statement, root) for pattern in (run, f"{run}-lr*")]
     found = {
-        task: known.seconds for task, known in valid.items()
-        if known.seconds is not None and known.spec.kind in ("train", "payloads")
+        task: known.seconds
+        for task, known in valid.items()
+        if known.seconds is not None
+        and known.spec.kind in ("train", "payloads")
         and any(fnmatchcase(known.spec.run, pattern) for pattern in patterns)
-    }  # fmt: skip
+    }
     return dict(sorted(found.items(), key=lambda item: (item[1], item[0])))
 
 
@@ -315,9 +338,11 @@ def _computed(
 
 
 def _checked(
-    statement: Statement, executed: Sequence[tuple[bool | None, str | Comparison]],
-    behind: Mapping[Task, float], again: Mapping[Task, Comparison | str],
-) -> Checked:  # fmt: skip
+    statement: Statement,
+    executed: Sequence[tuple[bool | None, str | Comparison]],
+    behind: Mapping[Task, float],
+    again: Mapping[Task, Comparison | str],
+) -> Checked:
     """The answer for one statement."""
     answers = [answer for answer, _ in executed]
     runs = [what for _, what in executed if isinstance(what, Comparison)]

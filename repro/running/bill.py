@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -79,3 +79,10 @@ def lines(valid: Collection[tuple[str, int]], root: Path = Path()) -> list[Line]
                 )
             )
     return made
+
+
+def total(lines: Iterable[Line]) -> Line:
+    """All lines in one."""
+    names = ("done", "left", "hours", "hours_left", "unknown")
+    found = list(lines)
+    return Line("total", *(sum(getattr(line, name) for line in found) for name in names))

@@ -11,21 +11,21 @@ import synthetic_lb
 import tree
 
 from repro import cli, machine
-from repro.commands import advise
+from repro.commands import advice, advise, probe
 from repro.errors import ReproError
 from repro.performance import peak
 from repro.performance.workload import Workload
 from repro.registry import specs
 from repro.results import batch_costs
-from repro.results import links as network
+from repro.results.links import Link
 
 TOY = Workload(model="resnet18", classes=10, image_size=16, images=4096, width=4)
 
 
-def evidence(slope: float = 1e6, base: float = 3e8, **more: object) -> advise.Evidence:
+def evidence(slope: float = 1e6, base: float = 3e8, **more: object) -> advice.Evidence:
     steps = {size: np.full((3, 2), 0.01 + 0.001 * size) for size in (1, 32, 128, 512)}
     made = {"origin": "made up", "peaks": {16: base + 16 * slope, 64: base + 64 * slope}, "steps": steps, "noise": 0.01}
-    return advise.Evidence(**(made | more))  # type: ignore[arg-type]
+    return advice.Evidence(**(made | more))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("text", "count"), [("8GiB", 2**33), ("1.5 GB", 1.5e9), ("1024", 1024), ("3MiB", 3 * 2**20)])
@@ -33,7 +33,9 @@ def test_memory_is_read_with_its_unit(text: str, count: float) -> None:
     assert advise.parse_bytes(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "8 gigs", "-1GiB", "0GiB", "GiB", "nanGiB", "1e9"])
+@pytest.mark.parametrize(
+    "text", ["", "8 gigs", "-1GiB", "0GiB", "GiB", "nanGiB", "1e9", "9" * 400 + "GiB", "9" * 400, "0.1"]
+)
 def test_other_memory_is_one_line(text: str) -> None:
     with pytest.raises(ReproError, match="a number above 0 and one of"):
         advise.parse_bytes(text)
@@ -41,18 +43,18 @@ def test_other_memory_is_one_line(text: str) -> None:
 
 def test_the_largest_batch_leaves_a_margin_and_never_exceeds_the_images() -> None:
     budget = 1_000_000_000
-    found = advise.advise(TOY, evidence(), budget)
+    found = advice.advise(TOY, evidence(), budget)
     assert found["largest_batch"] == 680  # (0.98e9 - 0.3e9) / 1e6
     assert found["limited_by"] == "memory"
     few = Workload(**{**TOY.as_dict(), "images": 100})  # type: ignore[arg-type]
-    assert advise.advise(few, evidence(), budget)["largest_batch"] == 100
-    assert advise.advise(few, evidence(), budget)["limited_by"] == "number of images"
+    assert advice.advise(few, evidence(), budget)["largest_batch"] == 100
+    assert advice.advise(few, evidence(), budget)["limited_by"] == "number of images"
     with pytest.raises(ReproError, match="one image already needs"):
-        advise.advise(TOY, evidence(), 300_000_000)
+        advice.advise(TOY, evidence(), 300_000_000)
 
 
 def test_step_and_epoch_follow_the_measured_steps_also_beyond_them() -> None:
-    found = advise.advise(TOY, evidence(), 10_000_000_000)
+    found = advice.advise(TOY, evidence(), 10_000_000_000)
     by_batch = {each["batch"]: each for each in found["batches"]}
     largest = by_batch[found["largest_batch"]]
     assert largest["extrapolated"]
@@ -61,25 +63,25 @@ def test_step_and_epoch_follow_the_measured_steps_also_beyond_them() -> None:
 
 
 def test_the_fastest_batch_is_a_measured_one_and_the_largest_may_lie_beyond() -> None:
-    found = advise.advise(TOY, evidence(), 10_000_000_000)
+    found = advice.advise(TOY, evidence(), 10_000_000_000)
     assert found["fastest_batch"] == 512 < found["largest_batch"]
     assert any("time extrapolated beyond 512" in line for line in advise.lines(found))
 
 
 def test_a_budget_that_leaves_one_measured_size_says_so_in_one_line_and_one_that_leaves_none_is_refused() -> None:
-    found = advise.advise(TOY, evidence(), round(320_500_000 / 0.98))  # up to 20 images
+    found = advice.advise(TOY, evidence(), round(320_500_000 / 0.98))  # up to 20 images
     assert found["measured"] == [1]
     assert "fastest batch: 1 is the only measured one that this memory leaves; allow more to compare" in "\n".join(
         advise.lines(found)
     )
     late = {size: each for size, each in evidence().steps.items() if size > 100}
     with pytest.raises(ReproError, match="up to 20, the smallest timed one is 128"):
-        advise.advise(TOY, evidence(steps=late), round(320_500_000 / 0.98))
+        advice.advise(TOY, evidence(steps=late), round(320_500_000 / 0.98))
 
 
 def test_shares_and_synchronisation() -> None:
-    links = [network.Link("slow", down=2, up=1), network.Link("fast", down=200, up=100)]
-    found = advise.advise(TOY, evidence(), 10**9, speeds=[1.0, 0.5], links=links, every=4)
+    links = [Link("slow", down=2, up=1), Link("fast", down=200, up=100)]
+    found = advice.advise(TOY, evidence(), 10**9, speeds=[1.0, 0.5], links=links, every=4)
     shares = found["shares"]
     for name in ("uniform", "proportional", "equalising"):
         assert sum(shares[name]["shares"]) == shares["global_batch"]
@@ -113,25 +115,25 @@ def test_probes_go_on_until_memory_grows_with_the_batch(
 
     monkeypatch.setattr(peak, "train", train)
     work = Workload(**{**TOY.as_dict(), "images": 100_000})  # type: ignore[arg-type]
-    peaks = advise.probe_memory(work, budget)
+    peaks = probe.probe_memory(work, budget)
     assert len(tried) == len(set(tried)) < 20
-    predicted = batch_costs.advised_batch(advise.line_of(peaks), budget)
+    predicted = batch_costs.advised_batch(advice.line_of(peaks), budget)
     assert predicted == pytest.approx((0.98e9 - 0.25e9) / image, abs=1)
 
 
 def test_images_too_few_to_probe_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peak, "train", lambda *_, **__: peak.Peak(1, 300_000_000, 200_000_000, True))
     with pytest.raises(ReproError, match="1 images are too few to probe two batch sizes"):
-        advise.probe_memory(Workload(**{**TOY.as_dict(), "images": 1}), 10**9)  # type: ignore[arg-type]
+        probe.probe_memory(Workload(**{**TOY.as_dict(), "images": 1}), 10**9)  # type: ignore[arg-type]
 
 
 def test_a_probe_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(advise, "SIZES", (1, 2, 4))
-    monkeypatch.setattr(advise, "LONGEST_STEP", float("inf"))  # however busy the machine is
-    advise.probe_time(TOY, 4)
+    monkeypatch.setattr(probe, "SIZES", (1, 2, 4))
+    monkeypatch.setattr(probe, "LONGEST_STEP", float("inf"))  # however busy the machine is
+    probe.probe_time(TOY, 4)
     said = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[1].split(", ")[1] for line in said] == [
-        "batch 1", "batch 2", "batch 4", *(f"block {k} of {advise.BLOCKS} timed" for k in (1, 2, 3)),
+        "batch 1", "batch 2", "batch 4", *(f"block {k} of {probe.BLOCKS} timed" for k in (1, 2, 3)),
     ]  # fmt: skip
 
 
@@ -141,7 +143,7 @@ def test_probes_that_lie_close_together_make_no_line_and_show_what_was_watched()
     made = evidence(peaks=peaks, tried=True)
     assert made.memory.slope == pytest.approx((0.91e9 - 0.6e9) / (231 - 128))
     assert [made.bytes_at(batch) for batch in peaks] == list(peaks.values())
-    found = advise.advise(TOY, made, 1_000_000_000)
+    found = advice.advise(TOY, made, 1_000_000_000)
     assert found["largest_batch"] == 231
     assert found["largest_batch_bytes"] == 910_000_000
 
@@ -160,21 +162,21 @@ def test_a_prediction_is_tried_out_until_it_is_close(
 
     monkeypatch.setattr(peak, "train", train)
     budget = round(0.7e9 / (1 - batch_costs.MARGIN)) + 1
-    found = advise.try_out(TOY, {250: 0.25e9, 500: 0.5e9}, budget)
+    found = probe.try_out(TOY, {250: 0.25e9, 500: 0.5e9}, budget)
     assert seen == tried
-    advice = advise.advise(TOY, evidence(peaks=found, tried=True), budget)
-    assert advice["largest_batch"] == max(found) == tried[-1], "nothing is advised that did not train"
-    assert advice["limited_by"] == "memory"
+    advised = advice.advise(TOY, evidence(peaks=found, tried=True), budget)
+    assert advised["largest_batch"] == max(found) == tried[-1], "nothing is advised that did not train"
+    assert advised["limited_by"] == "memory"
 
 
 def test_half_of_the_advised_batch_really_trains_under_the_limit_and_twice_the_advised_one_does_not() -> None:
     """On so small a process the advice itself may miss: a per cent of memory that malloc keeps is many images."""
     base = peak.train(TOY, 1).peak
     budget = base + 100 * 2**20
-    peaks = advise.try_out(TOY, advise.probe_memory(TOY, budget), budget)
-    advised = batch_costs.advised_batch(advise.line_of(peaks), budget)
-    assert advise.check(TOY, advised // 2, budget)["fits"]
-    assert not advise.check(TOY, advised, budget)["twice_fits"]
+    peaks = probe.try_out(TOY, probe.probe_memory(TOY, budget), budget)
+    advised = batch_costs.advised_batch(advice.line_of(peaks), budget)
+    assert probe.check(TOY, advised // 2, budget)["fits"]
+    assert not probe.check(TOY, advised, budget)["twice_fits"]
 
 
 def run(arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:

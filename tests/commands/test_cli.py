@@ -15,6 +15,7 @@ import yaml
 
 import repro
 from repro import cli, files
+from repro.commands import list as list_command
 from repro.errors import ReproError
 from repro.registry import specs, store
 from repro.results import records
@@ -22,7 +23,7 @@ from repro.running import runner, sweep, tuning
 from repro.verdicts import judge, rules
 
 COMMANDS = next(
-    action.choices for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)
+    action.choices for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction)
 )  # name -> parser
 WITH_PROFILE = [name for name, parser in COMMANDS.items() if "--profile" in parser.format_help()]
 ADVISE = ["--model", "resnet50", "--data", "cifar10", "--memory", "1GiB"]
@@ -72,12 +73,14 @@ def refused(capsys, *arguments: str) -> str:
 
 
 def misused(capsys, *arguments: str) -> str:
-    """What argparse says of arguments that make no sense: its usage, then one line; exit code 2."""
+    """The one line on arguments that make no sense; exit code 2."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     assert caught.value.code == 2
-    return capsys.readouterr().err.splitlines()[-1]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--help` explains" in line
+    return line
 
 
 def done(capsys, *arguments: str, code: int = 0) -> str:
@@ -114,7 +117,7 @@ def test_the_program_starts_and_lists_its_commands() -> None:
 
 
 def test_the_command_line_itself_does_not_import_torch() -> None:
-    code = "import sys, repro.cli; repro.cli._parser(); sys.exit('torch' in sys.modules)"
+    code = "import sys, repro.cli; repro.cli.parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=tree.REPOSITORY, check=False).returncode == 0
 
 
@@ -122,10 +125,28 @@ def test_the_command_line_itself_does_not_import_torch() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_outside_the_repository_every_command_says_where_to_go(command: str, tmp_path, monkeypatch, capsys) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    assert "run from the root of the repository" in refused(capsys, *words(command))
+def test_outside_a_checkout_every_command_says_where_to_go(command: str, tmp_path_factory, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert "not in a checkout of this project" in refused(capsys, *words(command))
+
+
+def test_from_a_folder_inside_a_checkout_its_root_is_found(root: Path, monkeypatch, capsys) -> None:
+    """Files in messages are named as they are reached from the working folder."""
+    stored(root)
+    folder = root / "pipelines/smoke"  # which has a params.yaml of its own
+    monkeypatch.chdir(folder)
+    assert "s1:completed" in done(capsys, "list", "e1-central")
+    done(capsys, "verdicts", "--write")
+    assert (root / "figures/smoke/verdicts.json").exists()
+    (root / "pipelines/e1.yaml").write_text("a: [1,\n")
+    assert "repro: ../../pipelines/e1.yaml: not valid YAML" in refused(capsys, "list")
+
+
+def test_the_code_of_another_checkout_is_refused(root: Path, capsys) -> None:
+    (root / "repro").mkdir()
+    (root / "repro/__init__.py").touch()
+    line = refused(capsys, "list")
+    assert f"{root}: its own code was expected to run, but {Path(repro.__file__).parent} is" in line
 
 
 @pytest.mark.parametrize("command", ["run", "rerun"])
@@ -200,12 +221,20 @@ def test_an_unknown_notebook_is_answered_with_the_known_ones(root: Path, capsys)
         (["lst"], "invalid choice: 'lst'"),
         (["list", "--source", "e9"], "argument --source: invalid choice: 'e9'"),
         (["run"], "required: RUN"),
-        (["run", "e1-central", "--seed", "one"], "argument --seed: 'one'; a whole number from 0 up was expected"),
+        (["run", "e1-central", "--seed", "one"], "argument --seed: 'one'; a whole number from 0 to"),
         (["rerun", "e1-central", "--seed", "-1"], "argument --seed"),
-        (["run", "e1-central", "--processes", "0"], "argument --processes: '0'; a whole number from 1 up was expected"),
-        (["sweep", "--jobs", "0"], "argument --jobs: '0'; a whole number from 1 up was expected"),
+        (["run", "e1-central", "--processes", "0"], "argument --processes: '0'; a whole number from 1 to"),
+        (["sweep", "--jobs", "0"], "argument --jobs: '0'; a whole number from 1 to"),
+        (["verify", "--jobs", "1000000"], "argument --jobs: '1000000'; a whole number from 1 to"),
+        (["run", "e1-central", "--seed", "9" * 400], "9'; a whole number from 0 to 4294967295 was expected"),
+        (["sweep", "--time-budget", "nan"], "argument --time-budget: 'nan'; seconds from 0 up were expected"),
+        (["verify", "--time-budget", "inf"], "argument --time-budget: 'inf'; seconds from 0 up were expected"),
+        (
+            [*["advise", "--model", "cnn", "--data", "cifar10", "--memory", "1GiB"], "--clients", "1000000000"],
+            "argument --clients: '1000000000'; a whole number from 1 to 1000 was expected",
+        ),
         (["sweep", "--time-budget", "soon"], "argument --time-budget: 'soon'; seconds from 0 up were expected"),
-        (["audit", "-n", "0"], "argument -n: '0'; a whole number from 1 up was expected"),
+        (["audit", "-n", "0"], "argument -n: '0'; a whole number from 1 to"),
         (["list", "--jsn"], "unrecognized arguments: --jsn"),
     ],
 )
@@ -249,10 +278,10 @@ def test_missing_learning_rates_name_the_command_that_chooses_them(command: str,
 
 
 def test_before_rates_are_chosen_plan_and_list_show_every_run_and_which_of_them_wait(root: Path, capsys) -> None:
-    whole = {p["source"] + p["group"]: p["runs"] for p in json.loads(done(capsys, "plan", "--json"))}
+    whole = {p["source"] + p["group"]: p["runs"] for p in json.loads(done(capsys, "plan", "--json"))["groups"]}
     runs = {run["run"] for run in json.loads(done(capsys, "list", "--json"))["runs"]}
     (root / "data/learning_rates/smoke.json").unlink()
-    planned = json.loads(done(capsys, "plan", "--json"))
+    planned = json.loads(done(capsys, "plan", "--json"))["groups"]
     assert {p["source"] + p["group"]: p["runs"] + p["runs_without_a_learning_rate"] for p in planned} == whole
     waiting = {p["source"] + p["group"]: p["runs_without_a_learning_rate"] for p in planned}
     assert [name for name, count in waiting.items() if count] == [
@@ -266,7 +295,7 @@ def test_before_rates_are_chosen_plan_and_list_show_every_run_and_which_of_them_
     assert {run["run"] for run in listed} == runs
     states = {run["run"]: set(run["seeds"].values()) for run in listed}
     assert (states["e1-central"], states["e3-iid-bn"]) == ({"no learning rate yet"}, {"not run"})
-    (figure,) = json.loads(done(capsys, "plan", "e1.fig1", "--json"))
+    (figure,) = json.loads(done(capsys, "plan", "e1.fig1", "--json"))["groups"]
     assert (figure["runs"], figure["runs_without_a_learning_rate"]) == (0, 6)
 
 
@@ -489,14 +518,13 @@ def test_a_repetition_fails_if_it_differs(top1: float, says: str, code: int, roo
 
 
 def test_without_a_command_there_is_help_and_the_version_is_said(capsys, monkeypatch, tmp_path: Path) -> None:
-    assert done(capsys) == cli._parser().format_help()
+    assert done(capsys) == cli.parser().format_help()
     with pytest.raises(SystemExit) as ended:
         cli.main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"repro {repro.__version__}\n"
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    assert "usage: repro" in done(capsys), "help needs no repository"
+    monkeypatch.chdir(tmp_path.parent)
+    assert "usage: repro" in done(capsys), "help needs no checkout"
 
 
 def test_list_and_verdicts_of_some_ids_show_these_and_no_other(root: Path, capsys) -> None:
@@ -563,7 +591,7 @@ def test_plan_adds_up_recorded_times_and_counts_what_was_never_timed(root: Path,
         path = stored(root, run, **({} if fingerprint is None else {"fingerprint": fingerprint}))
         provenance = {"seconds": 1800.0, "machine": {"device": "abacus"}}
         files.write_atomic(records.provenance_path(path), files.canonical_json(provenance))
-    planned = json.loads(done(capsys, "plan", "--json"))
+    planned = json.loads(done(capsys, "plan", "--json"))["groups"]
     assert [(p["source"], p["group"]) for p in planned] == [(s, g) for s in specs.SOURCES for g in specs.GROUPS]
     artefact, grid, control, *others = planned
     assert (artefact["core_hours"], artefact["core_hours_to_do"]) == (1.0, 0.5)
@@ -581,7 +609,9 @@ def test_plan_of_a_figure_a_statement_and_a_run(root: Path, capsys) -> None:
     path = stored(root, "e1-central")
     provenance = {"seconds": 3600.0, "machine": {"device": "abacus"}, "peak_memory": 2_000_000}
     files.write_atomic(records.provenance_path(path), files.canonical_json(provenance))
-    figure, statement, run = json.loads(done(capsys, "plan", "e1.fig1", "e1.c6", "e1-central", "--json"))
+    found = json.loads(done(capsys, "plan", "e1.fig1", "e1.c6", "e1-central", "--json"))
+    figure, statement, run = found["groups"]
+    assert (found["total"]["runs"], found["total"]["core_hours"]) == (30, 1.0), "what stands behind two ids counts once"
     assert (figure["id"], figure["runs"], figure["core_hours"]) == ("e1.fig1", 6, 1.0)
     assert (statement["runs"], statement["core_hours"]) == (24, 0.0), "eight rates of each of the three arms"
     assert (run["runs"], run["peak_memory_bytes"], run["core_hours_to_do"]) == (2, 2_000_000, 0.0)
@@ -631,20 +661,11 @@ def test_an_error_of_the_package_is_one_line_and_a_bug_is_a_traceback(monkeypatc
 
         return command
 
-    monkeypatch.setattr(judge, "load_published", fail(ReproError("what; expected; do this")))
+    monkeypatch.setattr(list_command, "load_published", fail(ReproError("what; expected; do this")))
     assert refused(capsys, "list") == "repro: what; expected; do this\n"
-    monkeypatch.setattr(judge, "load_published", fail(ZeroDivisionError("a bug")))
+    monkeypatch.setattr(list_command, "load_published", fail(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError):
         cli.main(["list"])
-
-
-def test_an_interruption_says_that_nothing_is_lost(monkeypatch, capsys) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(judge, "load_published", interrupted)
-    assert cli.main(["list"]) == 130
-    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_verdicts(root: Path, monkeypatch, capsys) -> None:

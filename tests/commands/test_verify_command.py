@@ -11,7 +11,7 @@ import pytest
 import tree
 
 from repro import cli, files
-from repro.commands import verify as reviewer
+from repro.commands import verify
 from repro.registry import specs, store
 from repro.results import records
 from repro.results.records import Record
@@ -37,7 +37,7 @@ class Bench:
             known = {"cpu_seconds": seconds, "machine": {"device": "abacus"}}
             files.write_atomic(path, files.canonical_json(known))
         monkeypatch.setattr(runner, "run", self.run)
-        monkeypatch.setattr(reviewer, "_computed", self.computed)
+        monkeypatch.setattr(verify, "_computed", self.computed)
         monkeypatch.setattr(rerun, "law_checks", lambda run, root: [CHECK])
 
     def run(self, spec: specs.Spec, seed: int, root: Path, **options: Any) -> tuple[Record, dict[str, Any]]:
@@ -47,8 +47,8 @@ class Bench:
     def computed(self, chosen, root, jobs, until, tell):  # in this process, where the runner above stands in
         return {(known.spec.run, known.seed): rerun.rerun(known.spec, known.seed, root) for known in chosen}
 
-    def review(self, **options: Any) -> tuple[reviewer.Report, dict[str, reviewer.Checked]]:
-        report = reviewer.review(root=self.root, jobs=1, **options)
+    def review(self, **options: Any) -> tuple[verify.Report, dict[str, verify.Checked]]:
+        report = verify.review("study", self.root, **({"time_budget": 1500, "jobs": 1} | options))
         return report, {each.id: each for each in report.statements}
 
 
@@ -81,7 +81,7 @@ def test_a_disagreement_is_said_of_every_statement_that_reads_the_run_and_is_the
     (line,) = (line for line in report.lines() if line.startswith("e1.c1 "))
     assert "DISAGREES" in line
     assert "recorded top-1 50.00 % at epoch 40, now top-1 75.00 % at epoch 40" in line
-    monkeypatch.setattr(cli, "ROOT", bench.root)
+    monkeypatch.chdir(bench.root)
     assert cli.main(["verify", "--profile", "study", "--json", "--jobs", "1"]) == 1
     assert json.loads(capsys.readouterr().out)["agrees"] is False
 
@@ -100,7 +100,7 @@ def test_without_records_laws_are_checked_and_the_lack_is_said(bench: Bench) -> 
     assert any("no valid record of profile study" in note for note in report.notes)
     assert found["e1.c4"].agrees is True
     assert "without a record to compare with: 1 checks met" in found["e1.c4"].said[0]
-    assert found["e1.c1"] == reviewer.Checked(
+    assert found["e1.c1"] == verify.Checked(
         "e1.c1", found["e1.c1"].kind, None, (), ("no valid record of the runs that it reads",)
     )
 
@@ -154,14 +154,14 @@ def test_as_many_statements_as_fit_get_a_run_and_one_run_serves_all_its_statemen
         "x": {("a", 1): 10.0, ("c", 1): 30.0}, "y": {("b", 1): 20.0}, "z": {("b", 1): 20.0, ("c", 1): 30.0},
         "w": {("c", 1): seconds["c", 1]}, "none": {},
     }  # fmt: skip
-    assert [run for run, _ in reviewer.choose(behind, budget, jobs)] == list(expected)
+    assert [run for run, _ in verify.choose(behind, budget, jobs)] == list(expected)
 
 
 def test_a_run_that_cannot_be_computed_leaves_the_others_alone(tmp_path: Path) -> None:
     root = tree.plant(tmp_path)
     tree.edit(root / "data/sources.yaml", "cifar10:", "cifar10-gone:")
     spec = specs.find("e1-central", "study", root)
-    found = reviewer._computed([reviewer.Known(spec, SEED, 1.0)], root, 1, float("inf"), lambda line: None)
+    found = verify._computed([verify.Known(spec, SEED, 1.0)], root, 1, float("inf"), lambda line: None)
     assert isinstance(found["e1-central", SEED], str)
 
 
@@ -170,6 +170,6 @@ def test_a_real_run_is_computed_in_a_process_of_its_own_and_is_identical(tmp_pat
     spec = specs.find("e3-normalisation-law", "study", root)
     made, provenance = runner.run(spec, SEED, root, checkpoint_seconds=float("inf"))
     runner.save(made, provenance, root)
-    found = reviewer._again(spec, SEED, root)
+    found = verify._again(spec, SEED, root)
     assert found.verdict == rerun.IDENTICAL
     assert found.recorded == found.again

@@ -11,12 +11,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import tree
 import yaml
 from packaging.requirements import Requirement
 
 import repro
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = tree.REPOSITORY
 REQUIREMENTS = ROOT / "requirements"
 LOCKS = sorted(REQUIREMENTS.glob("*.lock"))
 
