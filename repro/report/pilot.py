@@ -15,7 +15,7 @@ from typing import Any
 from repro import files, report
 from repro.errors import ReproError
 from repro.registry import specs, store, study
-from repro.report import sidecar
+from repro.report import provenance
 from repro.verdicts import judge, rules
 from repro.verdicts.judge import Statement
 from repro.verdicts.parts import six_digits
@@ -168,7 +168,7 @@ def copy_artefact(artefact_id: str, pilot: study.Pilot, root: Path = Path()) -> 
         source, target = root / FOLDER / name, root / "figures" / study.PROFILE / name
         content: bytes | str = source.read_bytes()
         if source.suffix == ".json":
-            content = sidecar.text(files.read_json(source) | {"pilot": True, "commit": pilot.commit})
+            content = provenance.text(files.read_json(source) | {"pilot": True, "commit": pilot.commit})
         files.write_atomic(target, content)
         made.append(target)
     return made

@@ -13,24 +13,21 @@ from typing import Any
 
 from repro.experiments import numerics
 from repro.files import canonical_json, read_json, sha256
-from repro.registry.labels import label
+from repro.report.artefact import Artefact
+from repro.report.selection import Selection, named
 from repro.results import records
 from repro.results.records import Record
 
 
-def content(
-    artefact_id: str, title: str, source: str, profile: str, files: Sequence[str],
-    groups: Mapping[str, Sequence[Record]], root: Path = Path(),
-) -> dict[str, Any]:  # fmt: skip
-    """The sidecar of one artefact as a mapping.
+def content(artefact: Artefact, chosen: Selection, root: Path = Path()) -> dict[str, Any]:
+    """What stands behind one artefact, as a mapping.
 
     ``runs`` has one entry per run, which is one curve of a figure or the cells of a table that its CSV attributes to
     the run; ``environments`` are the machine types and versions that provenance names, each given once.
 
     Args:
-        artefact_id, title, source, profile: identity.
-        files: names of the files that show the artefact.
-        groups: records by run.
+        artefact: which figure or table.
+        chosen: the records that it shows.
         root: root of the repository, where provenance is looked for; a record without any has no environment, and
             no ``code``, the hash of the package that made it.
 
@@ -38,26 +35,25 @@ def content(
         ReproError: a provenance file is damaged.
     """
     environments: dict[str, dict[str, Any]] = {}
-    runs = [_run(run, group, environments, root) for run, group in groups.items()]
-    stage = f"pipelines/{profile}/dvc.yaml:figures-{source}"
+    runs = [_run(run, group, environments, root) for run, group in chosen.items()]
+    profile = chosen.profile
+    stage = f"pipelines/{profile}/dvc.yaml:figures-{artefact.source}"
     return {
-        "artefact": artefact_id,
-        "title": title,
+        "artefact": artefact.id,
+        "title": artefact.title,
         "profile": profile,
-        "files": list(files),
-        "made_by": [f"python -m repro render {artefact_id} --profile {profile}", f"dvc repro {stage}"],
+        "files": list(artefact.files),
+        "made_by": [f"python -m repro render {artefact.id} --profile {profile}", f"dvc repro {stage}"],
         "runs": runs,
         "environments": environments,
     }
 
 
-def _run(
-    run: str, group: Sequence[Record], environments: dict[str, dict[str, Any]], root: Path
-) -> dict[str, Any]:  # fmt: skip
+def _run(run: str, group: Sequence[Record], environments: dict[str, dict[str, Any]], root: Path) -> dict[str, Any]:
     first = group[0]
     return {
         "run": run,
-        "label": label(run, first.spec),
+        "label": named(group),
         "parameters": first.spec,
         "parameters_sha256": sha256(first.spec),
         "data": {name: first.data.get(name) for name in ("name", "sha256", "reduced")},
@@ -89,7 +85,7 @@ def _seed(record: Record, environments: dict[str, dict[str, Any]], root: Path) -
 
 
 def text(made: Mapping[str, Any]) -> str:
-    """The file ``<artefact>.json``."""
+    """The file ``<artefact>.json``, from what ``content`` gives."""
     return canonical_json(made)
 
 
