@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import inspect
-import io
 import itertools
 import math
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tree
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.figure import Figure
-from matplotlib.text import Text
+from reporting import luminance, read_csv, texts
 from synthetic import specs_root
 from synthetic_e2 import ARMS, NETWORKS, STEPS, e2_records
 
@@ -31,17 +27,20 @@ from repro.errors import ReproError
 from repro.experiments import post2
 from repro.registry import specs
 from repro.registry.labels import label
-from repro.report import e2, e2_tables, select, style, tables
+from repro.report import e2, tables, targets
+from repro.report import look as looks
+from repro.report.rows import curve
+from repro.report.selection import ends
 from repro.results import traffic
 from repro.results.metrics import target_accuracy
 from repro.results.records import Record
 from repro.running import payloads
 from repro.verdicts import definitions
 
-ROOT = Path(__file__).parent.parent
-IDS = [name for name, item in report._DEFINED.items() if item.source == "e2"]
-FIGURES = [name for name in IDS if report._DEFINED[name].kind == "figure"]
-TABLES = [name for name in IDS if report._DEFINED[name].kind == "table"]
+ROOT = tree.REPOSITORY
+IDS = [name for name, item in report.ARTEFACTS.items() if item.source == "e2"]
+FIGURES = [name for name in IDS if report.ARTEFACTS[name].kind == "figure"]
+TABLES = [name for name in IDS if report.ARTEFACTS[name].kind == "table"]
 FEDERATED_ROW = ("study, measured", "federated averaging")
 LINKS = {"slow mobile": {"down": 4, "up": 2}, "DSL": {"down": 16, "up": 8}, "fibre": {"down": 1000, "up": 500}}
 
@@ -54,7 +53,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     spec_file = root / "pipelines/e2.yaml"
     spec_file.write_text(yaml.safe_dump(yaml.safe_load(spec_file.read_text()) | {"links": LINKS}, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "ARTEFACTS", report._DEFINED)
         patch.chdir(root)
         yield root
 
@@ -65,14 +63,6 @@ def rendered(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in IDS:
         report.render(name, e2_records(), out, profile="study")
     return out
-
-
-def texts(figure: Figure) -> str:
-    return "\n".join(text.get_text() for text in figure.findobj(Text))
-
-
-def read_csv(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text)))
 
 
 def group_of(run: str, records: list[Record] | None = None) -> list[Record]:
@@ -96,17 +86,10 @@ def with_bytes(records: list[Record], codec: str, size: Any) -> list[Record]:
 
 def test_the_post_has_all_its_artefacts() -> None:
     published = {f"e2.table{i}" for i in range(1, 7)} | {"e2.fig1", "e2.fig2"}
-    assert {name for name in IDS if report._DEFINED[name].published} == published
-    assert {name for name in IDS if not report._DEFINED[name].published} == {
+    assert {name for name in IDS if report.ARTEFACTS[name].published} == published
+    assert {name for name in IDS if not report.ARTEFACTS[name].published} == {
         "e2.extra-cosine", "e2.extra-cut", "e2.extra-weights"
     }  # fmt: skip
-
-
-def test_what_can_be_drawn_belongs_to_a_source_with_specs() -> None:
-    drawable = {name: item for name, item in report._DEFINED.items() if item.source in specs.SOURCES}
-    code = "from repro import report; print(*report.ARTEFACTS)"
-    found = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True).stdout
-    assert found.split() == list(drawable)
 
 
 def test_synthetic_records_have_the_form_of_real_ones() -> None:
@@ -114,93 +97,19 @@ def test_synthetic_records_have_the_form_of_real_ones() -> None:
     assert all(set(record.spec) <= known for record in e2_records())
     rows = [row for record in e2_records() for row in record.rows if record.kind == "payloads"]
     zipped = {f"{name}+zip" for name in payloads.ZIPPED}
-    assert {row["codec"] for row in rows} == set(payloads.CODECS) | zipped == set(e2_tables.CODECS)
+    assert {row["codec"] for row in rows} == set(payloads.CODECS) | zipped == set(e2.runs.CODECS)
     assert {row["codec"] for row in rows if row["what"] != "gradient"} == {*payloads.QUANTISED, "int8+zip"}
-    assert {row["what"] for row in rows} == {"gradient", *e2_tables.CONTENTS}
+    assert {row["what"] for row in rows} == {"gradient", *e2.runs.CONTENTS}
     planned = yaml.safe_load((ROOT / "pipelines/e2.yaml").read_text())["runs"]
     assert {record.run for record in e2_records()} == set(planned)
 
 
 def test_every_run_is_shown_somewhere() -> None:
-    shown = {run for name in IDS for run in report._DEFINED[name].runs}
+    shown = {run for name in IDS for run in report.ARTEFACTS[name].runs}
     assert shown == {record.run for record in e2_records()}
 
 
-def test_render_writes_the_named_files_and_no_other(rendered: Path) -> None:
-    assert {path.name for path in rendered.iterdir()} == {file for name in IDS for file in report.outputs(name)}
-
-
-@pytest.mark.parametrize("name", IDS)
-def test_the_same_records_in_any_order_give_the_same_bytes(name: str, rendered: Path, tmp_path: Path) -> None:
-    for path in report.render(name, reversed(e2_records()), tmp_path, profile="study"):
-        assert path.read_bytes() == (rendered / path.name).read_bytes()
-
-
-def test_another_process_gives_the_same_bytes_and_torch_is_only_there_to_count_parameters(
-    built: Path, rendered: Path, tmp_path: Path
-) -> None:
-    counting = {"e2.table2", "e2.table4"}  # what the codec does, and parameters
-    code = (
-        "import sys; from pathlib import Path; from synthetic_e2 import e2_records; from repro import report\n"
-        "report.ARTEFACTS = report._DEFINED\n"
-        "for name in sys.argv[2:]: report.render(name, e2_records(), Path(sys.argv[1]), profile='study')\n"
-        "assert 'torch' not in sys.modules"
-    )
-    env = {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}", "PYTHONHASHSEED": "7", "HOME": str(tmp_path)}
-    names = [name for name in IDS if name not in counting]
-    subprocess.run([sys.executable, "-c", code, tmp_path / "out", *names], check=True, env=env, cwd=built)
-    for path in (tmp_path / "out").iterdir():
-        assert path.read_bytes() == (rendered / path.name).read_bytes()
-
-
-def test_images_hold_no_date_version_or_path(rendered: Path) -> None:
-    for path in rendered.glob("*.*g"):
-        content = path.read_bytes()
-        assert b"dc:date" not in content
-        assert b"Matplotlib v" not in content
-        assert not re.search(rb"/(home|root|tmp|work)/", content)
-
-
-@pytest.mark.parametrize("name", IDS)
-def test_a_run_without_a_record_is_one_line_that_says_what_to_do(name: str) -> None:
-    run = report._DEFINED[name].runs[-1]
-    draw = report.figure if name in FIGURES else report.table
-    with pytest.raises(ReproError, match=f"no record of run {run}; at least one seed was expected") as error:
-        draw(name, [record for record in e2_records() if record.run != run])
-    assert "\n" not in str(error.value)
-
-
 # Figures ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_reduced_profile_says_so_on_the_face(name: str) -> None:
-    stamp = "study profile: 4\u202f000 images at 16 × 16 px, width 16, n = 3 seeds – not the published scale"
-    assert stamp in texts(report.figure(name, e2_records()))
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_no_text_leaves_the_figure_and_no_legend_covers_data(name: str) -> None:
-    figure = report.figure(name, e2_records())
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    figure.draw(renderer)
-    for text in figure.findobj(Text):
-        if text.get_visible() and text.get_text():
-            box = text.get_window_extent(renderer)
-            inside = figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
-            assert inside or text.get_text() in {label.get_text() for axes in figure.axes for label in ticks(axes)}
-            assert figure.bbox.y0 <= box.y0, text.get_text()
-            assert box.y1 <= figure.bbox.y1, text.get_text()
-    boxes = [axes.get_window_extent(renderer) for axes in figure.axes]
-    legends = [axes.get_legend() for axes in figure.axes]
-    for legend, box in itertools.product([one for one in legends if one is not None], boxes):
-        assert not legend.get_window_extent(renderer).overlaps(box)
-    for one, other in itertools.combinations(boxes, 2):
-        assert not one.overlaps(other)
-
-
-def ticks(axes: Any) -> list[Text]:
-    return [*axes.get_xticklabels(), *axes.get_yticklabels()]
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -224,14 +133,16 @@ def test_the_csv_says_codec_and_schedule_and_holds_every_rate(name: str, rendere
         assert row["quantised_weights"] == ("True" if quantised else "")
         logged = {f"{r['epoch']:g}": r["lr"] for r in records[row["run"], row["seed"]].rows}
         assert float(row["lr"]) == pytest.approx(logged[row["epoch"]], rel=1e-7)
-    assert {row["run"] for row in rows} == set(report._DEFINED[name].runs)
+    assert {row["run"] for row in rows} == set(report.ARTEFACTS[name].runs)
 
 
 def test_the_lower_panel_draws_the_rate_of_every_seed() -> None:
     records = e2_records()
     _, lower = report.figure("e2.fig1", records).axes
     drawn = {tuple(np.asarray(line.get_ydata(), float)[1:]) for line in lower.lines}
-    assert drawn == {tuple(row["lr"] for row in r.rows) for run in e2.FIG1_RUNS for r in group_of(run, records)}
+    assert drawn == {
+        tuple(row["lr"] for row in r.rows) for run in e2.runs.LARGE_BATCH_RUNS for r in group_of(run, records)
+    }
     assert lower.get_yscale() == "log"
 
 
@@ -259,9 +170,9 @@ def test_the_lower_panel_has_a_tick_at_each_rate_and_says_when_there_is_one_only
 def test_bands_of_one_hue_are_drawn_as_outlines(name: str) -> None:
     upper = report.figure(name, e2_records()).axes[0]
     assert not upper.collections
-    for run in report._DEFINED[name].runs:
-        data = select.curve(group_of(run))
-        look = style.of(run, "large_batch")
+    for run in report.ARTEFACTS[name].runs:
+        data = curve(group_of(run))
+        look = looks.of(run, "large_batch")
         thin = [line for line in upper.lines if line.get_linewidth() < 1 and line.get_color() == look.colour]
         for edge in (data.low, data.high):
             assert any(np.allclose(np.asarray(line.get_ydata(), float), edge) for line in thin), run
@@ -275,7 +186,7 @@ def test_a_seed_that_diverged_early_still_has_its_rates_drawn() -> None:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_run_that_diverged_at_once_does_not_keep_a_figure_from_being_drawn(name: str) -> None:
-    for run in report._DEFINED[name].runs:
+    for run in report.ARTEFACTS[name].runs:
         lost = [
             replace(r, status="diverged", reason="loss is not finite", rows=[]) if r.run == run else r
             for r in e2_records()
@@ -315,23 +226,23 @@ def test_the_published_accuracy_is_drawn_at_full_scale_only() -> None:
 
 def test_the_cosine_figure_gives_the_paired_gain_of_each_method() -> None:
     words = texts(report.figure("e2.extra-cosine", e2_records()))
-    plateau, cosine = (select.curve(group_of(run)).values[:, -1] for run in (e2.DGC, e2.DGC_COSINE))
-    assert f"{label(e2.DGC)}: {np.mean(cosine - plateau):.1f} points [" in words
+    plateau, cosine = (curve(group_of(run)).values[:, -1] for run in (e2.runs.DGC, e2.runs.DGC_COSINE))
+    assert f"{label(e2.runs.DGC)}: {np.mean(cosine - plateau):.1f} points [" in words
     excess = np.mean(cosine - plateau) - np.mean(
-        select.curve(group_of(e2.COSINE)).values[:, -1] - select.curve(group_of(e2.BASELINE)).values[:, -1]
+        curve(group_of(e2.runs.COSINE)).values[:, -1] - curve(group_of(e2.runs.BASELINE)).values[:, -1]
     )
     assert f"beyond that of the baseline: {excess:.1f} points [" in words.replace("\n", " ")
 
 
 def test_compressed_arms_keep_the_hue_of_their_method_and_differ_in_all_else() -> None:
-    for run, look in style.COMPRESSED.items():
-        plain = style.METHODS["federated" if "federated" in run else "large_batch"]
+    for run, look in looks.COMPRESSED.items():
+        plain = looks.METHODS["federated" if "federated" in run else "large_batch"]
         assert hue(look.colour) == pytest.approx(hue(plain.colour), abs=0.02)
         assert 1.05 / (luminance(look.colour) + 0.05) >= 3.0, run
     for name in FIGURES:
-        looks = [style.of(run, method(run)) for run in report._DEFINED[name].runs]
-        assert len({(look.marker, look.filled) for look in looks}) == len(looks)
-        for one, other in itertools.combinations(looks, 2):
+        styles = [looks.of(run, method(run)) for run in report.ARTEFACTS[name].runs]
+        assert len({(look.marker, look.filled) for look in styles}) == len(styles)
+        for one, other in itertools.combinations(styles, 2):
             same = abs(luminance(one.colour) ** (1 / 3) - luminance(other.colour) ** (1 / 3)) < 0.1
             assert not same or one.line != other.line
 
@@ -340,42 +251,13 @@ def method(run: str) -> str:
     return "federated" if "federated" in run else "large_batch"
 
 
-def rgb(colour: str) -> np.ndarray:
-    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-
-
 def hue(colour: str) -> float:
     import colorsys
 
-    return colorsys.rgb_to_hsv(*rgb(colour))[0]
-
-
-def luminance(colour: str) -> float:
-    encoded = rgb(colour)
-    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
+    return colorsys.rgb_to_hsv(*(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)))[0]
 
 
 # Tables -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_latex_is_balanced_escaped_and_uses_booktabs(name: str) -> None:
-    text = report.table(name, e2_records()).latex()
-    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
-    assert not re.search(r"(?<!\\)[%#_]", text)
-    assert not set(re.sub(r"[ -~\n]", "", text))
-    assert len({row.count(" & ") for row in text.splitlines() if row.endswith(r"\\")}) == 1
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_rows_are_as_wide_as_the_header_and_lines_name_their_records(name: str) -> None:
-    table = report.table(name, e2_records())
-    assert {len(row) for row in table.rows} == {len(table.header)}
-    rows = read_csv(table.csv())
-    assert {row["artefact"] for row in rows} == {name}
-    assert {row["run"] for row in rows} == set(report._DEFINED[name].runs)
-    assert all(row["fingerprint"] if "fingerprint" in row else row["seeds"] for row in rows)
 
 
 @pytest.mark.parametrize("name", ["e2.table5", "e2.table6"])
@@ -437,7 +319,7 @@ def test_table1_times_the_bytes_sent_until_the_target() -> None:
     assert f"Target: {100 * target:.1f} %" in "\n".join(table.notes)
     rows = {(r["run"], r["seed"]): r for r in read_csv(table.csv()) if (r["link"], r["scale"]) == ("DSL", "study")}
     for record in (r for r in records if (r.run, str(r.seed)) in rows):
-        (up, down), reached = tables.bytes_to_target(record, target)
+        (up, down), reached = targets.bytes_to_target(record, target)
         assert reached
         assert 0 < up < record.rows[-1]["bytes_up"]
         seconds = 8e-6 * (up / 8 + down / 16) / 3
@@ -509,7 +391,7 @@ def test_what_table2_says_of_dgc_is_what_the_codec_does() -> None:
 @pytest.mark.parametrize("profile", specs.PROFILES)
 def test_the_published_share_of_a_warm_up_is_found_again_at_every_profile(profile: str) -> None:
     warm = [s for s, _ in specs.runs("e2", profile, root=specs_root()) if s.sparsity_warmup]
-    assert {s.run for s in warm} >= {e2.DGC, e2.DGC_COSINE}
+    assert {s.run for s in warm} >= {e2.runs.DGC, e2.runs.DGC_COSINE}
     for spec in warm:
         assert specs.published_warm_up(spec.as_dict(), ROOT) == pytest.approx(0.04), spec.run
 
@@ -535,10 +417,10 @@ def test_the_published_scale_is_that_of_the_specs() -> None:
 def test_table3_pairs_the_distance_from_the_baseline_by_seed() -> None:
     table = report.table("e2.table3", e2_records())
     rows = {row[0]: row for row in table.rows}
-    plain, sparse = (np.array(list(select.ends(group_of(run)).values())) for run in (e2.BASELINE, e2.DGC))
-    assert rows[label(e2.DGC)][4].startswith(f"−{np.mean(plain - sparse):.1f} points [")
+    plain, sparse = (np.array(list(ends(group_of(run)).values())) for run in (e2.runs.BASELINE, e2.runs.DGC))
+    assert rows[label(e2.runs.DGC)][4].startswith(f"−{np.mean(plain - sparse):.1f} points [")
     assert rows["large batch"][4] == "–"
-    assert rows[label(e2.DGC_COSINE)][1] == "cosine"
+    assert rows[label(e2.runs.DGC_COSINE)][1] == "cosine"
 
 
 def test_table3_counts_a_diverged_seed_at_chance_and_says_so() -> None:
@@ -598,13 +480,13 @@ def test_table5_sets_changes_and_weights_beside_gradients() -> None:
     table = report.table("e2.table5", e2_records())
     rows = {row[0]: row[1] for row in table.rows}
     group = group_of("e2-payloads-resnet18-10")
-    for what, words in e2_tables.CONTENTS.items():
+    for what, words in e2.runs.CONTENTS.items():
         mean = np.mean([traffic.compression_rate(record, "int8+zip", what) for record in group])
         assert rows[f"GQ + zip, {words}"].startswith(f"{mean:#.3g} (")
         saved = np.mean([traffic.saved_by_zip(record, "int8", what) for record in group])
         assert rows[f"GQ, {words}: saved by zip (%)"].startswith(f"{100 * saved:.0f} (")
     found = [row for row in read_csv(table.csv()) if (row["codec"], row["run"]) == ("int8+zip", group[0].run)]
-    steps = {what: sorted({int(row["step"]) for row in found if row["content"] == what}) for what in e2_tables.CONTENTS}
+    steps = {what: sorted({int(row["step"]) for row in found if row["content"] == what}) for what in e2.runs.CONTENTS}
     assert steps == {"change": [49, 98], "weights": [1, 49, 98]}
     rates = [float(row["rate"]) for row in found if row["content"] == "gradient"]
     for row in found:
@@ -643,7 +525,7 @@ def test_table6_has_every_reading_and_says_what_it_extrapolates() -> None:
     assert table.rows[0][:5] == ["DGC + zip", "GQ + zip", "counted", "1\u202f024", "extrapolated"]
     assert table.notes[0].startswith("Extrapolated: full-scale rounds x measured message size.")
     assert {row[4] for row in table.rows[len(read) + 3 * 3 :]} == {"measured, study profile"}
-    assert len(table.rows) == len(read) + 3 * 3 + len(e2_tables.TRAINED_PAIRS)
+    assert len(table.rows) == len(read) + 3 * 3 + len(e2.totals.TRAINED_PAIRS)
     for row in read_csv(table.csv()):
         assert row["extrapolated"] == str(int("payloads" in row["run"])) == str(int(row["basis"] == "extrapolated"))
 
@@ -661,7 +543,7 @@ def test_table6_marks_rounds_of_more_images_than_its_messages_hold() -> None:
 def test_table6_shows_what_trained_runs_really_sent() -> None:
     records = e2_records(diverged={("e2-federated", 2)})
     found = [row for row in read_csv(report.table("e2.table6", records).csv()) if row["extrapolated"] == "0"]
-    assert {row["run"] for row in found} == {run for pair in e2_tables.TRAINED_PAIRS for run in pair}
+    assert {row["run"] for row in found} == {run for pair in e2.totals.TRAINED_PAIRS for run in pair}
     by_run = {(r.run, str(r.seed)): r for r in records}
     for row in found:
         method = "federated" if "federated" in row["run"] else "large_batch"
@@ -698,7 +580,7 @@ def test_table6_at_full_scale_judges_the_bytes_of_trained_runs() -> None:
         if row["extrapolated"] == "1":
             assert row["classes"] == "1000"
             continue
-        for method, run in zip(e2_tables.METHODS, e2_tables.TRAINED_PAIRS[0], strict=True):
+        for method, run in zip(e2.runs.METHODS, e2.totals.TRAINED_PAIRS[0], strict=True):
             wanted = traffic.sent_by_run(by_run[run, row["seed"]], payload, method)
             assert float(row[f"{method}_bytes_up"]) == pytest.approx(wanted, rel=1e-7)
             assert wanted < by_run[run, row["seed"]].rows[-1]["bytes_up"] - 38_000 * 32
@@ -755,7 +637,7 @@ def test_counting_the_warm_up_never_makes_a_total_smaller() -> None:
 
 @given(st.lists(st.floats(1, 1e12), min_size=2, max_size=5), st.floats(0.01, 100))
 def test_a_common_factor_between_seeds_is_found_exactly(sizes: list[float], factor: float) -> None:
-    for found in e2_tables.ratio([factor * size for size in sizes], sizes):
+    for found in e2.totals.ratio([factor * size for size in sizes], sizes):
         assert found == pytest.approx(factor, rel=1e-9)
 
 
@@ -769,7 +651,7 @@ def test_a_common_factor_between_seeds_is_found_exactly(sizes: list[float], fact
     ],
 )
 def test_ratios_in_words(found: tuple[float, float, float], text: str) -> None:
-    assert e2_tables._times(found) == text
+    assert e2.totals.times(found) == text
 
 
 @pytest.mark.parametrize(
@@ -777,10 +659,10 @@ def test_ratios_in_words(found: tuple[float, float, float], text: str) -> None:
     [(0.0674, "0.067 s"), (60, "60 s"), (600, "10 min"), (7200, "2.0 h"), (1.3e6, "15 d"), (0, "0 s")],
 )
 def test_durations_in_words(seconds: float, text: str) -> None:
-    assert e2_tables._duration(seconds) == text
+    assert tables.duration(seconds) == text
 
 
 @given(st.floats(1e-6, 1e12))
 def test_significant_digits_are_within_half_a_unit(value: float) -> None:
-    shown = float(e2_tables._significant(value).replace("\u202f", ""))
+    shown = float(tables.significant(value).replace("\u202f", ""))
     assert shown == pytest.approx(value, rel=0.00501)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,26 +11,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+import tree
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
+from reporting import lightness, lost, read_csv, texts
 from synthetic_e3 import CLASSES, DIVERGE, LAYERS, e3_control_records, e3_records, planned, stopped
 
 from repro import report
 from repro.errors import ReproError
 from repro.experiments import schedules
 from repro.registry import specs
-from repro.registry.labels import label
-from repro.report import e3, e3_extras, e3_tables, select, style
+from repro.report import e3, tables
+from repro.report import look as looks
+from repro.report.rows import Rows, curve
+from repro.report.selection import select
 from repro.results import metrics
 from repro.results.records import Record
 from repro.running import prepare
 
-ROOT = Path(__file__).parent.parent
+ROOT = tree.REPOSITORY
 IDS = [name for name, item in report.ARTEFACTS.items() if item.source == "e3"]
 FIGURES = [name for name in IDS if report.ARTEFACTS[name].kind == "figure"]
 TABLES = [name for name in IDS if report.ARTEFACTS[name].kind == "table"]
-CURVES = [name for name in FIGURES if report.ARTEFACTS[name].rows is None]
+CURVES = ["e3.fig2", "e3.fig3", "e3.fig4", "e3.fig5"]
 
 
 def all_records(**settings: Any) -> list[Record]:
@@ -56,26 +54,8 @@ def change(run: str, how: Callable[[Record], Record], seeds: tuple[int, ...] = (
     return [how(r) if r.run == run and r.seed in seeds else r for r in RECORDS]
 
 
-def lost(record: Record) -> Record:
-    """As it is when the run diverges at its first step."""
-    series = {name: [] for name in record.series}
-    return replace(record, status="diverged", reason="the training loss is nan", rows=[], series=series)
-
-
-def texts(figure: Figure) -> str:
-    return " ".join(text.get_text() for text in figure.findobj(Text)).replace("\n", " ")
-
-
-def read_csv(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text)))
-
-
 def of(run: str, records: list[Record] | None = None) -> list[Record]:
     return [r for r in records or RECORDS if r.run == run]
-
-
-def draw(name: str, records: list[Record]) -> Any:
-    return (report.figure if name in FIGURES else report.table)(name, records)
 
 
 # All artefacts ----------------------------------------------------------
@@ -103,107 +83,7 @@ def test_synthetic_records_have_what_their_specs_track() -> None:
         assert ("batch_statistics" in record.rows[-1]) == ("batch_statistics" in track)
 
 
-def test_render_writes_the_named_files_and_no_other(rendered: Path) -> None:
-    assert {path.name for path in rendered.iterdir()} == {file for name in IDS for file in report.outputs(name)}
-
-
-@pytest.mark.parametrize("name", IDS)
-def test_the_same_records_in_any_order_give_the_same_bytes(name: str, rendered: Path, tmp_path: Path) -> None:
-    for path in report.render(name, reversed(RECORDS), tmp_path, profile="study"):
-        assert path.read_bytes() == (rendered / path.name).read_bytes()
-
-
-def test_another_process_gives_the_same_bytes_without_torch(rendered: Path, tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from synthetic_e3 import e3_records, e3_control_records\n"
-        "from repro import report; records = e3_records() + e3_control_records()\n"
-        "for name in sys.argv[2:]: report.render(name, records, Path(sys.argv[1]), profile='study')\n"
-        "assert 'torch' not in sys.modules"
-    )
-    env = {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}", "PYTHONHASHSEED": "7", "HOME": str(tmp_path)}
-    names = ["e3.fig1", "e3.table1", "e3.extra-forgetting"]
-    # provenance is read from the root, so both look there
-    subprocess.run([sys.executable, "-c", code, tmp_path / "out", *names], check=True, env=env, cwd=ROOT)
-    for path in (tmp_path / "out").iterdir():
-        assert path.read_bytes() == (rendered / path.name).read_bytes()
-
-
-@pytest.mark.parametrize("name", IDS)
-def test_a_run_without_a_record_is_one_line_that_says_what_to_do(name: str) -> None:
-    run = report.ARTEFACTS[name].runs[-1]
-    with pytest.raises(ReproError, match=f"no record of run {run}; at least one seed was expected") as error:
-        draw(name, [record for record in RECORDS if record.run != run])
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("name", IDS)
-@pytest.mark.parametrize("how", ["all at the first step", "all later", "one run", "one seed of each"])
-def test_runs_that_diverged_are_drawn_and_said(name: str, how: str) -> None:
-    artefact = report.ARTEFACTS[name]
-    runs = [run for run in artefact.runs if run != e3.LAW][: 1 if how == "one run" else None]
-    seeds = (2,) if how == "one seed of each" else (1, 2, 3)
-    damage = (lambda r: stopped(r, 1) if r.rows else r) if how == "all later" else lost
-    records = [damage(r) if r.run in runs and r.seed in seeds else r for r in RECORDS]
-    drawn = draw(name, records)
-    said = texts(drawn) if isinstance(drawn, Figure) else " ".join(drawn.notes)
-    groups = select.group(name, records, artefact.runs)
-    rows = (artefact.rows or select.curve_rows)(name, groups) if name in FIGURES else drawn.csv_rows
-    for run in runs:
-        assert f"Diverged, counted at chance (10 %): {label(run)}, seed" in said, run
-        assert any(row["run"] == run and row["status"] == "diverged" for row in rows)
-    assert select.csv_text(rows)
-
-
-@pytest.mark.parametrize("name", IDS)
-def test_one_seed_is_drawn_without_an_interval(name: str) -> None:
-    drawn = draw(name, [record for record in RECORDS if record.seed == 1])
-    said = texts(drawn) if isinstance(drawn, Figure) else " ".join(drawn.notes)
-    assert "One seed, so no interval" in said
-
-
 # Figures ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_reduced_profile_says_so_on_the_face(name: str) -> None:
-    stamp = "study profile: 4\u202f000 images at 16 × 16 px, width 8, n = 3 seeds – not the published scale"
-    assert stamp in texts(report.figure(name, RECORDS))
-
-
-@pytest.mark.parametrize("name", FIGURES)
-@pytest.mark.parametrize("records", [RECORDS, change("e3-noniid-bn", lost)], ids=["whole", "diverged"])
-def test_no_text_leaves_the_figure_and_no_legend_covers_data(name: str, records: list[Record]) -> None:
-    figure = report.figure(name, records)
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    figure.draw(renderer)
-    shown = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
-    for text in shown:
-        box = text.get_window_extent(renderer)
-        ticks = {tick.get_text() for axes in figure.axes for tick in [*axes.get_xticklabels(), *axes.get_yticklabels()]}
-        inside = figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
-        assert inside or text.get_text() in ticks, text.get_text()
-        assert figure.bbox.y0 <= box.y0, text.get_text()
-        assert box.y1 <= figure.bbox.y1, text.get_text()
-    boxes = [axes.get_window_extent(renderer) for axes in figure.axes]
-    legends = [legend for axes in figure.axes if (legend := axes.get_legend()) is not None]
-    for legend, box in itertools.product(legends, boxes):
-        assert not legend.get_window_extent(renderer).overlaps(box)
-    for one, other in [*itertools.combinations(boxes, 2), *itertools.combinations(legends, 2)]:
-        assert not extent(one, renderer).overlaps(extent(other, renderer))
-    notes = next(text for text in reversed(figure.texts)).get_window_extent(renderer)
-    for axes in figure.axes:
-        assert not axes.xaxis.label.get_text() or not axes.xaxis.label.get_window_extent(renderer).overlaps(notes)
-
-
-def extent(item: Any, renderer: Any) -> Any:
-    return item.get_window_extent(renderer) if hasattr(item, "get_window_extent") else item
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_axes_name_their_units(name: str) -> None:
-    for axes in report.figure(name, RECORDS).axes:
-        text = axes.get_ylabel()
-        assert not text or re.search(r"\((%|no unit|standard deviations)\)|device", text), text
 
 
 @pytest.mark.parametrize("name", CURVES)
@@ -221,7 +101,7 @@ def test_the_csv_of_curves_holds_every_evaluation_and_setting(name: str, rendere
 
 def test_the_teaching_picture_marks_what_shares_a_mean() -> None:
     """BatchNorm's cells are the only ones with several images; GroupNorm lies between the other two."""
-    cells = {norm: (len(rows), len(columns)) for norm, (_, _, rows, columns) in e3.AVERAGED.items()}
+    cells = {norm: (len(rows), len(columns)) for norm, (_, _, rows, columns) in e3.layers.AVERAGED.items()}
     assert cells["batch"] == (4, 1)
     assert cells["layer"] == (1, 6)
     assert cells["instance"] == (1, 1)
@@ -233,12 +113,12 @@ def test_the_teaching_picture_marks_what_shares_a_mean() -> None:
 
     coloured = [to_hex(patch.get_facecolor()) for patch in drawn]
     for norm, (images, channels) in cells.items():
-        assert coloured.count(style.NORMS[norm].colour.lower()) == images * channels
+        assert coloured.count(looks.NORMS[norm].colour.lower()) == images * channels
 
 
 def test_fig1_draws_the_mean_over_seeds_of_every_layer(rendered: Path) -> None:
     right = report.figure("e3.fig1", RECORDS).axes[1]
-    for line, run in zip(right.lines, (e3.BN, e3.BN_SKEWED), strict=True):
+    for line, run in zip(right.lines, (e3.runs.BN, e3.runs.BN_SKEWED), strict=True):
         expected = np.mean([r.rows[-1]["batch_statistics"]["mean_shift"] for r in of(run)], axis=0)
         np.testing.assert_allclose(np.asarray(line.get_ydata(), float), expected)
     rows = read_csv((rendered / "e3.fig1.csv").read_text())
@@ -271,7 +151,7 @@ def legend(axes: Any) -> list[str]:
 def test_fig4_marks_where_the_scaled_rates_diverged() -> None:
     upper = report.figure("e3.fig4", RECORDS).axes[0]
     marked = {line.get_label(): list(np.asarray(line.get_xdata(), float)) for line in upper.lines}
-    for run in e3.LINEAR_RUNS:
+    for run in e3.runs.LINEAR_RUNS:
         rate = f"rate {of(run)[0].spec['lr']:g} (linear scaling): 3 of 3 diverged, at epoch"
         (text,) = [t for t in marked if rate in str(t)]
         assert text in legend(upper)
@@ -287,7 +167,7 @@ def test_where_a_seed_diverged_no_mean_is_drawn_and_the_legend_says_when() -> No
     ends = {f"{found[1]:.1f}" for r in of(run, records) if (found := metrics.divergence(r))}
     assert text == f"batch 2\u202f048: 2 of 3 diverged, at epoch {ends.pop()}"
     assert not ends
-    colour = style.of(run, "central").colour
+    colour = looks.of(run, "central").colour
     drawn = [np.asarray(line.get_ydata(), float) for line in upper.lines if line.get_color() == colour]
     seeds = [[100 * row["test_top1"] for row in r.rows] for r in of(run, records)]
     assert [list(values) for values in drawn[:-1]] == seeds
@@ -308,7 +188,7 @@ def test_the_rates_below_are_those_of_the_schedule_and_of_the_record() -> None:
     for row in (row for row in record.rows if row["epoch"] > warm):
         assert (row["epoch"], row["lr"]) in set(zip(epochs, rates, strict=True))
     short = report.figure("e3.fig4", RECORDS).axes[1]
-    for run in e3.LINEAR_RUNS:
+    for run in e3.runs.LINEAR_RUNS:
         ends = {found[1] for r in of(run) if (found := metrics.divergence(r))}
         assert {
             max(np.asarray(line.get_xdata(), float)) for line in short.lines if line.get_label() == f"_{run}"
@@ -317,14 +197,16 @@ def test_the_rates_below_are_those_of_the_schedule_and_of_the_record() -> None:
 
 def test_no_rate_is_hidden_behind_another() -> None:
     """Runs with one schedule have lines of different widths, the wider one below."""
-    for axes, runs in zip(report.figure("e3.fig3", RECORDS).axes[2:], (e3.GN_RUNS, e3.OTHER_NORM_RUNS), strict=True):
+    for axes, runs in zip(
+        report.figure("e3.fig3", RECORDS).axes[2:], (e3.runs.GN_RUNS, e3.runs.OTHER_NORM_RUNS), strict=True
+    ):
         widths = list(dict.fromkeys(line.get_linewidth() for line in axes.lines))
         assert len(widths) == len(runs)
         assert widths == sorted(widths, reverse=True)
 
 
 def test_a_scaled_run_that_does_not_diverge_is_drawn_as_a_curve() -> None:
-    run, like = e3.LINEAR_RUNS[0], of("e3-fixup-1024")
+    run, like = e3.runs.LINEAR_RUNS[0], of("e3-fixup-1024")
     records = [r for r in RECORDS if r.run != run]
     records += [replace(r, run=run, spec=r.spec | {"run": run}) for r in like]
     upper = report.figure("e3.fig4", records).axes[0]
@@ -337,7 +219,7 @@ def test_fig5_says_how_many_rounds_each_run_had() -> None:
     legend = report.figure("e3.fig5", RECORDS).axes[0].get_legend()
     assert legend is not None
     said = [text.get_text() for text in legend.get_texts()]
-    for run in e3.FIG5_RUNS:
+    for run in e3.curves.FIG5_RUNS:
         (record, *_) = of(run)
         words = f"every {record.spec['local_steps']} batches ({record.rows[-1]['round']} rounds)"
         assert any(words in text for text in said), run
@@ -348,7 +230,7 @@ def test_the_collapse_stands_beside_the_accuracy_of_training(rendered: Path) -> 
     names = [tick.get_text() for tick in left.get_xticklabels()]
     assert names[-2:] == ["own classes,\nof the batch", "training\nbatches"]
     rows = read_csv((rendered / "e3.extra-collapse.csv").read_text())
-    for record in (r for run in e3_extras.COLLAPSE_RUNS for r in of(run)):
+    for record in (r for run in e3.collapse.COLLAPSE_RUNS for r in of(run)):
         (row,) = [
             row for row in rows
             if (row["run"], row["seed"], row["quantity"]) == (record.run, str(record.seed), "training_batches_percent")
@@ -368,7 +250,7 @@ def test_own_classes_with_averaged_statistics_are_said_to_be_the_accuracy_and_no
 def test_the_spread_is_read_on_an_axis_around_one() -> None:
     figure = report.figure("e3.extra-collapse", RECORDS)
     low, high = figure.axes[1].get_ylim()
-    ratios = [r.rows[-1]["batch_statistics"]["std_ratio"] for r in of(e3.BN_SKEWED)]
+    ratios = [r.rows[-1]["batch_statistics"]["std_ratio"] for r in of(e3.runs.BN_SKEWED)]
     assert low < np.min(ratios) < 1 < high
     assert high - low < 3 * (1 - np.min(ratios))
     assert f"Its least value is {np.min(ratios):.2f}" in texts(figure)
@@ -377,8 +259,8 @@ def test_the_spread_is_read_on_an_axis_around_one() -> None:
 
 def test_sizes_of_evaluated_batches_are_those_of_the_code() -> None:
 
-    assert e3_tables.EVALUATION_BATCH == prepare.EVALUATION_BATCH
-    assert e3_extras._batch_of_probe(of(e3.BN)) == 32  # 2000 images in 63 parts
+    assert tables.EVALUATION_BATCH == prepare.EVALUATION_BATCH
+    assert e3.collapse.batch_of_probe(of(e3.runs.BN)) == 32  # 2000 images in 63 parts
     assert "(about 32 images)" in texts(report.figure("e3.extra-collapse", RECORDS))
 
 
@@ -396,12 +278,12 @@ def test_the_divergence_figure_tells_rate_and_warm_up_apart() -> None:
 def test_the_first_steps_at_full_width_are_drawn_seed_by_seed(rendered: Path) -> None:
     right = report.figure("e3.extra-initialisation", RECORDS).axes[1]
     drawn = [list(np.asarray(line.get_ydata(), float)) for line in right.lines]
-    for record in (r for run in e3_extras.WIDE_RUNS for r in of(run)):
+    for record in (r for run in e3.training.WIDE_RUNS for r in of(run)):
         assert record.series["train_loss"] in drawn
     assert [np.log(CLASSES)] * 2 in drawn
     rows = [row for row in read_csv((rendered / "e3.extra-initialisation.csv").read_text()) if row["train_loss"]]
-    assert {row["run"] for row in rows} == set(e3_extras.WIDE_RUNS)
-    assert len(rows) == sum(len(r.series["train_loss"]) for run in e3_extras.WIDE_RUNS for r in of(run))
+    assert {row["run"] for row in rows} == set(e3.training.WIDE_RUNS)
+    assert len(rows) == sum(len(r.series["train_loss"]) for run in e3.training.WIDE_RUNS for r in of(run))
 
 
 def test_divergence_is_counted_in_rounds_and_epochs() -> None:
@@ -414,12 +296,12 @@ def test_divergence_is_counted_in_rounds_and_epochs() -> None:
 def test_rounds_of_federated_averaging_with_local_steps_are_told_from_its_spec() -> None:
     (record,) = [r for r in of("e3-fedavg-noniid-150") if r.seed == 1]
     steps = 13  # 400 images a device in batches of 32: a rest of half a batch counts
-    assert metrics._budget(record)["round"] == round(20 * steps / 150)
+    assert metrics.planned_rounds(record) == round(20 * steps / 150)
 
 
 def test_long_series_are_thinned_alike_from_start_to_end() -> None:
-    assert list(e3_extras._drawn_rounds(5)) == [0, 1, 2, 3, 4]
-    at = e3_extras._drawn_rounds(50_000)
+    assert list(e3.divergence.drawn_rounds(5)) == [0, 1, 2, 3, 4]
+    at = e3.divergence.drawn_rounds(50_000)
     assert (at[0], at[-1]) == (0, 49_999)
     assert len(at) <= 300
     assert (np.diff(at) > 0).all()
@@ -427,14 +309,15 @@ def test_long_series_are_thinned_alike_from_start_to_end() -> None:
 
 def test_forgetting_is_the_mean_over_seeds_by_device_and_class(rendered: Path) -> None:
     run = "e3-fedavg-noniid-150"
-    before, after, shards = e3_extras.by_device(of(run)) or pytest.fail("every seed diverged")
+    rows = e3.devices.forgetting_rows(select("e3.extra-forgetting", of(run), (run,)))
+    before, after, shards = e3.devices.by_device(Rows(rows)) or pytest.fail("every seed diverged")
     assert before.shape == (10, CLASSES)
     assert after.shape == (CLASSES,)
     assert before[3][3] == pytest.approx(100 * np.mean([r.rows[-1]["clients_top1_by_class"][3][3] for r in of(run)]))
-    assert shards[9] == [0, 9]
+    assert list(np.flatnonzero(shards[9])) == [0, 9]
     own = np.mean([before[device][shards[device]] for device in range(10)])
     assert own == pytest.approx(100 * np.mean([metrics.own_classes_top1(r) for r in of(run)]))
-    rows = [row for row in read_csv((rendered / "e3.extra-forgetting.csv").read_text()) if row["run"] == run]
+    stored = [row for row in read_csv((rendered / "e3.extra-forgetting.csv").read_text()) if row["run"] == run]
     assert len(rows) == 3 * 10 * CLASSES
     assert sum(int(row["own_class"]) for row in rows) == 3 * 10 * 2
 
@@ -447,7 +330,7 @@ def test_devices_with_other_classes_in_another_seed_have_no_mean() -> None:
         report.figure("e3.extra-forgetting", change("e3-fedavg-noniid-40", other, seeds=(2,)))
 
 
-@pytest.mark.parametrize("records", [RECORDS, change(e3.GN, lost, seeds=(2,))], ids=["whole", "diverged"])
+@pytest.mark.parametrize("records", [RECORDS, change(e3.runs.GN, lost, seeds=(2,))], ids=["whole", "diverged"])
 def test_the_gap_above_the_panels_is_that_of_the_verdict_and_of_the_marks(
     records: list[Record], tmp_path: Path
 ) -> None:
@@ -455,9 +338,9 @@ def test_the_gap_above_the_panels_is_that_of_the_verdict_and_of_the_marks(
     figure = report.figure("e3.extra-regularisation", records)
     paths = report.render("e3.extra-regularisation", records, tmp_path, profile="study")
     rows = read_csv(next(path for path in paths if path.suffix == ".csv").read_text())
-    for axes, run in zip(figure.axes, e3_extras.REGULARISATION_RUNS, strict=True):
+    for axes, run in zip(figure.axes, e3.training.REGULARISATION_RUNS, strict=True):
         gap = np.mean([100 * metrics.regularisation_gap(r) for r in of(run, records)])
-        assert f"{e3._network(run)}: {gap:.1f} [" in texts(figure)
+        assert f"{e3.runs.network(run)}: {gap:.1f} [" in texts(figure)
         ends = {line.get_label(): float(np.asarray(line.get_ydata(), float)[-1]) for line in axes.lines}
         assert ends["training images"] - ends["test images"] == pytest.approx(gap)
         assert ends["counted while training"] != pytest.approx(ends["training images"])
@@ -476,23 +359,17 @@ def test_the_published_half_is_drawn_at_full_scale_only() -> None:
 # Looks ------------------------------------------------------------------
 
 
-def lightness(colour: str) -> float:
-    encoded = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-    return float(116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16)
-
-
 def test_a_network_has_one_colour_wherever_it_is_drawn() -> None:
     own = {"e3-gn-128-unit-scale", "e3-gn-wide-unit-scale", "e3-noniid-bn-local", "e3-noniid-bn-drop"}
     for spec in (*planned(), *planned(group="control")):
         if spec.kind == "train" and spec.method != "federated" and spec.local_batch in (32, 128):
-            assert spec.run in own or style.of(spec.run, spec.method).colour == style.NORMS[spec.norm].colour, spec.run
+            assert spec.run in own or looks.of(spec.run, spec.method).colour == looks.NORMS[spec.norm].colour, spec.run
 
 
 def test_networks_differ_in_grey_and_all_looks_have_contrast_on_white() -> None:
-    main = [lightness(style.NORMS[norm].colour) for norm in ("batch", "group", "fixup")]
+    main = [lightness(looks.NORMS[norm].colour) for norm in ("batch", "group", "fixup")]
     assert min(abs(a - b) for a, b in itertools.combinations(main, 2)) > 15
-    for run, look in style.NETWORKS.items():
+    for run, look in looks.NETWORKS.items():
         luminance = ((lightness(look.colour) + 16) / 116) ** 3
         assert 1.05 / (luminance + 0.05) >= 3.0, run
 
@@ -500,32 +377,14 @@ def test_networks_differ_in_grey_and_all_looks_have_contrast_on_white() -> None:
 @pytest.mark.parametrize("name", [*CURVES, "e3.extra-divergence", "e3.extra-initialisation"])
 def test_curves_of_a_figure_differ_in_more_than_colour(name: str) -> None:
     methods = {r.run: r.spec["method"] for r in RECORDS}
-    looks = [style.of(run, methods[run]) for run in report.ARTEFACTS[name].runs if run not in e3_extras.WIDE_RUNS]
-    assert len({(look.marker, look.filled, look.line, look.colour) for look in looks}) == len(looks)
-    for one, other in itertools.combinations(looks, 2):
+    styles = [looks.of(run, methods[run]) for run in report.ARTEFACTS[name].runs if run not in e3.training.WIDE_RUNS]
+    assert len({(look.marker, look.filled, look.line, look.colour) for look in styles}) == len(styles)
+    for one, other in itertools.combinations(styles, 2):
         alike = abs(lightness(one.colour) - lightness(other.colour)) < 8
         assert not alike or (one.marker, one.filled, one.line) != (other.marker, other.filled, other.line)
 
 
 # Tables -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_latex_is_balanced_escaped_and_uses_booktabs(name: str) -> None:
-    text = report.table(name, RECORDS).latex()
-    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
-    assert not re.search(r"(?<!\\)[%#_]", text)
-    assert not set(re.sub(r"[ -~\n]", "", text))
-    assert len({row.count(" & ") for row in text.splitlines() if row.endswith(r"\\")}) == 1
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_rows_are_as_wide_as_the_header_and_lines_name_their_records(name: str) -> None:
-    table = report.table(name, RECORDS)
-    assert {len(row) for row in table.rows} == {len(table.header)}
-    rows = read_csv(table.csv())
-    assert {row["run"] for row in rows} == set(report.ARTEFACTS[name].runs)
-    assert all(row["fingerprint"] and row["artefact"] == name for row in rows)
 
 
 def test_table1_tells_every_warm_up_from_the_records_and_counts_what_diverged() -> None:
@@ -573,13 +432,13 @@ def test_the_buffers_table_pairs_each_policy_with_the_average() -> None:
         assert rows[method, "drop"][5].startswith(f"{gain} points [")
     assert rows["large batch", "drop"][6] == "–"
     assert rows["large batch", "local"][6].startswith("20.0 [")
-    for run, policy in zip((*e3_tables.FEDERATED_BUFFERS_RUNS, e3_tables.GROUP_NORM), (*policies, "–"), strict=True):
+    for run, policy in zip((*e3.tables.FEDERATED_BUFFERS_RUNS, e3.tables.GROUP_NORM), (*policies, "–"), strict=True):
         own = np.mean([100 * metrics.own_classes_top1(r) for r in of(run)])
         assert re.fullmatch(rf"{own:.1f} \[.*\] \(own model\)", rows["federated averaging", policy][6])
     assert rows["federated averaging", "–"][2] == "GroupNorm: has none"
     assert rows["federated averaging", "–"][5].startswith("10.0 points [")
     assert "500 test images" in rows["large batch", "drop"][3]
-    assert e3_tables.BUFFERS_RUNS[0] in {spec.run for spec in planned()}
+    assert e3.tables.BUFFERS_RUNS[0] in {spec.run for spec in planned()}
 
 
 def test_the_buffers_table_tells_whether_the_policies_trained_alike() -> None:
@@ -599,10 +458,10 @@ def test_the_buffers_table_tells_whether_the_policies_trained_alike() -> None:
 def test_all_policies_of_the_specs_have_words() -> None:
     import typing
 
-    assert set(typing.get_args(specs._hints(specs.Spec)["buffers"])) == set(e3_tables._POLICIES)
+    assert set(typing.get_args(specs._hints(specs.Spec)["buffers"])) == set(tables.BUFFER_POLICIES)
 
 
 def test_curves_of_training_accuracy_are_those_of_the_rows() -> None:
-    group = of(e3.GN)
+    group = of(e3.runs.GN)
     expected = np.mean([[100 * row["train_top1"] for row in r.rows] for r in group], axis=0)
-    np.testing.assert_allclose(select.curve(group, "train_top1").mean, expected)
+    np.testing.assert_allclose(curve(group, "train_top1").mean, expected)

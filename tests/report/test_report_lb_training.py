@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tree
 from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.figure import Figure
-from matplotlib.text import Text
+from reporting import lightness, lost, read_csv, texts, undrawn_ticks
 from synthetic_lb_training import (
     IMAGES,
     LOCAL_STEPS,
@@ -30,13 +26,16 @@ from repro import report
 from repro.errors import ReproError
 from repro.registry.labels import label
 from repro.registry.published import load_published
-from repro.report import lb_training, lb_training_tables, select, style
+from repro.report import lb
+from repro.report import look as looks
+from repro.report.intervals import interval
+from repro.report.selection import select
 from repro.results import metrics
 from repro.results.records import Record
 
-ROOT = Path(__file__).parent.parent
-MODULES = ("repro.report.lb_training", "repro.report.lb_extras", "repro.report.lb_training_tables")
-IDS = [name for name, item in report.ARTEFACTS.items() if item.draw.__module__ in MODULES]
+ROOT = tree.REPOSITORY
+MEASURED = {"lb.fig1", "lb.fig2", "lb.fig4", "lb.fig5", "lb.eq2", "lb.eq3", "lb.extra-fits", "lb.extra-shares"}
+IDS = [name for name, item in report.ARTEFACTS.items() if item.source == "lb" and name not in MEASURED]
 FIGURES = [name for name in IDS if report.ARTEFACTS[name].kind == "figure"]
 TABLES = [name for name in IDS if report.ARTEFACTS[name].kind == "table"]
 RECORDS = [*training_records(), *training_control_records()]
@@ -54,43 +53,8 @@ def change(runs: tuple[str, ...], how: Callable[[Record], Record], seeds: tuple[
     return [how(r) if r.run in runs and r.seed in seeds else r for r in RECORDS]
 
 
-def lost(record: Record) -> Record:
-    """As it is when the run diverges at its first step."""
-    series = {name: [] for name in record.series}
-    return replace(record, status="diverged", reason="the training loss is nan", rows=[], series=series)
-
-
-def stopped(record: Record, evaluations: int = 2) -> Record:
-    """As it is when the run diverges after a few evaluations."""
-    rows = record.rows[:evaluations]
-    series = {name: values[: rows[-1]["round"]] for name, values in record.series.items()}
-    return replace(record, status="diverged", reason="the training loss is nan", rows=rows, series=series)
-
-
-def texts(figure: Figure) -> str:
-    return " ".join(text.get_text() for text in figure.findobj(Text)).replace("\n", " ")
-
-
-def ticks_beyond_their_axis(figure: Figure) -> set[Text]:
-    """Labels that are not drawn, because their ticks lie outside the axis."""
-    return {
-        tick.label1
-        for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)
-        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
-        if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
-    }  # fmt: skip
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(path.read_text())))
-
-
 def of(run: str) -> list[Record]:
     return [r for r in RECORDS if r.run == run]
-
-
-def draw(name: str, records: list[Record]) -> Any:
-    return (report.figure if name in FIGURES else report.table)(name, records)
 
 
 def drawn_line(axes: Any, text: str) -> np.ndarray:
@@ -126,68 +90,6 @@ def test_every_run_is_shown_somewhere_and_controls_only_with_controls() -> None:
             assert not set(report.ARTEFACTS[name].runs) & controls, name
 
 
-def test_render_writes_the_named_files_and_no_other(rendered: Path) -> None:
-    assert {path.name for path in rendered.iterdir()} == {file for name in IDS for file in report.outputs(name)}
-
-
-def test_another_process_gives_the_same_bytes_without_torch(rendered: Path, tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from synthetic_lb_training import training_records, training_control_records\n"
-        "from repro import report; records = [*training_control_records(), *training_records()][::-1]\n"
-        "for name in sys.argv[2:]: report.render(name, records, Path(sys.argv[1]), profile='study')\n"
-        "assert 'torch' not in sys.modules"
-    )
-    env = {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}", "PYTHONHASHSEED": "7", "HOME": str(tmp_path)}
-    names = ["lb.fig8", "lb.table1"]
-    subprocess.run([sys.executable, "-c", code, tmp_path / "out", *names], check=True, env=env, cwd=ROOT)
-    for name in names:
-        for file in report.outputs(name):
-            assert (tmp_path / "out" / file).read_bytes() == (rendered / file).read_bytes()
-
-
-@pytest.mark.parametrize("name", IDS)
-def test_a_run_without_a_record_is_one_line_that_says_what_to_do(name: str) -> None:
-    run = report.ARTEFACTS[name].runs[-1]
-    with pytest.raises(ReproError, match=f"no record of run {run}; at least one seed was expected") as error:
-        draw(name, [record for record in RECORDS if record.run != run])
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", IDS)
-@pytest.mark.parametrize("how", ["all at the first step", "one seed of each"])
-def test_runs_that_diverged_are_drawn_and_said(name: str, how: str) -> None:
-    artefact = report.ARTEFACTS[name]
-    some = how == "one seed of each"
-    records = change(artefact.runs, stopped if some else lost, (2,) if some else (1, 2, 3))
-    drawn = draw(name, records)
-    said = texts(drawn) if isinstance(drawn, Figure) else " ".join(drawn.notes)
-    groups = select.group(name, records, artefact.runs)
-    rows = artefact.rows(name, groups) if artefact.rows is not None else drawn.csv_rows
-    for run in artefact.runs:
-        assert f"{label(run)} (" in said, run
-        assert any(row["run"] == run and row["status"] == "diverged" for row in rows), run
-    assert "Diverged, " in said
-    assert select.csv_text(rows)
-
-
-@pytest.mark.parametrize("name", IDS)
-def test_one_seed_is_drawn_without_an_interval(name: str) -> None:
-    drawn = draw(name, [record for record in RECORDS if record.seed == 1])
-    said = texts(drawn) if isinstance(drawn, Figure) else " ".join(drawn.notes)
-    assert "One seed, so no interval" in said
-    assert "nan" not in said.lower()
-
-
-@pytest.mark.parametrize("name", IDS)
-def test_a_reduced_profile_says_so_on_the_face(name: str) -> None:
-    drawn = draw(name, RECORDS)
-    said = texts(drawn) if isinstance(drawn, Figure) else " ".join(drawn.notes)
-    assert "study profile: " in said
-    assert "n = 3 seeds – not the published scale" in said
-
-
 def test_what_was_not_recorded_is_one_line() -> None:
     def bare(record: Record) -> Record:
         rows = [{k: v for k, v in row.items() if not k.startswith("hessian")} for row in record.rows]
@@ -205,31 +107,6 @@ def test_what_was_not_recorded_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_no_text_leaves_the_figure_and_no_legend_covers_data(name: str) -> None:
-    figure = report.figure(name, RECORDS)
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    figure.draw(renderer)
-    beyond = ticks_beyond_their_axis(figure)
-    for text in (text for text in figure.findobj(Text) if text.get_visible() and text.get_text()):
-        if text in beyond:
-            continue
-        box = text.get_window_extent(renderer)
-        assert figure.bbox.x0 <= box.x0, text.get_text()
-        assert box.x1 <= figure.bbox.x1, text.get_text()
-        assert figure.bbox.y0 <= box.y0, text.get_text()
-        assert box.y1 <= figure.bbox.y1, text.get_text()
-    boxes = [axes.get_window_extent(renderer) for axes in figure.axes]
-    legends = [found.get_window_extent(renderer) for axes in figure.axes if (found := axes.get_legend()) is not None]
-    for legend, box in itertools.product(legends, boxes):
-        assert not legend.overlaps(box)
-    for one, other in [*itertools.combinations(boxes, 2), *itertools.combinations(legends, 2)]:
-        assert not one.overlaps(other)
-    notes = figure.texts[-1].get_window_extent(renderer)
-    for axes in figure.axes:
-        assert not axes.xaxis.label.get_text() or not axes.xaxis.label.get_window_extent(renderer).overlaps(notes)
-
-
-@pytest.mark.parametrize("name", FIGURES)
 def test_few_iterations_and_wide_intervals_are_labelled_without_overlap(name: str) -> None:
     """Two seeds far apart, of which each has little more than its first evaluation."""
 
@@ -242,7 +119,7 @@ def test_few_iterations_and_wide_intervals_are_labelled_without_overlap(name: st
     figure = report.figure(name, change(report.ARTEFACTS[name].runs, short))
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     figure.draw(renderer)
-    beyond = ticks_beyond_their_axis(figure)
+    beyond = undrawn_ticks(figure)
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             texts = [*axis.get_ticklabels("both"), *(axes.texts if axis is axes.xaxis else [])]
@@ -257,22 +134,10 @@ def test_few_iterations_and_wide_intervals_are_labelled_without_overlap(name: st
         assert all(text.get_window_extent(renderer).y1 <= own.y1 for text in axes.texts if text.get_fontsize() == 7)
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_axes_name_their_units(name: str) -> None:
-    figure = report.figure(name, RECORDS)
-    labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
-    assert labels
-    for text in labels:
-        assert re.search(r"\((%|no unit|points|1 = all)\)", text), text
-    for axes in figure.axes:
-        named = axes.get_xlabel()
-        assert re.search(r"iterations|epochs|\(nats\)|\(thousands\)|factor X|\(images\)", named), named
-
-
 def test_fig3_draws_the_mean_of_every_evaluation_over_iterations_and_images(rendered: Path) -> None:
     figure, rows = report.figure("lb.fig3", RECORDS), read_csv(rendered / "lb.fig3.csv")
-    for column, model in enumerate(lb_training.MODELS):
-        for batch in lb_training.BATCHES[model]:
+    for column, model in enumerate(lb.runs.MODELS):
+        for batch in lb.runs.BATCHES[model]:
             group = of(f"lb-batch-{model}-{batch}")
             expected = np.mean([[100 * row["test_top1"] for row in r.rows] for r in group], axis=0)
             above, below = (drawn_line(figure.axes[place], f"batch {batch}") for place in (column, column + 3))
@@ -296,8 +161,8 @@ def test_curves_of_small_batches_can_be_compared_at_the_iterations_of_the_larges
 
 def test_fig6_sums_the_norms_and_is_what_its_csv_says(rendered: Path) -> None:
     figure, rows = report.figure("lb.fig6", RECORDS), read_csv(rendered / "lb.fig6.csv")
-    for column, model in enumerate(lb_training.STEPPED):
-        for batch in lb_training.BATCHES[model]:
+    for column, model in enumerate(lb.runs.STEPPED):
+        for batch in lb.runs.BATCHES[model]:
             group = of(f"lb-batch-{model}-{batch}")
             x, y = drawn_line(figure.axes[column], f"batch {batch}")
             np.testing.assert_array_equal(x, np.arange(1, 65))  # as many as the batch of 1024 has
@@ -310,26 +175,26 @@ def test_long_curves_are_thinned_alike_from_start_to_end() -> None:
         series = {name: (values * 40)[:5000] for name, values in record.series.items()}
         return replace(record, series=series)
 
-    records = change(lb_training.FIG6_RUNS, longer)
-    rows = lb_training.fig6_rows("lb.fig6", select.group("lb.fig6", records, lb_training.FIG6_RUNS))
-    at = [row["iteration"] for row in rows if (row["run"], row["seed"]) == (lb_training.FIG6_RUNS[0], 1)]
+    records = change(lb.batch_size.FIG6_RUNS, longer)
+    rows = lb.batch_size.norm_rows(select("lb.fig6", records, lb.batch_size.FIG6_RUNS))
+    at = [row["iteration"] for row in rows if (row["run"], row["seed"]) == (lb.batch_size.FIG6_RUNS[0], 1)]
     assert (len(at), at[0], at[-1]) == (200, 1, 1000)
     assert (np.diff(at) > 0).all()
 
 
-@pytest.mark.parametrize(("name", "cases"), [("lb.fig7", lb_training.CASES[:2]), ("lb.fig8", lb_training.CASES[2:])])
+@pytest.mark.parametrize(("name", "cases"), [("lb.fig7", lb.runs.CASES[:2]), ("lb.fig8", lb.runs.CASES[2:])])
 def test_step_figures_draw_equal_iterations_densities_and_shares(
     name: str, cases: tuple[tuple[str, str], ...], rendered: Path
 ) -> None:
     figure, rows = report.figure(name, RECORDS), read_csv(rendered / f"{name}.csv")
     upper, middle, lower = (figure.axes[i * len(cases) : (i + 1) * len(cases)] for i in range(3))
     for above, density, bars, (model, threshold) in zip(upper, middle, lower, cases, strict=True):
-        small = lb_training.BATCHES[model][0]
+        small = lb.runs.BATCHES[model][0]
         assert drawn_line(above, f"batch {small}")[0].max() == 64
         assert max(values(rows, "iteration", run=f"lb-batch-{model}-{small}", quantity="accuracy_percent")) == 64
         assert drawn_line(above, "X = 4")[0].max() == 64
         heights = [patch.get_height() for patch in bars.patches]
-        for factor, height, line in zip(lb_training.FACTORS, heights, density.lines, strict=False):
+        for factor, height, line in zip(lb.runs.FACTORS, heights, density.lines, strict=False):
             run = f"lb-step-{model}-{threshold}-x{factor}"
             shares = [100 * np.mean(np.array(r.series["step_up_factor"]) == factor) for r in of(run)]
             assert height == pytest.approx(np.mean(shares))
@@ -345,19 +210,19 @@ def test_step_figures_show_the_interval_of_each_curve_beside_its_end_and_hide_no
     above = report.figure("lb.fig7", RECORDS).axes[0]
     assert not [each for each in above.collections if isinstance(each, PolyCollection)], "a band"
     bars = [line.get_segments()[0] for line in above.collections if isinstance(line, LineCollection)]
-    runs = [*lb_training._stepped("resnet50", "t05"), "lb-batch-resnet50-32"]
+    runs = [*lb.runs.stepped_runs("resnet50", "t05"), "lb-batch-resnet50-32"]
     assert len(bars) == len(runs)
     places = [bar[0][0] for bar in bars]
     assert places == sorted(set(places))
     assert 64 < places[0] < places[-1] < above.get_xlim()[1]
     for run, bar in zip(runs, bars, strict=True):
         last = [100 * next(row for row in r.rows if row["round"] == 64)["test_top1"] for r in of(run)]
-        np.testing.assert_allclose([bar[0][1], bar[1][1]], select.interval(last)[1:])
+        np.testing.assert_allclose([bar[0][1], bar[1][1]], interval(last)[1:])
 
 
 def test_densities_at_x_and_at_1x_sum_to_that_of_all_and_integrate_to_the_iterations() -> None:
     group = of("lb-step-resnet50-t05-x4")
-    at_x, at_1x, every = (lb_training._density(group, 64, which) for which in lb_training._PICKED.values())
+    at_x, at_1x, every = (lb.step_up.density(group, 64, which) for which in lb.step_up.PICKED.values())
     assert at_x is not None
     assert at_1x is not None
     assert every is not None
@@ -373,7 +238,7 @@ def test_a_density_needs_two_iterations() -> None:
         return replace(record, series=record.series | {"step_up_factor": [1.0] * 63 + [4.0]})
 
     group = [never(record) for record in of("lb-step-resnet50-t05-x4")]
-    assert lb_training._density(group, 64, lambda factors: factors > 1) is None
+    assert lb.step_up.density(group, 64, lambda factors: factors > 1) is None
     figure = report.figure("lb.fig7", change(("lb-step-resnet50-t05-x4",), never))
     assert len(figure.axes[2].lines) == len(report.figure("lb.fig7", RECORDS).axes[2].lines) - 1
 
@@ -389,9 +254,9 @@ def test_a_factor_that_diverged_is_a_mark_at_chance() -> None:
 def test_ends_against_factors_are_those_of_the_csv(name: str, rendered: Path) -> None:
     figure, rows = report.figure(name, RECORDS), read_csv(rendered / f"{name}.csv")
     other = "equation" if name == "lb.extra-equation" else "random"
-    words = lb_training._GATED["below" if other == "equation" else "random"]
-    factors = lb_training.FACTORS if other == "equation" else (4, 16)
-    for axes, (model, threshold) in zip(figure.axes, lb_training.CASES, strict=False):
+    words = lb.gates.WORDS["below" if other == "equation" else "random"]
+    factors = lb.runs.FACTORS if other == "equation" else (4, 16)
+    for axes, (model, threshold) in zip(figure.axes, lb.runs.CASES, strict=False):
         stored = {
             factor: values(rows, "mean_percent", run=f"lb-{other}-{model}-{threshold}-x{factor}", seed="1")[0]
             for factor in factors
@@ -409,10 +274,10 @@ def test_ends_against_factors_are_those_of_the_csv(name: str, rendered: Path) ->
 
 def test_x_always_is_the_sweep_of_the_rate_and_a_quarter_of_it_one_more_point() -> None:
     figure = report.figure("lb.extra-gating", RECORDS)
-    for axes, (model, _) in zip(figure.axes, lb_training.CASES, strict=True):
-        always, slow = (drawn_line(axes, lb_training._GATED[name]) for name in ("always", "rate"))
-        np.testing.assert_allclose(always[0] / always[0][0], (1, *lb_training.FACTORS))
-        runs = [f"lb-batch-{model}-1024", *(f"lb-always-{model}-x{factor}" for factor in lb_training.FACTORS)]
+    for axes, (model, _) in zip(figure.axes, lb.runs.CASES, strict=True):
+        always, slow = (drawn_line(axes, lb.gates.WORDS[name]) for name in ("always", "rate"))
+        np.testing.assert_allclose(always[0] / always[0][0], (1, *lb.runs.FACTORS))
+        runs = [f"lb-batch-{model}-1024", *(f"lb-always-{model}-x{factor}" for factor in lb.runs.FACTORS)]
         np.testing.assert_allclose(always[1], [np.mean([100 * metrics.end_top1(r) for r in of(run)]) for run in runs])
         expected = np.mean([100 * metrics.end_top1(r) for r in of(f"lb-rate-{model}-0_25")])
         np.testing.assert_allclose(slow, [[0.25], [expected]])
@@ -422,7 +287,7 @@ def test_a_random_gate_says_whose_share_it_has(rendered: Path) -> None:
     rows = read_csv(rendered / "lb.extra-gating.csv")
     assert {row["run"]: row["step_up_share_of"] for row in rows if row["step_up_when"] == "random"} == {
         f"lb-random-{model}-{threshold}-x{x}": f"lb-step-{model}-{threshold}-x{x}"
-        for model, threshold in lb_training.CASES for x in (4, 16)
+        for model, threshold in lb.runs.CASES for x in (4, 16)
     }  # fmt: skip
 
 
@@ -447,28 +312,22 @@ def test_sharpness_is_the_geometric_mean_and_says_what_a_log_axis_cannot_show(re
 # Looks ------------------------------------------------------------------
 
 
-def lightness(colour: str) -> float:
-    encoded = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-    return float(116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16)
-
-
 def test_factors_darken_in_order_and_looks_have_contrast_and_differ() -> None:
-    steps = [lightness(style.FACTORS[factor].colour) for factor in lb_training.FACTORS]
+    steps = [lightness(looks.FACTORS[factor].colour) for factor in lb.runs.FACTORS]
     assert min(-np.diff(steps)) > 10
-    for looks in (style.FACTORS.values(), style.GATES.values()):
-        for look in looks:
+    for styles in (looks.FACTORS.values(), looks.GATES.values()):
+        for look in styles:
             assert 1.05 / (((lightness(look.colour) + 16) / 116) ** 3 + 0.05) >= 3.0, look
-        for one, other in itertools.combinations(looks, 2):
+        for one, other in itertools.combinations(styles, 2):
             assert (one.marker, one.line) != (other.marker, other.line)
 
 
 def test_a_method_has_the_colour_that_it_has_everywhere() -> None:
     for spec in (*planned(), *planned(group="control")):
-        look = style.of(spec.run, spec.method)
+        look = looks.of(spec.run, spec.method)
         if spec.method != "central":
-            assert look == style.METHODS[spec.method], spec.run
-    assert style.of("lb-batch-vgg11-64", "central") == style.of("lb-batch-resnet50-32", "central")
+            assert look == looks.METHODS[spec.method], spec.run
+    assert looks.of("lb-batch-vgg11-64", "central") == looks.of("lb-batch-resnet50-32", "central")
 
 
 # Tables -----------------------------------------------------------------
@@ -492,7 +351,7 @@ def test_tables_are_rectangular_latex_is_balanced_and_lines_name_their_records(n
 
 
 @pytest.mark.parametrize(
-    ("name", "table"), [("lb.table1", lb_training_tables.PUBLISHED_1), ("lb.table2", lb_training_tables.PUBLISHED_2)]
+    ("name", "table"), [("lb.table1", lb.accuracy.PUBLISHED_1), ("lb.table2", lb.accuracy.PUBLISHED_2)]
 )
 def test_published_values_are_those_of_the_list_of_what_is_published(
     name: str, table: dict[tuple[str, str], tuple[float, float]]
@@ -532,9 +391,9 @@ def test_a_diverged_seed_counts_at_chance_of_its_data() -> None:
 
 def test_differences_are_paired_by_seed() -> None:
     table = report.table("lb.extra-sensitivity", RECORDS)
-    chosen = f"{of(lb_training_tables.SENSITIVITY_RUNS[0])[0].spec['lr']:g}"
+    chosen = f"{of(lb.accuracy.SENSITIVITY_RUNS[0])[0].spec['lr']:g}"
     assert [tuple(row[:2]) for row in table.rows] == [(chosen, "32"), ("0.01", "32"), (chosen, "64")]
-    finals = {run: [100 * metrics.end_top1(r) for r in of(run)] for run in lb_training_tables.SENSITIVITY_RUNS[:4]}
+    finals = {run: [100 * metrics.end_top1(r) for r in of(run)] for run in lb.accuracy.SENSITIVITY_RUNS[:4]}
     bsp, bsp_apart, fa, fa_apart = (np.array(values) for values in finals.values())
     expected = [bsp - fa, bsp_apart - fa_apart, bsp - bsp_apart, fa - fa_apart]
     for cell, difference in zip(table.rows[0][3:7], expected, strict=True):

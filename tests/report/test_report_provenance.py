@@ -80,9 +80,3 @@ def test_no_date_is_in_any_file(folder: Path) -> None:
     for path in folder.iterdir():
         assert b"2001-02" not in path.read_bytes(), path.name
         assert not re.search(rb"c0ffee", path.read_bytes()), path.name
-
-
-def test_tables_for_print_are_set_with_booktabs(folder: Path) -> None:
-    text = (folder / "e1.table2.tex").read_text()
-    for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
-        assert text.count(rule) == 1
