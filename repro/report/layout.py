@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -62,15 +64,19 @@ class Texts(NamedTuple):
 class _Page:
     """A page 7.2 inches wide, with its texts. Their space is set aside in inches, so that no text covers data."""
 
-    def __init__(self, texts: Texts, head: float, axes: float, left: float, wrap: int):
-        """``head``: inches between stamp and axes; ``axes``: height of all axes; ``wrap``: letters in a line."""
+    def __init__(self, texts: Texts, head: Sequence[float], axes: Sequence[float], left: float, wrap: int):
+        """``head``: inches between stamp and axes; ``axes``: and down to the notes; ``wrap``: letters in a line.
+
+        Inches are added one by one: the ids of elements are hashes of all digits of their places.
+        """
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         above = textwrap.wrap(texts.stamp, 104)
         below = [part for note in texts.notes for part in textwrap.wrap(note, wrap)]
-        self.left, self.top, self.bottom = left, 0.46 + _LINE * len(above) + head, _BOTTOM + _LINE * len(below)
-        self.height = self.top + axes + self.bottom
+        self.left, self.bottom = left, _BOTTOM + _LINE * len(below)
+        self.top = reduce(add, head, 0.46 + _LINE * len(above))
+        self.height = reduce(add, axes, self.top) + self.bottom
         self.figure = Figure(figsize=(_WIDTH, self.height))
         FigureCanvasAgg(self.figure)
         grey: dict[str, Any] = {"fontsize": 8, "color": "#444444"}
@@ -92,8 +98,8 @@ def _name(axes: Sequence[Axes], panels: Sequence[str], legend_rows: int) -> None
         one.set_title(panel, pad=5 + 13.7 * legend_rows)
 
 
-def _head(panels: Sequence[str], legend_rows: int) -> float:
-    return 0.19 * legend_rows + (0.24 if any(panels) else 0.0)
+def _head(panels: Sequence[str], legend_rows: int) -> tuple[float, float]:
+    return 0.19 * legend_rows, 0.24 if any(panels) else 0.0
 
 
 def new(
@@ -121,7 +127,7 @@ def new(
         The figure and its axes, the upper row first.
     """
     heights, gap = ([3.1, lower], 0.14) if lower else ([3.1], 0.0)
-    page = _Page(texts, _head(panels, legend_rows), sum(heights) + gap, 0.62, 112)
+    page = _Page(texts, _head(panels, legend_rows), (3.1, gap, lower), 0.62, 112)
     grid = page.figure.subplots(
         len(heights), len(panels), sharex="col", sharey="row" if share_y else False, squeeze=False,
         gridspec_kw={"height_ratios": heights, "width_ratios": ratios or [1.0] * len(panels)},
@@ -135,7 +141,7 @@ def grid(texts: Texts, *, panels: Sequence[str], legend_rows: int = 1) -> tuple[
     """As ``new``, with panels that have axes of their own, two in a row."""
     height, head, count = 2.2, 0.30 + 0.19 * legend_rows, -(-len(panels) // 2)
     between = head + 0.5
-    page = _Page(texts, head, count * height + (count - 1) * between, 0.72, 108)
+    page = _Page(texts, (head,), (count * height, (count - 1) * between), 0.72, 108)
     axes = list(page.figure.subplots(count, 2, squeeze=False).flat)[: len(panels)]
     page.adjust(0.2, 0.3, between / height)
     _name(axes, panels, legend_rows)
@@ -164,7 +170,7 @@ def rows(
     Returns:
         The figure and its axes, row by row.
     """
-    page = _Page(texts, _head(panels, legend_rows), sum(heights) + gap * (len(heights) - 1), 0.72, 108)
+    page = _Page(texts, _head(panels, legend_rows), (sum(heights), gap * (len(heights) - 1)), 0.72, 108)
     axes = page.figure.subplots(
         len(heights), len(panels), sharey="row" if share_y else False, squeeze=False,
         gridspec_kw={"height_ratios": list(heights)},
