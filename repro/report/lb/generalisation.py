@@ -93,7 +93,8 @@ def training(groups: Selection, rows: Rows) -> Figure:
 
 def _draw_accuracies(axes: Axes, rows: Rows, text: str) -> Line2D:
     """Two lines with their bands; the one of training images, which the legend shows, is returned."""
-    style, (epochs,) = look.of(rows[0]["run"], "central"), rows.once("epoch")
+    style = look.of(rows[0]["run"], "central")
+    epochs = np.array([round(epoch, 6) for epoch in rows.once("epoch")[0]])  # as those of all accuracy curves
     trained, tested = replace(style, line="-", filled=False), replace(style, line=(0, (4.0, 1.5)))
     every = max(1, len(epochs) // 5)
     lines = [
