@@ -26,8 +26,7 @@ from typing import TYPE_CHECKING, Any
 from repro.errors import ReproError
 from repro.files import write_atomic
 from repro.report import e1, e2, e3, layout, lb, provenance
-from repro.report.artefact import REGISTRY as ARTEFACTS
-from repro.report.artefact import Artefact
+from repro.report.artefact import REGISTRY, Artefact
 from repro.report.rows import Row, csv_text
 from repro.report.selection import Selection, select
 from repro.report.tables import Table
@@ -39,6 +38,9 @@ if TYPE_CHECKING:
 __all__ = [
     "ARTEFACTS", "Artefact", "Table", "e1", "e2", "e3", "figure", "ids", "lb", "outputs", "present", "render", "table",
 ]  # fmt: skip
+
+#: Every figure and table by id: source by source, first what the source itself has.
+ARTEFACTS = {item.id: item for item in sorted(REGISTRY.values(), key=lambda a: (a.source, not a.published, a.id))}
 
 
 def _artefact(artefact_id: str, kind: str | None = None) -> Artefact:
@@ -87,7 +89,7 @@ def ids(source: str, group: str) -> list[str]:
     """Ids of the figures and tables of ``source`` that are drawn together with one group of its runs.
 
     >>> ids("e1", "control")
-    ['e1.extra-skew-gn', 'e1.extra-grid']
+    ['e1.extra-grid', 'e1.extra-skew-gn']
     """
     return [name for name, item in ARTEFACTS.items() if (item.source, item.group) == (source, group)]
 
