@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+else:  # names for annotations, until a figure is drawn
+    Axes = Figure = Line2D = Any
 
 DPI = 160  # of the PNG; the SVG has no resolution
 

@@ -6,19 +6,15 @@ Matplotlib is imported when a figure is drawn, not before.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from repro.registry.labels import number
+from repro.report.layout import Axes, Figure, Line2D
 from repro.report.look import DOTTED, GREY, Style, of_group
 from repro.report.rows import SPAN, Rows
 from repro.results.records import Record
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 Band = Literal["filled", "outline", "none"]
 
@@ -58,7 +54,7 @@ def shade(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: 
 
 def accuracy(
     axes: Axes, rows: Rows, group: Sequence[Record], text: str, shift: int = 0, *, band: Band = "filled"
-) -> Line2D:  # fmt: skip
+) -> Line2D:
     """Mean and band of one run over epochs, from its rows of ``rows.curves``."""
     epochs, *spread = rows.where(run=group[0].run).once("epoch", *SPAN)
     every = max(1, round(len(epochs) / 8))
@@ -77,7 +73,7 @@ def seeds(axes: Axes, rows: Rows, x: str, y: str, look: Style) -> None:
 
 def whisker(
     axes: Axes, x: float, low: float, high: float, colour: str, width: float = 1.2, *, zorder: float = 2
-) -> None:  # fmt: skip
+) -> None:
     """An interval as a vertical line; nothing for one seed, which has none."""
     if not np.isnan(low):
         axes.plot([x] * 2, [low, high], color=colour, linewidth=width, zorder=zorder)

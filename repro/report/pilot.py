@@ -90,9 +90,10 @@ def _with_q(judged: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """``judged`` with the false discovery rates over all of them, as ``claims.judge_all`` has them over its own."""
     own = [part for verdict in judged if not verdict.get("pilot") for part in verdict["parts"]]
     tried = [
-        part for part in own
+        part
+        for part in own
         if not part.get("beside") and (part["p"] is not None or (part["outcome"] == rules.OPEN and part["looks"]))
-    ]  # fmt: skip
+    ]
     decided = [part for part in tried if part["p"] is not None]
     for part, q in zip(decided, rules.q_values([part["p"] for part in decided], len(tried)), strict=True):
         part["q"] = six_digits(q)

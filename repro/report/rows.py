@@ -82,9 +82,9 @@ def origin(artefact: str, record: Record, n: int, columns: Sequence[str] = ()) -
 
 def measured(artefact: str, record: Record, settings: Sequence[str], **more: Any) -> Row:
     """The columns with which the rows of measurements and of payloads begin; ``settings``: fields of the spec."""
-    return (
-        _identity(artefact, record) | more | {"fingerprint": record.fingerprint}
-    ) | {name: record.spec.get(name) for name in settings}  # fmt: skip
+    return (_identity(artefact, record) | more | {"fingerprint": record.fingerprint}) | {
+        name: record.spec.get(name) for name in settings
+    }
 
 
 def _identity(artefact: str, record: Record) -> Row:

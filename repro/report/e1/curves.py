@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,15 +10,12 @@ from repro.registry.labels import label, number
 from repro.report import layout, look, marks
 from repro.report.artefact import figure
 from repro.report.intervals import change, interval
+from repro.report.layout import Axes, Figure
 from repro.report.notes import BAND, OURS, gaps, stamp
 from repro.report.rows import Rows, curves
 from repro.report.selection import Selection, finals, global_batch, named, setting
 from repro.results.metrics import target_accuracy
 from repro.results.records import Record
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 FIG1_RUNS = ("e1-central", "e1-large-batch", "e1-federated")
 SKEW_RUNS = ("e1-large-batch", "e1-large-batch-2labels", "e1-federated", "e1-federated-2labels")
@@ -82,9 +78,10 @@ def _skew(groups: Selection, rows: Rows, heading: str) -> Figure:
 
 
 @figure(
-    "e1.extra-convergence", title="Accuracy per epoch by global batch and by synchronisation",
+    "e1.extra-convergence",
+    title="Accuracy per epoch by global batch and by synchronisation",
     runs=BATCH_RUNS + SYNC_RUNS,
-)  # fmt: skip
+)
 def convergence(groups: Selection, rows: Rows) -> Figure:
     """Draw larger global batches, and rarer synchronisation (statement e1.c7)."""
     labels = {run: number(global_batch(groups[run])) for run in BATCH_RUNS}
@@ -133,9 +130,7 @@ def momentum(groups: Selection, rows: Rows) -> Figure:
 # Accuracy at the end against a setting --------------------------------------------------------------------------
 
 
-@figure(
-    "e1.extra-devices", title="Federated averaging by the number of devices", runs=DEVICES_RUNS, rows=_FURTHER
-)  # fmt: skip
+@figure("e1.extra-devices", title="Federated averaging by the number of devices", runs=DEVICES_RUNS, rows=_FURTHER)
 def devices(groups: Selection, rows: Rows) -> Figure:
     """Draw the same images on few, more and many devices (statement e1.c8)."""
     counts = {run: int(setting(groups[run], "workers")) for run in DEVICES_RUNS}
@@ -192,9 +187,10 @@ def _curves_and_ends(
     notes = [f"{BAND} {ends} {OURS}", note, *gaps(groups)]
     rows_of_legend, columns = (1, 3) if len(labels) < 4 else (2, 2)
     figure, (left, right) = layout.new(
-        layout.Texts(f"{groups.artefact}  {heading}", stamp(groups), notes), panels=[panel, "at the end"],
+        layout.Texts(f"{groups.artefact}  {heading}", stamp(groups), notes),
+        panels=[panel, "at the end"],
         legend_rows=rows_of_legend,
-    )  # fmt: skip
+    )
     lines = [marks.accuracy(left, rows, groups[run], text, i) for i, (run, text) in enumerate(labels.items())]
     marks.legend(left, lines, columns)
     _ends_against(right, [(at, groups[run]) for run, at in places.items()], look.METHODS["federated"].colour)

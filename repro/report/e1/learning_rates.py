@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from repro.registry.labels import label, number
 from repro.report import layout, look, marks
 from repro.report.artefact import figure
 from repro.report.intervals import interval
+from repro.report.layout import Axes, Figure, Line2D
 from repro.report.notes import OURS, gaps, stamp
 from repro.report.rows import Rows
 from repro.report.selection import Selection, finals, global_batch, setting
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 ARMS = ("central", "large-batch", "large-batch-x2", "federated", "central-momentum", "federated-momentum")
 

@@ -20,8 +20,7 @@ from repro.report.parameters import (
 )
 from repro.report.rows import Row, origin, span
 from repro.report.selection import Selection, members, named, setting
-from repro.report.tables import ABSENT, MEGABYTE, NO_VALUE, UNKNOWN, Table
-from repro.report.targets import bytes_to_target, summary
+from repro.report.tables import ABSENT, MEGABYTE, NO_VALUE, UNKNOWN, Table, bytes_to_target, summary
 from repro.results.metrics import epochs_to_target, rounds_to_target, target_accuracy
 from repro.results.records import Record
 

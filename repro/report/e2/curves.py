@@ -1,15 +1,14 @@
-"""Accuracy curves of post 2: compressed messages, and learning-rate schedules."""
+"""Accuracy of post 2: compressed messages, and learning-rate schedules."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from repro.registry.labels import label
 from repro.report import layout, look, marks
-from repro.report.artefact import figure
+from repro.report.artefact import figure, table
 from repro.report.e2.runs import (
     BASELINE,
     COLUMNS,
@@ -22,16 +21,13 @@ from repro.report.e2.runs import (
     LARGE_BATCH_RUNS,
     WEIGHTS,
 )
-from repro.report.intervals import change, intervals, points
-from repro.report.notes import BAND, OURS, OUTLINE, gaps, stamp
-from repro.report.rows import Rows, curves
-from repro.report.selection import Selection, ends, named, setting
+from repro.report.intervals import change, intervals, points, with_interval
+from repro.report.layout import Axes, Figure, Line2D
+from repro.report.notes import BAND, LOST, OURS, OUTLINE, gaps, stamp
+from repro.report.rows import Rows, curve, curves, origin, span
+from repro.report.selection import Selection, ends, finals, named, setting
+from repro.report.tables import ABSENT, NO_VALUE, Table
 from repro.results.metrics import epochs_to_first_cut
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 COSINE_RUNS = (BASELINE, COSINE, DGC, DGC_COSINE)
 CUT_RUNS = (
@@ -87,8 +83,9 @@ def large_batch(groups: Selection, rows: Rows) -> Figure:
     _rates(lower, rows, groups, LARGE_BATCH_RUNS)
     rates = {row["lr"] for row in rows if row["lr"] is not None}
     if len(rates) == 1:  # all lines are one
-        lower.text(0.5, 0.75, f"every run: {rates.pop():g}, never cut", ha="center", fontsize=8,
-                   transform=lower.transAxes)  # fmt: skip
+        lower.text(
+            0.5, 0.75, f"every run: {rates.pop():g}, never cut", ha="center", fontsize=8, transform=lower.transAxes
+        )
     marks.epoch_axes([upper], rows)
     marks.label_below([upper], [lower])
     marks.rate_axis(figure, [lower])
@@ -125,9 +122,10 @@ def _schedules(groups: Selection, rows: Rows, heading: str, notes: Sequence[str]
         f"interval. DGC's gain from cosine beyond that of the baseline: {_excess(groups, runs)}."
     )
     texts = layout.Texts(
-        f"{groups.artefact}  {heading}", stamp(groups),
+        f"{groups.artefact}  {heading}",
+        stamp(groups),
         [f"{BAND} Below: learning rate, a line a seed. {OURS}", said, *notes, *gaps(groups)],
-    )  # fmt: skip
+    )
     figure, axes = layout.new(
         texts, lower=1.3,
         panels=[f"{label(plain)}: {change(groups[run], groups[other])}"
@@ -163,8 +161,9 @@ def federated(groups: Selection, rows: Rows) -> Figure:
     notes = [f"{BAND} Below: GQ minus uncompressed, paired by seed.", *gaps(groups)]
     figure, (upper, lower) = layout.new(
         layout.Texts("e2.fig2  Federated averaging with quantised deltas", stamp(groups), notes),
-        right=0.72 if paper else 0.25, lower=1.3,
-    )  # fmt: skip
+        right=0.72 if paper else 0.25,
+        lower=1.3,
+    )
     lines = _curves(upper, rows, groups, {run: named(groups[run]) for run in FEDERATED_RUNS})
     _difference(lower, *(rows.where(run=run) for run in FEDERATED_RUNS))
     lower.axhline(0, color=look.GREY, linewidth=1.0, zorder=2)
@@ -194,9 +193,7 @@ def _difference(axes: Axes, plain: Rows, quantised: Rows) -> None:
     marks.shade(axes, np.array(epochs), low, high, style.colour)
 
 
-@figure(
-    "e2.extra-weights", title="Quantised weights against quantised gradients", runs=WEIGHTS_RUNS, rows=_ROWS
-)  # fmt: skip
+@figure("e2.extra-weights", title="Quantised weights against quantised gradients", runs=WEIGHTS_RUNS, rows=_ROWS)
 def weights(groups: Selection, rows: Rows) -> Figure:
     """Draw weights kept in int8 during training beside quantised gradients (statement e2.c3)."""
     notes = [
@@ -210,3 +207,33 @@ def weights(groups: Selection, rows: Rows) -> Figure:
     marks.epoch_axes([axes], rows)
     marks.legend(axes, lines, 3)
     return figure
+
+
+@table("e2.table3", title="Large-batch accuracy at the end", runs=(*LARGE_BATCH_RUNS, COSINE, DGC_COSINE, WEIGHTS))
+def at_the_end(groups: Selection) -> Table:
+    """Compare accuracy at the end of training with the uncompressed run."""
+    rows, csv_rows = [], []
+    for run, group in groups.items():
+        data, final = curve(group), finals(group)
+        distance = ABSENT if run == BASELINE else change(groups[BASELINE], group)
+        kind, epochs = setting(group, "schedule")["kind"], f"{data.epochs[-1]:g}"
+        rows.append([named(group), kind, epochs, with_interval(final), distance, str(len(group))])
+        csv_rows += [
+            origin(groups.artefact, record, len(group), COLUMNS)
+            | {"accuracy_percent": final[i], "imputed_chance": int(data.imputed[i, -1])}
+            | span(final)
+            | NO_VALUE
+            for i, record in enumerate(group)
+        ]
+    return Table(
+        "e2.table3: large-batch test accuracy at the end of training (mean of the last tenth)",
+        ["method", "schedule", "epochs", "accuracy, top-1 (%)", f"minus {label(BASELINE)}", "n"],
+        rows,
+        [
+            stamp(groups) + ".",
+            "Mean over seeds [95 % Student-t interval]; differences are paired by seed.",
+            f"The runs with cosine annealing and with int8 weights are ours. {LOST}",
+            *gaps(groups),
+        ],
+        csv_rows,
+    )

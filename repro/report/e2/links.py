@@ -16,8 +16,7 @@ from repro.report.e2.totals import Exchange
 from repro.report.notes import LOST, gaps, stamp
 from repro.report.rows import Row
 from repro.report.selection import Groups, Selection, named, only, setting
-from repro.report.tables import ABSENT, MEGABYTE, NO_VALUE, Table, duration, significant
-from repro.report.targets import bytes_to_target, summary
+from repro.report.tables import ABSENT, MEGABYTE, NO_VALUE, Table, bytes_to_target, duration, significant, summary
 from repro.results import traffic
 from repro.results.links import Link, load_links, round_seconds, slowest
 from repro.results.metrics import epochs_to_target, planned_rounds, target_accuracy
@@ -137,9 +136,7 @@ def _full_size(group: Sequence[Record]) -> list[Traffic]:
     return found
 
 
-@table(
-    "e2.table1", title="Links, and seconds that a round costs over them", runs=(*METHOD_RUNS, RESNET18_RUNS[0])
-)  # fmt: skip
+@table("e2.table1", title="Links, and seconds that a round costs over them", runs=(*METHOD_RUNS, RESNET18_RUNS[0]))
 def seconds_on_links(groups: Selection) -> Table:
     """Show link classes, and what a round, the whole training and reaching a target accuracy cost over them."""
     links, trained = load_links(), only(groups, METHOD_RUNS)

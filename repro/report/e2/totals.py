@@ -193,7 +193,7 @@ def _extrapolated(exchange: Exchange, groups: Groups, judged: Sequence[str]) -> 
 
 def _trained(
     groups: Groups, pair: tuple[str, str], payloads: Sequence[Record], *, zipped: bool = False, statistics: bool = True
-) -> Line:  # fmt: skip
+) -> Line:
     """Real totals of two trained runs, of the seeds that both completed; without such a seed no row of the CSV.
 
     ``zipped``: at the post's scale, with the share that zip saves of measured messages, and with or without BatchNorm's
@@ -206,9 +206,9 @@ def _trained(
     weighed = {record.seed: record for record in payloads}
     seeds = [s for s in runs["large_batch"] if s in runs["federated"] and (not zipped or s in weighed)]
     first = groups[pair[0]][0]
-    basis = f"measured, {first.profile} profile" + ", zip computed" * zipped + ", no running statistics" * (
-        not statistics
-    )  # fmt: skip
+    basis = (
+        f"measured, {first.profile} profile" + ", zip computed" * zipped + ", no running statistics" * (not statistics)
+    )
     codecs = tuple(setting(groups[run], "codec") + "+zip" * zipped for run in pair)
     warm_up = "counted" if first.spec["codec"] == "dgc" else ABSENT
     line = Line((codecs[0], codecs[1]), warm_up, first.spec["workers"] * first.spec["local_batch"], basis)
@@ -231,9 +231,7 @@ def _trained(
     return line
 
 
-@table(
-    "e2.table6", title="Total data sent to the server", runs=(*RESNET18_RUNS, *TRAINED_RUNS)
-)  # fmt: skip
+@table("e2.table6", title="Total data sent to the server", runs=(*RESNET18_RUNS, *TRAINED_RUNS))
 def total_sent(groups: Selection) -> Table:
     """Count the whole training: at full scale by every reading, and of our trained runs."""
     payloads = only(groups, RESNET18_RUNS)

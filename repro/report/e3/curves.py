@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -32,16 +32,12 @@ from repro.report.e3.runs import (
     thin_lines,
 )
 from repro.report.intervals import interval
+from repro.report.layout import Axes, Figure, Line2D
 from repro.report.notes import BAND, gaps, stamp
 from repro.report.rows import Rows, curves
 from repro.report.selection import Selection, completed, finals, global_batch
 from repro.results import metrics
 from repro.results.records import Record
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 FIG2_RUNS = (BN, GN, FIXUP, BN_SKEWED, GN_SKEWED, FIXUP_SKEWED)
 FIG3_RUNS = (*GN_RUNS, *OTHER_NORM_RUNS)
@@ -52,9 +48,7 @@ RATES = "Below: learning rate, a line a seed until it diverged; where rates are 
 _ROWS = curves(*COLUMNS)
 
 
-def draw(
-    axes: Axes, rows: Rows, group: Sequence[Record], text: str, shift: int = 0, *, when: bool = False
-) -> Line2D:  # fmt: skip
+def draw(axes: Axes, rows: Rows, group: Sequence[Record], text: str, shift: int = 0, *, when: bool = False) -> Line2D:
     """Mean and band of a run. Where a seed diverged, each seed as a thin line and an X at chance for every lost one.
 
     ``when``: the legend says at which epochs, for which there is room in figures of one panel.

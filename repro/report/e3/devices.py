@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,15 +12,12 @@ from repro.report import layout
 from repro.report.artefact import figure
 from repro.report.e3.runs import COLUMNS, SKEWED_RUNS, every
 from repro.report.intervals import with_interval
+from repro.report.layout import Axes, Figure
 from repro.report.notes import OURS, gaps, stamp
 from repro.report.rows import Row, Rows, origin
 from repro.report.selection import Selection, completed, percent, recorded
 from repro.results import metrics
 from repro.results.records import Record
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 def forgetting_rows(chosen: Selection) -> list[Row]:
@@ -118,8 +115,7 @@ def _draw(axes: Axes, rows: Rows, group: Sequence[Record]) -> Any:
     for device, each in np.argwhere(own):
         corner = (each - 0.46, device - 0.46)
         for colour, width in (("#1A1A1A", 2.6), ("white", 1.1)):  # seen on any cell, in grey too
-            axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=colour, linewidth=width,
-                                     clip_on=False))  # fmt: skip
+            axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=colour, linewidth=width, clip_on=False))
     axes.set_xticks(range(classes))
     axes.set_yticks([*range(devices), devices + 1], [*(str(d + 1) for d in range(devices)), "shared"])
     axes.set_xlabel("class")

@@ -49,8 +49,9 @@ _PAIRED = "Mean over seeds [95 % Student-t interval]; differences are paired by 
 def _row(artefact: str, record: Record, group: Sequence[Record], columns: Sequence[str] = COLUMNS) -> Row:
     """The columns of accuracy at the end, with which the rows of these tables begin."""
     return origin(artefact, record, len(group), columns) | {
-        "accuracy_percent": finals([record])[0], "imputed_chance": int(record.status == "diverged"),
-    }  # fmt: skip
+        "accuracy_percent": finals([record])[0],
+        "imputed_chance": int(record.status == "diverged"),
+    }
 
 
 # Batch and warm-up ----------------------------------------------------------------------------------------------
@@ -95,12 +96,7 @@ def by_batch(groups: Selection) -> Table:
     ]
     return Table(
         "e3.table1: test accuracy at the end of training (mean of the last tenth), by batch and warm-up",
-        [
-            "network",
-            "learning rate in warm-up",
-            *(f"batch {number(batch)} (%)" for batch in BATCHES),
-            "2048 minus 128",
-        ],
+        ["network", "learning rate in warm-up", *(f"batch {number(batch)} (%)" for batch in BATCHES), "2048 minus 128"],
         rows,
         [
             stamp(groups) + ".",
@@ -229,9 +225,8 @@ def momentum(groups: Selection) -> Table:
             with_interval(finals(group)), ABSENT if group is first else change(first, group), str(len(group)),
         ])  # fmt: skip
         csv_rows += [
-            _row(groups.artefact, record, group, (*COLUMNS, "local_momentum")) | span(finals(group))
-            for record in group
-        ]  # fmt: skip
+            _row(groups.artefact, record, group, (*COLUMNS, "local_momentum")) | span(finals(group)) for record in group
+        ]
     return Table(
         "e3.extra-momentum: local momentum of federated averaging between rounds",
         ["split", "local batches in a round", "momentum", "accuracy at the end (%)", "minus zero", "n"],

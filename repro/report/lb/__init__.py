@@ -1,20 +1,5 @@
 """Figures and tables of the paper: performance models, batch size, step-up of gradients, and controls beside them."""
 
-from repro.report.lb import (
-    accuracy,
-    batch_size,
-    fits,
-    gates,
-    generalisation,
-    learning_rates,
-    memory,
-    shares,
-    sharpness,
-    step_up,
-    times,
-)
+from repro.report.lb import accuracy, batch_size, gates, measured, memory, runs, shares, step_up, times
 
-__all__ = [
-    "accuracy", "batch_size", "fits", "gates", "generalisation", "learning_rates", "memory", "shares", "sharpness",
-    "step_up", "times",
-]  # fmt: skip
+__all__ = ["accuracy", "batch_size", "gates", "measured", "memory", "runs", "shares", "step_up", "times"]

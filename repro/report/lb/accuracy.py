@@ -130,9 +130,7 @@ def _labels(groups: Selection) -> str:
     return f"{' or '.join(map(number, workers))} clients, local batch {said}. Non-IID, labels a client: {labels}."
 
 
-@table(
-    "lb.table1", title="Accuracy of bulk-synchronous training and federated averaging", runs=TABLE1_RUNS
-)  # fmt: skip
+@table("lb.table1", title="Accuracy of bulk-synchronous training and federated averaging", runs=TABLE1_RUNS)
 def methods(groups: Selection) -> Table:
     """Compare bulk-synchronous training and federated averaging, IID and non-IID (statements lb.c1, lb.c2)."""
     rows, csv_rows = _beside_published(groups, ("bsp", "fa"), PUBLISHED_1)

@@ -1,14 +1,16 @@
-"""When gradients are stepped up: two readings of the paper's step function, and what its gate is worth."""
+"""Figures of ours on the step-up of gradients: accuracy at the end by gate, factor and learning rate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from repro.report import layout, look, marks
 from repro.report.artefact import figure
-from repro.report.lb.ends import Points, draw_ends, draw_shares, end_rows, factor_axis, panel
+from repro.report.layout import Axes, Figure, Line2D
 from repro.report.lb.runs import (
+    BATCHES,
     CASES,
     FACTORS,
     LOW,
@@ -18,15 +20,84 @@ from repro.report.lb.runs import (
     batch_run,
     factor,
     given,
+    iterations,
+    lb_origin,
+    small_run,
     stepped_runs,
 )
+from repro.report.look import Style
 from repro.report.notes import gaps_of_many, stamp_by_network
-from repro.report.rows import Rows
-from repro.report.selection import Selection, setting
+from repro.report.rows import SPAN, Row, Rows, span
+from repro.report.selection import Groups, Selection, finals, percent, setting
+from repro.results import metrics
 from repro.results.measurements import TITLES
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+AT_X = tuple(f"at_x_{name}" for name in SPAN)
+"""Columns of the share of iterations at X, mean over seeds with its interval."""
+
+Points = Sequence[tuple[float, str]]
+"""Factor and run."""
+
+
+def end_rows(chosen: Selection) -> list[Row]:
+    """One row per run and seed: accuracy at the end, and the share of iterations at X where there is a gate."""
+    rows = []
+    for group in chosen.values():
+        shares = [metrics.step_up_share(record) if "step_up" in record.spec else None for record in group]
+        known = [100 * share for share in shares if share is not None]
+        rows += [
+            lb_origin(chosen.artefact, record, len(group))
+            | {"iterations": iterations(group)}
+            | {"accuracy_percent": final, "imputed_chance": int(record.status == "diverged")}
+            | span(finals(group))
+            | {"iterations_at_x_percent": percent(share)}
+            | span(known, AT_X)
+            for record, final, share in zip(group, finals(group), shares, strict=True)
+        ]
+    return rows
+
+
+def draw_ends(axes: Axes, rows: Rows, points: Points, look: Style, text: str, shift: float = 1.0) -> Line2D:
+    """Final accuracy of runs against a factor: mean and interval over seeds, and an X where a seed diverged.
+
+    ``shift``: of points on the logarithmic axis, so that those of one factor stand side by side.
+    """
+    own = [rows.where(run=run) for _, run in points]
+    x = np.array([at * shift for at, _ in points])
+    spread = np.array([found.once(*SPAN)[:, 0] for found in own]).T
+    more = {"linestyle": "none"} if len(x) == 1 else {}
+    line = _draw(axes, x, spread, look, label=text, **more)
+    lost = [any(row["imputed_chance"] for row in found) for found in own]
+    if any(lost):
+        marks.cross(axes, x[lost], spread[0][lost], look.colour, markersize=6)
+    return line
+
+
+def draw_shares(axes: Axes, rows: Rows, points: Points, look: Style, shift: float) -> None:
+    """Share of the iterations at X against the factor."""
+    known = [(at * shift, *rows.where(run=run).once(*AT_X)[:, 0]) for at, run in points]
+    x, *spread = np.array([point for point in known if not np.isnan(point[1])]).reshape(-1, 4).T
+    if len(x):
+        _draw(axes, x, np.array(spread), look)
+
+
+def _draw(axes: Axes, x: np.ndarray, spread: np.ndarray, look: Style, **more: str) -> Line2D:
+    (line,) = axes.plot(x, spread[0], **look.kwargs() | {"linewidth": 1.3, "markersize": 4} | more, zorder=3)
+    marks.errors(axes, x, spread, look.colour, 2, elinewidth=1.0)
+    return line
+
+
+def panel(groups: Groups, case: Case, ending: str = "") -> str:
+    """Title of a panel: network and threshold."""
+    step_up = setting(groups[stepped_runs(*case)[1] + ending], "step_up")
+    return f"{TITLES[case[0]]}, threshold {step_up['threshold']:g}"
+
+
+def factor_axis(axes: Axes, text: str, least: float = 1.0) -> None:
+    """A logarithmic axis of step-up factors, or of factors of the learning rate, from ``least`` up."""
+    marks.log2_axis(axes, [factor for factor in (0.25, 1, *FACTORS) if factor >= least])
+    axes.set_xlabel(text, fontsize=8)
+
 
 LOW_GATED = (4, 16)
 """Factors of the runs at the second learning rate that step up always or at random."""
@@ -68,7 +139,7 @@ _BARS = f"Points side by side belong to one factor. Bars: 95\u00a0% Student-t in
 
 @figure(
     "lb.extra-equation", title="Two readings of the step function", runs=EQUATION_RUNS, group="control", rows=end_rows
-)  # fmt: skip
+)
 def equation(groups: Selection, rows: Rows) -> Figure:
     """Draw the equation's reading of the step function beside the text's: accuracy and share of iterations at X."""
     notes = [
@@ -136,9 +207,8 @@ def _gating(groups: Selection, rows: Rows, heading: str, note: str, ending: str 
     for axes, case in zip(panels, CASES, strict=True):
         arms = _arms(groups, case, ending)
         lines = [
-            draw_ends(axes, rows, points, look.GATES[when], WORDS[when], _BESIDE[when])
-            for when, points in arms.items()
-        ]  # fmt: skip
+            draw_ends(axes, rows, points, look.GATES[when], WORDS[when], _BESIDE[when]) for when, points in arms.items()
+        ]
         if axes is panels[0]:
             marks.legend(axes, lines, 2)
         marks.chance(axes, groups[batch_run(case[0]) + ending], last=axes is panels[-1])
@@ -163,3 +233,53 @@ def _arms(groups: Selection, case: Case, ending: str) -> dict[str, Points]:
         slow = f"lb-rate-{model}-0_25"
         arms["rate"] = [(float(setting(groups[slow], "lr")) / float(setting(groups[plain], "lr")), slow)]
     return arms
+
+
+ALONE = "lb-step-resnet50-t08-x8"
+"""The one run of ResNet50 at the higher threshold."""
+LOW_RATE_RUNS = tuple(dict.fromkeys((
+    *(run + ending for case in CASES for ending in ("", LOW) for run in (*stepped_runs(*case), small_run(case[0]))),
+    ALONE,
+)))  # fmt: skip
+
+_LOOKS = (Style("#B8352F", "D", "-"), Style("#1A4E8A", "s", (0, (5.0, 1.5)), filled=False))
+_BESIDE_RATES = (0.92, 1.08)
+"""Shifts of points that belong to one factor."""
+
+
+@figure("lb.extra-low-rate", title="Step-up factors at two learning rates", runs=LOW_RATE_RUNS, rows=end_rows)
+def low_rate(groups: Selection, rows: Rows) -> Figure:
+    """Draw accuracy at the end against the step-up factor (statements lb.c11 to c14, c18, c31)."""
+    notes = [
+        f"Accuracy at the end of equally many iterations ({given(groups, STEPPED)}) at batch 1024, the gradient "
+        "times X where its squared norm has changed by the threshold or more; X = 1: no step-up. The paper states no "
+        "rate. Left of 1 stands the small batch, with the same images. A cross marks what diverged in a seed. Points "
+        f"side by side belong to one factor. Bars: 95\u00a0% Student-t interval over seeds. {OURS}",
+        *gaps_of_many(groups),
+    ]
+    figure, (panels,) = layout.rows(
+        layout.Texts("lb.extra-low-rate  Step-up factors at two learning rates", stamp_by_network(groups), notes),
+        panels=[panel(groups, case) for case in CASES], heights=(2.9,), legend_rows=3, right=0.72,
+    )  # fmt: skip
+    for axes, case in zip(panels, CASES, strict=True):
+        model, lines = case[0], []
+        for ending, style, shift in zip(("", LOW), _LOOKS, _BESIDE_RATES, strict=True):
+            points = [(factor(groups[run + ending]), run + ending) for run in stepped_runs(*case)]
+            rate = float(setting(groups[points[0][1]], "lr"))
+            lines.append(draw_ends(axes, rows, points, style, f"learning rate {rate:g}", shift))
+            draw_ends(axes, rows, [(0.4, small_run(model) + ending)], style, "", shift)
+        if case == CASES[0]:
+            beside, threshold = groups[ALONE], setting(groups[ALONE], "step_up")["threshold"]
+            text = f"threshold {threshold:g}, rate {float(setting(beside, 'lr')):g}"
+            style = Style("#6F6F6F", "^", "-")
+            lines.append(draw_ends(axes, rows, [(factor(beside), ALONE)], style, text, 1.2))
+        marks.legend(axes, lines, 1)
+        marks.chance(axes, groups[batch_run(model)], last=axes is panels[-1])
+        axes.axvline(0.63, color="#BBBBBB", linewidth=0.8, zorder=1)
+        axes.set_xlim(0.28, 23)
+        factor_axis(axes, "step-up factor X")
+        ticks = [0.4, 1, *FACTORS]
+        axes.set_xticks(ticks, [f"b {BATCHES[model][0]}", *(f"{each}" for each in ticks[1:])])
+    marks.percent_axis(panels[0])
+    panels[0].set_ylabel("test accuracy at the end, top-1 (%)", fontsize=8)
+    return figure

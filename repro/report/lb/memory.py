@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from repro.registry.labels import number
 from repro.report import layout, marks
 from repro.report.artefact import figure, table
+from repro.report.layout import Axes, Figure
 from repro.report.lb.measured import (
     ACTIVATIONS,
     LOADED,
@@ -28,10 +27,6 @@ from repro.results import batch_costs, fits, measurements
 from repro.results.measurements import TERMS
 from repro.results.records import Record
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 BUDGET = 2 * 2**30
 _LINES = {"extremes_bytes": "line, extremes", "all_sizes_bytes": "line, all sizes"}
 """Column -> fit of the loader's memory."""
@@ -44,8 +39,9 @@ def memory_rows(chosen: Selection) -> list[Row]:
         sizes, grown = measurements.bytes_of(record, "loader")
         lines = {
             column: fits.FITS[fit](*measurements.fitted(fit, sizes, grown))
-            for column, fit in _LINES.items() if len(sizes) > 3
-        }  # fmt: skip
+            for column, fit in _LINES.items()
+            if len(sizes) > 3
+        }
         rows += [
             measured_row(chosen.artefact, record)
             | {"batch": row["batch"], "activation_bytes": row["activations"], "batch_held_bytes": row["batch_held"]}
@@ -69,8 +65,9 @@ def memory(groups: Selection, rows: Rows) -> Figure:
     ]
     figure, (left, right) = layout.grid(
         layout.Texts("lb.fig4  Activation memory and batch memory", where_measured(records), notes),
-        panels=["(a) activations", "(b) batch"], legend_rows=2,
-    )  # fmt: skip
+        panels=["(a) activations", "(b) batch"],
+        legend_rows=2,
+    )
     _draw_activations(left, groups, rows)
     _draw_loaded(right, groups, rows)
     for axes in (left, right):

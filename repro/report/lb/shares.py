@@ -44,18 +44,20 @@ def _simulated(artefact: str, record: Record) -> tuple[list[str], list[Row]]:
     said = [f"× {number(mean, 2)} [{number(low, 2)}, {number(high, 2)}]" for mean, low, high in gains.values()]
     rows = [
         _row(artefact, record, int(record.spec["blocks"]), way)
-        | {"round_s": times[way]} | dict(zip(("times_shorter", "times_low", "times_high"), gains[way], strict=True))
+        | {"round_s": times[way]}
+        | dict(zip(("times_shorter", "times_low", "times_high"), gains[way], strict=True))
         for way in _WAYS
-    ]  # fmt: skip
+    ]
     return [*(number(1000 * times[way], 1) for way in _WAYS), *said[1:]], rows
 
 
 def _accuracy_rows(artefact: str, group: Sequence[Record], way: str) -> list[Row]:
     return [
         _row(artefact, record, len(group), way)
-        | {"top1_percent": value, "imputed_chance": int(record.status == "diverged")} | span(finals(group))
+        | {"top1_percent": value, "imputed_chance": int(record.status == "diverged")}
+        | span(finals(group))
         for record, value in zip(group, finals(group), strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _local_batches(group: Sequence[Record]) -> str:
@@ -67,9 +69,7 @@ def _local_batches(group: Sequence[Record]) -> str:
     )
 
 
-@table(
-    "lb.extra-shares", title="Unequal devices: time of a round, and accuracy", runs=(*TIMED, *TRAINED_RUNS)
-)  # fmt: skip
+@table("lb.extra-shares", title="Unequal devices: time of a round, and accuracy", runs=(*TIMED, *TRAINED_RUNS))
 def shares(groups: Selection) -> Table:
     """Simulate a round, and compare training with local batches in proportion to speed (statement lb.c17)."""
     rows, csv_rows = [], []

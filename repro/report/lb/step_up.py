@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,18 +12,22 @@ from repro.registry.labels import number
 from repro.report import layout, marks
 from repro.report.artefact import figure
 from repro.report.intervals import interval
-from repro.report.lb.paths import draw_path, of_run, path_rows, thinned
+from repro.report.layout import Axes, Figure
 from repro.report.lb.runs import (
     CASES,
     FACTORS,
     Case,
     batch_run,
+    draw_path,
     factor,
     given,
     iterations,
     lb_origin,
+    of_run,
+    path_rows,
     small_run,
     stepped_runs,
+    thinned,
 )
 from repro.report.look import of_group
 from repro.report.notes import gaps_of_many, stamp_by_network
@@ -32,10 +36,6 @@ from repro.report.selection import Selection, completed, percent, series, settin
 from repro.results import metrics
 from repro.results.measurements import TITLES
 from repro.results.records import Record
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _WIDTH = 0.04  # of a kernel: share of the iterations
 _GREY = "#777777"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from repro.registry.labels import number
 from repro.report import layout, marks
 from repro.report.artefact import figure, table
+from repro.report.layout import Axes, Figure
 from repro.report.lb.measured import (
     BLACK,
     BLUE,
@@ -28,10 +29,6 @@ from repro.report.tables import Table
 from repro.results import batch_costs, fits, links, measurements
 from repro.results.records import Record
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 LINK, EVERY = "LTE", (1, 10, 250)
 """The link of lb.eq2's synchronisation (pipelines/e2.yaml), and steps between two of them; 250: lb.table2."""
 
@@ -44,8 +41,9 @@ def _panels(groups: Selection, heading: str, note: str, legend_rows: int = 1) ->
     records = records_of(groups, TIMED)
     figure, axes = layout.grid(
         layout.Texts(f"{groups.artefact}  {heading}", where_measured(records), [note, noise(records)]),
-        panels=[measurements.title(record) for record in records], legend_rows=legend_rows,
-    )  # fmt: skip
+        panels=[measurements.title(record) for record in records],
+        legend_rows=legend_rows,
+    )
     return figure, list(zip(axes, records, strict=True))
 
 
@@ -59,9 +57,10 @@ def part_rows(chosen: Selection) -> list[Row]:
         | {"batch": row["batch"], "part": part, "n": row["n"]}
         | dict(zip(_QUARTILES, row[part], strict=True))
         | {"cpu_share": row["cpu_share"], "noise": measurements.noise(record)}
-        for record in records_of(chosen, TIMED) for row in measurements.rows(record)
+        for record in records_of(chosen, TIMED)
+        for row in measurements.rows(record)
         for part in ("compute", "movement", "update", "step")
-    ]  # fmt: skip
+    ]
 
 
 @figure("lb.fig1", title="Compute and data-movement time of a step", runs=TIMED, rows=part_rows)
@@ -95,8 +94,9 @@ def epoch_rows(chosen: Selection) -> list[Row]:
         measured_row(chosen.artefact, record)
         | {"batch": batch, "epoch_images": record.spec["train_images"]}
         | dict(zip(_QUANTILES, map(float, _epoch_quantiles(record, batch)), strict=True))
-        for record in records_of(chosen, TIMED) for batch in measurements.batches(record)
-    ]  # fmt: skip
+        for record in records_of(chosen, TIMED)
+        for batch in measurements.batches(record)
+    ]
 
 
 def _epoch_quantiles(record: Record, batch: int) -> np.ndarray:
