@@ -19,7 +19,7 @@ from synthetic import BEST, e1_control_records, e1_grid_records, e1_records
 from repro import report
 from repro.errors import ReproError
 from repro.registry.labels import label
-from repro.report import e1, targets
+from repro.report import e1, tables
 from repro.report import look as looks
 from repro.report.intervals import interval
 from repro.report.rows import curve
@@ -254,7 +254,7 @@ def test_table2_gives_a_bound_where_seeds_never_reach_the_target() -> None:
 def test_a_diverged_run_is_charged_its_whole_budget() -> None:
     records = e1_records(diverged={("e1-large-batch", 1)})
     (record,) = (r for r in records if (r.run, r.seed) == ("e1-large-batch", 1))
-    (up, down), reached = targets.bytes_to_target(record, 0.05)
+    (up, down), reached = tables.bytes_to_target(record, 0.05)
     assert not reached
     assert epochs_to_target(record, 0.05) == (20.0, False)
     assert up == down == pytest.approx(record.rows[-1]["bytes_up"] / 48 * 320)

@@ -27,7 +27,7 @@ from repro.errors import ReproError
 from repro.experiments import post2
 from repro.registry import specs
 from repro.registry.labels import label
-from repro.report import e2, tables, targets
+from repro.report import e2, tables
 from repro.report import look as looks
 from repro.report.rows import curve
 from repro.report.selection import ends
@@ -319,7 +319,7 @@ def test_table1_times_the_bytes_sent_until_the_target() -> None:
     assert f"Target: {100 * target:.1f} %" in "\n".join(table.notes)
     rows = {(r["run"], r["seed"]): r for r in read_csv(table.csv()) if (r["link"], r["scale"]) == ("DSL", "study")}
     for record in (r for r in records if (r.run, str(r.seed)) in rows):
-        (up, down), reached = targets.bytes_to_target(record, target)
+        (up, down), reached = tables.bytes_to_target(record, target)
         assert reached
         assert 0 < up < record.rows[-1]["bytes_up"]
         seconds = 8e-6 * (up / 8 + down / 16) / 3

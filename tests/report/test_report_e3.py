@@ -230,7 +230,7 @@ def test_the_collapse_stands_beside_the_accuracy_of_training(rendered: Path) -> 
     names = [tick.get_text() for tick in left.get_xticklabels()]
     assert names[-2:] == ["own classes,\nof the batch", "training\nbatches"]
     rows = read_csv((rendered / "e3.extra-collapse.csv").read_text())
-    for record in (r for run in e3.collapse.COLLAPSE_RUNS for r in of(run)):
+    for record in (r for run in e3.layers.COLLAPSE_RUNS for r in of(run)):
         (row,) = [
             row for row in rows
             if (row["run"], row["seed"], row["quantity"]) == (record.run, str(record.seed), "training_batches_percent")
@@ -260,7 +260,7 @@ def test_the_spread_is_read_on_an_axis_around_one() -> None:
 def test_sizes_of_evaluated_batches_are_those_of_the_code() -> None:
 
     assert tables.EVALUATION_BATCH == prepare.EVALUATION_BATCH
-    assert e3.collapse.batch_of_probe(of(e3.runs.BN)) == 32  # 2000 images in 63 parts
+    assert e3.layers.batch_of_probe(of(e3.runs.BN)) == 32  # 2000 images in 63 parts
     assert "(about 32 images)" in texts(report.figure("e3.extra-collapse", RECORDS))
 
 
@@ -300,8 +300,8 @@ def test_rounds_of_federated_averaging_with_local_steps_are_told_from_its_spec()
 
 
 def test_long_series_are_thinned_alike_from_start_to_end() -> None:
-    assert list(e3.divergence.drawn_rounds(5)) == [0, 1, 2, 3, 4]
-    at = e3.divergence.drawn_rounds(50_000)
+    assert list(e3.training.drawn_rounds(5)) == [0, 1, 2, 3, 4]
+    at = e3.training.drawn_rounds(50_000)
     assert (at[0], at[-1]) == (0, 49_999)
     assert len(at) <= 300
     assert (np.diff(at) > 0).all()
@@ -317,7 +317,7 @@ def test_forgetting_is_the_mean_over_seeds_by_device_and_class(rendered: Path) -
     assert list(np.flatnonzero(shards[9])) == [0, 9]
     own = np.mean([before[device][shards[device]] for device in range(10)])
     assert own == pytest.approx(100 * np.mean([metrics.own_classes_top1(r) for r in of(run)]))
-    stored = [row for row in read_csv((rendered / "e3.extra-forgetting.csv").read_text()) if row["run"] == run]
+    rows = [row for row in read_csv((rendered / "e3.extra-forgetting.csv").read_text()) if row["run"] == run]
     assert len(rows) == 3 * 10 * CLASSES
     assert sum(int(row["own_class"]) for row in rows) == 3 * 10 * 2
 

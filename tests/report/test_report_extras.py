@@ -70,7 +70,7 @@ def test_both_learning_rates_stand_in_every_panel(tmp_path: Path) -> None:
         legend = [text.get_text() for text in axes.get_legend().get_texts()]
         assert legend[:2] == [f"learning rate {rate:g}" for rate in rates]
     report.render("lb.extra-low-rate", LB, tmp_path, profile="study")
-    assert {row["run"] for row in rows(tmp_path / "lb.extra-low-rate.csv")} == set(lb.learning_rates.LOW_RATE_RUNS)
+    assert {row["run"] for row in rows(tmp_path / "lb.extra-low-rate.csv")} == set(lb.gates.LOW_RATE_RUNS)
 
 
 def test_the_gap_is_drawn_where_the_rule_reads_it(tmp_path: Path) -> None:
