@@ -12,6 +12,7 @@ from repro.errors import ReproError
 from repro.registry.labels import number
 from repro.report.intervals import interval
 from repro.report.rows import Row, csv_text
+from repro.report.selection import setting
 from repro.results.metrics import rounds_to_target
 from repro.results.records import Record
 
@@ -127,6 +128,15 @@ BUFFER_POLICIES = {
 
 EVALUATION_BATCH = 500
 """Test images that are evaluated, and under the policy ``drop`` normalised, together (``repro.running.prepare``)."""
+
+
+def buffer_policy(group: Sequence[Record], policy: str) -> tuple[str, str]:
+    """What becomes of BatchNorm's running statistics under ``policy``, and which ones are used in evaluation.
+
+    ``group``: whose test images they are.
+    """
+    kept, evaluated = BUFFER_POLICIES[policy]
+    return kept, evaluated.format(images=min(EVALUATION_BATCH, int(setting(group, "test_images"))))
 
 
 def significant(value: float, digits: int = 3) -> str:

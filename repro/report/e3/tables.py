@@ -28,7 +28,7 @@ from repro.report.intervals import change, with_interval
 from repro.report.notes import LOST, gaps, stamp
 from repro.report.rows import Row, origin, span
 from repro.report.selection import Selection, completed, diverged, finals, percent, recorded, setting
-from repro.report.tables import ABSENT, BUFFER_POLICIES, EVALUATION_BATCH, MEGABYTE, NO_VALUE, Table
+from repro.report.tables import ABSENT, MEGABYTE, NO_VALUE, Table, buffer_policy
 from repro.results import metrics
 from repro.results.records import Record
 
@@ -149,15 +149,14 @@ def _buffer_cells(groups: Selection, run: str) -> list[str]:
     group = groups[run]
     federated = setting(group, "method") == "federated"
     averaged = (BSP_BUFFERS_RUNS if run in BSP_BUFFERS_RUNS else FEDERATED_BUFFERS_RUNS)[0]
-    images = min(EVALUATION_BATCH, int(setting(groups[BN_SKEWED], "test_images")))
     policy = str(setting(group, "buffers"))
-    kept, evaluated = BUFFER_POLICIES[policy]
+    kept, evaluated = buffer_policy(groups[BN_SKEWED], policy)
     if run == GROUP_NORM:
         policy, kept, evaluated = ABSENT, "GroupNorm: has none", "those of each image"
     own = [value for record in group if (value := _own_classes(record)) is not None]
     sent = [record.rows[-1]["bytes_up"] / MEGABYTE for record in completed(group)]
     return [
-        "federated averaging" if federated else "large batch", policy, kept, evaluated.format(images=images),
+        "federated averaging" if federated else "large batch", policy, kept, evaluated,
         with_interval(finals(group)),
         ABSENT if run == averaged else change(groups[averaged], group),
         with_interval(own) + " (own model)" * federated if own else ABSENT,

@@ -13,7 +13,7 @@ from repro.report.lb.runs import MODELS, lb_origin
 from repro.report.notes import gaps_of_many, stamp_by_network
 from repro.report.rows import Row, span
 from repro.report.selection import Selection, completed, diverged, finals, setting
-from repro.report.tables import ABSENT, BUFFER_POLICIES, MEGABYTE, Table
+from repro.report.tables import ABSENT, MEGABYTE, Table, buffer_policy
 from repro.results import metrics
 from repro.results.measurements import title
 from repro.results.records import Record
@@ -175,7 +175,9 @@ def buffers(groups: Selection) -> Table:
         difference = ABSENT if run == AVERAGED else change(groups[AVERAGED], group)
         sent = [record.rows[-1]["bytes_up"] / MEGABYTE for record in completed(group)]
         up = number(float(np.mean(sent)), 1) if sent else ABSENT
-        rows.append([policy, *BUFFER_POLICIES[policy], *accuracy_cells(group), difference, up, str(len(group))])
+        rows.append(
+            [policy, *buffer_policy(groups[AVERAGED], policy), *accuracy_cells(group), difference, up, str(len(group))]
+        )
     sample = groups[AVERAGED]
     published = PUBLISHED_1["resnet50", "noniid"][0]
     return Table(
