@@ -259,7 +259,7 @@ def test_what_was_not_drawn_is_called_not_run_and_nothing_links_to_its_files() -
 
 
 def test_a_new_source_appears_by_its_data_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    changed = replace(report.ARTEFACTS["e1.fig1"], source="e3", runs=("e3-central",))
+    changed = replace(report.ARTEFACTS["e1.fig1"], id="e3.fig2", runs=("e3-central",))
     monkeypatch.setitem(report.ARTEFACTS, "e3.fig2", changed)
     records = [replace(r, source="e3", run="e3-central") for r in e1_records() if r.run == "e1-central"]
     published = Published(

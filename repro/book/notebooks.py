@@ -31,7 +31,7 @@ from repro import report
 from repro.errors import ReproError
 from repro.files import write_atomic
 from repro.registry import labels, store
-from repro.report import ARTEFACTS, pilot, select, style
+from repro.report import ARTEFACTS, intervals, layout, pilot
 from repro.results.records import Record
 from repro.verdicts import judge
 
@@ -266,7 +266,7 @@ def load(source: str, profile: str, root: Path = Path()) -> Loaded:
 
 def show(figure: Figure, alt: str) -> Image:
     """A figure as a picture of stable bytes, with the text that a reader who cannot see it gets instead."""
-    return Image(style.to_bytes(figure, "png", ""), alt=alt, width=round(100 * figure.get_figwidth()))
+    return Image(layout.to_bytes(figure, "png", ""), alt=alt, width=round(100 * figure.get_figwidth()))
 
 
 def drawn(artefact_id: str, records: Iterable[Record], alt: str) -> Image | Markdown:
@@ -289,7 +289,7 @@ def percent(fractions: Sequence[float]) -> str:
     """Mean over seeds with its 95 % interval, in percent: ``61.2 [60.1, 62.3]``."""
     if not fractions:
         return "–"
-    mean, low, high = (labels.number(100 * value, 1) for value in select.interval(fractions))
+    mean, low, high = (labels.number(100 * value, 1) for value in intervals.interval(fractions))
     return f"{mean} [{low}, {high}]" if len(fractions) > 1 else f"{mean} (one seed)"
 
 

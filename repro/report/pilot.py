@@ -15,7 +15,7 @@ from typing import Any
 from repro import files, report
 from repro.errors import ReproError
 from repro.registry import specs, store, study
-from repro.report import sidecar
+from repro.report import provenance
 from repro.verdicts import judge, rules
 from repro.verdicts.judge import Statement
 from repro.verdicts.parts import six_digits
@@ -90,9 +90,10 @@ def _with_q(judged: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """``judged`` with the false discovery rates over all of them, as ``claims.judge_all`` has them over its own."""
     own = [part for verdict in judged if not verdict.get("pilot") for part in verdict["parts"]]
     tried = [
-        part for part in own
+        part
+        for part in own
         if not part.get("beside") and (part["p"] is not None or (part["outcome"] == rules.OPEN and part["looks"]))
-    ]  # fmt: skip
+    ]
     decided = [part for part in tried if part["p"] is not None]
     for part, q in zip(decided, rules.q_values([part["p"] for part in decided], len(tried)), strict=True):
         part["q"] = six_digits(q)
@@ -168,7 +169,7 @@ def copy_artefact(artefact_id: str, pilot: study.Pilot, root: Path = Path()) -> 
         source, target = root / FOLDER / name, root / "figures" / study.PROFILE / name
         content: bytes | str = source.read_bytes()
         if source.suffix == ".json":
-            content = sidecar.text(files.read_json(source) | {"pilot": True, "commit": pilot.commit})
+            content = provenance.text(files.read_json(source) | {"pilot": True, "commit": pilot.commit})
         files.write_atomic(target, content)
         made.append(target)
     return made

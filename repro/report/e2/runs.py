@@ -1,0 +1,45 @@
+"""Runs of post 2, and its codecs and networks in words."""
+
+from __future__ import annotations
+
+from repro.experiments import post2
+from repro.results import traffic
+
+BASELINE, GQ, DGC = "e2-large-batch", "e2-large-batch-gq", "e2-large-batch-dgc"
+COSINE, DGC_COSINE, WEIGHTS = "e2-large-batch-cosine", "e2-large-batch-dgc-cosine", "e2-large-batch-weights"
+FEDERATED, FEDERATED_GQ = "e2-federated", "e2-federated-gq"
+
+LARGE_BATCH_RUNS = (BASELINE, GQ, DGC)
+FEDERATED_RUNS = (FEDERATED, FEDERATED_GQ)
+METHOD_RUNS = (*LARGE_BATCH_RUNS, *FEDERATED_RUNS)
+METHODS = {"large_batch": BASELINE, "federated": FEDERATED}
+
+NETWORKS = tuple((model, classes) for model in ("resnet18", "resnet50") for classes in (10, 1000))
+PAYLOAD_RUNS = tuple(f"e2-payloads-{model}-{classes}" for model, classes in NETWORKS)
+RESNET18_RUNS = PAYLOAD_RUNS[:2]
+
+#: Fields of a spec in which the runs of this post differ; columns of its CSV files.
+COLUMNS = ("codec", "quantised_weights", "momentum", "schedule")
+
+MODELS = {"resnet18": "ResNet18", "resnet50": "ResNet50"}
+CODECS = {
+    "dense": "uncompressed",
+    "int8": "GQ",
+    "int8+zip": "GQ + zip",
+    "int8-affine": "GQ (affine)",
+    "dgc": "DGC",
+    "dgc+zip": "DGC + zip",
+    **{
+        f"{traffic.dgc_at(sparsity)}{end}": f"DGC{words}, warm-up at {sparsity:g}"
+        for sparsity in post2.WARM_UP
+        for end, words in (("", ""), ("+zip", " + zip"))
+    },
+    "top-k": "top-k without residual",
+    "top-k-residual": "top-k with residual",
+    "threshold": "fixed threshold, without residual",
+    "qsgd": "QSGD",
+    "terngrad": "TernGrad",
+    "1-bit": "1-bit SGD",
+}
+CONTENTS = {traffic.CHANGE: "changes of weights", traffic.WEIGHTS: "weights"}
+"""What messages other than those of gradients hold; rows of their own in e2.table5."""
