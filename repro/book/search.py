@@ -18,6 +18,7 @@ LEFT_OUT = ("index.html", "search.html", "explorer.html")
 @dataclass
 class _Section:
     anchor: str
+    tag: str = ""
     heading: str = ""
     text: list[str] = field(default_factory=list)
 
@@ -39,7 +40,7 @@ class _Reader(HTMLParser):
         self._open.append(tag)
         name = dict(attrs).get("id")
         if name and (tag in _HEADINGS or tag in _SECTIONS):
-            self.sections.append(_Section(name))
+            self.sections.append(_Section(name, tag))
         self._say(" ")
 
     def handle_endtag(self, tag: str) -> None:
@@ -54,7 +55,7 @@ class _Reader(HTMLParser):
         if "main" not in self._open or _SKIPPED.intersection(self._open):
             return
         section = self.sections[-1]
-        if self._open[-1] in _HEADINGS or (self._open[-1] == "dt" and section.anchor):
+        if self._open[-1] in _HEADINGS or "dt" == self._open[-1] == section.tag:
             section.heading += data
         else:
             section.text.append(data)
