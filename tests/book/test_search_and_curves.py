@@ -30,6 +30,8 @@ def test_the_index_has_every_section_and_leads_to_places_that_exist(pages: dict[
         for anchor, heading, text in sections:
             assert not anchor or anchor in readers[name].ids, (name, anchor)
             assert heading or text
+    assert "weight decay" not in json.dumps(found["runs-e1.html"]), "settings of runs are searched in the curves"
+    assert "e1-central" in [anchor for anchor, _, _ in found["runs-e1.html"][1]]
     said = json.dumps(found["e1.c2.html"], ensure_ascii=False)
     assert "2 points <is> the margin" in said, "text, not markup"
     assert "Figure-1" in [anchor for anchor, _, _ in found["notebook-e1.html"][1]]

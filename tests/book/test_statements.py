@@ -38,7 +38,7 @@ def test_every_statement_is_in_the_matrix_and_has_a_page_with_its_evidence(reade
 
 
 def test_statements_of_sources_that_are_not_built_read_not_run(readers: dict[str, Reader]) -> None:
-    text = " ".join("".join(readers["lb.c1.html"].text).split())
+    text = " ".join(" ".join(readers["lb.c1.html"].text).split())
     assert "Verdict ○ not run Reason no run of this source exists yet" in text
     assert "Runs behind it None." in text
 
