@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from repro.book.inputs import Inputs, load
-from repro.book.views import site
+from repro.book.pages import site
 from repro.files import write_atomic
 
 __all__ = ["Inputs", "load", "site", "write"]

@@ -14,12 +14,13 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from repro.book.theme import SIGNS, verdict_class
 from repro.registry import labels
 from repro.results.metrics import tidy
 
-WIDTH, LEFT, RIGHT, STEP, ROW, AXIS = 720, 250, 56, 14, 16, 34
-"""Pixels: of the picture, its names and its numbers of seeds, between looks and parts, and of an axis."""
-_NAME = 38
+WIDTH, LEFT, RIGHT, STEP, ROW, AXIS = 480, 8, 60, 14, 32, 50
+"""Pixels: of the picture, left of its bars and right of them, between looks and parts, and of an axis."""
+_NAME = 62
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Line:
         bars: a bar for each look that was reached.
         limits: ends of the margin, least differences, bounds.
         published: the published value, where there is one in the same unit.
+        outcome: how it came out, in words.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Line:
     bars: tuple[Bar, ...]
     limits: tuple[float, ...] = ()
     published: float | None = None
+    outcome: str = ""
 
     @property
     def none(self) -> float | None:
@@ -96,7 +99,8 @@ def lines(parts: Sequence[Mapping[str, Any]], rule: Sequence[Mapping[str, Any]])
         bars = tuple(bars_of(part))
         if bars and part["unit"]:
             limits, published = limits_of(rule[index], part["unit"]) if rule else ((), None)
-            made.append(Line(name_of(part, index, len(parts)), part["unit"], bars, limits, published))
+            name, outcome = name_of(part, index, len(parts)), str(part.get("outcome", ""))
+            made.append(Line(name, part["unit"], bars, limits, published, outcome))
     return made
 
 
@@ -122,7 +126,8 @@ def alt(drawn: Sequence[Line]) -> str:
         marks = [f"limit {shown(limit, line.unit)}" for limit in line.limits]
         marks += [f"published {shown(line.published, line.unit)}"] if line.published is not None else []
         bars = ", ".join(bar.said(line.unit) for bar in line.bars)
-        said.append(f"{line.name} ({line.unit}): {bars}" + (f"; {', '.join(marks)}" if marks else ""))
+        out = f": {line.outcome}" if line.outcome else ""
+        said.append(f"{line.name} ({line.unit}): {bars}" + (f"; {', '.join(marks)}" if marks else "") + out)
     return "Estimates with their intervals at each look. " + ". ".join(said) + "."
 
 
@@ -136,7 +141,7 @@ def picture(parts: Sequence[Mapping[str, Any]], rule: Sequence[Mapping[str, Any]
         y = _panel(canvas, [line for line in drawn if line.unit == unit], unit, y)
     return Markup(
         f'<svg class="forest" role="img" aria-label="{escape(alt(drawn))}" viewBox="0 0 {WIDTH} {y:.0f}" '
-        f'width="{WIDTH}" height="{y:.0f}" fill="currentColor" stroke="currentColor" font-size="12">'
+        f'width="{WIDTH}" height="{y:.0f}" fill="currentColor" stroke="currentColor" font-size="13">'
         + "".join(canvas.made)
         + "</svg>"
     )
@@ -171,18 +176,17 @@ def _panel(canvas: _Canvas, drawn: Sequence[Line], unit: str, top: float) -> flo
         first = y
         y += ROW
         name = line.name if len(line.name) <= _NAME else line.name[: _NAME - 1].rstrip() + "…"
-        canvas.text(0, y + 4, name)
+        canvas.text(0, y - 13, f"{SIGNS[verdict_class(line.outcome)]} {name}" if line.outcome else name)
         for bar in line.bars:
             _bar(canvas, bar, scale, y)
             y += STEP
+        if line.none is not None:
+            canvas.line(scale(line.none), first + ROW - 8, scale(line.none), y)
         for limit in line.limits:
-            canvas.line(scale(limit), first + 6, scale(limit), y, ' stroke-dasharray="4 3"')
+            canvas.line(scale(limit), first + ROW - 8, scale(limit), y, ' stroke-dasharray="4 3"')
         if line.published is not None:
             x = scale(line.published)
             canvas.path(f"M{x:.1f} {y:.1f}l-5 8h10z", ' fill="none"')
-    none = drawn[0].none
-    if none is not None:
-        canvas.line(scale(none), top, scale(none), y + 6)
     y += 8
     canvas.line(LEFT, y, WIDTH - RIGHT, y)
     for tick in scale.ticks():
@@ -190,7 +194,7 @@ def _panel(canvas: _Canvas, drawn: Sequence[Line], unit: str, top: float) -> flo
         canvas.text(
             scale(tick), y + 16, shown(tick, unit) if logarithmic else labels.number(tick, scale.digits), "middle"
         )
-    canvas.text(0, y + 16, unit + (", logarithmic" if logarithmic else ""))
+    canvas.text(0, y + 31, unit + (", logarithmic" if logarithmic else ""))
     return y + AXIS - 8
 
 
@@ -225,8 +229,8 @@ class _Scale:
 
     @property
     def step(self) -> float:
-        """Between ticks of a linear axis: 1, 2 or 5 times a power of ten, three to six of them."""
-        rough = (self.high - self.low) / 4
+        """Between ticks of a linear axis: 1, 2 or 5 times a power of ten, two to six of them."""
+        rough = (self.high - self.low) / 5
         power = 10.0 ** math.floor(math.log10(rough))
         return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
 

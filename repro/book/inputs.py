@@ -21,6 +21,8 @@ from repro.verdicts import arithmetic, judge, power
 from repro.verdicts.judge import Choice, Published
 
 Verdicts = Sequence[Mapping[str, Any]]
+_TEST = "smoke"
+"""The profile whose numbers mean nothing: never shown beside another one."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Inputs:
         profile: whose figures and records the pages show.
         published, ledger: what the sources state, and what they leave open.
         verdicts: those of ``profile`` in their stored form; statements without one are "not run".
-        others: profile -> its verdicts, shown beside.
+        others: profile -> its verdicts, shown beside; those of profile ``smoke`` mean nothing and are left out.
         records: valid records of ``profile``, grids and controls included.
         provenance: path of a record -> content of its provenance file.
         tables: artefact id -> table.
@@ -92,7 +94,7 @@ def load(profile: str, root: Path = Path()) -> Inputs:
         published=judge.load_published(root),
         verdicts=_verdicts(profile, root),
         ledger=judge.load_ledger(root),
-        others={p: made for p in specs.PROFILES if p != profile and (made := _verdicts(p, root))},
+        others={p: made for p in specs.PROFILES if p not in (profile, _TEST) and (made := _verdicts(p, root))},
         records=records,
         provenance=provenance,
         tables={

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from repro.book.theme import PILOT, SIGNS, SOURCES, said, verdict_class
+from repro.book.theme import DECIDED, SIGNS, SOURCES
 from repro.errors import ReproError
 from repro.files import write_atomic
 from repro.registry.labels import counted
@@ -19,14 +19,6 @@ if TYPE_CHECKING:
 BEGIN, END = "<!-- verdicts: begin (written by `python -m repro book`) -->", "<!-- verdicts: end -->"
 _PAGE = "book/index.md"
 CHOICE_HEADER = ("Id", "Unclear", "Chosen", "Why", "What the other choice gives")
-
-
-def ours(verdict: Mapping[str, Any]) -> list[str]:
-    """Our numbers with their intervals, a line per part; each of several parts says how it came out."""
-    parts = verdict.get("parts", [])
-    if len(parts) < 2:
-        return [str(verdict["ours"]) if verdict.get("ours") else "–"]
-    return [f"{'beside it: ' * part.get('beside', False)}{part['ours'] or '–'} ({part['outcome']})" for part in parts]
 
 
 def scale_note(profile: str) -> str:
@@ -58,7 +50,7 @@ def render(site: Site, artefacts: Sequence[Mapping[str, Any]]) -> str:
     """A matrix of all statements, figures and tables, each statement with its evidence, and the ledger."""
     built = [row for row in site.rows if row.source in site.built]
     lines = ["# What was published, and what our runs say", ""]
-    lines += [f"Profile: **{site.profile}**. {scale_note(site.profile)}", "", *_headline(site), ""]
+    lines += [f"Profile: **{site.profile}**. {scale_note(site.profile)}", "", *_headline(site)]
     lines += ["## Statements", ""]
     for source in site.built:
         lines += [f"### {escaped(SOURCES[source])}", "", *_matrix(built, source, ""), ""]
@@ -96,25 +88,9 @@ def render(site: Site, artefacts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _headline(site: Site) -> list[str]:
-    return [
-        f"- {name}: " + ", ".join(f"{SIGNS[verdict_class(w)]} {n} {escaped(w)}" for w, n in counter.items())
-        for name, counter in site.headline().items()
-        if counter
-    ] + [f"- {line}" for line in (site.progress(), certainty(site)) if line]
-
-
-def certainty(site: Site) -> str:
-    """How much was decided, and how many of the decisions may be wrong; empty where no part was judged."""
-    found = site.certainty()
-    if not found["parts"]:
-        return ""
-    said = f"Of {found['parts']} parts that count, {found['decided']} are decided."
-    if found["tested"]:
-        said += (
-            f" Of the {found['tested']} decisions that rest on an interval or a test, at most {found['wrong']:.1f} are "
-            "expected to be wrong (their largest false discovery rate times their number)."
-        )
-    return said
+    """The tally, and how far the study is."""
+    said = [f"**{escaped(site.tally())}**", escaped(site.progress()), escaped(site.certainty())]
+    return [line for text in said if text for line in (text, "")]
 
 
 def _matrix(rows: Sequence[Row], source: str, page: str) -> list[str]:
@@ -173,54 +149,16 @@ def _runs(site: Site, runs: Sequence[str]) -> str:
 # README ------------------------------------------------------------------------------------------------------
 
 
-_DECIDED = ("holds", "holds in part", "fails", "depends on", "no difference")
-
-
-def _sentence(counts: Mapping[str, int]) -> str:
-    """How many results have which verdict; those that show the pilot apart.
-
-    >>> _sentence({"open": 5, "holds": 1, "not run": 1})
-    'Of 7 results 1 holds, 5 are open and 1 was not run.'
-    >>> _sentence({"holds": 1, "pilot": 2})
-    '1 of 3 results has study evidence so far: 1 holds.'
-    """
-    total, old = sum(counts.values()), counts.get(PILOT, 0)
-    statements = f"{total} result{'s' if total != 1 else ''}"
-    if not old:
-        return f"Of {statements} {said(counts)}."
-    own = {word: n for word, n in counts.items() if word not in (PILOT, "not run")}
-    new = sum(own.values())
-    head = f"{new or 'None'} of {statements} {'has' if new < 2 else 'have'} study evidence so far"
-    unrun = {"not run": counts["not run"]} if counts.get("not run") else {}
-    return head + (f": {said(own | unrun)}." if own or unrun else ".")
-
-
 def _fails(part: Mapping[str, Any]) -> bool:
     return part["outcome"] == "fails" and not part.get("beside")
 
 
 def readme_block(site: Site) -> str:
-    """What stands between the markers of README.md: what came out of each source in words, counts, all statements."""
-    lines = [BEGIN, "", f"At the `{site.profile}` profile. {scale_note(site.profile)}", ""]
-    if site.progress():
-        lines += [site.progress(), ""]
-    for name, counts in ((name, counts) for _, name, counts in site.apart() if counts):
-        lines.append(f"- **{name.capitalize()}**, of all sources: {_sentence(counts).replace('result', name[:-1])}")
-    for source, name, counts in site.counts():
-        lines.append(f"- **{escaped(name)}.** {_sentence(counts)}")
-        for row in site.rows:
-            if row.source == source and row.word in _DECIDED:
-                kind = f" ({row.kind})" if row.kind in ("law", "definition") else ""
-                if row.word == "holds" and any(
-                    part["outcome"] == "not comparable" and not part.get("beside") for part in row.parts
-                ):
-                    kind += " (in part: the rest is judged at full scale)"
-                failing = [str(part["ours"]) for part in row.parts if _fails(part)] if len(row.parts) > 1 else []
-                because = f" What fails: {escaped('; '.join(failing))}." if failing else ""
-                lines.append(
-                    f"  - {SIGNS[row.word]} {row.word}{' (pilot)' * row.pilot}: {escaped(row.says)}{kind}{because} "
-                    f"{_link(row.id, _PAGE + '#' + row.id)}"
-                )
+    """What stands between the markers of README.md: the tally, what came out of each source, and all statements."""
+    lines = [BEGIN, "", f"At the `{site.profile}` profile. {scale_note(site.profile)}", "", *_headline(site)]
+    for source, name, _ in site.counts():
+        found = [row for row in site.rows if row.source == source and row.word in DECIDED]
+        lines += [f"- **{escaped(name)}**" + ("" if found else ": nothing is decided yet."), *map(_decided, found)]
     lines += [
         "",
         *_table(
@@ -234,12 +172,24 @@ def readme_block(site: Site) -> str:
             ],
         ),
     ]
-    if certainty(site):
-        lines += ["", certainty(site)]
     for source in site.built:
         lines += ["", f"<details><summary>{html.escape(SOURCES[source])}: every statement</summary>", ""]
         lines += [*_matrix(site.rows, source, _PAGE), "", "</details>"]
     return "\n".join([*lines, "", END])
+
+
+def _decided(row: Row) -> str:
+    """A statement that something came out of, as an item of a list."""
+    kind = f" ({row.kind})" if row.kind in ("law", "definition") else ""
+    counted = [part for part in row.parts if not part.get("beside")]
+    if row.word == "holds" and any(part["outcome"] == "not comparable" for part in counted):
+        kind += " (in part: the rest is judged at full scale)"
+    failing = [str(part["ours"]) for part in row.parts if _fails(part)] if len(row.parts) > 1 else []
+    because = f" What fails: {escaped('; '.join(failing))}." if failing else ""
+    return (
+        f"  - {SIGNS[row.word]} {row.word}{' (pilot)' * row.pilot}: {escaped(row.says)}{kind}{because} "
+        f"{_link(row.id, _PAGE + '#' + row.id)}"
+    )
 
 
 def update_readme(site: Site, path: Path) -> None:

@@ -27,6 +27,9 @@ SIGNS = {
 PILOT = "pilot"
 """Where verdicts are counted: those that the pilot gave, of statements whose study runs are not all in."""
 
+DECIDED = ("holds", "holds in part", "fails", "depends on", "no difference")
+"""Keys of ``SIGNS`` that say something of a statement, in the order in which readers see them."""
+
 #: CSS variables; every text colour has at least 4.5:1 on the backgrounds it is used on (WCAG 2.2 AA).
 THEMES = {
     "light": {
@@ -42,6 +45,15 @@ THEMES = {
         "fails-text": "#6b3200",
         "open": "#e8eaec",
         "open-text": "#33373b",
+        "mark": "#ffe9a8",
+        "c0": "#0063b1",
+        "c1": "#b34700",
+        "c2": "#00734f",
+        "c3": "#8a2f8f",
+        "c4": "#9c5c00",
+        "c5": "#c0143c",
+        "c6": "#3f6b00",
+        "c7": "#555b61",
     },
     "dark": {
         "page": "#15171a",
@@ -56,6 +68,15 @@ THEMES = {
         "fails-text": "#ffdabd",
         "open": "#2f3439",
         "open-text": "#dfe3e7",
+        "mark": "#5a4a00",
+        "c0": "#6db8ff",
+        "c1": "#ff9e5e",
+        "c2": "#4fd1a5",
+        "c3": "#dd9be0",
+        "c4": "#e6c04c",
+        "c5": "#ff8099",
+        "c6": "#a6d45b",
+        "c7": "#b2b8bf",
     },
 }
 
@@ -92,6 +113,7 @@ _VERBS = {
     "no difference": ("shows no difference", "show no difference"),
     "open": ("is open", "are open"),
     "not comparable": ("is not comparable", "are not comparable"),
+    PILOT: ("shows the pilot", "show the pilot"),
     "not run": ("was not run", "were not run"),
 }
 
@@ -102,7 +124,7 @@ def said(counts: Mapping[str, int]) -> str:
     >>> said({"open": 5, "holds": 1, "not run": 1})
     '1 holds, 5 are open and 1 was not run'
     """
-    words = [f"{counts[word]} {_VERBS[word][counts[word] != 1]}" for word in SIGNS if counts.get(word)]
+    words = [f"{counts[word]} {_VERBS[word][counts[word] != 1]}" for word in _VERBS if counts.get(word)]
     return ", ".join(words[:-1]) + " and " * (len(words) > 1) + words[-1] if words else "none"
 
 
