@@ -151,7 +151,9 @@ class Spec:
     classes: int | None = None
     measured_steps: list[int] | None = None
     once: bool = False
-    law: Literal["union_batch", "normalisation", "label_split"] = "union_batch"
+    law: Literal[
+        "union_batch", "normalisation", "label_split", "star_and_ring", "epoch_traffic", "slowest_device"
+    ] = "union_batch"  # fmt: skip
     local_steps: int | None = None
     last_scale_zero: bool = True
     diverges_above: float | None = None
