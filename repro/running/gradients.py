@@ -1,0 +1,136 @@
+"""How noisy and how sparse are gradients? Many batches of each size at the same weights (paper, Equations 4 and 9)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from repro.checkpoint import Checkpoint
+from repro.data.batches import Batches, Images
+from repro.models.dropout import SeededDropout
+from repro.randomness import generator
+from repro.training import plain
+from repro.training.steps import backward, gradients, sgd
+
+LARGEST = 0.001
+"""Share of a gradient's values that ``top_share`` and ``top_cosine`` are of."""
+
+
+def of_batch(model: nn.Module, images: Images, index: np.ndarray) -> Tensor:
+    """Gradient of the mean loss on the images ``index``, without augmentation, as one vector in float64."""
+    x, y = images.whole(index)
+    backward(model, x, y, "fp32")
+    return torch.cat([g.flatten() for g in gradients(model).values()]).double()
+
+
+def describe(vectors: Sequence[Tensor]) -> dict[str, float]:
+    """Signal, noise and sparsity of R gradients of independent batches of one size.
+
+    Returns:
+        ``squared_norm``: their mean squared norm. ``noise``: the trace of their covariance, an unbiased estimate.
+        ``signal``: the squared norm of their expectation, an unbiased estimate that can be negative. ``top_share``:
+        mean share of the squared norm in the largest 0.1 % of the values. ``cosine``: mean cosine of a gradient with
+        the mean of the others, and ``top_cosine``: that of its largest values with the same.
+    """
+    stacked, n = torch.stack(list(vectors)), len(vectors)
+    mean = stacked.mean(dim=0)
+    noise = float((stacked - mean).square().sum() / (n - 1))
+    most = max(1, round(LARGEST * stacked.shape[1]))
+    shares, cosines, kept = [], [], []
+    for own in stacked:
+        others = (n * mean - own) / (n - 1)
+        top = own.abs().topk(most).indices
+        largest = own[top]
+        shares.append(float(largest.square().sum() / own.square().sum()))
+        cosines.append(float(own @ others / own.norm() / others.norm()))
+        kept.append(float(largest @ others[top] / largest.norm() / others.norm()))
+    return {
+        "squared_norm": float(stacked.square().sum() / n), "noise": noise,
+        "signal": float(mean.square().sum()) - noise / n, "top_share": float(np.mean(shares)),
+        "cosine": float(np.mean(cosines)), "top_cosine": float(np.mean(kept)),
+    }  # fmt: skip
+
+
+def at_weights(
+    model: nn.Module, images: Images, sizes: Sequence[int], repetitions: int, random: np.random.Generator
+) -> list[dict[str, Any]]:
+    """One row of ``describe`` for each batch size; the model, its running statistics included, stays as it is.
+
+    Images are drawn with replacement, so that the noise of a network without batch statistics is 1 / b times that of
+    one image. Dropout is off.
+    """
+    kept = copy.deepcopy(model.state_dict())
+    modes = [(layer, layer.training) for layer in model.modules()]
+    model.train()
+    for layer in model.modules():
+        if isinstance(layer, SeededDropout):
+            layer.eval()
+    rows = []
+    for size in sizes:
+        drawn = [random.integers(0, len(images), size=size) for _ in range(repetitions)]
+        found = describe([of_batch(model, images, index) for index in drawn])
+        rows.append({"batch": size, "repetitions": repetitions, **found})
+    for layer, training in modes:
+        layer.training = training
+    model.load_state_dict(kept)
+    model.zero_grad(set_to_none=True)
+    return rows
+
+
+@dataclass
+class _Progress:
+    """Finished steps and rows of an unfinished measurement; the model's weights are apart."""
+
+    step: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def measure(
+    model: nn.Module, batches: Batches, lr: float, steps: Collection[int], sizes: Sequence[int], repetitions: int,
+    seed: int, precision: str, *, checkpoint: Checkpoint | None = None,
+    report: Callable[[float], None] = lambda share: None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Train with plain SGD on one client, and look at the gradients of many batches after the given steps.
+
+    Args:
+        model: the network; it is trained in place.
+        batches: of one client, from whose images the looked-at batches are drawn, too.
+        lr: learning rate.
+        steps: finished steps at which gradients are looked at; 0 is before training.
+        sizes: batch sizes b.
+        repetitions: batches of each size, at least 2.
+        seed: of the draws.
+        precision: of training; looked-at gradients are float32, because bfloat16 adds noise of its own.
+        checkpoint: where the state is kept, and where the training goes on from.
+        report: called with the finished share (0..1) after every step.
+
+    Returns:
+        One row for each step and size: ``step``, ``batch``, ``repetitions`` and what ``describe`` returns.
+    """
+    optimiser = sgd(model)
+    done = (checkpoint.restore(lambda state: _restored(state, model)) if checkpoint else None) or _Progress(step=-1)
+    for step in range(done.step + 1, max(steps) + 1):
+        if step > 0:
+            list(plain.centralised(model, optimiser, batches, lambda _: lr, range(step - 1, step), precision))
+        if step in steps:
+            random = generator(seed, "gradients", step)
+            done.rows += [
+                {"step": step, **row} for row in at_weights(model, batches.images, sizes, repetitions, random)
+            ]
+        done.step = step
+        report((step + 1) / (max(steps) + 1))
+        if checkpoint and step < max(steps) and checkpoint.due():
+            checkpoint.save({"model": model.state_dict(), "progress": vars(done)})
+    return done.rows
+
+
+def _restored(state: Mapping[str, Any], model: nn.Module) -> _Progress:
+    progress = _Progress(**state["progress"])
+    model.load_state_dict(state["model"])
+    return progress
