@@ -28,6 +28,8 @@ _PARTS = {
     "group_norm": 2,  # group, layer and instance norm: groups, first scales, kernels
     "law_normalisation": 2,
     "law_label_split": 1,
+    "law_traffic": 1,
+    "gradients": 1,  # noise, signal and sparsity of gradients at the same weights
     "laws": 2,
     "local_momentum": 1,  # momentum of federated clients that is kept, or averaged
     "local_steps": 2,  # which steps a round takes, when it is evaluated
@@ -94,7 +96,11 @@ MEASURED_CODECS = (
 )
 """Codecs whose messages runs of kind ``payloads`` measure, in the order of their rows; no other changes a record."""
 
+_OF_TRAFFIC = ["batches", "codec_dense", "engines", "group_norm", "law_traffic", "models", "randomness"]
 _OF_LAWS = {
+    "epoch_traffic": _OF_TRAFFIC,
+    "slowest_device": _OF_TRAFFIC,
+    "star_and_ring": _OF_TRAFFIC,
     "normalisation": ["group_norm", "law_normalisation", "models", "randomness"],
     "label_split": ["batches", "codec_dense", "engines", "law_label_split", "models", "randomness", "vgg"],
 }
@@ -120,6 +126,8 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
         parts.append("zip")
     elif spec["kind"] == "measure":
         parts = ["batches", "engines", "measure", "models", "randomness"]
+    elif spec["kind"] == "gradients":
+        parts = [*_of_training(spec), "gradients"]
     elif spec["kind"] == "law":
         parts = _OF_LAWS.get(spec.get("law") or "", _OF_UNION_LAW)
     else:

@@ -53,10 +53,12 @@ class Identity:
     run: str
     source: str
     group: Literal["artefact", "control"]
-    kind: Literal["train", "law", "payloads", "measure"]
+    kind: Literal["train", "law", "payloads", "measure", "gradients"]
     profile: Profile
     once: bool = False
-    law: Literal["union_batch", "normalisation", "label_split"] = "union_batch"
+    law: Literal["union_batch", "normalisation", "label_split", "star_and_ring", "epoch_traffic", "slowest_device"] = (
+        "union_batch"
+    )
     expects_divergence: bool
     diverges_above: Annotated[float, Ge(0)] | None = None
 

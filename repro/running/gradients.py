@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,11 @@ from repro.checkpoint import Checkpoint
 from repro.data.batches import Batches, Images
 from repro.models.dropout import SeededDropout
 from repro.randomness import generator
+from repro.results.records import Record
+from repro.running.job import Job, Report
+from repro.running.prepare import prepare
 from repro.training import plain
-from repro.training.steps import backward, gradients, sgd
+from repro.training.steps import Optimisation, backward, gradients
 
 LARGEST = 0.001
 """Share of a gradient's values that ``top_share`` and ``top_cosine`` are of."""
@@ -91,46 +94,79 @@ class _Progress:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Looks:
+    """What is looked at.
+
+    Attributes:
+        steps: finished steps of training after which gradients are looked at; 0 is before training.
+        sizes: batch sizes b.
+        repetitions: batches of each size, at least 2.
+    """
+
+    steps: Collection[int]
+    sizes: Sequence[int]
+    repetitions: int
+
+
 def measure(
-    model: nn.Module, batches: Batches, lr: float, steps: Collection[int], sizes: Sequence[int], repetitions: int,
-    seed: int, precision: str, *, checkpoint: Checkpoint | None = None,
-    report: Callable[[float], None] = lambda share: None,
+    model: nn.Module, batches: Batches, optimisation: Optimisation, looks: Looks, seed: int, *,
+    checkpoint: Checkpoint | None = None, report: Report = lambda share: None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Train with plain SGD on one client, and look at the gradients of many batches after the given steps.
+    """Train on one client, and look at the gradients of many batches after the given steps.
 
     Args:
         model: the network; it is trained in place.
         batches: of one client, from whose images the looked-at batches are drawn, too.
-        lr: learning rate.
-        steps: finished steps at which gradients are looked at; 0 is before training.
-        sizes: batch sizes b.
-        repetitions: batches of each size, at least 2.
+        optimisation: of the training. Looked-at gradients are float32, because bfloat16 adds noise of its own.
+        looks: when, and at which batches.
         seed: of the draws.
-        precision: of training; looked-at gradients are float32, because bfloat16 adds noise of its own.
         checkpoint: where the state is kept, and where the training goes on from.
         report: called with the finished share (0..1) after every step.
 
     Returns:
         One row for each step and size: ``step``, ``batch``, ``repetitions`` and what ``describe`` returns.
     """
-    optimiser = sgd(model)
-    done = (checkpoint.restore(lambda state: _restored(state, model)) if checkpoint else None) or _Progress(step=-1)
-    for step in range(done.step + 1, max(steps) + 1):
+    optimiser, last = optimisation.optimiser(model), max(looks.steps)
+    restored = checkpoint.restore(lambda state: _restored(state, model, optimiser)) if checkpoint else None
+    done = restored or _Progress(step=-1)
+    for step in range(done.step + 1, last + 1):
         if step > 0:
-            list(plain.centralised(model, optimiser, batches, lambda _: lr, range(step - 1, step), precision))
-        if step in steps:
+            list(plain.centralised(model, optimiser, batches, optimisation, range(step - 1, step)))
+        if step in looks.steps:
             random = generator(seed, "gradients", step)
-            done.rows += [
-                {"step": step, **row} for row in at_weights(model, batches.images, sizes, repetitions, random)
-            ]
+            rows = at_weights(model, batches.images, looks.sizes, looks.repetitions, random)
+            done.rows += [{"step": step, **row} for row in rows]
         done.step = step
-        report((step + 1) / (max(steps) + 1))
-        if checkpoint and step < max(steps) and checkpoint.due():
-            checkpoint.save({"model": model.state_dict(), "progress": vars(done)})
+        report((step + 1) / (last + 1))
+        if checkpoint and step < last and checkpoint.due():
+            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "progress": vars(done)}
+            checkpoint.save(state)
     return done.rows
 
 
-def _restored(state: Mapping[str, Any], model: nn.Module) -> _Progress:
-    progress = _Progress(**state["progress"])
-    model.load_state_dict(state["model"])
+def _restored(state: Mapping[str, Any], model: nn.Module, optimiser: torch.optim.Optimizer) -> _Progress:
+    """The progress in a checkpoint's ``state``; sets model and optimiser, or leaves both if it does not fit."""
+    kept = copy.deepcopy((model.state_dict(), optimiser.state_dict()))
+    try:
+        progress = _Progress(**state["progress"])
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+    except (RuntimeError, ValueError, KeyError, TypeError):
+        model.load_state_dict(kept[0])
+        optimiser.load_state_dict(kept[1])
+        raise
     return progress
+
+
+def run(job: Job) -> Record:
+    """Look at the gradients of a spec of kind ``gradients``."""
+    spec, setting = job.spec, prepare(job.spec, job.seed, job.root)
+    optimisation = Optimisation(
+        lambda _: spec.schedule["lr"], momentum=spec.momentum, weight_decay=spec.weight_decay, precision=spec.precision
+    )
+    looks = Looks(spec.measured_steps or [0], spec.batch_sizes or [], spec.repetitions)
+    rows = measure(
+        setting.model, setting.batches, optimisation, looks, job.seed, checkpoint=job.checkpoint, report=job.report
+    )
+    return job.record(data=setting.data, rows=rows)

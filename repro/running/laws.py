@@ -15,6 +15,7 @@ from repro.models import build as build_model
 from repro.randomness import derive, generator
 from repro.registry.specs import Spec
 from repro.results.records import Record
+from repro.running import traffic_laws
 from repro.running.job import Job
 from repro.training import plain
 from repro.training.exchange import Exchange
@@ -199,12 +200,21 @@ def normalisation(
 
 
 LAWS: dict[str, Callable[[Spec, int], dict[str, Any]]] = {
+    "epoch_traffic": lambda spec, seed: traffic_laws.epoch_traffic(
+        images=spec.train_images,
+        local_batch=spec.local_batch,
+        image_size=spec.image_size,
+        width=spec.width,
+        seed=seed,
+    ),
     "label_split": lambda spec, seed: label_split(
         workers=spec.workers, local_batch=spec.local_batch, lr=spec.schedule["lr"], seed=seed
     ),
     "normalisation": lambda spec, seed: normalisation(
         images=spec.local_batch, image_size=spec.image_size, width=spec.width, seed=seed
     ),
+    "slowest_device": lambda spec, seed: traffic_laws.slowest_device(workers=spec.workers, width=spec.width, seed=seed),
+    "star_and_ring": lambda spec, seed: traffic_laws.star_and_ring(workers=spec.workers, width=spec.width, seed=seed),
     "union_batch": lambda spec, seed: union_batch(
         workers=spec.workers,
         local_batch=spec.local_batch,

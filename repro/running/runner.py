@@ -17,11 +17,12 @@ from repro.registry import published, store
 from repro.registry.specs import Spec
 from repro.results import records
 from repro.results.records import Record
-from repro.running import laws, measurement, payloads, train
+from repro.running import gradients, laws, measurement, payloads, train
 from repro.running.job import Job, Report
 from repro.running.provenance import CODE, peak_memory
 
 KINDS: dict[str, Callable[[Job], Record]] = {
+    "gradients": gradients.run,
     "law": laws.run,
     "measure": measurement.run,
     "payloads": payloads.run,

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from repro.codecs import build as build_codec
+from repro.codecs import Dense
 from repro.data.batches import Batches, Images
 from repro.models import build as build_model
 from repro.randomness import derive, generator
 from repro.results.links import Link, round_seconds
 from repro.training import plain
+from repro.training.exchange import Exchange
+from repro.training.steps import Optimisation
 
 TOLERANCE = 1e-12  # float64 round-off of sums of a few numbers, with room
 
@@ -71,7 +73,7 @@ def star_and_ring(*, workers: int, width: int, seed: int) -> dict[str, Any]:
         ``largest_gradient``. Also the sizes used, and the tolerance for "equal".
     """
     length = sum(p.numel() for p in _network(width, seed).parameters())
-    codec, random = build_codec("dense"), generator(seed, "law", "gradients")
+    codec, random = Dense(), generator(seed, "law", "gradients")
     counts = [2**k for k in range(1, workers.bit_length()) if 2**k <= workers]
     server, ring, difference, largest = {}, {}, 0.0, 0.0
     for clients in counts:
@@ -117,8 +119,9 @@ def epoch_traffic(*, images: int, local_batch: int, image_size: int, width: int,
         model = _network(width, seed)
         start = [p.detach().clone() for p in model.parameters()]
         batches = Batches(held, [np.arange(images)], batch, seed, False)
-        optimiser, todo = torch.optim.SGD(model.parameters(), lr=0.01), range(batches.rounds_per_epoch)
-        rounds = list(plain.large_batch(model, optimiser, batches, build_codec("dense"), lambda _: 0.01, todo))
+        todo, steps = range(batches.rounds_per_epoch), Optimisation(lambda _: 0.01)
+        optimiser = steps.optimiser(model)
+        rounds = list(plain.large_batch(model, optimiser, batches, Exchange(Dense()), steps, todo))
         iterations[batch], sent[batch] = len(rounds), sum(done.bytes_up for done in rounds)
         moved.append(max(float((p.detach() - s).abs().max()) for p, s in zip(model.parameters(), start, strict=True)))
     return {
@@ -155,7 +158,7 @@ def slowest_device(*, workers: int, width: int, seed: int) -> dict[str, Any]:
 
     def message(width: int) -> int:
         tensors: dict[str, Tensor] = dict(_network(width, seed).named_parameters())
-        codec = build_codec("dense")
+        codec = Dense()
         return len(codec.encode(codec.new_state(), {name: t.detach() for name, t in tensors.items()}))
 
     def simulated(speeds: np.ndarray, size: int) -> float:

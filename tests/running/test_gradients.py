@@ -9,6 +9,7 @@ import torch
 from repro.data.batches import Batches, Images
 from repro.models import build
 from repro.running import gradients
+from repro.training.steps import Optimisation
 
 
 def toy_images(n: int = 60, size: int = 8) -> Images:
@@ -69,7 +70,8 @@ def test_training_in_between_is_that_of_an_unobserved_run() -> None:
     for steps in ([0, 1, 3], [3]):
         model = network("batch")
         batches = Batches(images, [np.arange(60)], 20, 7, False)
-        rows = gradients.measure(model, batches, 0.1, steps, [8, 16], 3, 9, "fp32")
+        looks = gradients.Looks(steps, [8, 16], 3)
+        rows = gradients.measure(model, batches, Optimisation(lambda _: 0.1, momentum=0.9), looks, 9)
         assert [(row["step"], row["batch"]) for row in rows] == [(s, b) for s in steps for b in (8, 16)]
         found.append((rows[-2:], model.state_dict()))
     assert found[0][0] == found[1][0]
