@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -59,8 +60,9 @@ def statements_at(root: Path, commit: str) -> tuple[Statement, ...]:
 def code_hash_at(root: Path, commit: str) -> str:
     """The hash of the files that judged at a commit, which ``published.py`` named then as ``JUDGING``."""
     digest = hashlib.sha256()
-    there = set(git(root, "ls-tree", "-r", "--name-only", commit, "repro").splitlines())
-    for name in _judging(git(root, "show", f"{commit}:repro/registry/published.py")):
+    there = git(root, "ls-tree", "-r", "--name-only", commit, "repro").splitlines()
+    (names,) = (name for name in there if re.fullmatch(r"repro/(registry/)?published\.py", name))
+    for name in _judging(git(root, "show", f"{commit}:{names}")):
         if f"repro/{name}" in there:
             content = git(root, "show", f"{commit}:repro/{name}").encode()
             digest.update(name.encode() + b"\0" + content + b"\0")
@@ -71,7 +73,7 @@ def _judging(source: str) -> tuple[str, ...]:
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == ["JUDGING"]:
             return tuple(ast.literal_eval(node.value))
-    raise AssertionError("repro/registry/published.py defines no JUDGING")
+    raise AssertionError("published.py defines no JUDGING")
 
 
 def rules_among(statements: Iterable[Statement], run: str) -> dict[str, str]:
@@ -109,23 +111,34 @@ def problems(root: Path, paths: Iterable[Path], history: Path) -> list[str]:
             continue
         if record["seed"] < FIRST_SEED:
             found.append(f"{name}: seed {record['seed']} is one of the pilot's")
-        found += _of_rules(name, record, plan, today, history)
-        found += _of_provenance(name, root / PROVENANCE / name, plan.rules_commit, history)
+        beside = root / PROVENANCE / name
+        commit = str(files.read_json(beside)["commit"]).removesuffix("+changes") if beside.exists() else "unknown"
+        found += _of_rules(name, record, commit, plan, today, history)
+        found += _of_provenance(name, beside, plan.rules_commit, history)
     return found
 
 
 def _of_rules(
-    name: str, record: dict[str, Any], plan: study.Study, today: Iterable[Statement], history: Path
+    name: str, record: dict[str, Any], commit: str, plan: study.Study, today: Iterable[Statement], history: Path
 ) -> Iterable[str]:
-    stored = dict(record.get("rules") or {})
-    if stored.pop("code", None) != code_hash_at(history, plan.rules_commit or ""):
-        yield f"{name}: its code is not the judging code of the rules' commit"
-    then = rules_among(statements_at(history, plan.rules_commit or ""), record["run"])
+    """``commit``: at which the record was made."""
+    stored, rules_commit = dict(record.get("rules") or {}), plan.rules_commit or ""
+    code = stored.pop("code", None)
+    if code != code_hash_at(history, rules_commit):
+        if code not in plan.judging:
+            yield f"{name}: its code is not the judging code of the rules' commit"
+        elif code != code_hash_at(history, commit):
+            yield f"{name}: its code is not the judging code of its own commit"
+    then = rules_among(statements_at(history, rules_commit), record["run"])
     now = rules_among(today, record["run"])
     for statement in sorted(stored.keys() | then.keys() | now.keys()):
-        if stored.get(statement) != then.get(statement):
+        first, rule = then.get(statement), then.get(statement)
+        if added := plan.added.get(statement):
+            rule = rules_among(statements_at(history, added), record["run"]).get(statement)
+            first = rule if descends(history, added, commit) else None
+        if stored.get(statement) != first:
             yield f"{name}: its rule of {statement} is not that of the rules' commit"
-        if then.get(statement) != now.get(statement) and statement not in plan.changed:
+        if rule != now.get(statement) and statement not in plan.changed:
             yield f"{name}: the rule of {statement} has changed, and data/study.yaml names no entry of the ledger"
 
 
@@ -149,10 +162,34 @@ def test_every_record_of_the_study_has_the_rules_that_stood_before_it() -> None:
     assert problems(root, paths, root) == []
 
 
-def test_every_rule_that_changed_since_is_disclosed_in_the_ledger() -> None:
-    changed = study.load(tree.REPOSITORY).changed
-    assert set(changed) <= {statement.id for statement in load_published(tree.REPOSITORY).statements}
-    assert set(changed.values()) <= {choice.id for choice in load_ledger(tree.REPOSITORY)}
+def test_every_rule_and_code_that_changed_since_is_disclosed_in_the_ledger() -> None:
+    plan, known = study.load(tree.REPOSITORY), {choice.id for choice in load_ledger(tree.REPOSITORY)}
+    statements = {statement.id for statement in load_published(tree.REPOSITORY).statements}
+    assert set(plan.changed) | set(plan.added) <= statements
+    assert set(plan.changed.values()) | set(plan.judging.values()) <= known
+
+
+def test_todays_judging_code_is_that_of_the_rules_or_one_that_was_shown_to_judge_alike() -> None:
+    root, plan = tree.REPOSITORY, study.load(tree.REPOSITORY)
+    if plan.rules_commit is None or (why := history_of(root, plan.rules_commit)):
+        pytest.skip(why)
+    assert published.judging_code_hash() in {code_hash_at(root, plan.rules_commit), *plan.judging}
+
+
+def test_a_statement_that_was_added_later_has_a_run_that_was_made_after_its_rule() -> None:
+    root, plan = tree.REPOSITORY, study.load(tree.REPOSITORY)
+    if plan.rules_commit is None or (why := history_of(root, plan.rules_commit)):
+        pytest.skip(why)
+    statements = {statement.id: statement for statement in load_published(root).statements}
+    for name, added in plan.added.items():
+        old = {
+            files.read_json(path)["run"]
+            for path in committed(root)
+            if not descends(
+                root, added, files.read_json(root / PROVENANCE / path.relative_to(root / RECORDS))["commit"]
+            )
+        }
+        assert set(runs_named(statements[name])) - old, f"{name}: all of its runs were made before its rule"
 
 
 # The check itself, in a repository made for it -------------------------------------------------------------------
@@ -170,11 +207,9 @@ def root(tmp_path: Path) -> Path:
     git(made, "init", "-q")
     git(made, "config", "user.email", "nobody@example.org")
     git(made, "config", "user.name", "nobody")
+    name_in(made, added={}, judging={})  # these name commits and code of the project's own history
     commit(made, "rules")
-    study_file = made / "data/study.yaml"
-    stated = study.load(made).rules_commit
-    study_file.write_text(study_file.read_text().replace(f'"{stated}"' if stated else "rules_commit: null",
-                          f'"{head(made)}"' if stated else f'rules_commit: "{head(made)}"'))  # fmt: skip
+    name_in(made, rules_commit=head(made))
     commit(made, "the plan names them")
     return made
 
@@ -199,6 +234,12 @@ def store(root: Path, run: str = "lb-batch-resnet50-1024", seed: int = 11, at: s
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(value))
     return folder / f"{run}.s{seed}.json"
+
+
+def name_in(root: Path, **content: Any) -> None:
+    """Set keys of data/study.yaml."""
+    path = root / "data/study.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | content, sort_keys=False))
 
 
 def found(root: Path, *paths: Path) -> list[str]:
@@ -256,9 +297,42 @@ def test_judging_code_that_changed_before_the_run_is_noticed(root: Path) -> None
         rules.write("# changed\n")
     commit(root, "other code")
     assert found(root, path) == [], "today's code may differ: records hold what stood then"
-    plan = root / "data/study.yaml"
-    plan.write_text(plan.read_text().replace(str(study.load(root).rules_commit), head(root)))
+    name_in(root, rules_commit=head(root))
     assert "its code is not the judging code of the rules' commit" in found(root, store(root))
+
+
+def test_code_that_was_shown_to_judge_alike_is_named_and_is_that_of_its_commit(root: Path) -> None:
+    with (root / "repro/verdicts/rules.py").open("a") as rules:
+        rules.write("# moved\n")
+    commit(root, "code that judges alike")
+    there, code = head(root), code_hash_at(root, head(root))
+    made = store(root, rules=published.rules_of("lb-batch-resnet50-1024", root) | {"code": code})
+    assert found(root, made) == ["its code is not the judging code of the rules' commit"]
+    name_in(root, judging={code: "lb-judging-code"})
+    assert found(root, made) == []
+    assert found(root, store(root, at=study.load(root).rules_commit, rules=files.read_json(made)["rules"])) == [
+        "its code is not the judging code of its own commit"
+    ]
+    assert there != study.load(root).rules_commit
+
+
+def test_a_rule_that_was_added_later_binds_the_runs_that_were_made_after_it(root: Path) -> None:
+    before = store(root, seed=12)
+    text = (root / "data/published.yaml").read_text()
+    place = text.index("- id: lb.c6")
+    renamed = text[:place] + text[place:].replace("settled_within: 0.02", "settled_within: 0.04", 1)
+    (root / "data/published.yaml").write_text(renamed)
+    commit(root, "a later rule")
+    later = head(root)
+    rules = rules_among(statements_at(root, later), "lb-batch-resnet50-1024")
+    name_in(root, added={"lb.c6": later})
+    old = {name: value for name, value in files.read_json(before)["rules"].items() if name != "lb.c6"}
+    code = {"code": old["code"]}
+    assert found(root, store(root, seed=13, at=study.load(root).rules_commit, rules=old)) == []
+    assert found(root, store(root, seed=14, at=later, rules=rules | code)) == []
+    assert found(root, store(root, seed=15, at=later, rules=old)) == [
+        "its rule of lb.c6 is not that of the rules' commit"
+    ]
 
 
 def test_a_run_with_changes_before_the_rules_or_without_provenance_is_named(root: Path) -> None:
@@ -276,8 +350,7 @@ def test_a_run_with_changes_before_the_rules_or_without_provenance_is_named(root
 
 def test_a_seed_of_the_pilot_and_a_plan_without_rules_are_named(root: Path) -> None:
     assert found(root, store(root, seed=10)) == ["seed 10 is one of the pilot's"]
-    plan = root / "data/study.yaml"
-    plan.write_text(plan.read_text().replace(f'"{study.load(root).rules_commit}"', "null"))
+    name_in(root, rules_commit=None)
     assert found(root, store(root)) == ["data/study.yaml names no commit of the rules"]
 
 
@@ -291,6 +364,6 @@ def test_a_malformed_list_of_changed_rules_is_one_line(tmp_path: Path, given: st
     made = tree.plant(tmp_path)
     with (made / "data/study.yaml").open("a") as plan:
         plan.write(f"changed: {given}\n")
-    with pytest.raises(ReproError, match="key changed: ") as caught:
+    with pytest.raises(ReproError, match="key changed") as caught:
         study.load(made)
     assert "\n" not in str(caught.value)

@@ -26,6 +26,8 @@ Commit = Annotated[
     str, Field(pattern=r"^[0-9a-f]{40}$"), expecting("the full hash of a commit (40 hex digits, quoted)")
 ]
 
+CodeHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), expecting("a SHA-256 (64 hex digits, quoted)")]
+
 
 class Pilot(Model):
     """What was run before the study: the commit that holds its records, and its profile and seeds there."""
@@ -59,6 +61,10 @@ class Study(Model):
         looks: statement id -> number of seeds, of those that have more than the first look's.
         order: groups of runs in the order in which they are computed.
         changed: statement id -> id of the ledger's entry that says why its rule is no longer that of ``rules_commit``.
+        added: statement id -> full hash of the commit of its rule, of those that got one after ``rules_commit``. Runs
+            that no other statement reads are made after it.
+        judging: hash of judging code -> id of the ledger's entry that says how it differs from that of ``rules_commit``
+            and how it was shown to judge alike.
     """
 
     pilot: Pilot
@@ -67,6 +73,8 @@ class Study(Model):
     looks: dict[Text, Annotated[int, OneOf(LOOKS[1:])]]
     order: list[Group]
     changed: dict[Text, Text] = Field(default={})
+    added: dict[Text, Commit] = Field(default={})
+    judging: dict[CodeHash, Text] = Field(default={})
 
 
 def load(root: Path = Path()) -> Study:

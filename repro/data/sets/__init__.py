@@ -233,7 +233,11 @@ def _obtained(
 def _decoded(
     source: Source, declared: Declaration, raw: Path, download: bool
 ) -> tuple[dict[str, Array], dict[str, Any]]:  # fmt: skip
-    decoded = source.decoded(raw, download, declared.image_shape)
+    def other(name: str) -> Images:
+        prepare(name, raw.parent, download)
+        return load(name, raw.parent)
+
+    decoded = source.decoded(raw, download, declared.image_shape, other)
     arrays = {array: np.ascontiguousarray(decoded.arrays[array], dtype=array_dtype(array)) for array in ARRAYS}
     try:
         variant = declared.variant(decoded)

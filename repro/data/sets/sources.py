@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, ClassVar
+from typing import IO, Any, ClassVar
 
 from tqdm import tqdm
 
@@ -29,6 +29,10 @@ from repro.errors import ReproError
 CHUNK = 1 << 20
 STALL_SECONDS = 8.0
 """A server that neither accepts a connection nor sends a byte for this long counts as unreachable."""
+
+
+Other = Callable[[str], Any]
+"""Name of a data set -> its arrays, prepared where they are not yet."""
 
 
 class NotServed(Exception):
@@ -61,8 +65,12 @@ class Source(ABC):
         """What a user can do to make this source work, as an imperative phrase."""
 
     @abstractmethod
-    def decoded(self, raw: Path, download: bool, image_shape: tuple[int, ...]) -> Decoded:
-        """The data set, with images of ``image_shape`` (H, W, C); raises NotServed."""
+    def decoded(self, raw: Path, download: bool, image_shape: tuple[int, ...], other: Other) -> Decoded:
+        """The data set, with images of ``image_shape`` (H, W, C); ``other`` prepares and loads another data set.
+
+        Raises:
+            NotServed: this place has nothing usable.
+        """
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class FileSource(Source):
     def files(self, raw: Path, download: bool) -> Files:
         """The files that the layout wants, one after the other; raises NotServed."""
 
-    def decoded(self, raw: Path, download: bool, image_shape: tuple[int, ...]) -> Decoded:
+    def decoded(self, raw: Path, download: bool, image_shape: tuple[int, ...], other: Other) -> Decoded:
         """What the layout makes of the files."""
         files = self.files(raw, download)
         try:
@@ -298,13 +306,10 @@ class Derived(Source):
         """How to get the other data set."""
         return f"run `python -m repro data {self.base}`"
 
-    def decoded(self, raw: Path, download: bool, image_shape: tuple[int, ...]) -> Decoded:
+    def decoded(self, raw: Path, download: bool, image_shape: tuple[int, ...], other: Other) -> Decoded:
         """Prepare the other data set where it is not yet, and transform its images."""
-        from repro.data import sets  # which imports this module
-
         try:
-            sets.prepare(self.base, raw.parent, download)
-            base = sets.load(self.base, raw.parent)
+            base = other(self.base)
         except ReproError as error:
             raise NotServed(str(error)) from error
         return hundred_classes({name: getattr(base, name) for name in ARRAYS}, base.class_names)
