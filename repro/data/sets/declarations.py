@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from pydantic import Field, model_validator
 from repro.data.sets.layouts import ARRAYS, LAYOUTS, Array, Decoded
 from repro.data.sets.sources import SOURCES, Source
 from repro.errors import ReproError
-from repro.files import read_yaml
+from repro.files import parsed_yaml, read_text
 from repro.validation import Model, Text, expecting, fitting, flaw, misfit, optional
 
 ROOT = Path("data")
@@ -275,7 +276,12 @@ def declarations(root: Path = ROOT) -> dict[str, Declaration]:
         ReproError: the file is absent or an entry is malformed.
     """
     path = Path(root) / "sources.yaml"
-    entries = fitting(dict[Text, Entry], read_yaml(path), path)
+    return dict(_declared(read_text(path), path))
+
+
+@lru_cache(maxsize=8)
+def _declared(text: str, path: Path) -> dict[str, Declaration]:
+    entries = fitting(dict[Text, Entry], parsed_yaml(text, path), path)
     for name, entry in entries.items():
         for source in entry.sources:
             if isinstance(source, DerivedEntry) and source.base not in entries:
