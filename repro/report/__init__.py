@@ -9,7 +9,7 @@ execute a codec and count the parameters of networks.
     selection     the records of one artefact by run, and what is read from a run
     rows          the rows of CSV files, from which figures draw; intervals: means over seeds
     layout, look, marks   the page of a figure, the style of each run, and what is drawn with
-    tables, parameters, targets, notes   texts and cells
+    tables, parameters, notes            texts and cells
     provenance    the JSON file beside each artefact
     e1, e2, e3, lb   the figures and tables of each source; none of them imports another
 

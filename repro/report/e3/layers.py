@@ -131,6 +131,8 @@ def _law_note(group: Sequence[Record]) -> str:
     )
 
 
+# Why BatchNorm collapses -------------------------------------------------------------------------------------------
+
 COLLAPSE_RUNS = (BN, BN_SKEWED)
 
 MODES = {

@@ -149,6 +149,9 @@ def gradient_norm(groups: Selection, rows: Rows) -> Figure:
 _SPAN = ("geometric_mean", "low", "high")
 
 
+# Sharpness ---------------------------------------------------------------------------------------------------------
+
+
 def _above_zero(rows: Rows) -> list[float]:
     """Eigenvalues of which a logarithm can be taken."""
     found = [row["top_eigenvalue"] for row in rows]
@@ -234,6 +237,8 @@ def _eigenvalue_axis(axes: Axes) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0) if most < 100 * least else (1.0,)))
     marks.plain_ticks(axes.yaxis)
 
+
+# Training against test accuracy ------------------------------------------------------------------------------------
 
 TRAINING_RUNS = tuple(run for model in MODELS for run in (small_run(model), batch_run(model)))
 _NAMES = ("epoch", "train_sample_loss", "train_sample_percent", "test_percent", "gap_points", "matched_loss")

@@ -99,6 +99,8 @@ def factor_axis(axes: Axes, text: str, least: float = 1.0) -> None:
     axes.set_xlabel(text, fontsize=8)
 
 
+# When gradients are stepped up -------------------------------------------------------------------------------------
+
 LOW_GATED = (4, 16)
 """Factors of the runs at the second learning rate that step up always or at random."""
 
@@ -234,6 +236,8 @@ def _arms(groups: Selection, case: Case, ending: str) -> dict[str, Points]:
         arms["rate"] = [(float(setting(groups[slow], "lr")) / float(setting(groups[plain], "lr")), slow)]
     return arms
 
+
+# Two learning rates ------------------------------------------------------------------------------------------------
 
 ALONE = "lb-step-resnet50-t08-x8"
 """The one run of ResNet50 at the higher threshold."""

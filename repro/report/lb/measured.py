@@ -79,6 +79,9 @@ def batch_axis(axes: Axes, sizes: Sequence[int]) -> None:
     axes.set_xlabel("batch size (images)", fontsize=8)
 
 
+# Errors of the fits at sizes that they have not seen ---------------------------------------------------------------
+
+
 class _Case(NamedTuple):
     """Sizes and costs of one quantity."""
 

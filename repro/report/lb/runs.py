@@ -77,6 +77,8 @@ def titles(groups: Groups, models: Sequence[str]) -> list[str]:
     return [title(groups[batch_run(model)][0]) for model in models]
 
 
+# Accuracy over iterations and images -------------------------------------------------------------------------------
+
 POINTS = 200
 """Of a series or density that is drawn, at most; its CSV holds the same ones."""
 
