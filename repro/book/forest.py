@@ -18,9 +18,9 @@ from repro.book.theme import SIGNS, verdict_class
 from repro.registry import labels
 from repro.results.metrics import tidy
 
-WIDTH, LEFT, RIGHT, STEP, ROW, AXIS = 840, 270, 170, 14, 16, 34
-"""Pixels: of the picture, its names and its numbers of seeds, between looks and parts, and of an axis."""
-_NAME = 42
+WIDTH, LEFT, RIGHT, STEP, ROW, AXIS = 480, 8, 60, 14, 32, 50
+"""Pixels: of the picture, left of its bars and right of them, between looks and parts, and of an axis."""
+_NAME = 62
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def picture(parts: Sequence[Mapping[str, Any]], rule: Sequence[Mapping[str, Any]
         y = _panel(canvas, [line for line in drawn if line.unit == unit], unit, y)
     return Markup(
         f'<svg class="forest" role="img" aria-label="{escape(alt(drawn))}" viewBox="0 0 {WIDTH} {y:.0f}" '
-        f'width="{WIDTH}" height="{y:.0f}" fill="currentColor" stroke="currentColor" font-size="12">'
+        f'width="{WIDTH}" height="{y:.0f}" fill="currentColor" stroke="currentColor" font-size="13">'
         + "".join(canvas.made)
         + "</svg>"
     )
@@ -176,20 +176,17 @@ def _panel(canvas: _Canvas, drawn: Sequence[Line], unit: str, top: float) -> flo
         first = y
         y += ROW
         name = line.name if len(line.name) <= _NAME else line.name[: _NAME - 1].rstrip() + "…"
-        canvas.text(0, y + 4, name)
+        canvas.text(0, y - 13, f"{SIGNS[verdict_class(line.outcome)]} {name}" if line.outcome else name)
         for bar in line.bars:
             _bar(canvas, bar, scale, y)
-            if bar is line.bars[-1] and line.outcome:
-                canvas.text(WIDTH - RIGHT + 56, y + 4, f"{SIGNS[verdict_class(line.outcome)]} {line.outcome}")
             y += STEP
+        if line.none is not None:
+            canvas.line(scale(line.none), first + ROW - 8, scale(line.none), y)
         for limit in line.limits:
-            canvas.line(scale(limit), first + 6, scale(limit), y, ' stroke-dasharray="4 3"')
+            canvas.line(scale(limit), first + ROW - 8, scale(limit), y, ' stroke-dasharray="4 3"')
         if line.published is not None:
             x = scale(line.published)
             canvas.path(f"M{x:.1f} {y:.1f}l-5 8h10z", ' fill="none"')
-    none = drawn[0].none
-    if none is not None:
-        canvas.line(scale(none), top, scale(none), y + 6)
     y += 8
     canvas.line(LEFT, y, WIDTH - RIGHT, y)
     for tick in scale.ticks():
@@ -197,7 +194,7 @@ def _panel(canvas: _Canvas, drawn: Sequence[Line], unit: str, top: float) -> flo
         canvas.text(
             scale(tick), y + 16, shown(tick, unit) if logarithmic else labels.number(tick, scale.digits), "middle"
         )
-    canvas.text(0, y + 16, unit + (", logarithmic" if logarithmic else ""))
+    canvas.text(0, y + 31, unit + (", logarithmic" if logarithmic else ""))
     return y + AXIS - 8
 
 

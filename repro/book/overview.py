@@ -31,13 +31,13 @@ def picture(row: Row) -> Markup:
     """The line of a statement; its words stand beside it."""
     found = None if row.word == "not run" else row.standing
     x = _place(found.at) if found else _place(_WITHOUT.get(row.word, 0.0))
-    made = [f'<path class="limit" d="M{_MIDDLE:g} 0v{HEIGHT}"/>']
+    made = [f'<path class="limit" d="M{_MIDDLE:g} 0v{HEIGHT}"></path>']
     if found:
         low, high = _place(found.low), _place(found.high)
-        made.append(f'<path d="M{low:.1f} {_Y:g}H{high:.1f}"/>')
+        made.append(f'<path d="M{low:.1f} {_Y:g}H{high:.1f}"></path>')
     shape = (_FILLED | _HOLLOW)[row.word].format(x=f"{x:.1f}", y=f"{_Y:g}")
     solid = row.word in _FILLED and not row.pilot
-    made.append(f'<path class="{"full" if solid else "hollow"}" d="M{x:.1f} {_Y:g}{shape}"/>')
+    made.append(f'<path class="{"full" if solid else "hollow"}" d="M{x:.1f} {_Y:g}{shape}"></path>')
     return Markup(
         f'<svg class="line" aria-hidden="true" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'
         + "".join(made)

@@ -24,9 +24,9 @@ ASSETS = ("matrix.js", "explorer.js", "search.js")
 #: What the kinds of statement mean, for readers.
 KINDS = {
     "value": "a number",
-    "order": "one arm is said to beat another",
-    "equivalence": "two arms are said not to differ beyond a margin",
-    "ratio": "one arm is said to need or send so many times more",
+    "order": "one method or setting is said to beat another",
+    "equivalence": "two methods or settings are said not to differ beyond a margin",
+    "ratio": "one method or setting is said to need or send so many times more",
     "trend": "a quantity is said to rise or fall with a setting",
     "bound": "a loss is said to stay below a limit",
     "law": "follows from the method; executed as a test",

@@ -29,10 +29,9 @@ class Stored:
     result: str
     rules: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def wait(self) -> tuple[bool, float, int]:
+    def by_wait(self) -> tuple[bool, float]:
         """Sorts records by how soon they are computed again; those of unknown time come last."""
-        return self.seconds is None, self.seconds or 0.0, self.seed
+        return self.seconds is None, self.seconds or 0.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Run:
     @property
     def quickest(self) -> Stored:
         """The record that is checked soonest."""
-        return min(self.stored, key=lambda one: one.wait)
+        return min(self.stored, key=lambda one: (*one.by_wait(), one.seed))
 
     @property
     def seconds(self) -> float:

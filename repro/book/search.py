@@ -18,18 +18,19 @@ LEFT_OUT = ("index.html", "search.html", "explorer.html")
 @dataclass
 class _Section:
     anchor: str
+    tag: str = ""
     heading: str = ""
     text: list[str] = field(default_factory=list)
 
 
 class _Reader(HTMLParser):
-    """Cuts the content of a page at headings and at entries that have an id."""
+    """Cuts the content of a page at headings and entries that have an id; leaves out what is ``data-unsearched``."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.sections = [_Section("")]
         self._open: list[str] = []
-        self._id = ""
+        self._hidden = 0  # open tags at the one that is marked as not to be searched
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -37,24 +38,27 @@ class _Reader(HTMLParser):
             self._say(" ")
             return
         self._open.append(tag)
-        name = dict(attrs).get("id")
+        name, marked = dict(attrs).get("id"), "data-unsearched" in dict(attrs)
+        self._hidden = self._hidden or len(self._open) * marked
         if name and (tag in _HEADINGS or tag in _SECTIONS):
-            self.sections.append(_Section(name))
+            self.sections.append(_Section(name, tag))
         self._say(" ")
 
     def handle_endtag(self, tag: str) -> None:
         while self._open and self._open.pop() != tag:
             pass
+        if len(self._open) < self._hidden:
+            self._hidden = 0
         self._say(" ")
 
     def handle_data(self, data: str) -> None:
         self._say(data)
 
     def _say(self, data: str) -> None:
-        if "main" not in self._open or _SKIPPED.intersection(self._open):
+        if self._hidden or "main" not in self._open or _SKIPPED.intersection(self._open):
             return
         section = self.sections[-1]
-        if self._open[-1] in _HEADINGS or (self._open[-1] == "dt" and section.anchor):
+        if self._open[-1] in _HEADINGS or "dt" == self._open[-1] == section.tag:
             section.heading += data
         else:
             section.text.append(data)

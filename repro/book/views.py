@@ -15,7 +15,7 @@ from markupsafe import Markup
 from repro.book import forest, notebook, rows, runs, tally, wording
 from repro.book.inputs import Inputs
 from repro.book.rows import Row
-from repro.book.runs import Run
+from repro.book.runs import Run, Stored
 from repro.book.theme import DECIDED, SOURCES
 from repro.registry.published import rule_hash
 from repro.registry.specs import GROUPS
@@ -153,6 +153,7 @@ class Site:
         made = ARTEFACTS.get(name)
         old = name in self.inputs.of_pilot
         behind = self.runs_of(made.runs) if made and not old else []
+        quickest: Stored | None = min((run.quickest for run in behind), key=Stored.by_wait, default=None)
         return {
             "id": name,
             "source": name.partition(".")[0],
@@ -168,7 +169,7 @@ class Site:
             "runs": behind,
             "records": sum(len(run.stored) for run in behind),
             "seconds": sum(run.seconds for run in behind),
-            "quickest": min((run.quickest for run in behind), key=lambda one: one.wait[:2], default=None),
+            "quickest": quickest,
             "devices": sorted({run.device for run in behind if run.device}),
         } | _published(item, made.title if made else "")
 

@@ -46,8 +46,10 @@
     if (!words.length) return;
     const hits = index.map((entry) => [score(entry, words), entry]).filter((hit) => hit[0]);
     hits.sort((a, b) => b[0] - a[0]);
-    found.textContent = hits.length + (hits.length === 1 ? " section" : " sections") + (hits.length > most ? ", the best " + most + " shown" : "");
-    for (const [, entry] of hits.slice(0, most)) {
+    const perPage = {};
+    const best = hits.filter(([, entry]) => (perPage[entry.page] = (perPage[entry.page] || 0) + 1) <= 2).slice(0, most);
+    found.textContent = hits.length + (hits.length === 1 ? " section" : " sections") + (hits.length > best.length ? ", the best " + best.length + " shown" : "");
+    for (const [, entry] of best) {
       const item = document.createElement("li");
       const link = document.createElement("a");
       link.href = entry.page + (entry.anchor ? "#" + encodeURIComponent(entry.anchor) : "");

@@ -25,7 +25,7 @@ from repro.results import records
 from repro.running import laws
 from repro.verdicts import judge
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COMMITTED = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
