@@ -145,7 +145,8 @@ class Browser:
     def press(self, key: str, code: int = 0) -> None:
         """Press one key."""
         for kind in ("keyDown", "keyUp"):
-            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+            text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}  # without it nothing is activated
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
 
     def screenshot(self, path: Path) -> None:
         """Write what the window shows as a PNG."""
