@@ -141,4 +141,5 @@ def _item(value: Any, unit: str) -> str:
         return (" to ".join(texts) if unit and len(texts) == 2 else listed(texts)) + unit
     if isinstance(value, str):
         return value
-    return (labels.number(value) if isinstance(value, int) else f"{value:g}") + unit
+    whole = isinstance(value, int)
+    return (labels.number(value) if whole and value >= 10_000 else str(value) if whole else f"{value:g}") + unit
