@@ -148,6 +148,13 @@ class Browser:
             text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}  # without it nothing is activated
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
 
+    def follow(self, key: str, code: int = 0) -> None:
+        """Press a key that leads to another page, and wait until that is there."""
+        self._loaded = False
+        self.press(key, code)
+        while not self._loaded:
+            self._receive()
+
     def screenshot(self, path: Path) -> None:
         """Write what the window shows as a PNG."""
         path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
