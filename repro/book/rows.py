@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from repro.book import parts as of_parts
 from repro.book import reasons, wording
 from repro.book.inputs import Inputs
-from repro.book.theme import DECIDED, PILOT, colour, verdict_class
+from repro.book.theme import DECIDED, PILOT, colour, said, verdict_class
 from repro.verdicts.judge import Statement
 
 NOT_RUN = "not run"
@@ -94,8 +95,13 @@ class Row:
         counted = [part["outcome"] for part in self.parts if not part.get("beside")]
         if len(counted) < 2 or self.word == NOT_RUN:
             return ""
-        found = dict.fromkeys(counted)
-        return f"{len(counted)} parts: " + ", ".join(f"{counted.count(outcome)} {outcome}" for outcome in found)
+        found = said(Counter(map(verdict_class, counted)))
+        same = len(set(counted)) == 1
+        return (
+            f"all {len(counted)} parts{found[len(str(len(counted))) :]}"
+            if same
+            else f"of {len(counted)} parts, {found}"
+        )
 
     @property
     def difference(self) -> str:
