@@ -74,7 +74,7 @@ def _specs_copy() -> tempfile.TemporaryDirectory[str]:
     root = Path(folder.name)
     shutil.copytree(REPOSITORY / "pipelines", root / "pipelines")
     (root / "data").mkdir()
-    for name in ("params.yaml", "data/published.yaml", "data/study.yaml"):
+    for name in ("params.yaml", "data/published.yaml", "data/sources.yaml", "data/study.yaml"):
         shutil.copy(REPOSITORY / name, root / name)
     choose_rates(root)
     return folder
