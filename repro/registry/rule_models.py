@@ -332,21 +332,8 @@ class MovementShare(Measured):
 AnyMeasured = Annotated[
     Plain | OfQuantity | Sharper | Linear | LineError | MovementShare, Field(discriminator="measures")
 ]
-AnyPart = Annotated[
-    Order
-    | Ratio
-    | Equivalence
-    | Value
-    | Factor
-    | Bound
-    | Trend
-    | Divergence
-    | Readings
-    | Law
-    | Definition
-    | AnyMeasured,
-    Field(discriminator="rule"),
-]
+AnyTrained = Order | Ratio | Equivalence | Value | Factor | Bound | Trend | Divergence
+AnyPart = Annotated[AnyTrained | Readings | Law | Definition | AnyMeasured, Field(discriminator="rule")]
 
 
 class Judge(Model):
