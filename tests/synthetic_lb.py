@@ -144,6 +144,7 @@ def finals() -> dict[str, float]:
     }
     for run in [f"lb-{method}-alexnet-{split}" for method in ("bsp", "fa") for split in SPLITS]:
         ends |= {f"{run}-{changed}": ends[run] - 0.02 for changed in ("lr0_01", "b64")}
+    ends["lb-fa-alexnet-noniid-equal"] = ends["lb-fa-alexnet-noniid"] - 0.03
     ends |= {f"lb-shares-{model}": ends[f"lb-bsp-{model}-iid"] for model in ("resnet50", "vgg11")}
     ends |= {f"lb-bsp-resnet50-noniid-{policy}": 0.3 for policy in ("local", "drop")}
     ends |= {
@@ -248,7 +249,7 @@ def _record(spec: Spec, seed: int, **content: Any) -> Record:
 
 def law(profile: str = "study", **numbers: float) -> Record:
     """The executed law of the label split, in which it holds; ``numbers`` replace its own."""
-    (spec,) = planned(profile, "law")
+    (spec,) = (spec for spec in planned(profile, "law") if spec.run == "lb-law-label-split")
     found = {
         "vgg11_max_abs_difference": 1e-16, "vgg11_update_max_abs": 0.01, "resnet50_max_abs_difference": 1e-3,
         "resnet50_update_max_abs": 0.01, "tolerance": 1e-12, "workers": 4, "local_batch": 8, "dtype": "float64",

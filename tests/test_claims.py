@@ -46,10 +46,7 @@ STATEMENTS = {  # id -> kind, in the words of the project's list of artefacts
     "lb": "order order trend trend trend order law value value trend order value order order trend order"
     " law value order order order order order value trend trend order law law order order bound order",
 }
-WITHOUT_A_RUN = {
-    "e2.c13", "e2.c14", "e2.c15", "e2.c16", "lb.c16", "lb.c21", "lb.c24", "lb.c25", "lb.c26", "lb.c28", "lb.c29",
-    "lb.c30", "lb.c32", "lb.c33",
-}  # fmt: skip
+WITHOUT_A_RUN = {"e2.c16", "lb.c16", "lb.c21", "lb.c24", "lb.c25", "lb.c26", "lb.c32", "lb.c33"}
 """Statements that nothing here was run for, yet."""
 
 

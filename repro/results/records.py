@@ -218,7 +218,7 @@ def read(path: Path) -> Record:
         fitting(Body, content, path)
         fitting(_ROWS.get(content["kind"], list[Row]), content["rows"], path, "rows")
     except ReproError as error:
-        raise ReproError(f"{error}; {remedy}") from error
+        raise ReproError(f"{str(error).removesuffix('; correct it')}; {remedy}") from error
     record = Record(**content)
     if path.name != f"{record.run}.s{record.seed}.json":
         raise ReproError(f"{path}: holds {record.run} seed {record.seed}; the file was renamed or copied; {remedy}")
@@ -324,6 +324,6 @@ def core_seconds(provenance: Path) -> float | None:
     try:
         known = fitting(Costs, read_json(provenance), provenance)
     except ReproError as error:
-        raise ReproError(f"{error}; {remedy}") from error
+        raise ReproError(f"{str(error).removesuffix('; correct it')}; {remedy}") from error
     found = known.seconds if known.cpu_seconds is None else known.cpu_seconds
     return None if found is None else float(found)

@@ -64,7 +64,7 @@ def of(run: str, records: list[Record] | None = None) -> list[Record]:
 def test_the_post_has_all_its_artefacts() -> None:
     published = {"e3.table1", *(f"e3.fig{i}" for i in range(1, 6))}
     assert {name for name in IDS if report.ARTEFACTS[name].published} == published
-    assert report.ids("e3", "control") == ["e3.extra-buffers", "e3.extra-momentum", "e3.extra-initialisation"]
+    assert report.ids("e3", "control") == ["e3.extra-buffers", "e3.extra-initialisation", "e3.extra-momentum"]
 
 
 def test_every_run_is_shown_somewhere_and_controls_only_with_controls() -> None:

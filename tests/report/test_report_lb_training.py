@@ -84,7 +84,8 @@ def test_every_run_is_shown_somewhere_and_controls_only_with_controls() -> None:
     own, controls = ({spec.run for spec in planned(group=group)} for group in ("artefact", "control"))
     shares = {run for run in report.ARTEFACTS["lb.extra-shares"].runs if run in own}  # beside measured times
     assert shares
-    assert {run for name in IDS for run in report.ARTEFACTS[name].runs} | shares == own | controls
+    judged_only = {"lb-fa-alexnet-noniid-equal"}  # lb.c30, whose page has the numbers
+    assert {run for name in IDS for run in report.ARTEFACTS[name].runs} | shares | judged_only == own | controls
     for name in IDS:
         if report.ARTEFACTS[name].group == "artefact":
             assert not set(report.ARTEFACTS[name].runs) & controls, name
@@ -98,7 +99,7 @@ def test_what_was_not_recorded_is_one_line() -> None:
     for name, what in (
         ("lb.fig6", "gradient_norm"), ("lb.fig7", "step_up_factor"), ("lb.extra-sharpness", "hessian_"),
     ):  # fmt: skip
-        with pytest.raises(ReproError, match=f"no {what}.* in pipelines/lb.yaml") as error:
+        with pytest.raises(ReproError, match=f"no (series )?{what}.* was expected") as error:
             report.figure(name, [bare(record) for record in RECORDS])
         assert "\n" not in str(error.value)
 
