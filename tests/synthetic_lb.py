@@ -144,7 +144,6 @@ def finals() -> dict[str, float]:
     }
     for run in [f"lb-{method}-alexnet-{split}" for method in ("bsp", "fa") for split in SPLITS]:
         ends |= {f"{run}-{changed}": ends[run] - 0.02 for changed in ("lr0_01", "b64")}
-    ends["lb-fa-alexnet-noniid-equal"] = ends["lb-fa-alexnet-noniid"] - 0.03
     ends |= {f"lb-shares-{model}": ends[f"lb-bsp-{model}-iid"] for model in ("resnet50", "vgg11")}
     ends |= {f"lb-bsp-resnet50-noniid-{policy}": 0.3 for policy in ("local", "drop")}
     ends |= {

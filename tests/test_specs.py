@@ -319,7 +319,7 @@ def test_payloads_of_the_larger_network_are_measured_once_and_of_the_smaller_one
 
 
 @pytest.mark.parametrize(
-    ("source", "runs"), [("e1", 16 + 4 + 6 * 8), ("e2", 16 + 1 + 3 * 7), ("e3", 30 + 13), ("lb", 73 + 48 + 6 * 4)]
+    ("source", "runs"), [("e1", 16 + 4 + 6 * 8), ("e2", 17 + 1 + 3 * 7), ("e3", 30 + 13), ("lb", 75 + 48 + 6 * 4)]
 )
 def test_run_ids_are_unique_and_fit_file_names(source: str, runs: int, resolved) -> None:
     for profile, by_run in resolved.items():
@@ -727,10 +727,13 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
     assert changed.pop("partition") == train | payloads
     assert changed.pop("laws") == law
     assert changed.pop("law_normalisation") == other
+    traffic = {"e2-law-slowest-device", "lb-law-epoch-traffic", "lb-law-star-and-ring"}
+    assert changed.pop("law_traffic") == traffic
+    assert changed.pop("gradients") == set()
     measured = runs(lambda s: s.kind == "measure")
     assert changed.pop("measure") == measured
     normed = runs(lambda s: s.norm in ("group", "layer", "instance")) - measured  # ViT has a norm of its own
-    assert changed.pop("group_norm") == law | other | normed
+    assert changed.pop("group_norm") == law | other | normed | traffic
     assert changed.pop("fixup") == runs(lambda s: s.norm == "fixup")
     assert changed.pop("buffer_policies") == runs(lambda s: s.buffers != "average")
     assert changed.pop("partition_by_labels") == runs(lambda s: s.kind == "train" and s.partition == "labels")
@@ -746,7 +749,7 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
         "lb-shares-resnet50", "lb-shares-vgg11"
     }  # fmt: skip
     assert changed.pop("step_up") == runs(lambda s: s.step_up is not None)
-    assert changed.pop("codec_dense") == law | split | payloads | sending
+    assert changed.pop("codec_dense") == law | split | traffic | payloads | sending
     assert changed.pop("codec_int8") == payloads | sending & runs(lambda s: s.codec == "int8" or s.quantised_weights)
     assert changed.pop("codec_dgc") == payloads | sending & runs(lambda s: s.codec.startswith("dgc"))
     assert changed.pop("quantised_weights") == sending & runs(lambda s: s.quantised_weights)

@@ -27,7 +27,6 @@ WAITING = frozenset(
     [
         "e2.c13",
         "e2.c14",
-        "e2.c15",
         "e2.c16",
         "lb.teacher",
         "lb.c16",
@@ -35,8 +34,6 @@ WAITING = frozenset(
         "lb.c24",
         "lb.c25",
         "lb.c26",
-        "lb.c28",
-        "lb.c29",
         "lb.c30",
         "lb.c32",
         "lb.c33",

@@ -93,13 +93,6 @@ def _times(words: str) -> _Words:
     return say
 
 
-def _sent(match: re.Match[str], settings: _Settings) -> str:
-    """The share of values that a sparsifying codec sends."""
-    sparsity = (settings.get("codec_options") or {}).get("sparsity")
-    percent = float(match[1]) if sparsity is None else 100 * (1 - sparsity)
-    return f"the largest {percent:.3g} % sent"
-
-
 def _split(match: re.Match[str], settings: _Settings) -> str:
     return "IID" if settings.get("partition", match[0]) == "iid" else "non-IID"
 
@@ -122,10 +115,6 @@ _CHANGES: dict[str, _Words] = {
     r"gq": _codec("int8"),
     r"dgc": _codec("dgc"),
     r"cosine": lambda _, settings: str(settings.get("schedule", {}).get("kind", "cosine")),
-    r"top(\d+)": _sent,
-    r"clip": lambda _, settings: f"clipped at {(settings.get('codec_options') or {}).get('clip', '?')}",
-    r"unaccumulated": _always("without accumulation"),
-    r"uncorrected": _always("without momentum correction"),
     r"weights": _always("int8 weights"),
     rf"lr{_RATES}": _rate("learning rate {}"),
 }
@@ -169,7 +158,6 @@ _SETTINGS_OF_PAPER: dict[str, _Words] = {
     r"x(\d+)": _step("factor", "X = {}", lambda match: match[1]),
     r"b(\d+)": _value("local_batch", "local batch {}"),
     r"low": _rate("base rate {}", "second base rate"),
-    r"equal": _always("equal weights"),
     rf"lr{_RATES}": _rate("learning rate {}"),
 }
 _LAWS = {
