@@ -226,9 +226,9 @@ def test_a_network_is_measured_as_it_is_trained_and_advised_on_as_it_is_measured
         ("pipelines/lb.yaml", "[1, 32, 64, 128, 256, 512, 1024]", "[1, 64, 32]", "at least three ascending sizes"),
         ("pipelines/lb.yaml", "[1, 32, 64, 128, 256, 512, 1024]", "[1, 32, 9999]", "to the 1024 images"),
         ("pipelines/lb.yaml", "peak_sizes: [32,", "peak_sizes: [3,", "key peak_sizes: 3; some of the batch sizes"),
-        ("pipelines/smoke/params.yaml", "blocks: 3", "blocks: 2", "a value from 3"),
-        ("pipelines/smoke/params.yaml", "vgg11: {image_size: 32}", "vgg11: {epochs: 3}", "models.vgg11.epochs: a prof"),
-        ("pipelines/smoke/params.yaml", "vgg11: {image_size: 32}", "vgg12: {width: 3}", "unknown key 'vgg12'"),
+        ("pipelines/smoke/params.yaml", "blocks: 3", "blocks: 2", "a number from 3 up"),
+        ("pipelines/smoke/params.yaml", "vgg11: {image_size: 32}", "vgg11: {epochs: 3}", "unknown key 'epochs'"),
+        ("pipelines/smoke/params.yaml", "vgg11: {image_size: 32}", "vgg12: {width: 3}", "models.vgg12: a mapping"),
     ],
 )  # fmt: skip
 def test_a_malformed_measurement_is_one_line(file: str, old: str, new: str, says: str, tmp_path: Path) -> None:
