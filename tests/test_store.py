@@ -116,5 +116,5 @@ def test_a_message_without_a_length_and_an_unknown_status_are_refused(root: Path
                 rows=[{"step": 1, "what": "gradient", "codec": "int8", "bytes": 0, "dense_bytes": 4}],
             )
         )
-    with pytest.raises(ReproError, match="status 'done'; completed or diverged was expected"):
+    with pytest.raises(ReproError, match="one of completed, diverged was expected"):
         records.read(forge(spec, root, status="done"))
