@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import tree
+from tree import imported
 
 LAYERS = (
     {"__main__"}, {"cli"}, {"commands"}, {"book"}, {"report"}, {"running"}, {"verdicts"}, {"performance"}, {"training"},
@@ -15,17 +16,6 @@ LAYERS = (
 FLOOR = {name: len(LAYERS) - n for n, layer in enumerate(LAYERS) for name in layer}
 PACKAGE = tree.REPOSITORY / "repro"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-
-
-def imported(path: Path) -> dict[str, set[str]]:
-    """Module -> names that a file imports from it, lazy and type-only imports included; of this package only."""
-    found: dict[str, set[str]] = {}
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "repro":
-            found.setdefault(str(node.module), set()).update(alias.name for alias in node.names)
-        elif isinstance(node, ast.Import):
-            found |= {alias.name: set() for alias in node.names if alias.name.split(".")[0] == "repro"}
-    return found
 
 
 def rooms(path: Path) -> set[str]:

@@ -1,6 +1,5 @@
 """The pipeline files declare what the code makes, and the locks belong to the files beside them."""
 
-import ast
 import hashlib
 import json
 import re
@@ -145,11 +144,8 @@ def code_of(module: str) -> set[Path]:
         if path in found or not (ROOT / path).exists():  # a name in a module, not a module
             continue
         found.add(path)
-        for node in ast.walk(ast.parse((ROOT / path).read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "repro":
-                waiting |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
-            elif isinstance(node, ast.Import):
-                waiting |= {alias.name for alias in node.names if alias.name.split(".")[0] == "repro"}
+        for imports, names in tree.imported(ROOT / path).items():
+            waiting |= {imports, *(f"{imports}.{name}" for name in names)}
     return found - {Path("repro/__init__.py")}
 
 

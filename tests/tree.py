@@ -1,5 +1,6 @@
 """A copy of the small files that commands read, for tests that damage them, and valid records without any training."""
 
+import ast
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -68,3 +69,14 @@ def record(spec: Spec, seed: int, root: Path, top1: float = 0.5, **changes: Any)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(canonical_json(made.body()))  # as records.write, without waiting for the disk
     return made
+
+
+def imported(path: Path) -> dict[str, set[str]]:
+    """Module -> names that a file imports from it, lazy and type-only imports included; of this package only."""
+    found: dict[str, set[str]] = {}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "repro":
+            found.setdefault(str(node.module), set()).update(alias.name for alias in node.names)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name: set() for alias in node.names if alias.name.split(".")[0] == "repro"}
+    return found
