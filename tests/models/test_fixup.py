@@ -283,18 +283,9 @@ def test_a_saved_optimiser_goes_on_with_its_factors():
     assert all(torch.equal(a, b) for a, b in zip(undisturbed.parameters(), resumed.parameters(), strict=True))
 
 
-@pytest.fixture
-def root(tmp_path):
-    """A repository root of its own for checkpoints, with this repository's data."""
-    (tmp_path / "data").mkdir()
-    for name in ("prepared", "raw", "manifests", "sources.yaml"):
-        (tmp_path / "data" / name).symlink_to(toy.ROOT / "data" / name)
-    return tmp_path
-
-
 @pytest.mark.data
 @pytest.mark.parametrize("method", ["central", "federated"])
-def test_an_interrupted_run_goes_on_to_the_same_record(method, root):
+def test_an_interrupted_run_goes_on_to_the_same_record(method, data, root):
     spec = toy.spec(method, norm="fixup", epochs=3, momentum=0.9, precision="bf16")
     undisturbed, _ = runner.run(spec, 3, root, checkpoint_seconds=math.inf)
 

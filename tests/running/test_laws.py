@@ -84,7 +84,7 @@ def test_the_law_of_the_label_split_notices_workers_that_are_not_weighted_alike(
 @pytest.mark.parametrize("run", ["e1-union-law", "e3-normalisation-law"])
 def test_without_vector_instructions_a_law_states_the_same(run):
     program = (
-        "import json; from pathlib import Path; from repro import runner, specs\n"
+        "import json; from pathlib import Path; from repro.registry import specs; from repro.running import runner\n"
         f"root = Path({str(toy.ROOT)!r})\n"
         f"print(json.dumps(runner.run(specs.find({run!r}, 'study', root), 1, root)[0].law))"
     )
