@@ -289,7 +289,7 @@ def percent(fractions: Sequence[float]) -> str:
     """Mean over seeds with its 95 % interval, in percent: ``61.2 [60.1, 62.3]``."""
     if not fractions:
         return "–"
-    mean, low, high = (labels.number(100 * value, 1) for value in intervals.interval(fractions))
+    mean, low, high = (labels.number(value, 1) for value in intervals.bounded([100 * each for each in fractions]))
     return f"{mean} [{low}, {high}]" if len(fractions) > 1 else f"{mean} (one seed)"
 
 
