@@ -41,8 +41,9 @@ def frame(profile: str = "study", root: Path = Path(), *, evaluations: bool = Fa
 
 def _rows(record: Record, path: Path, evaluations: bool) -> Iterator[Row]:
     names = ("profile", "source", "group", "kind", "run", "seed", "status", "fingerprint")
-    start = {name: getattr(record, name) for name in names} | _flat("spec", record.spec) | _flat("data", record.data)
-    start |= {"end_top1": None, "end_top5": None}
+    start: Row = {name: getattr(record, name) for name in names}
+    start |= _flat("spec", {name: value for name, value in record.spec.items() if name not in names})
+    start |= _flat("data", record.data) | {"end_top1": None, "end_top5": None}
     if record.kind == "train":
         from repro.results import metrics
 
