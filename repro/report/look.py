@@ -70,7 +70,7 @@ COMPRESSED = {
     "e2-large-batch-dgc": _DGC,
     "e2-large-batch-cosine": replace(METHODS["large_batch"], **_COSINE),
     "e2-large-batch-dgc-cosine": replace(_DGC, **_COSINE),
-    "e2-large-batch-weights": Style("#7A3E9D", "X", (0, (5.0, 1.2, 1.2, 1.2))),
+    "e2-large-batch-weights": Style("#4D6A00", "X", (0, (5.0, 1.2, 1.2, 1.2))),
     "e2-decay-large-batch": METHODS["large_batch"],
     "e2-decay-large-batch-dgc": _DGC,
     "e2-decay-large-batch-cosine": replace(METHODS["large_batch"], **_COSINE),
