@@ -72,7 +72,7 @@ def written(root: Path = Path()) -> dict[Path, str]:
     for profile in specs.PROFILES:
         folder = Path("pipelines", profile)
         stages = dict(stage for source in specs.SOURCES for stage in _of_source(source, profile, root))
-        stages |= dict(_library(root)) | {"verdicts": _verdicts(profile, root)}
+        stages |= dict(_library(profile, root)) | {"verdicts": _verdicts(profile, root)}
         made[folder / "dvc.yaml"] = _text(_STAGES, {"stages": stages})
         controls = dict(stage for source in specs.SOURCES for stage in _controls(source, profile, root))
         made[folder / "controls/dvc.yaml"] = _text(_CONTROLS, {"vars": ["../params.yaml"], "stages": controls})
@@ -148,15 +148,16 @@ def _of_source(source: str, profile: str, root: Path) -> Iterator[tuple[str, dic
         )  # fmt: skip
 
 
-def _library(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _library(profile: str, root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Notebooks of no source, which read no record."""
+    of_study = OF_THE_STUDY if profile == study.PROFILE else []
     for path in notebooks.of_none(root / "notebooks"):
         yield (
             f"notebook-{path.stem}",
             _stage(
                 "../..",
                 f"python -m repro notebook {path.stem} --profile ${{profile}}",
-                [*RUNS, *SHOWN, "repro/book/notebooks.py", f"notebooks/{path.name}"],
+                [*RUNS, *SHOWN, *of_study, "repro/book/notebooks.py", f"notebooks/{path.name}"],
                 [f"figures/${{profile}}/notebooks/{path.name}"],
             ),
         )
