@@ -329,7 +329,7 @@ def test_the_gap_above_the_panels_is_that_of_the_verdict_and_of_the_marks(
     rows = read_csv(next(path for path in paths if path.suffix == ".csv").read_text())
     for axes, run in zip(figure.axes, e3.training.REGULARISATION_RUNS, strict=True):
         gap = np.mean([100 * metrics.regularisation_gap(r) for r in of(run, records)])
-        assert f"{e3.runs.network(run)}: {gap:.1f} [" in texts(figure)
+        assert f"{e3.runs.network(run)}: {gap:.1f} points [" in texts(figure)
         ends = {line.get_label(): float(np.asarray(line.get_ydata(), float)[-1]) for line in axes.lines}
         assert ends["training images"] - ends["test images"] == pytest.approx(gap)
         assert ends["counted while training"] != pytest.approx(ends["training images"])
