@@ -75,6 +75,13 @@ COMPRESSED = {
     "e2-decay-large-batch-dgc": _DGC,
     "e2-decay-large-batch-cosine": replace(METHODS["large_batch"], **_COSINE),
     "e2-decay-large-batch-dgc-cosine": replace(_DGC, **_COSINE),
+    "e2-large-batch-plain-top10": Style("#2B9C9C", "D", "-"),
+    "e2-large-batch-plain-top1": Style("#0B4F4F", "v", (0, (1.2, 1.2))),
+    "e2-federated-top10": Style("#A85A00", "D", "-"),
+    "e2-federated-top1": Style("#4A2700", "v", (0, (1.2, 1.2))),
+    "e2-large-batch-dgc-clip": Style("#00264D", "s", "-"),
+    "e2-large-batch-dgc-clip-unaccumulated": Style("#6D83A6", "X", (0, (1.2, 1.2)), filled=False),
+    "e2-large-batch-dgc-clip-uncorrected": Style("#2B9C9C", "^", "-", filled=False),
     "e2-federated-gq": Style("#8C4A00", "v", "-"),
 }
 

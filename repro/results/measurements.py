@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,18 @@ def largest_batch(record: Record, budget: float) -> int:
     return batch_costs.advised_batch(fits.extremes(sizes[-2:], peaks[-2:]), budget)
 
 
+def batch_by_terms(record: Record, held: float) -> float:
+    """The batch at which the sum of Eq. 3, on the lines through its extreme probes, is ``held`` bytes."""
+    ends = [batches(record)[0], batches(record)[-1]]
+    line = fits.extremes(ends, [sum(predicted_terms(record, end).values()) for end in ends])
+    return (held - line.intercept) / line.slope
+
+
+def grown(record: Record) -> dict[int, float]:
+    """Bytes that a watched training added to its process, by batch: its peak without interpreter and libraries."""
+    return {row["batch"]: float(row["peak"] - row["base"]) for row in rows(record) if row["peak"] is not None}
+
+
 def largest_by_terms(record: Record, budget: float) -> int:
     """The same where only the sum of Eq. 3 counts: what an interpreter and its libraries take is not in it."""
     ends = [batches(record)[0], batches(record)[-1]]
@@ -165,28 +178,33 @@ def fitted(fit: str, sizes: Sequence[int], cost: Sequence[float]) -> tuple[list[
     return [size for size, _ in kept], [each for _, each in kept]
 
 
-def round_times(record: Record, seconds: Sequence[float], sizes: Sequence[int]) -> dict[str, float]:
+@lru_cache(maxsize=256)
+def _round_time(way: str, sizes: tuple[int, ...], seconds: tuple[float, ...]) -> float:
+    """Local time of that round under ``way``; ``seconds``: of a step at each of ``sizes``, on the fastest device."""
+    cost, total = fits.between(sizes, seconds), LOCAL_BATCH * len(SPEEDS)
+    shares = {
+        "uniform": lambda: batch_costs.uniform_shares(total, len(SPEEDS)),
+        "proportional": lambda: batch_costs.proportional_shares(total, SPEEDS),
+        "equalising": lambda: batch_costs.equalising_shares(total, SPEEDS, cost),
+    }[way]()
+    return batch_costs.round_seconds(shares, SPEEDS, cost)
+
+
+def round_times(seconds: Sequence[float], sizes: Sequence[int]) -> dict[str, float]:
     """Local time of a synchronous round of the scenario of lb.c17 under three ways to share its global batch.
 
     Args:
-        record: whose network it is.
         seconds: of a local step at each of ``sizes``, on a device of speed 1.
         sizes: batch sizes, ascending.
 
     Returns:
         Seconds by ``uniform``, ``proportional`` and ``equalising`` shares.
     """
-    cost, total = fits.between(sizes, seconds), LOCAL_BATCH * len(SPEEDS)
-    shares = {
-        "uniform": batch_costs.uniform_shares(total, len(SPEEDS)),
-        "proportional": batch_costs.proportional_shares(total, SPEEDS),
-        "equalising": batch_costs.equalising_shares(total, SPEEDS, cost),
-    }
-    return {name: batch_costs.round_seconds(each, SPEEDS, cost) for name, each in shares.items()}
+    return {way: _round_time(way, (*sizes,), (*seconds,)) for way in ("uniform", "proportional", "equalising")}
 
 
 def log_gains(record: Record, way: str) -> list[float]:
     """Logarithm, block by block, of how many times shorter shares of this ``way`` make that round than uniform ones."""
-    sizes = batches(record)
-    times = [round_times(record, block, sizes) for block in block_medians(record, "step", sizes)]
-    return [math.log(each["uniform"] / each[way]) for each in times]
+    sizes = (*batches(record),)
+    blocks = [(*block,) for block in block_medians(record, "step", sizes).tolist()]
+    return [math.log(_round_time("uniform", sizes, each) / _round_time(way, sizes, each)) for each in blocks]

@@ -16,7 +16,17 @@ from repro.registry.published import load_published
 from repro.report import lb
 from repro.results import measurements
 
-IDS = ("lb.fig1", "lb.fig2", "lb.fig4", "lb.fig5", "lb.eq2", "lb.eq3", "lb.extra-fits", "lb.extra-shares")
+IDS = (
+    "lb.fig1",
+    "lb.fig2",
+    "lb.fig4",
+    "lb.fig5",
+    "lb.eq2",
+    "lb.eq3",
+    "lb.extra-fits",
+    "lb.extra-shares",
+    "lb.extra-capacity",
+)
 
 
 @pytest.fixture(scope="module")
