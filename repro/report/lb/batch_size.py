@@ -119,8 +119,9 @@ def gradient_norm(groups: Selection, rows: Rows) -> Figure:
     """Draw the cumulative norm in early training (statement lb.c10)."""
     spans = ", ".join(f"{number(_early(groups, model))} of {TITLES[model]}" for model in STEPPED)
     notes = [
-        f"Sum of the L2 norms of the gradients so far. {BAND} Shown are the first {number(_EARLY)} iterations, or "
-        f"as many as every batch size has ({spans}); of a longer curve {POINTS} points.",
+        "Sum of the L2 norms of the gradients so far. Lines: mean over seeds. Bands: 95 % Student-t interval. Shown "
+        f"are the first {number(_EARLY)} iterations, or as many as every batch size has ({spans}); of a longer curve "
+        f"{POINTS} points.",
         *gaps_of_many(groups, "left out"),
     ]
     figure, (panels,) = layout.rows(

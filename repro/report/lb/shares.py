@@ -109,8 +109,8 @@ def _notes(groups: Selection) -> list[str]:
         "Student-t interval over blocks.]",
         f"Accuracies: {stamp_by_network(trained)}.",
         f"Trained with gradients averaged at every step, weighted by images: {_local_batches(groups[SHARED])}. Mean "
-        "over seeds at the end (last tenth) [95 % Student-t interval]; changes are paired by seed. On one and the "
-        "same union batch the step does not depend on the shares where there is no BatchNorm (tests/test_engines.py "
-        "executes this); BatchNorm normalises each device's batch by itself.",
+        "over seeds at the end (last tenth) [95 % Student-t interval, cut at 0 and 100 %]; changes are paired by seed. "
+        "On one and the same union batch the step does not depend on the shares where there is no BatchNorm "
+        "(tests/training/test_engines.py executes this); BatchNorm normalises each device's batch by itself.",
         *gaps_of_many(trained),
     ]
