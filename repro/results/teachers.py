@@ -1,0 +1,56 @@
+"""How well teachers predict the gradients of small batches: numbers of one record of kind ``teacher`` (paper, Eq. 5).
+
+R2 is 1 less the squared error over the squared norm of what is predicted, summed over pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from repro.errors import ReproError
+from repro.results.records import Record
+
+LATER, ANOTHER = "later steps", "another training"
+"""Held-out pairs: of later steps of the training whose first pairs trained the teachers, and of another training."""
+IDENTITY = "identity"
+"""The teacher that leaves the gradient as it is."""
+CEILING = "ceiling"
+"""Row of the best R2 that any prediction could have: that of the gradient of all images, estimated."""
+
+
+def larges(record: Record) -> list[int]:
+    """Large batches that a record compares with its small one, ascending.
+
+    Raises:
+        ReproError: another kind of record.
+    """
+    if record.kind != "teacher":
+        raise ReproError(
+            f"record {record.run}.s{record.seed}: kind {record.kind} has no teachers; a record of kind teacher was "
+            "expected; name another run"
+        )
+    return sorted({row["large"] for row in record.rows})
+
+
+def row(record: Record, teacher: str, held_out: str, large: int) -> Mapping[str, Any]:
+    """What a teacher reached on held-out pairs with a large batch.
+
+    Raises:
+        ReproError: another kind of record, or one without such a row.
+    """
+    sizes = larges(record)
+    for found in record.rows:
+        if (found["teacher"], found["held_out"], found["large"]) == (teacher, held_out, large):
+            return found
+    raise ReproError(
+        f"record {record.run}.s{record.seed}: no row of {teacher} at batch {large}, {held_out}; it has batches "
+        f"{', '.join(map(str, sizes))}; recompute it"
+    )
+
+
+def gain(record: Record, teacher: str, held_out: str) -> float:
+    """R2 of a teacher minus that of the large batch's own gradient, at the largest batch, in points."""
+    large = larges(record)[-1]
+    ours, plain = (float(row(record, name, held_out, large)["r2"]) for name in (teacher, IDENTITY))
+    return 100 * (ours - plain)

@@ -1,0 +1,113 @@
+"""Runs of kind ``teacher``: pairs share no image, an interruption changes nothing, a row for everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from repro.checkpoint import Checkpoint
+from repro.data.batches import Batches, Images
+from repro.models import build
+from repro.results.teachers import ANOTHER, CEILING, IDENTITY, LATER
+from repro.running import teacher
+from repro.running.teacher import Measurement, Plan, Student, drawn
+from repro.training.steps import Optimisation
+from repro.training.teachers import TEACHERS
+
+IMAGES = 80
+PLAN = Plan(steps=[1, 2, 4, 5], small=4, large=[16, 40], pairs=3)
+OPTIMISATION = Optimisation(lambda _: 0.05, momentum=0.9)
+
+
+def student(seed: int) -> Student:
+    random = np.random.default_rng(3)  # the same images in every training
+    pixels = random.integers(0, 256, size=(IMAGES, 8, 8, 3), dtype=np.uint8)
+    images = Images(pixels, random.integers(0, 10, size=IMAGES), (0.5,) * 3, (0.25,) * 3)
+    model = build("resnet18", classes=10, width=2, norm="group", last_scale_zero=False, seed=seed % 2**31)
+    return Student(model, OPTIMISATION.optimiser(model), Batches(images, [np.arange(IMAGES)], 20, seed, False))
+
+
+def test_no_image_of_a_small_batch_is_in_the_large_ones_of_its_pair() -> None:
+    for seed in range(20):
+        few, many = drawn(60, 8, [16, 50], np.random.default_rng(seed))
+        assert [len(few), *map(len, many)] == [8, 16, 50]
+        for large in many:
+            assert len(set(large.tolist())) == len(large)
+            assert not set(few.tolist()) & set(large.tolist())
+
+
+def test_pairs_are_gradients_of_training_images_at_the_weights_of_their_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, real = [], teacher.of_batch
+
+    def noting(model: torch.nn.Module, images: Images, index: np.ndarray) -> torch.Tensor:
+        seen.append((id(images), frozenset(index.tolist()), float(next(model.parameters()).detach().double().sum())))
+        return real(model, images, index)
+
+    monkeypatch.setattr(teacher, "of_batch", noting)
+    made: list[Student] = []
+
+    def kept(seed: int) -> Student:
+        made.append(student(seed))
+        return made[-1]
+
+    Measurement(kept, OPTIMISATION, PLAN, 5).run()
+    assert len(made) == 2, "the training and another one"
+    looks = len(PLAN.steps) + len(PLAN.fitted)
+    assert len(seen) == looks * PLAN.pairs * (1 + len(PLAN.large))
+    assert {images for images, *_ in seen} == {id(each.batches.images) for each in made}
+    assert len({weights for *_, weights in seen}) == looks, "looking changes no weights, a step does"
+    groups = [seen[at : at + 3] for at in range(0, len(seen), 3)]
+    assert all(not few[1] & large[1] for few, *many in groups for large in many)
+
+
+def test_there_is_a_row_for_every_teacher_batch_and_held_out_set() -> None:
+    rows = Measurement(student, OPTIMISATION, PLAN, 5).run()
+    places = [(row["held_out"], row["large"], row["teacher"]) for row in rows]
+    assert places == [(h, b, name) for h in (LATER, ANOTHER) for b in (16, 40) for name in (*TEACHERS, CEILING)]
+    assert {row["pairs"] for row in rows} == {6}
+    by_place = dict(zip(places, rows, strict=True))
+    for held_out in (LATER, ANOTHER):
+        plain = by_place[held_out, 40, IDENTITY]
+        assert plain["numbers"] == 0
+        assert by_place[held_out, 40, "best scalar"]["numbers"] == 1
+        assert plain["r2"] <= 1
+        ceilings = [by_place[held_out, batch, CEILING] for batch in (16, 40)]
+        assert all(row["r2"] == pytest.approx(row["length"]) for row in ceilings)
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 10, 20, 22, 24, 25])
+def test_an_interrupted_run_ends_like_an_undisturbed_one(at: int, tmp_path: Path) -> None:
+    units = len(PLAN.units())
+    assert units == 5 + 2 * len(TEACHERS) + 2 == 25
+
+    def kill(share: float) -> None:
+        if round(share * units) == at:
+            raise _Killed
+
+    whole = Measurement(student, OPTIMISATION, PLAN, 5).run()
+    with pytest.raises(_Killed):
+        Measurement(student, OPTIMISATION, PLAN, 5, Checkpoint(tmp_path / "c.pt", "same", 0.0)).run(kill)
+    again = Measurement(student, OPTIMISATION, PLAN, 5, Checkpoint(tmp_path / "c.pt", "same", 0.0))
+    assert again.progress.done == at - 1
+    assert again.run() == whole
+
+
+def test_a_checkpoint_that_does_not_fit_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = Checkpoint(tmp_path / "c.pt", "same", 0.0)
+    checkpoint.save({"model": {}, "optimiser": {}, "progress": {"done": 1}})
+    fresh = Measurement(student, OPTIMISATION, PLAN, 5, checkpoint)
+    assert fresh.progress.done == 0
+    assert "damaged checkpoint" in capsys.readouterr().err
+    assert fresh.run() == Measurement(student, OPTIMISATION, PLAN, 5).run()
+
+
+def test_the_seed_decides_everything() -> None:
+    first, again, other = (Measurement(student, OPTIMISATION, PLAN, seed).run() for seed in (5, 5, 6))
+    assert first == again != other
