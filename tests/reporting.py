@@ -28,7 +28,12 @@ def records_of(source: str) -> tuple[Record, ...]:
         "e1": lambda: [*e1_records(), *e1_grid_records(), *e1_control_records()],
         "e2": e2_records,
         "e3": lambda: [*e3_records(), *e3_control_records()],
-        "lb": lambda: [*synthetic_lb.all_records(), *training_records(), *training_control_records()],
+        "lb": lambda: [
+            *synthetic_lb.all_records(),
+            *synthetic_lb.all_gradients(),
+            *training_records(),
+            *training_control_records(),
+        ],
     }
     return tuple({(record.run, record.seed): record for record in made[source]()}.values())
 

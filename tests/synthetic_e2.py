@@ -30,9 +30,17 @@ ARMS: dict[str, tuple[str, str, bool, float, float, tuple[int, ...]]] = {
 #: runs of the second group, likewise
 CONTROL_ARMS: dict[str, tuple[str, str, bool, float, float, tuple[int, ...]]] = {
     "e2-large-batch-plain": ("dense", "plateau", False, 0.52, 4.0, (11, 16)),
+    "e2-large-batch-plain-top10": ("top-k-residual", "plateau", False, 0.515, 4.0, (11, 16)),
+    "e2-large-batch-plain-top1": ("top-k-residual", "plateau", False, 0.49, 4.5, (11, 16)),
+    "e2-federated-top10": ("top-k-residual", "plateau", False, 0.45, 8.0, (25,)),
+    "e2-federated-top1": ("top-k-residual", "plateau", False, 0.35, 9.0, (25,)),
+    "e2-large-batch-dgc-clip": ("dgc", "plateau", False, 0.53, 4.5, (16,)),
+    "e2-large-batch-dgc-clip-unaccumulated": ("dgc-without-accumulation", "plateau", False, 0.42, 5.0, (16,)),
+    "e2-large-batch-dgc-clip-uncorrected": ("dgc-without-correction", "plateau", False, 0.48, 4.5, (16,)),
 }
 PARAMETERS = 702_000
-BYTES = {"dense": 4 * PARAMETERS, "int8": PARAMETERS + 20_000, "dgc": 40_000}
+BYTES = {"dense": 4 * PARAMETERS, "int8": PARAMETERS + 20_000, "dgc": 40_000, "top-k-residual": 80_000}
+BYTES |= {f"dgc-without-{part}": BYTES["dgc"] for part in ("accumulation", "correction")}
 LR, DECAY_LR = 0.1, 0.2
 """Rates of all runs, and of those with weight decay."""
 
@@ -124,7 +132,7 @@ def _trained(run: str, seed: int, profile: str) -> Record:
         weight_decay=0.0005 if decay else 0.0,
         schedule={"kind": "cosine", "lr": rate, "epochs": epochs} if kind == "cosine" else plateau,
         **({"quantised_weights": True} if quantised else {}),
-        **({"sparsity_warmup": _warm_up(profile)} if codec == "dgc" else {}),
+        **({"sparsity_warmup": _warm_up(profile)} if codec.startswith("dgc") else {}),
     )
     final += 0.006 * rng.standard_normal()
     cuts = tuple(cut + seed % 2 for cut in cuts)

@@ -16,6 +16,7 @@ from synthetic import hash_name, specs_root
 
 from repro.registry import specs
 from repro.registry.specs import Spec
+from repro.results import measurements
 from repro.results.records import Record
 
 BATCHES = [1, 32, 64, 128, 256, 512, 1024]
@@ -77,6 +78,12 @@ RUNS = {
     "lb-perf-resnet50": ("resnet50", "cifar10"), "lb-perf-vgg11": ("vgg11", "cifar100"),
     "lb-perf-alexnet": ("alexnet", "caltech101"), "lb-perf-vit": ("vit", "caltech256"),
     "lb-memory-resnet18": ("resnet18", "food101"),
+    **{
+        f"lb-capacity-{model}": (model, data)
+        for model, data in (
+            ("resnet50", "cifar10"), ("vgg11", "cifar100"), ("alexnet", "caltech101"), ("vit", "caltech256")
+        )
+    },
 }  # fmt: skip
 
 
@@ -87,8 +94,17 @@ SEEDS = (1, 2, 3)
 def record(run: str = "lb-perf-resnet50", profile: str = "study", **laws: Any) -> Record:
     """One record; ``laws`` as in ``rows_and_series``."""
     memory_only = {"blocks": 0, "repetitions": 0, "peak_sizes": []} if run.startswith("lb-memory") else {}
+    if run.startswith("lb-capacity"):
+        memory_only = {
+            "blocks": 0, "repetitions": 0, "batch_sizes": [1, 48, 160, 480, 1024], "peak_sizes": [48, 160, 480]
+        }  # fmt: skip
     settings = spec(run, *RUNS[run], **memory_only)
     rows, series = rows_and_series(settings, **laws)
+    if run.startswith("lb-capacity"):  # where Eq. 3 errs by 5 %
+        for row in rows:
+            if row["peak"] is not None:
+                terms = sum(row[name] for name in measurements.TERMS)
+                row["peak"] = row["base"] + round(1.05 * terms)
     return Record(
         run=run, source="lb", group="artefact", kind="measure", profile=profile, seed=1, spec=settings,
         data={"name": settings["dataset"], "sha256": "0" * 64, "reduced": None, "classes": 10}, fingerprint="f" * 64,
@@ -103,6 +119,27 @@ def all_records(profile: str = "study", **laws: Any) -> list[Record]:
         _trained(spec, seed, ends[spec.run]) for spec in planned(profile) if spec.run in COMPARED for seed in SEEDS
     ]
     return [*(record(run, profile, **laws) for run in RUNS), *compared]
+
+
+def gradients(run: str, seed: int, profile: str = "study", noise_exponent: float = -1.0) -> Record:
+    """Gradients of which the noise is a power of the batch, and the largest values hold more at each doubling."""
+    (spec,) = (spec for spec in planned(profile, "gradients") if spec.run == run)
+    rng = np.random.default_rng([seed, *run.encode()])
+    rows = [
+        {
+            "step": step, "batch": batch, "repetitions": spec.repetitions, "squared_norm": 4.0,
+            "noise": 64.0 * batch**noise_exponent * (1 + 0.01 * rng.standard_normal()), "signal": 1.0,
+            "top_share": 0.1 + 0.01 * math.log2(batch) + 0.001 * rng.standard_normal(),
+            "cosine": 0.08 * math.log2(batch) + 0.001 * rng.standard_normal(), "top_cosine": 0.9,
+        }
+        for step in spec.measured_steps or () for batch in spec.batch_sizes or ()
+    ]  # fmt: skip
+    return _record(spec, seed, rows=rows)
+
+
+def all_gradients(seeds: Collection[int] = SEEDS, profile: str = "study") -> list[Record]:
+    """One record for each run of this kind and seed."""
+    return [gradients(spec.run, seed, profile) for spec in planned(profile, "gradients") for seed in seeds]
 
 
 # Trained runs ------------------------------------------------------------------------------------------------
@@ -144,6 +181,7 @@ def finals() -> dict[str, float]:
     }
     for run in [f"lb-{method}-alexnet-{split}" for method in ("bsp", "fa") for split in SPLITS]:
         ends |= {f"{run}-{changed}": ends[run] - 0.02 for changed in ("lr0_01", "b64")}
+    ends["lb-fa-alexnet-noniid-equal"] = ends["lb-fa-alexnet-noniid"] - 0.04
     ends |= {f"lb-shares-{model}": ends[f"lb-bsp-{model}-iid"] for model in ("resnet50", "vgg11")}
     ends |= {f"lb-bsp-resnet50-noniid-{policy}": 0.3 for policy in ("local", "drop")}
     ends |= {

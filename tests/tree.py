@@ -54,6 +54,8 @@ def record(spec: Spec, seed: int, root: Path, top1: float = 0.5, **changes: Any)
     if spec.kind == "measure":
         rows, series = synthetic_lb.rows_and_series(spec.as_dict())
         changes = {"machine": synthetic_lb.MACHINE} | changes
+    if spec.kind == "gradients":
+        rows = synthetic_lb.gradients(spec.run, seed, spec.profile).rows
     if spec.kind == "payloads":
         message = {"what": "gradient", "codec": "int8", "bytes": 25, "dense_bytes": 100}
         rows = [{"step": step} | message for step in spec.measured_steps or [1]]

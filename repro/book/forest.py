@@ -65,11 +65,16 @@ class Line:
 
 def shown(value: float, unit: str) -> str:
     """A value as tables show it."""
-    return labels.number(value, 2 if unit.startswith("times") else 1, sign=unit.startswith("points"))
+    digits = 2 if unit.startswith("times") else 1 if unit.startswith(("points", "%")) or not unit else 3
+    return labels.number(value, digits, sign=unit.startswith("points"))
 
 
 def limits_of(part: Mapping[str, Any], unit: str) -> tuple[tuple[float, ...], float | None]:
     """Limits of a part of a rule (``judge`` block), and its published value, both in the unit of its interval."""
+    if part["rule"] == "statistic":
+        if "above" in part:
+            return (float(part["above"]),), None
+        return (part["equals"] - part["tolerance"], part["equals"] + part["tolerance"]), float(part["equals"])
     scale = 1.0 if unit.startswith("times") else 100.0
     rule, published = part["rule"], part.get("published")
     if rule in ("value", "factor") and isinstance(published, int | float):

@@ -77,7 +77,9 @@ def difference(part: Part, asked: Part) -> str:
         return "–"
     if unit.startswith("times"):
         return f"× {labels.number(part['estimate'] / published, 2)}"
-    return f"{labels.number(part['estimate'] - published, 1, sign=True)} points"
+    if unit.startswith(("points", "%")):
+        return f"{labels.number(part['estimate'] - published, 1, sign=True)} points"
+    return f"{labels.number(part['estimate'] - published, 3, sign=True)} {unit}"
 
 
 def line(part: Part, index: int, count: int, asked: Part) -> dict[str, Any]:
@@ -116,7 +118,7 @@ def _asked(asked: Part, unit: str, limits: Sequence[float], published: float | N
         return f"within {said[0]} to {said[1]} {unit}"
     if rule == "bound" and said:
         return f"at most {said[0]} {unit}"
-    if rule in ("order", "ratio"):
+    if rule in ("order", "ratio", "statistic"):
         least = said[0] if said else {"times": "1", "points": "0"}.get(unit.partition(" ")[0], "0")
         return f"above {least} {unit}".strip()
     return {"law": "every check is met", "definition": "every setting as published"}.get(rule, "–")
@@ -176,7 +178,7 @@ def _ahead(asked: Part, at: float, limits: Sequence[float], value: bool) -> floa
         return limits[0] - at if limits else None
     if rule == "trend":
         return at if asked["direction"] == "rising" else -at
-    if rule in ("order", "ratio"):
+    if rule in ("order", "ratio", "statistic"):
         return at - (limits[0] if limits else 0.0)
     return None
 

@@ -33,8 +33,9 @@ _ONLY_WITH: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 """A training ignores the setting unless another one has one of these values; so it may not be set then."""
 _ONLY_IN: dict[str, tuple[str, ...]] = {
-    "law": ("law",), "measured_steps": ("payloads",), "memory_steps": ("payloads",), "batch_sizes": ("measure",),
-    "peak_sizes": ("measure",), "blocks": ("measure",), "repetitions": ("measure",), "final_test_images": ("train",),
+    "law": ("law",), "measured_steps": ("payloads", "gradients"), "memory_steps": ("payloads",),
+    "batch_sizes": ("measure", "gradients"), "peak_sizes": ("measure",), "blocks": ("measure",),
+    "repetitions": ("measure", "gradients"), "final_test_images": ("train",),
     "final_evaluations": ("train",), "evaluate_at": ("train",), "batch_shares": ("train",), "step_up": ("train",),
     "track": ("train",),
 }  # fmt: skip
@@ -82,6 +83,8 @@ def check(spec: Spec, where: str) -> None:
         raise ReproError(f"{where}, key measured_steps: empty; steps from 1 up were expected; add them")
     if spec.kind == "measure":
         _check_measurement(spec, where)
+    if spec.kind == "gradients":
+        _check_gradients(spec, where)
 
 
 def _check_read(spec: Spec, where: str) -> None:
@@ -154,3 +157,16 @@ def _check_measurement(spec: Spec, where: str) -> None:
         raise ReproError(f"{where}, key peak_sizes: {apart[0]}; some of the batch sizes were expected")
     if spec.repetitions and spec.blocks < 3:
         raise ReproError(f"{where}, key blocks: {spec.blocks}; at least 3 were expected for an interval of times")
+
+
+def _check_gradients(spec: Spec, where: str) -> None:
+    """Batches of several sizes, of each at least two, and steps before which they are drawn."""
+    if spec.measured_steps is None:
+        raise ReproError(f"{where}, key measured_steps: empty; steps from 0 up were expected; add them")
+    sizes = spec.batch_sizes or []
+    if sizes != sorted(set(sizes)) or len(sizes) < 2:
+        raise ReproError(
+            f"{where}, key batch_sizes: {spec.batch_sizes}; at least two ascending sizes were expected; correct them"
+        )
+    if spec.repetitions < 2:
+        raise ReproError(f"{where}, key repetitions: {spec.repetitions}; at least 2 were expected for a covariance")

@@ -93,6 +93,13 @@ def _times(words: str) -> _Words:
     return say
 
 
+def _sent(match: re.Match[str], settings: _Settings) -> str:
+    """The share of values that a sparsifying codec sends."""
+    sparsity = (settings.get("codec_options") or {}).get("sparsity")
+    percent = float(match[1]) if sparsity is None else 100 * (1 - sparsity)
+    return f"the largest {percent:.3g} % sent"
+
+
 def _split(match: re.Match[str], settings: _Settings) -> str:
     return "IID" if settings.get("partition", match[0]) == "iid" else "non-IID"
 
@@ -115,6 +122,10 @@ _CHANGES: dict[str, _Words] = {
     r"gq": _codec("int8"),
     r"dgc": _codec("dgc"),
     r"cosine": lambda _, settings: str(settings.get("schedule", {}).get("kind", "cosine")),
+    r"top(\d+)": _sent,
+    r"clip": lambda _, settings: f"clipped at {(settings.get('codec_options') or {}).get('clip', '?')}",
+    r"unaccumulated": _always("without accumulation"),
+    r"uncorrected": _always("without momentum correction"),
     r"weights": _always("int8 weights"),
     rf"lr{_RATES}": _rate("learning rate {}"),
 }
@@ -157,6 +168,7 @@ _SETTINGS_OF_PAPER: dict[str, _Words] = {
     r"t(\d)(\d)": _step("threshold", "threshold {}", lambda match: f"{match[1]}.{match[2]}"),
     r"x(\d+)": _step("factor", "X = {}", lambda match: match[1]),
     r"b(\d+)": _value("local_batch", "local batch {}"),
+    r"equal": _always("equal weights"),
     r"low": _rate("base rate {}", "second base rate"),
     rf"lr{_RATES}": _rate("learning rate {}"),
 }
@@ -165,7 +177,7 @@ _LAWS = {
     "lb-law-label-split": "law of the label split", "lb-law-star-and-ring": "law of server and ring",
     "lb-law-epoch-traffic": "law of an epoch's traffic", "e2-law-slowest-device": "law of the slowest device",
 }  # fmt: skip
-_MEASURED = re.compile(r"lb-(?P<kind>perf|memory)-(?P<network>\w+)")
+_MEASURED = re.compile(r"lb-(?P<kind>perf|memory|capacity|gradients)-(?P<network>\w+)")
 _PAYLOADS = re.compile(r"e2-payloads-(?P<network>\w+)-(\d+)")
 
 
@@ -259,7 +271,8 @@ def _label_of_post_3(run: str, settings: _Settings) -> str:
 
 def _label_of_paper(run: str, settings: _Settings) -> str:
     if measured := _MEASURED.fullmatch(run):
-        what = {"perf": "time and memory", "memory": "memory"}[measured["kind"]]
+        kinds = {"perf": "time and memory", "memory": "memory", "capacity": "memory between probes"}
+        what = kinds.get(measured["kind"], measured["kind"])
         return f"{_NETWORKS.get(measured['network'], measured['network'])} ({what})"
     found = _OF_PAPER.fullmatch(re.sub(r"lb-grid-([a-z0-9]+)-([a-z0-9]+)", r"lb-\2-\1", run))
     if found is None:

@@ -85,10 +85,10 @@ def sizes_of_run(files: Source, kind: str, model: str, run: str | None = None) -
     """The profile's sizes of a run: those of the source, of the network on top, of a measurement, and its very own."""
     params, own = files.params, SIZES.get(kind, ())
     made = {name: value for name, value in params.sizes.given().items() if name in own}
-    if kind == "train":
+    if kind in ("train", "gradients"):
         networks: Any = params.trained if "trained" in params.model_fields_set else params.models
-        made |= networks[model].given() if model in networks else {}
-        made.pop("local_steps_share", None)
+        of_network = networks[model].given() if model in networks else {}
+        made |= {name: value for name, value in of_network.items() if name in own}
     if kind == "measure":
         made |= params.models[model].given() if model in params.models else {}
         made |= params.measure.given() if params.measure is not None else {}

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from repro.experiments.post2 import CODECS
 from repro.files import kind_of
 from repro.results.metrics import CONDITIONS, SCALES
+from repro.results.statistics import STATISTICS
 from repro.results.traffic import CHANGE, GRADIENT, WEIGHTS
 from repro.validation import Model, Number, OneOf, Positive, Text, Texts, expecting, flaw, optional, where
 
@@ -221,6 +222,23 @@ class Trend(Guarded):
     direction: Literal["rising", "falling"]
 
 
+class OfStatistic(Part):
+    """A number of one run, mean over seeds: above ``above``, or within ``tolerance`` of ``equals``."""
+
+    rule: Literal["statistic"]
+    run: Text
+    statistic: Annotated[str, OneOf(tuple(STATISTICS))]
+    above: Number = optional()
+    equals: Number = optional()
+    tolerance: Positive = optional()
+
+    @model_validator(mode="after")
+    def _one_test(self) -> OfStatistic:
+        if (self.above is None) == (self.equals is None) or (self.equals is None) != (self.tolerance is None):
+            raise flaw("either above, or equals with a tolerance, was expected; correct it")
+        return self
+
+
 class Divergence(Part):
     """Some runs diverge unlike others."""
 
@@ -307,9 +325,9 @@ class Sharper(Measured):
 
 
 class Linear(Measured):
-    """The share that is not linear, or not proportional, is at most so much."""
+    """The share that is not linear, or not proportional, or by which a predicted batch errs, is at most so much."""
 
-    measures: Literal["linear", "proportional"]
+    measures: Literal["linear", "proportional", "largest_batch"]
     at_most: Positive
 
 
@@ -333,7 +351,7 @@ AnyMeasured = Annotated[
     Plain | OfQuantity | Sharper | Linear | LineError | MovementShare, Field(discriminator="measures")
 ]
 AnyTrained = Order | Ratio | Equivalence | Value | Factor | Bound | Trend | Divergence
-AnyPart = Annotated[AnyTrained | Readings | Law | Definition | AnyMeasured, Field(discriminator="rule")]
+AnyPart = Annotated[AnyTrained | OfStatistic | Readings | Law | Definition | AnyMeasured, Field(discriminator="rule")]
 
 
 class Judge(Model):

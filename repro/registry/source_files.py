@@ -39,6 +39,7 @@ SIZES = {
     "train": ("train_images", "test_images", "image_size", "width", "epochs", "precision", *EVALUATIONS),
     "payloads": ("measured_steps", "local_steps", "memory_steps"),
     "measure": ("image_size", "width"),
+    "gradients": ("train_images", "image_size", "width", "precision", "measured_steps", "repetitions"),
 }
 """What a profile may set, by kind of run; messages are those of the full-size networks at every profile."""
 
@@ -156,6 +157,7 @@ class RunSizes(SourceSizes):
     """Sizes of a single run, and its seeds; its workers where the spec file fixes those of its source."""
 
     workers: Count = optional()
+    repetitions: FromZero = optional()
     seeds: Seeds = optional()
 
 

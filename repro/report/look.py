@@ -73,6 +73,13 @@ COMPRESSED = {
     "e2-decay-large-batch-dgc": Style("#00264D", "D", (0, (1.2, 1.2))),
     "e2-decay-large-batch-cosine": Style("#4F93CF", "s", (0, (5.0, 1.5)), filled=False),
     "e2-decay-large-batch-dgc-cosine": Style("#4F93CF", "D", (0, (1.2, 1.2)), filled=False),
+    "e2-large-batch-plain-top10": Style("#4F93CF", "D", "-"),
+    "e2-large-batch-plain-top1": Style("#00264D", "v", (0, (1.2, 1.2))),
+    "e2-federated-top10": Style("#A85A00", "D", "-"),
+    "e2-federated-top1": Style("#4A2700", "v", (0, (1.2, 1.2))),
+    "e2-large-batch-dgc-clip": METHODS["large_batch"],
+    "e2-large-batch-dgc-clip-unaccumulated": Style("#4F93CF", "X", (0, (1.2, 1.2)), filled=False),
+    "e2-large-batch-dgc-clip-uncorrected": Style("#2B9C9C", "^", "-", filled=False),
     "e2-federated-gq": Style("#8C4A00", "v", "-"),
 }
 

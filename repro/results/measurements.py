@@ -150,6 +150,18 @@ def largest_batch(record: Record, budget: float) -> int:
     return batch_costs.advised_batch(fits.extremes(sizes[-2:], peaks[-2:]), budget)
 
 
+def batch_by_terms(record: Record, held: float) -> float:
+    """The batch at which the sum of Eq. 3, on the lines through its extreme probes, is ``held`` bytes."""
+    ends = [batches(record)[0], batches(record)[-1]]
+    line = fits.extremes(ends, [sum(predicted_terms(record, end).values()) for end in ends])
+    return (held - line.intercept) / line.slope
+
+
+def grown(record: Record) -> dict[int, float]:
+    """Bytes that a watched training added to its process, by batch: its peak without interpreter and libraries."""
+    return {row["batch"]: float(row["peak"] - row["base"]) for row in rows(record) if row["peak"] is not None}
+
+
 def largest_by_terms(record: Record, budget: float) -> int:
     """The same where only the sum of Eq. 3 counts: what an interpreter and its libraries take is not in it."""
     ends = [batches(record)[0], batches(record)[-1]]

@@ -1,4 +1,4 @@
-"""What measurement records say about the paper's statements on time and memory (lb.c4, c5, c7, c8, c9, c17).
+"""What measurement records say about the paper's statements on time and memory (lb.c4, c5, c7, c8, c9, c17, c24).
 
 A measurement has no seeds. Its blocks repeat the whole measurement, so that intervals are Student t over blocks; bytes
 that are counted need none. Every function takes the part of a rule from ``data/published.yaml`` and the records of its
@@ -163,8 +163,22 @@ def _proportional(part: Mapping[str, Any], records: Mapping[str, Record], alpha:
     return _counted(part, constant, text, "constant part")
 
 
+def _largest_batch(part: Mapping[str, Any], records: Mapping[str, Record], alpha: float) -> Finding:
+    """The batch that Eq. 3 predicts for the memory that a training of b images took, beside b."""
+    errors, words = {}, []
+    for record in records.values():
+        for batch, held in measurements.grown(record).items():
+            predicted = measurements.batch_by_terms(record, held)
+            errors[f"{_name(record)}, {batch}"] = abs(predicted / batch - 1)
+            words.append(f"{_name(record)} {number(predicted)} for {batch}")
+    text = f"predicted largest batch: {', '.join(words)}"
+    return _counted(part, errors, text, "error of the predicted batch")
+
+
 def _counted(part: Mapping[str, Any], shares: Mapping[str, float], text: str, what: str) -> Finding:
     """The finding on bytes that are counted once: every share must be at most ``at_most``."""
+    if not shares:
+        return Finding(rules.NOT_COMPARABLE, "this system does not tell a process's peak", "", {}, None, None, 0, ONCE)
     outcome = HOLDS if max(shares.values()) <= part["at_most"] else FAILS
     limit = f"{'at most' if outcome == HOLDS else 'not within'} {100 * part['at_most']:g} %"
     arms = {name: 100 * each for name, each in shares.items()}
@@ -325,6 +339,7 @@ MEASURES: dict[str, Callable[[Mapping[str, Any], Mapping[str, Record], float], F
     "falls_then_stops": _falls_then_stops,
     "linear": _linear,
     "proportional": _proportional,
+    "largest_batch": _largest_batch,
     "line_error": _line_error,
     "positive_predictions": _positive_predictions,
     "movement_share": _movement_share,

@@ -5,6 +5,7 @@
     best_lr                     once, 8 seeds of the grid       the multiplier of that look
     payloads, total_sent        once, at least 3 seeds          Student t
     measured                    blocks of one measurement       Student t (repro/verdicts/measured.py)
+    statistic                   looks at 5, 8 and 12 seeds      repeated
     divergence                  once, 8 seeds                   none: exact tests of counts
     law, definition             executed                        none
 
@@ -25,6 +26,7 @@ from repro.registry.published import GRADIENT_NORMS, OF_CLIENTS, SENT_TOTAL, run
 from repro.results import looks, traffic
 from repro.results.metrics import CONDITIONS, best_rate, end_top1, tidy, top1_before_the_end
 from repro.results.records import Record
+from repro.results.statistics import STATISTICS
 from repro.verdicts import rules
 from repro.verdicts.contrasts import (
     AS_LOGARITHM,
@@ -161,6 +163,7 @@ def judge_part(part: Mapping[str, Any], evidence: Evidence, published: Any) -> P
     """
     judges: dict[str, Callable[..., PartVerdict]] = {
         "law": _judge_law, "measured": _judge_measured, "divergence": _judge_divergence, "readings": _judge_readings,
+        "statistic": _judge_statistic,
     }  # fmt: skip
     try:
         if part["rule"] == "definition":
@@ -194,8 +197,13 @@ class _At(NamedTuple):
 def _judge_trained(part: Mapping[str, Any], evidence: Evidence) -> PartVerdict:
     runs, repetitions = runs_read(part, evidence), repetitions_of(part)
     at = [_judge_at(part, evidence, runs, seeds) for seeds in evidence.at_looks(runs, repetitions)]
+    return _at_first_decision(at, repetitions.least)
+
+
+def _at_first_decision(at: Sequence[_At], least: int) -> PartVerdict:
+    """The verdict of the earliest look that decides, with all looks and the smallest level at which it stands."""
     deciding = next((each for each in at if each.verdict.outcome in DECIDED), at[-1]).verdict
-    reached = [each.verdict for each in at if each.verdict.n >= repetitions.least]
+    reached = [each.verdict for each in at if each.verdict.n >= least]
     same = [each for each in at if deciding.outcome in DECIDED and each.verdict.outcome == deciding.outcome]
     p_values = [_p_value(each.outcome_at, deciding.outcome) for each in same if each.outcome_at]
     return replace(
@@ -529,6 +537,46 @@ def _judge_measured(part: Mapping[str, Any], evidence: Evidence) -> PartVerdict:
     if "reserved" in part:
         return replace(seen, outcome=OPEN, reason=str(part["reserved"]), p=None)
     return seen
+
+
+def _judge_statistic(part: Mapping[str, Any], evidence: Evidence) -> PartVerdict:
+    """A number of one run, at the looks of trained runs."""
+    return _at_first_decision(
+        [_statistic_at(part, evidence, seeds) for seeds in evidence.at_looks([part["run"]], TRAINED)], TRAINED.least
+    )
+
+
+def _statistic_at(part: Mapping[str, Any], evidence: Evidence, seeds: Sequence[int]) -> _At:
+    run, statistic, n = part["run"], STATISTICS[part["statistic"]], len(seeds)
+    values = [evidence.read(statistic.read, run, seed) for seed in seeds]
+
+    def outcome_at(alpha: float) -> str:
+        interval = rules.paired_interval(values, multiplier=TRAINED.multiplier(n, alpha))
+        if "equals" in part:
+            return rules.value(interval, part["equals"], part["tolerance"])
+        return rules.order(interval, part["above"])
+
+    estimate, low, high, _ = rules.paired_interval(values, multiplier=TRAINED.multiplier(n))
+    shown = [number(end, 3, sign=True) for end in (estimate, low, high)]
+    outcome = outcome_at(looks.ALPHA) if n >= TRAINED.least else OPEN
+    limits = f"{part['equals']:g} ± {part['tolerance']:g}" if "equals" in part else f"above {part['above']:g}"
+    where = {HOLDS: "within", FAILS: "entirely outside", OPEN: "partly outside"}[outcome]
+    verdict = PartVerdict(
+        rule="statistic",
+        outcome=outcome,
+        reason=f"the 95 % interval lies {where} {limits} {statistic.unit}"
+        if n >= TRAINED.least
+        else f"{n} of at least {TRAINED.least} seeds",
+        text=f"{statistic.called} {shown[0]} {statistic.unit}"
+        + (f" [{shown[1]}, {shown[2]}]" if n > 1 else " [no interval from one seed]"),
+        arms={run: estimate},
+        estimate=estimate,
+        interval=(low, high) if n > 1 else None,
+        unit=statistic.unit,
+        n=n,
+        runs=(run,),
+    )
+    return _At(verdict, outcome_at)
 
 
 def _judge_divergence(part: Mapping[str, Any], evidence: Evidence) -> PartVerdict:

@@ -217,7 +217,7 @@ def test_shares_that_lose_accuracy_in_training_fail_and_those_that_gain_do_not(
     assert [outcome(by) for by in (-0.1, -0.01, 0.0, 0.1)] == [rules.FAILS, *[rules.HOLDS] * 3]
 
 
-MEASURED = {"lb.c4", "lb.c5", "lb.c7", "lb.c8", "lb.c9", "lb.c17", "lb.c23"}
+MEASURED = {"lb.c24", "lb.c4", "lb.c5", "lb.c7", "lb.c8", "lb.c9", "lb.c17", "lb.c23"}
 
 
 def verdicts_on(**laws: float) -> dict[str, str]:
@@ -276,3 +276,18 @@ def test_predicted_terms_are_the_counted_ones_where_memory_is_linear() -> None:
 def test_the_largest_batch_of_a_budget_is_where_the_processes_line_reaches_it() -> None:
     record = synthetic_lb.record(activation=100_000)
     assert measurements.largest_batch(record, (300_000_000 + 200_000 * 5000.5) / (1 - batch_costs.MARGIN)) == 5000
+
+
+def test_a_process_that_takes_what_eq_3_says_gives_its_own_batch_back() -> None:
+    part = {"measures": "largest_batch", "at_most": 0.1, "runs": ["lb-capacity-vgg11"]}
+    record = synthetic_lb.record("lb-capacity-vgg11")
+    assert [row["batch"] for row in record.rows if row["peak"] is not None] == [48, 160, 480]
+    near = found(part, [record])
+    assert near.outcome == rules.HOLDS
+    assert near.arms["VGG11, 480"] == pytest.approx(5, abs=0.2)
+    rows = [row | ({} if row["peak"] is None else {"peak": row["base"] + 2 * (row["peak"] - row["base"])})
+            for row in record.rows]  # fmt: skip
+    far = found(part, [replace(record, rows=rows)])
+    assert (far.outcome, far.reason) == (rules.FAILS, "counted bytes, error of the predicted batch: not within 10 %")
+    untold = [row | {"peak": None, "base": None} for row in record.rows]
+    assert found(part, [replace(record, rows=untold)]).outcome == rules.NOT_COMPARABLE

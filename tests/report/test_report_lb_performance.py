@@ -11,7 +11,17 @@ from reporting import read_csv as rows
 from repro import report
 from repro.errors import ReproError
 
-IDS = ("lb.fig1", "lb.fig2", "lb.fig4", "lb.fig5", "lb.eq2", "lb.eq3", "lb.extra-fits", "lb.extra-shares")
+IDS = (
+    "lb.fig1",
+    "lb.fig2",
+    "lb.fig4",
+    "lb.fig5",
+    "lb.eq2",
+    "lb.eq3",
+    "lb.extra-fits",
+    "lb.extra-shares",
+    "lb.extra-capacity",
+)
 
 
 @pytest.fixture(scope="module")

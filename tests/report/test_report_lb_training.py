@@ -34,7 +34,18 @@ from repro.results import metrics
 from repro.results.records import Record
 
 ROOT = tree.REPOSITORY
-MEASURED = {"lb.fig1", "lb.fig2", "lb.fig4", "lb.fig5", "lb.eq2", "lb.eq3", "lb.extra-fits", "lb.extra-shares"}
+MEASURED = {
+    "lb.fig1",
+    "lb.fig2",
+    "lb.fig4",
+    "lb.fig5",
+    "lb.eq2",
+    "lb.eq3",
+    "lb.extra-fits",
+    "lb.extra-shares",
+    "lb.extra-capacity",
+    "lb.extra-gradients",
+}
 IDS = [name for name, item in report.ARTEFACTS.items() if item.source == "lb" and name not in MEASURED]
 FIGURES = [name for name in IDS if report.ARTEFACTS[name].kind == "figure"]
 TABLES = [name for name in IDS if report.ARTEFACTS[name].kind == "table"]

@@ -11,6 +11,7 @@ from repro.report import layout, look, marks
 from repro.report.artefact import figure, table
 from repro.report.e2.runs import (
     BASELINE,
+    CLIPPED,
     COLUMNS,
     COSINE,
     DGC,
@@ -19,6 +20,8 @@ from repro.report.e2.runs import (
     FEDERATED_RUNS,
     GQ,
     LARGE_BATCH_RUNS,
+    PARTS_RUNS,
+    SPARSE_RUNS,
     WEIGHTS,
 )
 from repro.report.intervals import change, intervals, points, with_interval
@@ -206,6 +209,46 @@ def weights(groups: Selection, rows: Rows) -> Figure:
     lines = _curves(axes, rows, groups, {run: named(groups[run]) for run in WEIGHTS_RUNS}, "outline")
     marks.epoch_axes([axes], rows)
     marks.legend(axes, lines, 3)
+    return figure
+
+
+@figure(
+    "e2.extra-sparse", title="Sparsified gradients against sparsified changes of the model", runs=SPARSE_RUNS,
+    rows=curves(*COLUMNS, "codec_options"), group="control",
+)  # fmt: skip
+def sparse(groups: Selection, rows: Rows) -> Figure:
+    """Draw large batch and federated averaging with the largest values alone (statement e2.c13)."""
+    methods = (SPARSE_RUNS[:3], SPARSE_RUNS[3:])
+    notes = [
+        f"{BAND} {OURS} Both without momentum; what is not sent waits for a later round. Above the panels: a tenth, "
+        "and a hundredth, minus uncompressed at the end (last tenth), paired by seed, with 95 % Student-t interval.",
+        *gaps(groups),
+    ]
+    panels = [", ".join(change(groups[plain], groups[run]) for run in others) for plain, *others in methods]
+    texts = layout.Texts("e2.extra-sparse  Sparsified gradients and sparsified changes", stamp(groups), notes)
+    figure, axes = layout.new(texts, panels=panels, legend_rows=3)
+    for one, runs in zip(axes, methods, strict=True):
+        marks.legend(one, _curves(one, rows, groups, {run: named(groups[run]) for run in runs}), 1)
+    marks.epoch_axes(axes, rows)
+    return figure
+
+
+@figure(
+    "e2.extra-parts", title="Deep Gradient Compression without one of its parts", runs=PARTS_RUNS,
+    rows=curves(*COLUMNS, "codec_options"), group="control",
+)  # fmt: skip
+def parts(groups: Selection, rows: Rows) -> Figure:
+    """Draw DGC with all its parts, and without accumulation, correction or clipping (statement e2.c14)."""
+    without = [f"{named(groups[run])} {change(groups[CLIPPED], groups[run])}" for run in PARTS_RUNS if run != CLIPPED]
+    notes = [
+        f"{BAND} {OURS} At the end (last tenth), minus DGC with all its parts, paired by seed, with 95 % Student-t "
+        f"interval: {'; '.join(without)}.",
+        *gaps(groups),
+    ]
+    texts = layout.Texts("e2.extra-parts  Deep Gradient Compression without one of its parts", stamp(groups), notes)
+    figure, (axes,) = layout.new(texts, legend_rows=2)
+    marks.legend(axes, _curves(axes, rows, groups, {run: named(groups[run]) for run in PARTS_RUNS}), 2)
+    marks.epoch_axes([axes], rows)
     return figure
 
 

@@ -9,6 +9,9 @@ BASELINE, GQ, DGC = "e2-large-batch", "e2-large-batch-gq", "e2-large-batch-dgc"
 COSINE, DGC_COSINE, WEIGHTS = "e2-large-batch-cosine", "e2-large-batch-dgc-cosine", "e2-large-batch-weights"
 FEDERATED, FEDERATED_GQ = "e2-federated", "e2-federated-gq"
 
+PLAIN, CLIPPED = "e2-large-batch-plain", "e2-large-batch-dgc-clip"
+SPARSE_RUNS = tuple(run + part for run in (PLAIN, FEDERATED) for part in ("", "-top10", "-top1"))
+PARTS_RUNS = (CLIPPED, f"{CLIPPED}-unaccumulated", f"{CLIPPED}-uncorrected", DGC)
 LARGE_BATCH_RUNS = (BASELINE, GQ, DGC)
 FEDERATED_RUNS = (FEDERATED, FEDERATED_GQ)
 METHOD_RUNS = (*LARGE_BATCH_RUNS, *FEDERATED_RUNS)

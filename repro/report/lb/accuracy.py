@@ -27,6 +27,7 @@ TABLE2_RUNS = tuple(f"lb-fa{every}-{model}-{split}" for model in MODELS for spli
 AVERAGED = "lb-bsp-resnet50-noniid"
 BUFFERS_RUNS = (AVERAGED, f"{AVERAGED}-local", f"{AVERAGED}-drop")
 _SETTINGS = ("", "-lr0_01", "-b64")
+WEIGHTED, EQUAL = "lb-fa-alexnet-noniid", "lb-fa-alexnet-noniid-equal"
 SENSITIVITY_RUNS = tuple(
     f"lb-{method}-alexnet-{split}{ending}" for ending in _SETTINGS for method in ("bsp", "fa") for split in SPLITS
 )
@@ -219,6 +220,31 @@ def sensitivity(groups: Selection) -> Table:
         [f"{stamp_by_network(groups)}.",
          f"{_MEAN} Top-1; differences in points, paired by seed. First row: the settings of lb.table1. The paper "
          "states neither learning rate nor local batch. Equal epochs: a larger local batch takes fewer steps. Ours: "
+         "the paper has no such table.",
+         *gaps_of_many(groups)],
+        [row for group in groups.values() for row in _csv_rows(groups.artefact, group)],
+    )  # fmt: skip
+
+
+@table(
+    "lb.extra-weights", title="Clients of unequal size: weights by images and equal weights", runs=(WEIGHTED, EQUAL),
+    group="control",
+)  # fmt: skip
+def weights(groups: Selection) -> Table:
+    """Compare federated averaging with weights in proportion to images and with equal weights (statement lb.c30)."""
+    rows = []
+    for run, group in groups.items():
+        difference = ABSENT if run == WEIGHTED else change(groups[WEIGHTED], group)
+        words = {"images": "in proportion to images", "equal": "equal"}[str(setting(group, "weights"))]
+        rows.append([words, *accuracy_cells(group), difference, str(len(group))])
+    sample = groups[WEIGHTED]
+    return Table(
+        f"lb.extra-weights: {title(sample[0])}, federated averaging, labels a client: "
+        f"{setting(sample, 'labels_per_client')}",
+        ["weights", *_ENDS[:2], "top-1 minus weights by images", "n"],
+        rows,
+        [f"{stamp_by_network(groups)}.",
+         f"{_MEAN} Differences are paired by seed. Clients hold different numbers of images, because classes do. Ours: "
          "the paper has no such table.",
          *gaps_of_many(groups)],
         [row for group in groups.values() for row in _csv_rows(groups.artefact, group)],

@@ -23,6 +23,7 @@ TIMED = ("lb-perf-resnet50", "lb-perf-vgg11", "lb-perf-alexnet", "lb-perf-vit")
 ACTIVATIONS = ("lb-memory-resnet18", "lb-perf-vgg11", "lb-perf-alexnet")
 LOADED = ("lb-perf-vgg11", "lb-perf-alexnet", "lb-memory-resnet18")
 """Runs whose activations, and whose loader's memory, figure 4 shows."""
+CAPACITY = tuple(run.replace("perf", "capacity") for run in TIMED)
 MEMORY = tuple(dict.fromkeys(ACTIVATIONS + LOADED))
 
 SHOWN_BATCHES = (32, 256, 1024)

@@ -1,0 +1,92 @@
+"""Gradients of many batches at the same weights: their noise, how well they agree, and how sparse they are."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from repro.registry.labels import number
+from repro.report import layout, marks
+from repro.report.artefact import figure
+from repro.report.intervals import intervals
+from repro.report.layout import Axes, Figure
+from repro.report.lb.runs import STEPPED
+from repro.report.look import FACTORS, GREY, METHODS, Style
+from repro.report.notes import stamp_by_network
+from repro.report.rows import Row, Rows, measured
+from repro.report.selection import Selection, setting
+from repro.results.measurements import TITLES
+
+RUNS = tuple(f"lb-gradients-{model}" for model in STEPPED)
+_SETTINGS = ("dataset", "model", "norm", "image_size", "width", "local_batch", "momentum")
+_COLUMNS = {"noise": "noise", "cosine": "cosine", "top_share": "largest_percent"}
+"""Key of a record's row -> column."""
+_LOOKS = {
+    "resnet50": (Style(FACTORS[2].colour, "o", "-"), Style(FACTORS[4].colour, "s", "-"),
+                 Style(FACTORS[16].colour, "^", "-")),
+    "vgg11": tuple(Style(colour, marker, (0, (5.0, 1.5)), filled=False) for colour, marker in
+                   (("#4F93CF", "o"), (METHODS["large_batch"].colour, "s"), ("#00264D", "^"))),
+}  # fmt: skip
+
+
+def gradient_rows(chosen: Selection) -> list[Row]:
+    """One row for each run, seed, step and batch size."""
+    return [
+        measured(chosen.artefact, record, _SETTINGS)
+        | {"n": len(group), "step": row["step"], "batch": row["batch"], "repetitions": row["repetitions"]}
+        | {column: (100 if name == "top_share" else 1) * row[name] for name, column in _COLUMNS.items()}
+        for group in chosen.values() for record in group for row in record.rows
+    ]  # fmt: skip
+
+
+@figure("lb.extra-gradients", title="Noise and sparsity of gradients against the batch", runs=RUNS, rows=gradient_rows)
+def gradients(groups: Selection, rows: Rows) -> Figure:
+    """Draw the noise, the agreement and the share of the largest values (statements lb.c25, lb.c26)."""
+    first = next(iter(groups.values()))
+    trained = ", ".join(
+        f"{TITLES[model]} after {', '.join(number(step) for step in setting(groups[run], 'measured_steps'))} steps of "
+        f"batch {setting(groups[run], 'local_batch')}"
+        for model, run in zip(STEPPED, RUNS, strict=True)
+    )
+    notes = [
+        f"{trained}; at the same weights {setting(first, 'repetitions')} batches of each size, drawn independently. "
+        "Noise: trace of their covariance; grey: proportional to 1 / b. Cosine: of a gradient with the mean of the "
+        "others. Right: share of the squared norm in the largest 0.1 % of its values. Bars: 95 % Student-t interval "
+        "over seeds. The paper has no such figure.",
+    ]
+    figure, panels = layout.new(
+        layout.Texts("lb.extra-gradients  Noise and sparsity of gradients", stamp_by_network(groups), notes),
+        panels=["noise", "cosine", "largest 0.1 %"], legend_rows=3, share_y=False,
+    )  # fmt: skip
+    for axes, column, text in zip(
+        panels, _COLUMNS.values(), ("trace of the covariance", "cosine", "squared norm (%)"), strict=True
+    ):
+        lines = [
+            _draw(axes, rows.where(run=run, step=step), column, look, f"{TITLES[model]}, step {number(step)}")
+            for model, run in zip(STEPPED, RUNS, strict=True)
+            for step, look in zip(setting(groups[run], "measured_steps"), _LOOKS[model], strict=False)
+        ]
+        if column == "noise":
+            marks.legend(axes, lines, 2)
+            _one_over(axes, rows)
+        marks.log2_axis(axes, sorted({int(row["batch"]) for row in rows}))
+        axes.set_xlabel("batch (images)", fontsize=8)
+        axes.set_ylabel(text, fontsize=8)
+        axes.tick_params(axis="x", labelsize=7)
+    return figure
+
+
+def _draw(axes: Axes, rows: Rows, column: str, look: Style, text: str) -> layout.Line2D:
+    """Mean over seeds at each batch, with its interval."""
+    batches = rows.once("batch")[0]
+    spread = intervals(np.array([seed.numbers(column)[0] for seed in rows.seeds()]))
+    marks.errors(axes, batches, spread, look.colour, 2.0, linewidth=1.0)
+    (line,) = axes.plot(batches, spread[0], **look.kwargs(), label=text, linewidth=1.3, zorder=3)
+    return line
+
+
+def _one_over(axes: Axes, rows: Rows) -> None:
+    """A line of slope -1 on logarithmic axes, below all points."""
+    axes.set_yscale("log")
+    batches = np.array(sorted({int(row["batch"]) for row in rows}), float)
+    least = min(float(row["noise"]) * int(row["batch"]) for row in rows)
+    axes.plot(batches, least / batches / 1.5, color=GREY, linewidth=1.0, linestyle=":", zorder=1)
