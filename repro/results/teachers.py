@@ -5,7 +5,7 @@ R2 is 1 less the squared error over the squared norm of what is predicted, summe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from repro.errors import ReproError
@@ -54,3 +54,25 @@ def gain(record: Record, teacher: str, held_out: str) -> float:
     large = larges(record)[-1]
     ours, plain = (float(row(record, name, held_out, large)["r2"]) for name in (teacher, IDENTITY))
     return 100 * (ours - plain)
+
+
+def _gain_of(name: str, teacher: str, held_out: str) -> Callable[[Record], float]:
+    def read(record: Record) -> float:
+        return gain(record, teacher, held_out)
+
+    read.__name__ = name  # by which verdicts tell numbers of one record apart
+    return read
+
+
+GAINS = {
+    name: _gain_of(name, teacher, held_out)
+    for name, teacher, held_out in (
+        ("scale_gain", "scale by layer", LATER),
+        ("autoencoder_gain", "autoencoder", LATER),
+        ("skip_gain", "autoencoder with skip", LATER),
+        ("scale_gain_elsewhere", "scale by layer", ANOTHER),
+        ("autoencoder_gain_elsewhere", "autoencoder", ANOTHER),
+        ("skip_gain_elsewhere", "autoencoder with skip", ANOTHER),
+    )
+}
+"""``gain`` of each trained teacher, after later steps and in another training (elsewhere)."""

@@ -6,8 +6,8 @@ seen: after *later* steps of the same training, and in *another* training, with 
 of images, after the same steps as the pairs.
 
 No teacher can gain much over the identity. With the gradient M of all images and the covariance C of one image's, the
-best prediction of the gradient of b images is M, whose R2 is |M|^2 / (|M|^2 + tr C / b); that of the gradient of B other
-images is (|M|^2 - tr C / B) / (|M|^2 + tr C / b). The difference is less than b / B.
+best prediction of the gradient of b images is M, whose R2 is |M|^2 / (|M|^2 + tr C / b). That of the gradient of B
+other images is (|M|^2 - tr C / B) / (|M|^2 + tr C / b). The difference is less than b / B.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ class Measurement:
         return {
             "teacher": name, "held_out": held_out, "small": self.plan.small, "large": batch, "pairs": pairs,
             "r2": 1 - error / small, "length": predicted / small,
-            "numbers": sum(tensor.numel() for tensor in learnt.values()),
+            "numbers": sum(tensor.numel() for tensor in learnt.values() if tensor.is_floating_point()),
         }  # fmt: skip
 
     def _save(self, checkpoint: Checkpoint) -> None:

@@ -1,4 +1,4 @@
-"""A small convolutional autoencoder over pieces of a gradient, after learned gradient compression (Abrahamyan et al.)."""
+"""A small convolutional autoencoder over pieces of a gradient, as in learned compression (Abrahamyan et al. 2021)."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Pairs:
 
     @property
     def added_share(self) -> float:
-        """Share of the covariance of the differences within pairs that a small batch's gradient has beyond a large one's.
+        """Covariance that a small batch has beyond a large one, as a share of that of the differences within pairs.
 
         With the covariance C of one image's gradient the differences have C (1/b + 1/B), and what must be added is
         C (1/b - 1/B).
@@ -152,7 +152,7 @@ TEACHERS: dict[str, Teacher] = {
 
 
 def signal(vectors: Tensor) -> float:
-    """Squared norm of the expectation of independent gradients (n, d), n at least 2: unbiased, and it can be negative."""
+    """Squared norm of the expectation of independent gradients (n, d), n > 1: unbiased, and it can be negative."""
     n = len(vectors)
     both, own = vectors.double().sum(dim=0).square().sum(), vectors.double().square().sum()
     return float((both - own) / (n * (n - 1)))
