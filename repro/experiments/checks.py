@@ -8,7 +8,7 @@ from typing import Any
 from repro.errors import ReproError, did_you_mean
 from repro.experiments import numerics, schedules
 from repro.experiments.settings import WrittenStepUp
-from repro.experiments.sizes import apportion, shards_of_batches
+from repro.experiments.sizes import SMALL_BATCHES, apportion, shards_of_batches
 from repro.experiments.spec import Spec
 from repro.validation import fitting
 
@@ -181,8 +181,9 @@ def _check_teacher(spec: Spec, where: str) -> None:
         raise ReproError(
             f"{where}, key measured_steps: {steps}; at least two ascending steps were expected; correct them"
         )
-    if sizes[0] + sizes[-1] > spec.train_images:
+    least = SMALL_BATCHES * sizes[0] + sizes[-1]
+    if least > spec.train_images:
         raise ReproError(
-            f"{where}, key batch_sizes: {sizes}; batches of {sizes[0]} and {sizes[-1]} images share none, so that "
-            f"{sizes[0] + sizes[-1]} training images or more were expected; {spec.train_images} exist"
+            f"{where}, key batch_sizes: {sizes}; a batch of {sizes[-1]} images and {SMALL_BATCHES} of {sizes[0]} share "
+            f"none, so that {least} training images or more were expected; {spec.train_images} exist"
         )

@@ -15,8 +15,8 @@ LATER, ANOTHER = "later steps", "another training"
 """Held-out pairs: of later steps of the training whose first pairs trained the teachers, and of another training."""
 IDENTITY = "identity"
 """The teacher that leaves the gradient as it is."""
-CEILING = "ceiling"
-"""Row of the best R2 that any prediction could have: that of the gradient of all images, estimated."""
+MEAN = "mean of all large batches"
+"""Row of the mean of the gradients of all large batches of a step: nearly the best that any prediction can be."""
 
 
 def larges(record: Record) -> list[int]:

@@ -23,15 +23,16 @@ from torch import Tensor, nn
 
 from repro.checkpoint import Checkpoint
 from repro.data.batches import Batches, Images
+from repro.experiments.sizes import SMALL_BATCHES
 from repro.randomness import derive, generator
 from repro.results.records import Record
-from repro.results.teachers import ANOTHER, CEILING, LATER
+from repro.results.teachers import ANOTHER, LATER, MEAN
 from repro.running.gradients import looking, of_batch
 from repro.running.job import Job, Report
 from repro.running.prepare import prepare
 from repro.training import plain
 from repro.training.steps import Optimisation
-from repro.training.teachers import TEACHERS, Learnt, Pairs, signal
+from repro.training.teachers import TEACHERS, Learnt, Pairs
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Plan:
             those of the first half, and tested after the others.
         small: images b of a small batch.
         large: images B of large batches; there are teachers for each.
-        pairs: pairs after each step, at least 2.
+        pairs: large batches after each step; each has one small batch beside it in training, and several in testing.
     """
 
     steps: Sequence[int]
@@ -78,28 +79,40 @@ class Student(NamedTuple):
 
 
 def drawn(
-    images: int, small: int, large: Sequence[int], random: np.random.Generator
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Images of a small batch, and of a large one of each size, none of which holds an image of the small one.
+    images: int, small: Sequence[int], large: Sequence[int], random: np.random.Generator
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Images of small batches, which share none, and of a large one of each size, which holds none of the small ones'.
 
-    A large batch that held it would predict it too well.
+    A large batch that held them would predict them too well.
     """
     order = random.permutation(images)
-    return order[:small], [order[small : small + size] for size in large]
+    few, rest = np.split(order, [sum(small)])
+    return np.split(few, np.cumsum(small)[:-1]), [rest[:size] for size in large]
 
 
 def pairs_at(
-    model: nn.Module, images: Images, plan: Plan, random: np.random.Generator
+    model: nn.Module, images: Images, plan: Plan, beside: int, random: np.random.Generator
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    """Gradients (pairs, d) of small batches, and those of large ones by their size; the model stays as it is."""
+    """Gradients (pairs, d) of large batches by their size, and (pairs, beside, d) of small ones; the latter come first.
+
+    The model stays as it is.
+    """
     small, large = list[Tensor](), {size: list[Tensor]() for size in plan.large}
     with looking(model):
         for _ in range(plan.pairs):
-            few, many = drawn(len(images), plan.small, plan.large, random)
-            small.append(of_batch(model, images, few).float())
+            few, many = drawn(len(images), [plan.small] * beside, plan.large, random)
+            small.append(torch.stack([of_batch(model, images, index).float() for index in few]))
             for size, index in zip(plan.large, many, strict=True):
                 large[size].append(of_batch(model, images, index).float())
     return torch.stack(small), {size: torch.stack(found) for size, found in large.items()}
+
+
+class Target(NamedTuple):
+    """Gradients of the small batches beside each large one: their sum (pairs, d), sum of squares, and number beside."""
+
+    total: Tensor
+    squared: float
+    beside: int
 
 
 @dataclass
@@ -164,7 +177,7 @@ class Measurement:
             self._row(name, batch, held_out)
             for held_out in (LATER, ANOTHER)
             for batch in self.plan.large
-            for name in (*TEACHERS, CEILING)
+            for name in (*TEACHERS, MEAN)
         ]
 
     def _step(self, training: str, step: int) -> None:
@@ -176,9 +189,10 @@ class Measurement:
         list(plain.centralised(model, optimiser, batches, self.optimisation, range(step - 1, step)))
         if step not in self.plan.steps:
             return
-        small, large = pairs_at(model, batches.images, self.plan, generator(self.seed, "pairs", training, step))
-        if training == "own" and step in self.plan.fitted:
-            self.progress.pairs.append((small, large))
+        fitted, random = training == "own" and step in self.plan.fitted, generator(self.seed, "pairs", training, step)
+        small, large = pairs_at(model, batches.images, self.plan, 1 if fitted else SMALL_BATCHES, random)
+        if fitted:
+            self.progress.pairs.append((small[:, 0], large))
         else:
             self._test(LATER if training == "own" else ANOTHER, step, small, large)
 
@@ -203,23 +217,26 @@ class Measurement:
             found.clear()  # so that later checkpoints are small
 
     def _test(self, held_out: str, step: int, small: Tensor, large: Mapping[int, Tensor]) -> None:
-        """Predict the gradients of the small batches, teacher by teacher."""
+        """Predict the gradients (pairs, beside, d) of small batches, teacher by teacher."""
+        target = Target(small.double().sum(dim=1), _squared(small), small.shape[1])
         for k, (name, batch) in enumerate(self.plan.teachers):
             random = torch.Generator().manual_seed(derive(self.seed, "noise", name, batch, held_out, step))
             made = TEACHERS[name].predict(self.progress.learnt[k], large[batch], random)
-            self._count((name, batch, held_out), _squared(made - small), _squared(made), small)
+            self._count((name, batch, held_out), made, target)
         for batch, vectors in large.items():
-            best = len(small) * signal(vectors)
-            self._count((CEILING, batch, held_out), _squared(small) - best, best, small)
+            self._count((MEAN, batch, held_out), vectors.mean(dim=0).expand_as(vectors), target)
 
-    def _count(self, place: tuple[str, int, str], error: float, predicted: float, small: Tensor) -> None:
+    def _count(self, place: tuple[str, int, str], made: Tensor, target: Target) -> None:
+        """Add predictions (pairs, d), of which each is of all small batches beside its large one."""
+        predicted = target.beside * _squared(made)
+        error = predicted - 2 * float((made * target.total).sum()) + target.squared
         sums = self.progress.sums.setdefault(str(place), [0.0, 0.0, 0.0, 0])
-        for i, value in enumerate((error, predicted, _squared(small), len(small))):
+        for i, value in enumerate((error, predicted, target.squared, target.beside * len(made))):
             sums[i] += value
 
     def _row(self, name: str, batch: int, held_out: str) -> dict[str, Any]:
         error, predicted, small, pairs = self.progress.sums[str((name, batch, held_out))]
-        learnt = {} if name == CEILING else self.progress.learnt[self.plan.teachers.index((name, batch))]
+        learnt = {} if name == MEAN else self.progress.learnt[self.plan.teachers.index((name, batch))]
         return {
             "teacher": name, "held_out": held_out, "small": self.plan.small, "large": batch, "pairs": pairs,
             "r2": 1 - error / small, "length": predicted / small,

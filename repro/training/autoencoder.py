@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 PIECE = 1024
 """Consecutive values of a gradient that are mapped together."""
-EPOCHS = 4
+EPOCHS = 8
 """Times that a training goes through all pieces: the paper trains its teacher "briefly"."""
 BATCH = 128
 """Pieces in a step of it."""

@@ -149,10 +149,3 @@ TEACHERS: dict[str, Teacher] = {
     "conditional noise": Teacher(_conditional_noise, _correlated),
 }
 """All teachers by name, in the order of their rows."""
-
-
-def signal(vectors: Tensor) -> float:
-    """Squared norm of the expectation of independent gradients (n, d), n > 1: unbiased, and it can be negative."""
-    n = len(vectors)
-    both, own = vectors.double().sum(dim=0).square().sum(), vectors.double().square().sum()
-    return float((both - own) / (n * (n - 1)))
