@@ -12,12 +12,12 @@ from repro.report.intervals import interval, with_interval
 from repro.report.notes import REDUCED, gaps, network_size, reduced_data, seeds
 from repro.report.rows import Row, measured
 from repro.report.selection import Selection
-from repro.report.tables import Table
+from repro.report.tables import ABSENT, Table
 from repro.results import teachers
 from repro.results.records import Record
 from repro.results.teachers import ANOTHER, IDENTITY, LATER
 
-RUN = "lb-teacher"
+RUN = "lb-teacher-resnet18"
 _HELD_OUT = (LATER, ANOTHER)
 _SETTINGS = ("dataset", "model", "image_size", "width", "norm", "train_images", "local_batch", "repetitions")
 
@@ -65,12 +65,10 @@ def predictions(groups: Selection) -> Table:
     for large in reversed(teachers.larges(first)):
         for name in _names(first):
             of = {held_out: _values(group, name, held_out, large, "r2") for held_out in _HELD_OUT}
-            gained = "" if name == IDENTITY else with_interval(_gains(group, name, LATER, large), 2)
+            gained = ABSENT if name == IDENTITY else with_interval(_gains(group, name, LATER, large), 2)
             length = with_interval(_values(group, name, LATER, large, "length"), 0)
             kept = number(int(teachers.row(first, name, LATER, large)["numbers"]))
-            rows.append(
-                [name, number(large), with_interval(of[LATER]), gained, with_interval(of[ANOTHER]), length, kept]
-            )
+            rows.append([name, str(large), with_interval(of[LATER]), gained, with_interval(of[ANOTHER]), length, kept])
             csv_rows += _csv_rows(groups.artefact, group, name, large)
     return Table(
         "lb.teacher: predicting the gradient of a small batch from that of a large one",
@@ -87,19 +85,20 @@ def _notes(group: Sequence[Record]) -> list[str]:
     spec, small = first.spec, first.rows[0]["small"]
     steps = [int(step) for step in spec["measured_steps"]]
     fitted, later = steps[: len(steps) // 2], steps[len(steps) // 2 :]
-    most = ", ".join(f"{number(100 * small / large, 1)} at {number(large)}" for large in teachers.larges(first))
+    most = ", ".join(f"{number(100 * small / large, 1)} at {large}" for large in teachers.larges(first))
     pairs = number(len(fitted) * int(spec["repetitions"]))
     return [
         f"{first.profile} profile: {network_size(first)}, {number(int(spec['train_images']))} images, "
         f"{seeds([len(group)])}{'' if first.profile == 'paper' else REDUCED}{reduced_data(group)}.",
         "R² is 1 less the squared error over the squared norm of the small batch's gradient. Mean over seeds [95 % "
-        f"Student-t interval]. Small batch: {number(small)} images, none of which is in the large batch of its pair; "
+        f"Student-t interval]. Small batch: {small} images, none of which is in the large batch of its pair; "
         "training images only.",
         f"Trained on {pairs} pairs after steps {number(fitted[0])} to {number(fitted[-1])} of a training with batch "
-        f"{number(int(spec['local_batch']))}; held out: steps {number(later[0])} to {number(later[-1])} of it, and steps "
-        f"{number(fitted[0])} to {number(fitted[-1])} of a training with other initial weights and another order.",
-        "Identity: the large batch's gradient as it is. Ceiling: that of all images, estimated; the identity comes "
-        f"within b / B of it (points: {most}). Teachers that add noise draw from a distribution, so their squared error is "
-        "larger by its variance; their squared length shows what the noise is for (100 %: that of a small batch).",
+        f"{spec['local_batch']}; held out: steps {number(later[0])} to {number(later[-1])} of it, and "
+        "the first ones of a training with other initial weights and another order of images.",
+        "Identity: the large batch's gradient as it is. Nothing predicts better than the gradient of all images, which "
+        f"is less than b / B above the identity (points: {most}); the last row of each batch comes near it. Teachers "
+        "that add noise draw from a distribution, so that their squared error is larger by its variance; their squared "
+        "length shows what it is for (100 %: that of a small batch).",
         *gaps({RUN: list(group)}),
     ]
