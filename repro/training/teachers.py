@@ -3,15 +3,15 @@
 The paper proposes an encoder-like network that is trained on pairs of gradients; the others here are what it has to be
 compared with. A teacher is two functions, and what it has learnt is tensors by name:
 
-    identity          the large batch's gradient as it is
-    best scalar       times the one factor with the least squared error
-    norm matching     times the one factor that gives the small batch's mean squared norm
-    scale by layer    a factor of least squared error for every tensor of the network
-    autoencoder       a small convolutional one over pieces of the gradient
-    autoencoder with skip   the same, added to its input
-    isotropic noise   plus normal noise of one variance, that of small batches beyond that of large ones
-    diagonal noise    plus normal noise of a variance for every weight (a diagonal Fisher noise, Wen et al.)
-    conditional noise plus normal noise with the covariance of the differences within the pairs
+    identity               the large batch's gradient as it is
+    best scalar            times the one factor with the least squared error
+    norm matching          times the one factor that gives the small batch's mean squared norm
+    scale by layer         times a factor of least squared error for every tensor of the network
+    autoencoder            a small convolutional one over pieces of the gradient
+    autoencoder with skip  the same, added to its input
+    isotropic noise        plus normal noise of one variance for all weights
+    diagonal noise         plus normal noise of a variance for every weight (as diagonal Fisher noise, Wen et al.)
+    conditional noise      plus normal noise with the covariance of the differences within the pairs
 
 The last three draw from a distribution. Where noise does not depend on the large batch, the mean is the best prediction
 in squared error, and a draw is worse than it by the variance of the noise: that is the price of noise, not a fault.
@@ -28,6 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from repro.results.teachers import IDENTITY
 from repro.training import autoencoder
 
 Learnt = dict[str, Tensor]
@@ -136,7 +137,6 @@ def _encoded(learnt: Learnt, large: Tensor, random: torch.Generator, skip: bool 
     return autoencoder.apply(learnt, large, skip)
 
 
-IDENTITY = "identity"
 TEACHERS: dict[str, Teacher] = {
     IDENTITY: Teacher(_nothing, _as_it_is),
     "best scalar": Teacher(_best_scalar, _times),

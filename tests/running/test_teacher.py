@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import synthetic_lb
 import torch
 
 from repro.checkpoint import Checkpoint
 from repro.data.batches import Batches, Images
 from repro.experiments.sizes import SMALL_BATCHES
 from repro.models import build
-from repro.results.teachers import ANOTHER, IDENTITY, LATER, MEAN
+from repro.results.teachers import ANOTHER, GAINS, IDENTITY, LATER, MEAN
 from repro.running import teacher
 from repro.running.teacher import Measurement, Plan, Student, drawn
 from repro.training.steps import Optimisation
@@ -82,6 +84,11 @@ def test_there_is_a_row_for_every_teacher_batch_and_held_out_set(whole: list[dic
         assert plain["r2"] <= 1
         assert by_place[held_out, 40, MEAN]["length"] < plain["length"], "what is averaged is shorter"
         assert by_place[held_out, 40, MEAN]["r2"] > plain["r2"], "and has less noise"
+    record = replace(synthetic_lb.teacher(5), rows=rows)
+    for name, read in GAINS.items():
+        held_out = ANOTHER if name.endswith("elsewhere") else LATER
+        others = {row["r2"] for place, row in by_place.items() if place[:2] == (held_out, 40)}
+        assert 100 * min(others) <= read(record) + 100 * by_place[held_out, 40, IDENTITY]["r2"] <= 100 * max(others)
 
 
 class _Killed(Exception):

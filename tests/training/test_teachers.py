@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from repro.results.teachers import IDENTITY
 from repro.training import autoencoder
-from repro.training.teachers import IDENTITY, TEACHERS, Pairs
+from repro.training.teachers import TEACHERS, Pairs
 
 FEW, MANY = 32, 256
 
