@@ -15,6 +15,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 from repro import __version__
@@ -228,6 +229,12 @@ def _add_results(commands: _Commands) -> None:
     verdicts.add_argument("--write", action="store_true", help="store them under figures/")
     text = "what came out, from the stored verdicts; where the book is; how to check a number"
     commands.add("summary", text, _profile)
+    text = "the records of a profile as one table, a row a run and seed"
+    export = commands.add("export", text, _profile, _json)
+    export.add_argument("file", nargs="?", type=Path, metavar="FILE", help="where it is written (default: printed)")
+    export.add_argument("--csv", action="store_true", help="print CSV (default)")
+    text = "a row for each evaluation, message and measurement"
+    export.add_argument("--evaluations", action="store_true", help=text)
     commands.add("book", "write the site that a reviewer opens, and the headline verdicts in README.md", _profile)
     commands.add("arithmetic", "the sources' own arithmetic, done again", _json)
     commands.add("pipelines", "write the files of DVC from what the code declares")

@@ -204,7 +204,8 @@ def _one_line(error: ValidationError, content: Any, path: Path | str, place: str
     of_place = [each for each in errors if _walked(each["loc"], content, missing=False) == (keys, found)] or [first]
     ways = dict.fromkeys(_expected(each["type"], each.get("ctx", {}), each["msg"]) for each in of_place)
     expected = " or ".join(way for way in ways if way != "a whole number" or "a number" not in ways)
-    near = did_you_mean(found, expected.replace(",", "").split()).strip() if isinstance(found, str) else ""
+    known = [name for way in ways if way.startswith("one of ") for name in way.removeprefix("one of ").split(", ")]
+    near = did_you_mean(found, known).strip() if isinstance(found, str) else ""
     return f"{where}: {kind_of(found)}; {expected} was expected; {near or 'correct it'}"
 
 

@@ -91,7 +91,7 @@ def environment() -> str:
     # A package that one lock pins everywhere and another on some platforms only needs one line.
     packages = sorted(pin for pin in found if pin.partition(" ;")[0] == pin or pin.partition(" ;")[0] not in found)
     return (
-        "# Written by `make lock` from requirements/; tests/test_environment.py holds it there.\n"
+        "# Written by `make lock` from requirements/; tests/commands/test_packaging.py holds it there.\n"
         "name: repro\n"
         "channels: [conda-forge, nodefaults]\n"
         "dependencies:\n"

@@ -47,6 +47,13 @@ ARMS = {
     "e2-federated": (0.80, 20, 25),
     "e2-federated-gq": (0.80, 20, 25),
     "e2-large-batch-plain": (0.78, 9, 12),
+    "e2-large-batch-plain-top10": (0.775, 9, 12),
+    "e2-large-batch-plain-top1": (0.76, 9, 12),
+    "e2-federated-top10": (0.75, 20, 25),
+    "e2-federated-top1": (0.60, 22, 25),
+    "e2-large-batch-dgc-clip": (0.80, 8, 16),
+    "e2-large-batch-dgc-clip-unaccumulated": (0.70, 9, 16),
+    "e2-large-batch-dgc-clip-uncorrected": (0.75, 9, 16),
 }
 BASELINE, WITH_DECAY = "e2-large-batch", "e2-decay-large-batch"
 TEN, THOUSAND = "e2-payloads-resnet18-10", "e2-payloads-resnet18-1000"
@@ -153,7 +160,7 @@ def outcomes(verdict: dict[str, Any]) -> list[str]:
 
 def test_every_statement_holds_in_a_world_where_all_of_them_do(statements):
     found = judge(statements, world())
-    words = {7: DEPENDS_ON, 8: DEPENDS_ON} | dict.fromkeys((13, 14, 15, 16), "not run")
+    words = {7: DEPENDS_ON, 8: DEPENDS_ON} | dict.fromkeys((15, 16), "not run")
     assert {name: v["verdict"] for name, v in found.items()} == {
         f"e2.c{n}": words.get(n, "holds at study scale") for n in range(1, 17)
     }
@@ -892,8 +899,8 @@ def test_the_notebook_shows_every_artefact_and_every_statement():
     shown += [s.artefact for s in published.statements if s.source == "e2" and s.artefact]
     stated = [s for s in published.statements if s.source == "e2"]
     judged, unjudged = [s.id for s in stated if s.judge], [s.id for s in stated if not s.judge]
-    assert (len(judged), len(unjudged)) == (13, 3)
-    assert [name for name in shown if f'("{name}", records)' not in source] == []
+    assert (len(judged), len(unjudged)) == (15, 1)
+    assert [name for name in shown if not re.search(rf'\(\s*"{re.escape(name)}", records\b', source)] == []
     assert [name for name in judged if f'statement(verdicts["{name}"])' not in source] == []
     told = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     assert [name for name in unjudged if f"({name})" not in told] == [], "without a rule there is no verdict to show"

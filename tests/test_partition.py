@@ -1,4 +1,3 @@
-import doctest
 from itertools import product
 
 import numpy as np
@@ -28,12 +27,6 @@ def sizes(shards):
 
 CIFAR10 = shuffled(*[5000] * 10)
 counts_of_classes = st.lists(st.integers(1, 12), min_size=1, max_size=7)
-
-
-def test_the_examples_in_the_docstrings_are_true():
-    result = doctest.testmod(partition)
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 @given(counts_of_classes, st.integers(1, 12), st.integers(0, 99))

@@ -1,5 +1,4 @@
 import dataclasses
-import doctest
 import itertools
 import json
 import math
@@ -10,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repro.errors import ReproError
-from repro.experiments import schedules
 from repro.experiments.schedules import Constant, Cosine, Plateau, Step, Warmup, build
 
 SPECS = [
@@ -33,12 +31,6 @@ def torch_scheduler(lr, make):
         return optimizer.param_groups[0]["lr"]
 
     return step
-
-
-def test_the_examples_in_the_docstrings_are_true():
-    result = doctest.testmod(schedules)
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 @pytest.mark.parametrize("warmup", [{}, WARMUP], ids=["plain", "warm-up"])

@@ -76,7 +76,7 @@ def load(profile: str, root: Path = Path()) -> Inputs:
         ReproError: a record, verdict, notebook or file of the package is missing or damaged.
     """
     from repro.book.notebook import body
-    from repro.book.notebooks import of_source
+    from repro.book.notebooks import of_none, of_source
 
     found = {source: store.current(source, profile, root).records for source in specs.SOURCES}
     records = [record for made in found.values() for record in made]
@@ -85,7 +85,8 @@ def load(profile: str, root: Path = Path()) -> Inputs:
         path = path_of(record)
         if (root / provenance_path(path)).exists():
             provenance[path.as_posix()] = read_json(root / provenance_path(path))
-    executed = [path for s in specs.SOURCES for path in of_source(root / f"figures/{profile}/notebooks", s)]
+    folder = root / f"figures/{profile}/notebooks"
+    executed = [*(path for s in specs.SOURCES for path in of_source(folder, s)), *of_none(folder)]
     present = report.present(profile, root)
     copied, books = pilot.shown(profile, root)
     pictures = {name: root / f"figures/{profile}/{name}.png" for name in sorted(present)}

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from repro.book import curves, glossary, markdown, overview, search, wording
+from repro.book import curves, describe, glossary, markdown, overview, search, wording
 from repro.book.inputs import Inputs
 from repro.book.theme import DECIDED, PILOT, SIGNS, SOURCES, THEMES, colour, verdict_class
 from repro.book.views import Site
@@ -68,6 +68,7 @@ def site(inputs: Inputs) -> dict[str, str]:
     for name, body in inputs.notebooks.items():
         pages[f"notebook-{name}.html"] = page("notebook.html", "notebooks", name=name, body=Markup(body))
     pages |= {"search-index.js": search.index(pages), "index.md": markdown.render(made, artefacts)}
+    pages["appendix.md"] = describe.appendix(made)
     pages |= drawn | {name: (HERE / "assets" / name).read_text(encoding="utf-8") for name in ASSETS}
     pages["style.css"] = _style()
     return {name: text.rstrip("\n") + "\n" for name, text in sorted(pages.items())}

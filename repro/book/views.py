@@ -73,6 +73,11 @@ class Site:
             if name == source or name.startswith(f"{source}-")
         }
 
+    def notebooks_of_none(self) -> dict[str, str]:
+        """The notebooks that belong to no source: name -> title."""
+        owned = {name for source in SOURCES for name in self.notebooks_of(source)}
+        return {name: notebook.title(body) or name for name, body in self.inputs.notebooks.items() if name not in owned}
+
     def notebook_of(self, item: str) -> str:
         """Name of the notebook that deals with a figure, table or statement; its source where no section does."""
         return self.sections.get(item, (item.partition(".")[0], ""))[0]

@@ -72,7 +72,8 @@ def written(root: Path = Path()) -> dict[Path, str]:
     for profile in specs.PROFILES:
         folder = Path("pipelines", profile)
         stages = dict(stage for source in specs.SOURCES for stage in _of_source(source, profile, root))
-        made[folder / "dvc.yaml"] = _text(_STAGES, {"stages": stages | {"verdicts": _verdicts(profile, root)}})
+        stages |= dict(_library(profile, root)) | {"verdicts": _verdicts(profile, root)}
+        made[folder / "dvc.yaml"] = _text(_STAGES, {"stages": stages})
         controls = dict(stage for source in specs.SOURCES for stage in _controls(source, profile, root))
         made[folder / "controls/dvc.yaml"] = _text(_CONTROLS, {"vars": ["../params.yaml"], "stages": controls})
     return made
@@ -145,6 +146,21 @@ def _of_source(source: str, profile: str, root: Path) -> Iterator[tuple[str, dic
              f"{records}_controls"],
             [f"figures/${{profile}}/notebooks/{path.name}"],
         )  # fmt: skip
+
+
+def _library(profile: str, root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Notebooks of no source, which read no record."""
+    of_study = OF_THE_STUDY if profile == study.PROFILE else []
+    for path in notebooks.of_none(root / "notebooks"):
+        yield (
+            f"notebook-{path.stem}",
+            _stage(
+                "../..",
+                f"python -m repro notebook {path.stem} --profile ${{profile}}",
+                [*RUNS, *SHOWN, *of_study, "repro/book/notebooks.py", f"notebooks/{path.name}"],
+                [f"figures/${{profile}}/notebooks/{path.name}"],
+            ),
+        )
 
 
 def _verdicts(profile: str, root: Path) -> dict[str, Any]:

@@ -50,8 +50,8 @@ def _artefact(artefact_id: str, kind: str | None = None) -> Artefact:
     return ARTEFACTS[artefact_id]
 
 
-def _made(artefact: Artefact, records: Iterable[Record]) -> tuple[Any, list[Row], Selection]:
-    chosen = select(artefact.id, records, artefact.runs)
+def _made(artefact: Artefact, records: Iterable[Record], root: Path = Path()) -> tuple[Any, list[Row], Selection]:
+    chosen = select(artefact.id, records, artefact.runs, root)
     if artefact.kind == "table":
         return *artefact.made(chosen), chosen
     with layout.context():
@@ -112,7 +112,7 @@ def render(
         ReproError: no such artefact, records missing or doubled for ``profile``, or a file is not writable.
     """
     artefact = _artefact(artefact_id)
-    made, rows, chosen = _made(artefact, [r for r in records if r.profile == profile])
+    made, rows, chosen = _made(artefact, [r for r in records if r.profile == profile], root)
     behind = provenance.content(artefact, chosen, root)
     content: dict[str, str | bytes] = {"csv": csv_text(rows), "json": provenance.text(behind)}
     if artefact.kind == "table":

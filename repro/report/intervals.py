@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,6 +10,8 @@ from repro.registry.labels import number
 from repro.report.selection import ends
 from repro.results.records import Record
 from repro.verdicts.rules import paired_interval
+
+Interval = Callable[[np.ndarray], tuple[float, float, float]]
 
 
 def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
@@ -20,16 +22,26 @@ def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]
     return mean, low, high
 
 
-def intervals(values: np.ndarray) -> np.ndarray:
-    """(3, m) mean and bounds of each column of ``values``, (n, m) with a row a seed."""
-    return np.array([interval(column) for column in values.T]).T
+def bounded(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """``interval`` of values in percent, cut at 0 and 100, beyond which an interval of few seeds can reach.
+
+    >>> [round(value, 1) for value in bounded([1.0, 9.0])]
+    [5.0, 0.0, 55.8]
+    """
+    mean, low, high = np.clip(interval(values), 0.0, 100.0).tolist()
+    return mean, low, high
+
+
+def intervals(values: np.ndarray, of: Interval = interval) -> np.ndarray:
+    """(3, m) mean and bounds of each column of ``values``, (n, m) with a row a seed; ``of``: one column's."""
+    return np.array([of(column) for column in values.T]).T
 
 
 def with_interval(values: Sequence[float], digits: int = 1) -> str:
-    """``mean [low, high]``."""
+    """``mean [low, high]`` of values in percent."""
     if not len(values):
         return "no number"
-    mean, low, high = (number(value, digits) for value in interval(values))
+    mean, low, high = (number(value, digits) for value in bounded(values))
     return f"{mean} [{low}, {high}]" if len(values) > 1 else f"{mean} (one seed)"
 
 

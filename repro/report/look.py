@@ -47,8 +47,8 @@ METHODS = {
 
 #: Arms that change one thing of their method, keyed by run.
 _VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "e1-large-batch-x2": ("large_batch", {"colour": "#4F93CF", "marker": "D"}),
-    "e1-large-batch-2labels": ("large_batch", {"colour": "#4F93CF", "filled": False}),
+    "e1-large-batch-x2": ("large_batch", {"colour": "#6A51A3", "marker": "D"}),
+    "e1-large-batch-2labels": ("large_batch", {"filled": False}),
     "e1-federated-2epochs": ("federated", {"colour": "#A85A00", "marker": "v"}),
     "e1-federated-4epochs": ("federated", {"colour": "#6B3900", "marker": "P"}),
     "e1-federated-32workers": ("federated", {"colour": "#A85A00", "marker": "v"}),
@@ -58,27 +58,29 @@ _VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "e1-federated-alpha10": ("federated", {"colour": "#C26200", "marker": "v"}),
     "e1-federated-alpha1": ("federated", {"colour": "#8C4A00", "marker": "D"}),
     "e1-federated-alpha0_1": ("federated", {"colour": "#3D2000", "marker": "P"}),
-    "e1-federated-2labels": ("federated", {"colour": "#A85A00", "filled": False}),
+    "e1-federated-2labels": ("federated", {"filled": False}),
 }
 ARMS = {run: replace(METHODS[method], **change) for run, (method, change) in _VARIANTS.items()}
 
-#: Compressed arms and what is compared with them, keyed by run; open markers: cosine schedule.
+_GQ, _DGC = Style("#4F93CF", "o", "-"), Style("#00264D", "D", (0, (1.2, 1.2)))
+_COSINE: dict[str, Any] = {"line": (0, (5.0, 1.2, 1.2, 1.2)), "filled": False}
+#: Compressed arms and what is compared with them, keyed by run. Light blue is GQ and navy DGC; open: cosine schedule.
 COMPRESSED = {
-    "e2-large-batch-gq": Style("#4F93CF", "o", "-"),
-    "e2-large-batch-dgc": Style("#00264D", "D", (0, (1.2, 1.2))),
-    "e2-large-batch-cosine": Style("#4F93CF", "s", (0, (5.0, 1.5)), filled=False),
-    "e2-large-batch-dgc-cosine": Style("#4F93CF", "D", (0, (1.2, 1.2)), filled=False),
-    "e2-large-batch-weights": Style("#00264D", "X", (0, (5.0, 1.2, 1.2, 1.2))),
+    "e2-large-batch-gq": _GQ,
+    "e2-large-batch-dgc": _DGC,
+    "e2-large-batch-cosine": replace(METHODS["large_batch"], **_COSINE),
+    "e2-large-batch-dgc-cosine": replace(_DGC, **_COSINE),
+    "e2-large-batch-weights": Style("#4D6A00", "X", (0, (5.0, 1.2, 1.2, 1.2))),
     "e2-decay-large-batch": METHODS["large_batch"],
-    "e2-decay-large-batch-dgc": Style("#00264D", "D", (0, (1.2, 1.2))),
-    "e2-decay-large-batch-cosine": Style("#4F93CF", "s", (0, (5.0, 1.5)), filled=False),
-    "e2-decay-large-batch-dgc-cosine": Style("#4F93CF", "D", (0, (1.2, 1.2)), filled=False),
-    "e2-large-batch-plain-top10": Style("#4F93CF", "D", "-"),
-    "e2-large-batch-plain-top1": Style("#00264D", "v", (0, (1.2, 1.2))),
+    "e2-decay-large-batch-dgc": _DGC,
+    "e2-decay-large-batch-cosine": replace(METHODS["large_batch"], **_COSINE),
+    "e2-decay-large-batch-dgc-cosine": replace(_DGC, **_COSINE),
+    "e2-large-batch-plain-top10": Style("#2B9C9C", "D", "-"),
+    "e2-large-batch-plain-top1": Style("#0B4F4F", "v", (0, (1.2, 1.2))),
     "e2-federated-top10": Style("#A85A00", "D", "-"),
     "e2-federated-top1": Style("#4A2700", "v", (0, (1.2, 1.2))),
-    "e2-large-batch-dgc-clip": METHODS["large_batch"],
-    "e2-large-batch-dgc-clip-unaccumulated": Style("#4F93CF", "X", (0, (1.2, 1.2)), filled=False),
+    "e2-large-batch-dgc-clip": Style("#00264D", "s", "-"),
+    "e2-large-batch-dgc-clip-unaccumulated": Style("#6D83A6", "X", (0, (1.2, 1.2)), filled=False),
     "e2-large-batch-dgc-clip-uncorrected": Style("#2B9C9C", "^", "-", filled=False),
     "e2-federated-gq": Style("#8C4A00", "v", "-"),
 }
@@ -114,9 +116,9 @@ def _of_post_3() -> dict[str, Style]:
         looks[f"e3-fixup-{batch}-linear"] = Style(colour, "X", (0, line))
     looks["e3-fixup-1024-short"] = Style("#4A0A33", "P", (0, (1.2, 1.2)), filled=False)
     looks["e3-fixup-2048-short"] = Style("#D0679F", "P", "-", filled=False)
-    for name, colour, marker in (("ln", "#004A52", "D"), ("in", "#544300", "P")):
+    for name, colour, marker, large in (("ln", "#004A52", "D", "#2E97A2"), ("in", "#544300", "P", "#A88500")):
         looks[f"e3-{name}-1024"] = replace(NORMS[_NAMES[name]], colour=colour, marker=marker, line=(0, (5.0, 1.5)))
-        looks[f"e3-{name}-2048"] = replace(NORMS[_NAMES[name]], line="-", **_OPEN)
+        looks[f"e3-{name}-2048"] = replace(NORMS[_NAMES[name]], colour=large, line="-", **_OPEN)
     looks["e3-gn-128-unit-scale"] = replace(NORMS["group"], colour="#2F9E6E", line="-", **_OPEN)
     looks["e3-gn-wide"], looks["e3-gn-wide-unit-scale"] = NORMS["group"], looks["e3-gn-128-unit-scale"]
     looks["e3-noniid-bn-local"] = replace(NORMS["batch"], colour="#7A3E9D", **_OPEN)
@@ -130,9 +132,17 @@ def _of_post_3() -> dict[str, Style]:
 #: Arms of post 3, keyed by run. Open markers: non-IID shards, or another policy than the first of its kind.
 NETWORKS = _of_post_3()
 
+#: Warm-ups of Fixup, keyed by the endings of runs: to a rate of 0.1 slowly and fast, and to one in proportion to
+#: the batch.
+WARM_UPS = {
+    "": Style("#E0559A", "o", "-"),
+    "-short": Style("#9A1F66", "s", (0, (1.2, 1.2))),
+    "-linear": Style("#3A0824", "X", (0, (5.0, 1.5))),
+}
+
 #: Batches of the paper's centralised runs: the small one, 256, 512 and 1024.
 _SMALL = METHODS["central"]
-_MIDDLE = Style("#4F93CF", "D", (0, (1.2, 1.2)))
+_MIDDLE = Style("#7D6BB5", "D", (0, (1.2, 1.2)))
 _HALF = Style("#2B9C9C", "^", "-", filled=False)
 _LARGE = METHODS["large_batch"]
 #: Step-up factors at batch 1024; factor 1 is the run without a step-up.

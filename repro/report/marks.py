@@ -6,7 +6,7 @@ Matplotlib is imported when a figure is drawn, not before.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,15 +16,12 @@ from repro.report.look import DOTTED, GREY, Style, of_group
 from repro.report.rows import SPAN, Rows
 from repro.results.records import Record
 
-Band = Literal["filled", "outline", "none"]
-
-
 # Curves and points --------------------------------------------------------------------------------------------
 
 
 def curve(
     axes: Axes, x: np.ndarray, spread: np.ndarray, look: Style, text: str, *, every: int = 1, shift: int = 0,
-    band: Band = "filled",
+    band: bool = True,
 ) -> Line2D:  # fmt: skip
     """A line of means with its interval.
 
@@ -35,14 +32,11 @@ def curve(
         look, text: style, and words of the legend.
         every: points from one marker to the next.
         shift: points before the first marker, so that those of neighbouring curves stand apart.
-        band: ``outline`` draws the edges of the interval only, where those of several curves lie on one another.
+        band: whether the interval is drawn.
     """
     mean, low, high = spread
     (line,) = axes.plot(x, mean, **look.kwargs(), label=text, markevery=(min(shift, every - 1), every), zorder=3)
-    if band == "outline":
-        for edge in (low, high):
-            axes.plot(x, edge, color=look.colour, linestyle=look.line, linewidth=0.6, zorder=2.5)
-    elif band == "filled":
+    if band:
         shade(axes, x, low, high, look.colour)
     return line
 
@@ -53,12 +47,15 @@ def shade(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: 
 
 
 def accuracy(
-    axes: Axes, rows: Rows, group: Sequence[Record], text: str, shift: int = 0, *, band: Band = "filled"
+    axes: Axes, rows: Rows, group: Sequence[Record], text: str, shift: int = 0, *, look: Style | None = None
 ) -> Line2D:
-    """Mean and band of one run over epochs, from its rows of ``rows.curves``."""
+    """Mean and band of one run over epochs, from its rows of ``rows.curves``.
+
+    ``look``: another style than the run's own.
+    """
     epochs, *spread = rows.where(run=group[0].run).once("epoch", *SPAN)
     every = max(1, round(len(epochs) / 8))
-    return curve(axes, epochs, np.array(spread), of_group(group), text, every=every, shift=shift, band=band)
+    return curve(axes, epochs, np.array(spread), look or of_group(group), text, every=every, shift=shift)
 
 
 def seeds(axes: Axes, rows: Rows, x: str, y: str, look: Style) -> None:
@@ -77,12 +74,22 @@ def whisker(
     """An interval as a vertical line; nothing for one seed, which has none."""
     if not np.isnan(low):
         axes.plot([x] * 2, [low, high], color=colour, linewidth=width, zorder=zorder)
+        arrows(axes, [x], [low], [high], colour)
 
 
 def errors(axes: Axes, x: Any, spread: np.ndarray, colour: str, capsize: float, **more: Any) -> None:
-    """Intervals as bars with caps."""
+    """Intervals as bars with caps, and arrows where they are cut."""
     mean, low, high = spread
     axes.errorbar(x, mean, yerr=[mean - low, high - mean], fmt="none", ecolor=colour, capsize=capsize, **more)
+    arrows(axes, x, low, high, colour)
+
+
+def arrows(axes: Axes, x: Any, low: Any, high: Any, colour: str) -> None:
+    """An arrow where ``intervals.bounded`` cut an interval, which goes on beyond 0 or 100 %."""
+    x, low, high = (np.asarray(values, float) for values in (x, low, high))
+    for end, at, marker in ((low, 0.0, "v"), (high, 100.0, "^")):
+        if (cut := (end == at) & (high > low)).any():
+            axes.plot(x[cut], end[cut], marker, color=colour, markersize=5, clip_on=False, zorder=4)
 
 
 def cross(axes: Axes, x: Any, y: Any, colour: str, **more: Any) -> Line2D:
@@ -90,6 +97,14 @@ def cross(axes: Axes, x: Any, y: Any, colour: str, **more: Any) -> Line2D:
     shown: dict[str, Any] = {"markersize": 8, "linestyle": "none", "zorder": 5} | more
     (marks,) = axes.plot(x, y, color=colour, marker="X", clip_on=False, markeredgecolor="white", **shown)
     return marks
+
+
+def not_above_zero(axes: Axes, x: np.ndarray, colour: str, text: str) -> list[Line2D]:
+    """Arrows at the foot of a logarithmic axis where what ``text`` names is not above 0; nothing where it always is."""
+    if not len(x):
+        return []
+    shown: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False, "label": f"{text}: not above 0"}
+    return axes.plot(x, np.zeros(len(x)), "v", color=colour, markersize=4, **shown)
 
 
 def reference(axes: Axes, value: float, text: str = "") -> None:
@@ -168,6 +183,15 @@ def plain_ticks(axis: Any, places: Sequence[float] | None = None) -> None:
         axis.set_major_locator(FixedLocator(list(places)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def log_axis(axes: Axes) -> None:
+    """A logarithmic y-axis with ticks at 1, 2 and 5, also where it spans less than a factor of ten."""
+    from matplotlib.ticker import LogLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    plain_ticks(axes.yaxis)
 
 
 def log2_axis(axes: Axes, places: Sequence[float]) -> None:

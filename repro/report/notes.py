@@ -12,8 +12,9 @@ from repro.results.records import Record
 #: Scale of the posts' CIFAR-10 experiments: training images, pixels, base width of ResNet18.
 PUBLISHED_SCALE = {"train_images": 50_000, "image_size": 32, "width": 64}
 
-BAND = "Lines: mean over seeds. Bands: 95 % Student-t interval."
-OUTLINE = "Thick lines: mean over seeds. Thin lines: 95 % Student-t interval."
+INTERVAL = "95\u00a0% Student-t interval over seeds, cut at 0 and 100\u00a0% (arrows)"
+"""Of accuracies and shares."""
+BAND = "Lines: mean over seeds. Bands: 95 % Student-t interval, cut at 0 and 100 %."
 OURS = "The post has no such figure."
 LOST = "No value published: the post's own table was a picture and is lost."
 REDUCED = " – not the published scale"

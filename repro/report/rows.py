@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from repro.errors import ReproError
-from repro.report.intervals import interval, intervals
+from repro.report.intervals import bounded, intervals
 from repro.report.selection import Selection, setting
 from repro.results.records import Record
 
@@ -95,8 +95,8 @@ def _identity(artefact: str, record: Record) -> Row:
 
 
 def span(values: Sequence[float], names: Sequence[str] = SPAN) -> Row:
-    """Mean and interval of ``values`` as columns; None in each where there is no value."""
-    return dict(zip(names, interval(values) if len(values) else (None,) * 3, strict=True))
+    """Mean and interval of ``values``, in percent, as columns; None in each where there is no value."""
+    return dict(zip(names, bounded(values) if len(values) else (None,) * 3, strict=True))
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Curve:
         epochs: (E,) epochs at which the run was evaluated.
         values: (n, E) one row per seed; what a diverged seed did not reach stands at chance.
         imputed: (n, E) True where a value was set to chance because its seed had diverged.
-        mean, low, high: (E,) mean and 95 % Student-t interval over seeds; with n = 1 the bounds are NaN.
+        mean, low, high: (E,) mean and 95 % Student-t interval over seeds, cut at 0 and 100; NaN with n = 1.
         seeds: the n seeds, in the order of ``values``.
     """
 
@@ -139,7 +139,7 @@ def curve(group: Sequence[Record], name: str = "test_top1") -> Curve:
     values = np.array(
         [[points.get(e, 100.0 * r.chance) for e in grid] for r, points in zip(group, by_epoch, strict=True)]
     )
-    mean, low, high = intervals(values)
+    mean, low, high = intervals(values, bounded)
     return Curve(np.array(grid), values, missing, mean, low, high, tuple(r.seed for r in group))
 
 

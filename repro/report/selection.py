@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from repro.errors import ReproError
@@ -15,21 +16,26 @@ Groups = Mapping[str, list[Record]]
 
 
 class Selection(dict[str, list[Record]]):
-    """The records of one artefact by run, in the order in which it names its runs, each list sorted by seed."""
+    """The records of one artefact by run, in the order in which it names its runs, each list sorted by seed.
 
-    def __init__(self, artefact: str, groups: Groups):
+    ``root``: of the checkout, where files beside the records are read.
+    """
+
+    def __init__(self, artefact: str, groups: Groups, root: Path = Path()):
         super().__init__(groups)
+        self.root = root
         self.artefact = artefact
         self.profile = next(iter(groups.values()))[0].profile
 
 
-def select(artefact: str, records: Iterable[Record], patterns: Sequence[str]) -> Selection:
+def select(artefact: str, records: Iterable[Record], patterns: Sequence[str], root: Path = Path()) -> Selection:
     """The records that ``artefact`` needs.
 
     Args:
         artefact: id.
         records: any records; those of other runs are left aside.
         patterns: run ids, in which ``*`` stands for anything.
+        root: of the checkout.
 
     Raises:
         ReproError: a needed run has no record, a seed occurs twice, or profiles are mixed.
@@ -55,7 +61,7 @@ def select(artefact: str, records: Iterable[Record], patterns: Sequence[str]) ->
         seeds = [r.seed for r in group]
         if len(set(seeds)) < len(seeds):
             raise ReproError(f"{artefact}: run {name} has seeds {seeds}; each seed once was expected; load it once")
-    return Selection(artefact, groups)
+    return Selection(artefact, groups, root)
 
 
 def members(groups: Groups) -> list[Record]:

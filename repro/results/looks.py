@@ -16,7 +16,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from scipy.special import stdtrit
 
 from repro.errors import ReproError
 
@@ -30,6 +29,13 @@ LEAST_ALPHA = 1e-4
 TABLE = Path(__file__).parents[2] / "data/looks.json"
 
 _SEED, _PATHS, _CHUNK = 20_250_917, 16_000_000, 500_000
+
+
+def _quantile(degrees: float, probability: float) -> float:
+    """Of Student's t distribution."""
+    from scipy.special import stdtrit  # half a second to import, which lists and plans need not pay
+
+    return float(stdtrit(degrees, probability))
 
 
 def spent(alpha: float, seeds: int) -> float:
@@ -74,7 +80,7 @@ def simulate(levels: Sequence[float], paths: int = _PATHS, seed: int = _SEED) ->
     found = statistics(paths, seed)
     table = []
     for alpha in levels:
-        multipliers = [float(stdtrit(LOOKS[0] - 1, 1 - spent(alpha, LOOKS[0]) / 2))]
+        multipliers = [_quantile(LOOKS[0] - 1, 1 - spent(alpha, LOOKS[0]) / 2)]
         going = found[0] <= multipliers[0]
         for row in range(1, len(LOOKS)):
             stopping = round((spent(alpha, LOOKS[row]) - spent(alpha, LOOKS[row - 1])) * paths)
@@ -123,7 +129,7 @@ def student(n: int, alpha: float = ALPHA) -> float:
     >>> round(student(3), 2)
     4.3
     """
-    return float(stdtrit(n - 1, 1 - alpha / 2))
+    return _quantile(n - 1, 1 - alpha / 2)
 
 
 def reached(available: int, looks: Sequence[int] = LOOKS) -> list[int]:

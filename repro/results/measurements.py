@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -177,28 +178,33 @@ def fitted(fit: str, sizes: Sequence[int], cost: Sequence[float]) -> tuple[list[
     return [size for size, _ in kept], [each for _, each in kept]
 
 
-def round_times(record: Record, seconds: Sequence[float], sizes: Sequence[int]) -> dict[str, float]:
+@lru_cache(maxsize=256)
+def _round_time(way: str, sizes: tuple[int, ...], seconds: tuple[float, ...]) -> float:
+    """Local time of that round under ``way``; ``seconds``: of a step at each of ``sizes``, on the fastest device."""
+    cost, total = fits.between(sizes, seconds), LOCAL_BATCH * len(SPEEDS)
+    shares = {
+        "uniform": lambda: batch_costs.uniform_shares(total, len(SPEEDS)),
+        "proportional": lambda: batch_costs.proportional_shares(total, SPEEDS),
+        "equalising": lambda: batch_costs.equalising_shares(total, SPEEDS, cost),
+    }[way]()
+    return batch_costs.round_seconds(shares, SPEEDS, cost)
+
+
+def round_times(seconds: Sequence[float], sizes: Sequence[int]) -> dict[str, float]:
     """Local time of a synchronous round of the scenario of lb.c17 under three ways to share its global batch.
 
     Args:
-        record: whose network it is.
         seconds: of a local step at each of ``sizes``, on a device of speed 1.
         sizes: batch sizes, ascending.
 
     Returns:
         Seconds by ``uniform``, ``proportional`` and ``equalising`` shares.
     """
-    cost, total = fits.between(sizes, seconds), LOCAL_BATCH * len(SPEEDS)
-    shares = {
-        "uniform": batch_costs.uniform_shares(total, len(SPEEDS)),
-        "proportional": batch_costs.proportional_shares(total, SPEEDS),
-        "equalising": batch_costs.equalising_shares(total, SPEEDS, cost),
-    }
-    return {name: batch_costs.round_seconds(each, SPEEDS, cost) for name, each in shares.items()}
+    return {way: _round_time(way, (*sizes,), (*seconds,)) for way in ("uniform", "proportional", "equalising")}
 
 
 def log_gains(record: Record, way: str) -> list[float]:
     """Logarithm, block by block, of how many times shorter shares of this ``way`` make that round than uniform ones."""
-    sizes = batches(record)
-    times = [round_times(record, block, sizes) for block in block_medians(record, "step", sizes)]
-    return [math.log(each["uniform"] / each[way]) for each in times]
+    sizes = (*batches(record),)
+    blocks = [(*block,) for block in block_medians(record, "step", sizes).tolist()]
+    return [math.log(_round_time("uniform", sizes, each) / _round_time(way, sizes, each)) for each in blocks]

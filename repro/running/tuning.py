@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -67,13 +66,13 @@ def stale(source: str, profile: str, root: Path = Path()) -> list[str]:
     if not grids:
         return []
     try:
-        stored = json.loads(path.read_text())[source]
+        stored = files.read_json(path)[source]
         return [
             grid
             for grid, made in grids.items()
             if stored[grid]["grid"] != _identity(made, _seeds(source, profile, made, root), root)
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ReproError, KeyError, TypeError) as error:
         raise ReproError(
             f"{path}: missing or damaged; the learning rates that the grids of {source} chose were expected; "
             f"run `{specs.remedy(profile)}`"

@@ -679,10 +679,10 @@ def _judge_law(part: Mapping[str, Any], evidence: Evidence) -> PartVerdict:
 
 
 def _judge_definition(part: Mapping[str, Any], evidence: Evidence, published: Any) -> PartVerdict:
-    from repro.verdicts import definitions  # runs the codec, and needs torch for it
-
     run = part["run"]
     records = [evidence.current[run][seed] for seed in evidence.seeds([run])]
+    from repro.verdicts import definitions  # runs the codec, and needs torch for it
+
     if not isinstance(published, Mapping):
         raise ReproError(
             f"data/published.yaml: {run} is judged by rule definition, and published is {published!r}; a mapping of "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import re
 from dataclasses import replace
 from functools import reduce
@@ -197,10 +195,3 @@ def test_writing_removes_pages_that_are_made_no_more(tmp_path: Path) -> None:
     book.write({"a.html": "a\n", "b.html": "b\n"}, tmp_path)
     book.write({"b.html": "c\n"}, tmp_path)
     assert {p.name: p.read_text() for p in (tmp_path / "book").iterdir()} == {"b.html": "c\n"}
-
-
-@pytest.mark.parametrize("name", ["curves", "parts", "theme", "wording"])
-def test_the_examples_of_docstrings_are_right(name: str) -> None:
-    result = doctest.testmod(importlib.import_module(f"repro.book.{name}"))
-    assert result.attempted
-    assert not result.failed

@@ -119,6 +119,27 @@ def test_ci_calls_the_test_command_of_the_readme() -> None:
     assert re.search(r"^make test\b", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
 
 
+def test_containers_install_what_make_installs_in_the_same_order() -> None:
+    words = r"--require-hashes|--no-build-isolation|--no-deps|requirements/[a-z.]+|--editable \."
+    of_make, of_containers = (
+        [re.findall(words, line) for line in (ROOT / path).read_text().splitlines() if re.match(call, line)]
+        for path, call in (("Makefile", r"\t@\$\(PIP\) "), (".binder/postBuild", r"\$pip "))
+    )
+    assert of_containers[-1] == ["--no-deps", "--no-build-isolation", "--editable ."]
+    assert of_containers == of_make[: len(of_containers)]
+    assert os.access(ROOT / ".binder/postBuild", os.X_OK)
+    for path in ("Dockerfile", ".devcontainer/devcontainer.json"):
+        assert ".binder/postBuild" in (ROOT / path).read_text()
+    assert "run: .ci/run" in (ROOT / ".github/workflows/check.yml").read_text()
+
+
+def test_the_distribution_has_a_name_of_its_own_and_says_that_it_is_typed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["name"] != "repro"
+    assert project["tool"]["setuptools"]["package-data"]["repro"] == ["py.typed"]
+    assert (ROOT / "repro/py.typed").is_file()
+
+
 def test_dvc_reports_nothing_to_anyone() -> None:
     config = (ROOT / ".dvc/config").read_text()
     assert "analytics = false" in config

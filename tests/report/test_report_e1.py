@@ -131,7 +131,11 @@ def test_the_grid_rings_the_best_rate_and_counts_divergence_at_chance(tmp_path: 
     assert {row["evaluate_on"] for row in rows} == {"held_out"}
     axes = report.figure("e1.extra-grid", e1_grid_records()).axes[0]
     rings = [float(np.asarray(line.get_xdata(), float)[0]) for line in axes.lines if line.get_markersize() == 12]
-    assert rings == [BEST[arm] for arm in e1.learning_rates.ARMS]
+    rates = {float(record.spec["lr"]) for record in e1_grid_records()}
+    nearest = [min(rates, key=lambda rate, ring=ring: abs(math.log(rate / ring))) for ring in rings]
+    assert nearest == [BEST[arm] for arm in e1.learning_rates.ARMS]
+    places = {round(at, 9) for line in axes.lines for at in np.asarray(line.get_xdata(), float)}
+    assert len(places) >= len(rates) * len(e1.learning_rates.ARMS), "points of one rate stand side by side"
     assert axes.get_xscale() == "log"
 
 

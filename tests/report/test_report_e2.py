@@ -27,6 +27,7 @@ from repro.errors import ReproError
 from repro.experiments import post2
 from repro.registry import specs
 from repro.registry.labels import label
+from repro.registry.published import load_published
 from repro.report import e2, tables
 from repro.report import look as looks
 from repro.report.rows import curve
@@ -167,15 +168,20 @@ def test_the_lower_panel_has_a_tick_at_each_rate_and_says_when_there_is_one_only
 
 
 @pytest.mark.parametrize("name", ["e2.fig1", "e2.extra-weights"])
-def test_bands_of_one_hue_are_drawn_as_outlines(name: str) -> None:
+def test_every_curve_has_a_band_as_wide_as_its_interval(name: str) -> None:
     upper = report.figure(name, e2_records()).axes[0]
-    assert not upper.collections
+    bands = [band.get_paths()[0].vertices[:, 1] for band in upper.collections]
     for run in report.ARTEFACTS[name].runs:
         data = curve(group_of(run))
-        look = looks.of(run, "large_batch")
-        thin = [line for line in upper.lines if line.get_linewidth() < 1 and line.get_color() == look.colour]
-        for edge in (data.low, data.high):
-            assert any(np.allclose(np.asarray(line.get_ydata(), float), edge) for line in thin), run
+        edges = {round(float(value), 6) for value in (*data.low, *data.high)}
+        assert any(edges <= {round(float(value), 6) for value in band} for band in bands), run
+    assert len(bands) == len(report.ARTEFACTS[name].runs)
+
+
+def test_light_blue_is_quantised_gradients_and_nothing_else() -> None:
+    every = looks.METHODS | looks.ARMS | looks.COMPRESSED | looks.NETWORKS | looks.TRAINED
+    colour = looks.COMPRESSED["e2-large-batch-gq"].colour
+    assert {run for run, look in every.items() if look.colour == colour} == {"e2-large-batch-gq"}
 
 
 def test_a_seed_that_diverged_early_still_has_its_rates_drawn() -> None:
@@ -454,11 +460,16 @@ def test_table5_gives_mean_and_extremes_over_steps_and_seeds() -> None:
     assert len(flat) == 3 * len(STEPS)
     row = next(row for row in table.rows if row[0] == "GQ + zip")
     judged = np.mean([traffic.compression_rate(record, "int8+zip") for record in group])
-    assert row[1] == f"{judged:#.3g} ({min(flat):#.3g} to {max(flat):#.3g})"
-    assert next(row for row in table.rows if row[0] == "GQ")[1] == "4.00"
+    assert row[2] == f"{judged:#.3g} ({min(flat):#.3g} to {max(flat):#.3g})"
+    quantised = next(row for row in table.rows if row[0] == "GQ")
+    assert quantised[1:3] == ["4", "4.00"]
+    assert row[1] == row[-1] == "–"
     zipped = next(row for row in table.rows if row[0] == "GQ: saved by zip (%)")
     saved = np.mean([traffic.saved_by_zip(record, "int8") for record in group])
-    assert zipped[1].startswith(f"{100 * saved:.0f} (")
+    assert zipped[1] == "50"
+    assert zipped[2].startswith(f"{100 * saved:.0f} (")
+    apart = [float(cell.split()[0]) - 50 for cell in zipped[2:-1]]
+    assert float(zipped[-1].split(" to ")[0].replace("−", "-")) == pytest.approx(min(apart), abs=0.51)
     assert "n = 3 seeds (ResNet18), n = 1 seed (ResNet50)" in table.notes[0]
     names = [row[0] for row in table.rows]
     assert {"top-k with residual", "fixed threshold, without residual", "DGC + zip, warm-up at 0.75"} <= set(names)
@@ -472,13 +483,13 @@ def test_table5_heads_its_columns_with_seeds_and_steps() -> None:
         for r in e2_records()
     ]
     header = report.table("e2.table5", cut).header
-    assert header[1] == "ResNet18, 10 classes (3 seeds, 3 steps)"
-    assert header[3] == "ResNet50, 10 classes (1 seed, 2 steps)"
+    assert header[2] == "ResNet18, 10 classes (3 seeds, 3 steps)"
+    assert header[4] == "ResNet50, 10 classes (1 seed, 2 steps)"
 
 
 def test_table5_sets_changes_and_weights_beside_gradients() -> None:
     table = report.table("e2.table5", e2_records())
-    rows = {row[0]: row[1] for row in table.rows}
+    rows = {row[0]: row[2] for row in table.rows}
     group = group_of("e2-payloads-resnet18-10")
     for what, words in e2.runs.CONTENTS.items():
         mean = np.mean([traffic.compression_rate(record, "int8+zip", what) for record in group])
@@ -528,6 +539,30 @@ def test_table6_has_every_reading_and_says_what_it_extrapolates() -> None:
     assert len(table.rows) == len(read) + 3 * 3 + len(e2.totals.TRAINED_PAIRS)
     for row in read_csv(table.csv()):
         assert row["extrapolated"] == str(int("payloads" in row["run"])) == str(int(row["basis"] == "extrapolated"))
+
+
+def test_published_numbers_are_those_of_the_list_of_what_is_published() -> None:
+    published = {item.id: item for item in load_published(ROOT).statements}
+    assert published["e2.c1"].published == {"factor": e2.runs.PUBLISHED_RATE}
+    assert published["e2.c2"].published == {"saved_percent": e2.runs.PUBLISHED_SAVED}
+    ten, thousand = e2.runs.PUBLISHED_FACTORS
+    (rule,) = published["e2.c7"].judge["parts"]
+    assert rule["published"] == {"at_1000": thousand, "at_10": 1 / ten}
+    assert rule["tolerance"] == e2.runs.WITHIN
+
+
+def test_table6_says_which_way_fits_as_the_rule_has_it() -> None:
+    table = report.table("e2.table6", e2_records())
+    thousand, ten = (group_of(f"e2-payloads-resnet18-{classes}") for classes in (1000, 10))
+    for row, exchange in zip(table.rows, e2.totals.readings(), strict=False):
+        if not row[0].startswith("DGC"):
+            break
+        met = []
+        for words, reading in (("up", exchange.reading), ("up and down", replace(exchange.reading, download=True))):
+            at_1000 = traffic.times_as_much(thousand, "large_batch", "federated", reading)
+            at_10 = traffic.times_as_much(ten, "federated", "large_batch", reading)
+            met += [words] * (abs(at_1000 / 3 - 1) <= 0.25 and abs(at_10 / 5 - 1) <= 0.25)
+        assert row[-1] == ("; ".join(met) or "neither")
 
 
 def test_table6_marks_rounds_of_more_images_than_its_messages_hold() -> None:

@@ -238,30 +238,19 @@ def test_the_collapse_stands_beside_the_accuracy_of_training(rendered: Path) -> 
         assert float(row["value"]) == pytest.approx(100 * record.rows[-1]["train_top1"], abs=1e-5)
 
 
-def test_own_classes_with_averaged_statistics_are_said_to_be_the_accuracy_and_not_drawn() -> None:
-    figure = report.figure("e3.extra-collapse", RECORDS)
-    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()][:2] == [
-        "all classes,\nrunning", "all classes,\nof the batch"
-    ]  # fmt: skip
-    assert "would be the first value again" in texts(figure)
-    assert "(largest difference 0.0 points)" in texts(figure)
-
-
 def test_the_spread_is_read_on_an_axis_around_one() -> None:
     figure = report.figure("e3.extra-collapse", RECORDS)
     low, high = figure.axes[1].get_ylim()
     ratios = [r.rows[-1]["batch_statistics"]["std_ratio"] for r in of(e3.runs.BN_SKEWED)]
     assert low < np.min(ratios) < 1 < high
     assert high - low < 3 * (1 - np.min(ratios))
-    assert f"Its least value is {np.min(ratios):.2f}" in texts(figure)
-    assert f"layer {len(LAYERS)})" in texts(figure)
 
 
 def test_sizes_of_evaluated_batches_are_those_of_the_code() -> None:
 
     assert tables.EVALUATION_BATCH == prepare.EVALUATION_BATCH
     assert e3.layers.batch_of_probe(of(e3.runs.BN)) == 32  # 2000 images in 63 parts
-    assert "(about 32 images)" in texts(report.figure("e3.extra-collapse", RECORDS))
+    assert "about 32 images" in texts(report.figure("e3.extra-collapse", RECORDS))
 
 
 def test_the_divergence_figure_tells_rate_and_warm_up_apart() -> None:
@@ -340,7 +329,7 @@ def test_the_gap_above_the_panels_is_that_of_the_verdict_and_of_the_marks(
     rows = read_csv(next(path for path in paths if path.suffix == ".csv").read_text())
     for axes, run in zip(figure.axes, e3.training.REGULARISATION_RUNS, strict=True):
         gap = np.mean([100 * metrics.regularisation_gap(r) for r in of(run, records)])
-        assert f"{e3.runs.network(run)}: {gap:.1f} [" in texts(figure)
+        assert f"{e3.runs.network(run)}: {gap:.1f} points [" in texts(figure)
         ends = {line.get_label(): float(np.asarray(line.get_ydata(), float)[-1]) for line in axes.lines}
         assert ends["training images"] - ends["test images"] == pytest.approx(gap)
         assert ends["counted while training"] != pytest.approx(ends["training images"])

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tree
 from reporting import read_csv as rows
+from reporting import records_of
 from synthetic import e1_records
 from synthetic_e2 import e2_records
 from synthetic_lb_training import training_records
@@ -85,3 +87,12 @@ def test_the_gap_is_drawn_where_the_rule_reads_it(tmp_path: Path) -> None:
     for row in rows(tmp_path / "lb.extra-training.csv"):
         gap = float(row["train_sample_percent"]) - float(row["test_percent"])
         assert float(row["gap_points"]) == pytest.approx(gap, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["e2.table1", "e3.extra-forgetting", "lb.eq2"])
+def test_what_is_drawn_with_files_beside_the_records_is_drawn_from_a_folder_below_the_root(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tree.REPOSITORY / "data")
+    records = records_of(report.ARTEFACTS[name].source)
+    assert report.render(name, records, tmp_path, profile="study", root=Path(".."))

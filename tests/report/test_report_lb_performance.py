@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import synthetic_lb
+import tree
 from reporting import read_csv as rows
 
 from repro import report
 from repro.errors import ReproError
+from repro.registry.published import load_published
+from repro.report import lb
+from repro.results import measurements
 
 IDS = (
     "lb.fig1",
@@ -36,6 +41,34 @@ def test_a_missing_run_is_said() -> None:
     records = [record for record in synthetic_lb.all_records() if record.run != "lb-perf-vit"]
     with pytest.raises(ReproError, match=r"lb\.fig1: no record of run lb-perf-vit"):
         report.figure("lb.fig1", records)
+
+
+def test_published_errors_are_those_of_the_list_of_what_is_published() -> None:
+    statements = {item.id: item.published["error"] for item in load_published(tree.REPOSITORY).statements
+                  if item.id in ("lb.c8", "lb.c9")}  # fmt: skip
+    names = {"compute": measurements.TITLES, "loader": measurements.DATASETS}
+    for quantity, statement in (("compute", "lb.c9"), ("loader", "lb.c8")):
+        ours = {
+            names[quantity][name]: list(errors)
+            for (of, name), errors in lb.measured.PUBLISHED.items()
+            if of == quantity
+        }
+        assert ours == statements[statement]
+
+
+def test_predictions_that_are_not_above_zero_are_marked_and_named() -> None:
+    for axes in report.figure("lb.fig5", synthetic_lb.all_records()).axes:
+        named = [text.get_text() for text in axes.get_legend().get_texts()]
+        marked = [line for line in axes.lines if line.get_marker() == "v" and len(line.get_xdata())]
+        gone = [line for line in axes.lines if np.isnan(np.asarray(line.get_ydata(), float)).any()]
+        assert [f"{line.get_label()}: not above 0" for line in gone] == [line.get_label() for line in marked]
+        assert {line.get_label() for line in marked} <= set(named)
+
+
+def test_an_epoch_is_said_to_be_resampled_on_a_logarithmic_axis() -> None:
+    for axes in report.figure("lb.fig2", synthetic_lb.all_records()).axes:
+        assert axes.get_yscale() == "log"
+        assert "resampled" in axes.get_ylabel()
 
 
 def test_csv_of_figure_1_holds_the_quartiles_of_the_records(folder: Path) -> None:

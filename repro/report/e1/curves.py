@@ -9,9 +9,9 @@ import numpy as np
 from repro.registry.labels import label, number
 from repro.report import layout, look, marks
 from repro.report.artefact import figure
-from repro.report.intervals import change, interval
+from repro.report.intervals import bounded, change
 from repro.report.layout import Axes, Figure
-from repro.report.notes import BAND, OURS, gaps, stamp
+from repro.report.notes import BAND, INTERVAL, OURS, gaps, stamp
 from repro.report.rows import Rows, curves
 from repro.report.selection import Selection, finals, global_batch, named, setting
 from repro.results.metrics import target_accuracy
@@ -163,7 +163,7 @@ def dirichlet(groups: Selection, rows: Rows) -> Figure:
         groups, rows, ("Shards of uneven labels", "federated averaging: alpha", note),
         {iid: "IID"} | {run: f"{alpha:g}" for run, alpha in alphas.items()}, alphas,
     )  # fmt: skip
-    marks.reference(right, interval(finals(groups[iid]))[0])
+    marks.reference(right, bounded(finals(groups[iid]))[0])
     right.set_xlabel("alpha (no unit; log2 axis)")
     return figure
 
@@ -183,7 +183,7 @@ def _curves_and_ends(
         The figure and the right axes.
     """
     heading, panel, note = texts
-    ends = "Right: at the end (last tenth), mean with its 95 % Student-t interval; dots: seeds."
+    ends = f"Right: at the end (last tenth), mean with its {INTERVAL}; dots: seeds."
     notes = [f"{BAND} {ends} {OURS}", note, *gaps(groups)]
     rows_of_legend, columns = (1, 3) if len(labels) < 4 else (2, 2)
     figure, (left, right) = layout.new(
@@ -205,7 +205,7 @@ def _curves_and_ends(
 def _ends_against(axes: Axes, points: Sequence[tuple[float, Sequence[Record]]], colour: str) -> None:
     """Accuracy at the end of training: mean and interval over seeds, joined by a line, and every seed as a dot."""
     x = [at for at, _ in points]
-    spread = np.array([interval(finals(group)) for _, group in points]).T
+    spread = np.array([bounded(finals(group)) for _, group in points]).T
     axes.plot(x, spread[0], color=colour, linewidth=1.2, zorder=3)
     for at, group in points:
         values = finals(group)

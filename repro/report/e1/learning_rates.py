@@ -7,13 +7,15 @@ import numpy as np
 from repro.registry.labels import label, number
 from repro.report import layout, look, marks
 from repro.report.artefact import figure
-from repro.report.intervals import interval
+from repro.report.intervals import bounded
 from repro.report.layout import Axes, Figure, Line2D
-from repro.report.notes import OURS, gaps, stamp
+from repro.report.notes import INTERVAL, OURS, gaps, stamp
 from repro.report.rows import Rows
 from repro.report.selection import Selection, finals, global_batch, setting
 
 ARMS = ("central", "large-batch", "large-batch-x2", "federated", "central-momentum", "federated-momentum")
+_APART = 0.12
+"""Powers of two between the points of neighbouring arms."""
 
 
 def _arm(run: str) -> str:
@@ -32,13 +34,13 @@ def grid(groups: Selection, rows: Rows) -> Figure:
     budget = " and ".join(sorted({f"{setting(group, 'epochs')}" for group in groups.values()}))
     notes = [
         f"Accuracy after {budget} epochs on held-out training images; no test image is used. {OURS}",
-        "Bars: 95 % Student-t interval over seeds. Ring: best of its arm. Cross: every seed diverged.",
+        f"Points side by side belong to one rate. Bars: {INTERVAL}. Ring: best of its arm. Cross: every seed diverged.",
         f"Seeds: {', '.join(seeds)}.",
         *gaps(groups, fewer=False),
     ]
     texts = layout.Texts("e1.extra-grid  Learning rate of each method", stamp(groups), notes)
     figure, (axes,) = layout.new(texts, legend_rows=3)
-    lines = [_draw(axes, groups, arm) for arm in ARMS]
+    lines = [_draw(axes, groups, arm, 2 ** (_APART * place)) for place, arm in enumerate(ARMS, -(len(ARMS) // 2))]
     marks.log2_axis(axes, sorted({float(setting(group, "lr")) for group in groups.values()}))
     axes.set_xlabel("learning rate (no unit; log2 axis)")
     axes.set_ylabel("held-out accuracy, top-1 (%)")
@@ -47,10 +49,11 @@ def grid(groups: Selection, rows: Rows) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, groups: Selection, arm: str) -> Line2D:
+def _draw(axes: Axes, groups: Selection, arm: str, shift: float) -> Line2D:
+    """One arm; ``shift``: of its points on the logarithmic axis, so that those of one rate stand side by side."""
     own = [group for run, group in groups.items() if _arm(run) == arm]
     points = sorted(
-        (float(setting(group, "lr")), *interval(finals(group)), all(r.status == "diverged" for r in group))
+        (float(setting(group, "lr")), *bounded(finals(group)), all(r.status == "diverged" for r in group))
         for group in own
     )
     method = own[0][0].spec["method"]
@@ -58,6 +61,7 @@ def _draw(axes: Axes, groups: Selection, arm: str) -> Line2D:
     if method != "federated":
         text += f", {number(global_batch(own[0]))} images per step"
     lr, mean, low, high, lost = (np.array(column) for column in zip(*points, strict=True))
+    lr = lr * shift
     (line,) = axes.plot(lr, mean, **style.kwargs(), label=text, zorder=3)
     marks.errors(axes, lr, np.array([mean, low, high]), style.colour, 2)
     axes.plot(lr[lost], mean[lost], "x", color=look.GREY, markersize=10, zorder=4)

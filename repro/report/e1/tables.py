@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from repro.registry.labels import number
 from repro.report.artefact import table
 from repro.report.e1.curves import FIG1_RUNS
+from repro.report.intervals import interval
 from repro.report.notes import gaps, stamp
 from repro.report.parameters import (
     Parameter,
@@ -18,7 +19,7 @@ from repro.report.parameters import (
     sent,
     synchronised,
 )
-from repro.report.rows import Row, origin, span
+from repro.report.rows import Row, origin
 from repro.report.selection import Selection, members, named, setting
 from repro.report.tables import ABSENT, MEGABYTE, NO_VALUE, UNKNOWN, Table, bytes_to_target, summary
 from repro.results.metrics import epochs_to_target, rounds_to_target, target_accuracy
@@ -94,7 +95,7 @@ def to_target(groups: Selection) -> Table:
         columns, reached = _counted(group, target)
         spans: Row = {}
         for name, values in columns.items():
-            spans |= span(values, [f"{name}_{part}" for part in ("mean", "low", "high")])
+            spans |= zip([f"{name}_{part}" for part in ("mean", "low", "high")], interval(values), strict=True)
         for i, record in enumerate(group):
             csv_rows.append(
                 origin(groups.artefact, record, len(group))

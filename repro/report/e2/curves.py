@@ -26,7 +26,7 @@ from repro.report.e2.runs import (
 )
 from repro.report.intervals import change, intervals, points, with_interval
 from repro.report.layout import Axes, Figure, Line2D
-from repro.report.notes import BAND, LOST, OURS, OUTLINE, gaps, stamp
+from repro.report.notes import BAND, LOST, OURS, gaps, stamp
 from repro.report.rows import Rows, curve, curves, origin, span
 from repro.report.selection import Selection, ends, finals, named, setting
 from repro.report.tables import ABSENT, NO_VALUE, Table
@@ -41,13 +41,10 @@ WEIGHTS_RUNS = (BASELINE, GQ, WEIGHTS)
 _ROWS = curves(*COLUMNS)
 
 
-def _curves(
-    axes: Axes, rows: Rows, groups: Selection, labels: Mapping[str, str], band: marks.Band = "filled"
-) -> list[Line2D]:
+def _curves(axes: Axes, rows: Rows, groups: Selection, labels: Mapping[str, str]) -> list[Line2D]:
     """Mean and band of each run; the first one lies on top, since compressed ones hide behind it otherwise."""
     drawn = {
-        run: marks.accuracy(axes, rows, groups[run], labels[run], 2 * i, band=band)
-        for i, run in reversed(list(enumerate(labels)))
+        run: marks.accuracy(axes, rows, groups[run], labels[run], 2 * i) for i, run in reversed(list(enumerate(labels)))
     }
     return [drawn[run] for run in labels]
 
@@ -79,10 +76,10 @@ def _cuts(groups: Selection, runs: Sequence[str]) -> str:
 )  # fmt: skip
 def large_batch(groups: Selection, rows: Rows) -> Figure:
     """Draw uncompressed, GQ and DGC (statements e2.c4, e2.c11)."""
-    notes = [f"{OUTLINE} Below: learning rate, a line a seed.", _cuts(groups, LARGE_BATCH_RUNS), *gaps(groups)]
+    notes = [f"{BAND} Below: learning rate, a line a seed.", _cuts(groups, LARGE_BATCH_RUNS), *gaps(groups)]
     texts = layout.Texts("e2.fig1  Large batch with compressed gradients", stamp(groups), notes)
     figure, (upper, lower) = layout.new(texts, lower=1.3)
-    lines = _curves(upper, rows, groups, {run: named(groups[run]) for run in LARGE_BATCH_RUNS}, "outline")
+    lines = _curves(upper, rows, groups, {run: named(groups[run]) for run in LARGE_BATCH_RUNS})
     _rates(lower, rows, groups, LARGE_BATCH_RUNS)
     rates = {row["lr"] for row in rows if row["lr"] is not None}
     if len(rates) == 1:  # all lines are one
@@ -200,13 +197,13 @@ def _difference(axes: Axes, plain: Rows, quantised: Rows) -> None:
 def weights(groups: Selection, rows: Rows) -> Figure:
     """Draw weights kept in int8 during training beside quantised gradients (statement e2.c3)."""
     notes = [
-        f"{OUTLINE} {OURS}",
+        f"{BAND} {OURS}",
         "Weights: after every step the model itself is rounded to int8, tensor by tensor.",
         *gaps(groups),
     ]
     texts = layout.Texts("e2.extra-weights  Quantised weights against quantised gradients", stamp(groups), notes)
     figure, (axes,) = layout.new(texts)
-    lines = _curves(axes, rows, groups, {run: named(groups[run]) for run in WEIGHTS_RUNS}, "outline")
+    lines = _curves(axes, rows, groups, {run: named(groups[run]) for run in WEIGHTS_RUNS})
     marks.epoch_axes([axes], rows)
     marks.legend(axes, lines, 3)
     return figure
@@ -274,7 +271,7 @@ def at_the_end(groups: Selection) -> Table:
         rows,
         [
             stamp(groups) + ".",
-            "Mean over seeds [95 % Student-t interval]; differences are paired by seed.",
+            "Mean over seeds [95 % Student-t interval, cut at 0 and 100 %]; differences are paired by seed.",
             f"The runs with cosine annealing and with int8 weights are ours. {LOST}",
             *gaps(groups),
         ],

@@ -139,7 +139,7 @@ def _full_size(group: Sequence[Record]) -> list[Traffic]:
 @table("e2.table1", title="Links, and seconds that a round costs over them", runs=(*METHOD_RUNS, RESNET18_RUNS[0]))
 def seconds_on_links(groups: Selection) -> Table:
     """Show link classes, and what a round, the whole training and reaching a target accuracy cost over them."""
-    links, trained = load_links(), only(groups, METHOD_RUNS)
+    links, trained = load_links(groups.root), only(groups, METHOD_RUNS)
     target = target_accuracy(groups[BASELINE], groups.profile, "e2")
     found = [*(_measured(group, target) for group in trained.values()), *_full_size(groups[RESNET18_RUNS[0]])]
     return Table(

@@ -46,3 +46,10 @@ CODECS = {
 }
 CONTENTS = {traffic.CHANGE: "changes of weights", traffic.WEIGHTS: "weights"}
 """What messages other than those of gradients hold; rows of their own in e2.table5."""
+
+PUBLISHED_RATE, PUBLISHED_SAVED = 4, 50
+"""Of quantised gradients: how many times less they send, and percent that zip saves of them (e2.c1, e2.c2)."""
+PUBLISHED_FACTORS = (1 / 5, 3)
+"""What large batch sends over what federated averaging sends, with 10 and with 1000 classes (e2.c8, e2.c7)."""
+WITHIN = 0.25
+"""Share of a published factor by which ours may differ and still fit, as the rule of e2.c7 has it."""

@@ -14,7 +14,18 @@ from repro.experiments.post2 import EPOCHS, IMAGES, WORKERS
 from repro.registry.labels import label, number
 from repro.report.artefact import table
 from repro.report.e2.messages import TEN_LABELS, payload_row, payload_stamp
-from repro.report.e2.runs import BASELINE, CODECS, DGC, FEDERATED, FEDERATED_GQ, GQ, METHODS, RESNET18_RUNS
+from repro.report.e2.runs import (
+    BASELINE,
+    CODECS,
+    DGC,
+    FEDERATED,
+    FEDERATED_GQ,
+    GQ,
+    METHODS,
+    PUBLISHED_FACTORS,
+    RESNET18_RUNS,
+    WITHIN,
+)
 from repro.report.intervals import interval
 from repro.report.notes import stamp
 from repro.report.rows import Row
@@ -100,6 +111,11 @@ def times(found: tuple[float, float, float]) -> str:
     return f"{sign} {text}" + (f" [{', '.join(bounds)}]" if set(bounds) - {text} else "")
 
 
+def _apart(mean: float, published: float) -> float:
+    """How far a ratio lies from the published one, as a share of the multiple above 1 that the post states."""
+    return (mean / published if published > 1 else published / mean) - 1
+
+
 class Counted(NamedTuple):
     """Totals of both methods for one network.
 
@@ -125,11 +141,16 @@ class Counted(NamedTuple):
         both = {m: [sum(pair) for pair in zip(self.up[m], self.down[m], strict=True)] for m in METHODS}
         return {name: ratio(*counted.values()) for name, counted in (("up", self.up), ("up_and_down", both))}
 
-    def cells(self) -> list[str]:
-        """Four cells of the table."""
-        ratios = self.ratios()
+    def cells(self, published: float) -> list[str]:
+        """Four cells of the table; ``published``: ratio with so many classes."""
         sent = [significant(float(np.mean(self.up[method])) / GIGABYTE) for method in METHODS]
-        return [*sent, times(ratios["up"]), times(ratios["up_and_down"])]
+        return [
+            *sent,
+            *(
+                f"{times(found)} ({number(100 * _apart(found[0], published), sign=True)} %)"
+                for found in self.ratios().values()
+            ),
+        ]
 
 
 @dataclass(frozen=True)
@@ -153,9 +174,22 @@ class Line:
     def cells(self, networks: int) -> list[str]:
         """The row of the table, which has columns for so many networks."""
         found = [*(CODECS[codec] for codec in self.codecs), self.warm_up, number(self.images) + self.mark, self.basis]
-        for each in self.counted:
-            found += each.cells()
-        return found + [ABSENT] * 4 * (networks - len(self.counted))
+        for each, published in zip(self.counted, PUBLISHED_FACTORS, strict=False):
+            found += each.cells(published)
+        return [*found, *[ABSENT] * 4 * (networks - len(self.counted)), self._fits(networks)]
+
+    def _fits(self, networks: int) -> str:
+        """In which direction both published factors are met."""
+        if len(self.counted) < networks:
+            return ABSENT
+        pairs = list(zip((each.ratios() for each in self.counted), PUBLISHED_FACTORS, strict=True))
+        ways = {"up": "up", "up_and_down": "up and down"}
+        met = [
+            words
+            for way, words in ways.items()
+            if all(abs(_apart(found[way][0], published)) <= WITHIN for found, published in pairs)
+        ]
+        return "; ".join(met) or "neither"
 
     def csv_rows(self, artefact: str) -> list[Row]:
         """Rows of the CSV: bytes are those of one seed, ratios those over seeds."""
@@ -231,6 +265,9 @@ def _trained(
     return line
 
 
+_COLUMNS = ("large batch up (GB)", "federated up (GB)", "large batch sends, up", "up and down")
+
+
 @table("e2.table6", title="Total data sent to the server", runs=(*RESNET18_RUNS, *TRAINED_RUNS))
 def total_sent(groups: Selection) -> Table:
     """Count the whole training: at full scale by every reading, and of our trained runs."""
@@ -251,12 +288,7 @@ def total_sent(groups: Selection) -> Table:
         "e2.table6: total data sent to the server over the whole training, ResNet18",
         [
             label(BASELINE), label(FEDERATED), "warm-up of DGC", "images a round of large batch", "basis",
-            *(
-                f"{name}: {what}"
-                for name in classes
-                for what in ("large batch up (GB)", "federated up (GB)", "large batch sends, up",
-                             "up and down")
-            ),
+            *(f"{name}: {what}" for name in classes for what in _COLUMNS), "which way fits",
         ],
         [line.cells(len(classes)) for line in lines],
         _notes(groups, payloads, full, classes[0]),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from repro.registry.labels import number
-from repro.report import layout, look, marks
+from repro.report import layout, marks
 from repro.report.artefact import figure
 from repro.report.e3.runs import (
     BN,
@@ -31,9 +31,10 @@ from repro.report.e3.runs import (
     steps,
     thin_lines,
 )
-from repro.report.intervals import interval
+from repro.report.intervals import bounded
 from repro.report.layout import Axes, Figure, Line2D
-from repro.report.notes import BAND, gaps, stamp
+from repro.report.look import DOTTED, GREY, Style, of, of_group
+from repro.report.notes import BAND, INTERVAL, gaps, stamp
 from repro.report.rows import Rows, curves
 from repro.report.selection import Selection, completed, finals, global_batch
 from repro.results import metrics
@@ -44,14 +45,28 @@ FIG3_RUNS = (*GN_RUNS, *OTHER_NORM_RUNS)
 FIG4_RUNS = (*FIXUP_RUNS, *LINEAR_RUNS)
 FIG5_RUNS = (*IID_RUNS, *SKEWED_RUNS)
 
-RATES = "Below: learning rate, a line a seed until it diverged; where rates are the same, one line lies inside another."
+RATES = (
+    "Below: learning rate in the colours above, a line a seed until it diverged; where rates are the same, one line "
+    "lies inside another."
+)
 _ROWS = curves(*COLUMNS)
+_SKEWED = (0, (5.0, 1.2, 1.2, 1.2))
 
 
-def draw(axes: Axes, rows: Rows, group: Sequence[Record], text: str, shift: int = 0, *, when: bool = False) -> Line2D:
+def draw(
+    axes: Axes,
+    rows: Rows,
+    group: Sequence[Record],
+    text: str,
+    shift: int = 0,
+    *,
+    when: bool = False,
+    look: Style | None = None,
+) -> Line2D:
     """Mean and band of a run. Where a seed diverged, each seed as a thin line and an X at chance for every lost one.
 
-    ``when``: the legend says at which epochs, for which there is room in figures of one panel.
+    ``when``: the legend says at which epochs, for which there is room in figures of one panel; ``look``: another style
+    than the run's own.
 
     Returns:
         What stands for the run in a legend.
@@ -60,8 +75,8 @@ def draw(axes: Axes, rows: Rows, group: Sequence[Record], text: str, shift: int 
 
     lost = [found[1] for record in group if (found := metrics.divergence(record)) is not None]
     if not lost:
-        return marks.accuracy(axes, rows, group, text, shift)
-    style = look.of_group(group)
+        return marks.accuracy(axes, rows, group, text, shift, look=look)
+    style = look or of_group(group)
     seeds = rows.where(run=group[0].run, imputed_chance=0).seeds()
     for seed in seeds:
         axes.plot(*seed.numbers("epoch", "accuracy_percent"), color=style.colour, linestyle=style.line, linewidth=0.9,
@@ -95,9 +110,13 @@ def splits(groups: Selection, rows: Rows) -> Figure:
         right=0.62,
     )
     for axes, side in zip(panels, sides, strict=True):
-        lines = [draw(axes, rows, groups[run], network(run), 2 * i) for i, run in enumerate(side)]
+        lines = [
+            draw(axes, rows, groups[run], network(run), 2 * i, look=of_group(groups[iid]))
+            for i, (run, iid) in enumerate(zip(side, sides[0], strict=True))
+        ]
         if side is sides[1]:
-            lines.append(draw(axes, rows, groups[BN], f"{network(BN)} on IID data", 6))
+            beside = Style(GREY, ".", DOTTED)
+            lines.append(draw(axes, rows, groups[BN], f"{network(BN)} on IID data", 6, look=beside))
         marks.legend(axes, lines, columns)
     _chance(panels, groups)
     marks.epoch_axes(panels, rows)
@@ -107,14 +126,11 @@ def splits(groups: Selection, rows: Rows) -> Figure:
 def _rates(axes: Axes, groups: Selection, runs: Sequence[str]) -> None:
     """The learning rate of each seed until it diverged: its warm-up, a straight line, then what was logged.
 
-    A logged rate is that of the epochs since the evaluation before. The first run is drawn wide and pale, the next
-    ones narrower and darker inside of it, so that none is hidden where rates are the same.
+    A logged rate is that of the epochs since the evaluation before. The first run is drawn wide, the next ones narrower
+    inside of it, so that none is hidden where rates are the same; colours are those of the legend above.
     """
-    from matplotlib.colors import to_rgb
-
     for before, run in enumerate(runs):
-        style, left = look.of_group(groups[run]), 1 - before / max(1, len(runs) - 1)
-        colour = 1 - (1 - np.array(to_rgb(style.colour))) * (1 - 0.6 * left)
+        colour, left = of_group(groups[run]).colour, 1 - before / max(1, len(runs) - 1)
         for record in groups[run]:
             schedule, lost = record.spec["schedule"], metrics.divergence(record)
             end, warm = lost[1] if lost else float("inf"), schedule.get("warmup_epochs", 0.0)
@@ -127,7 +143,7 @@ def _rates(axes: Axes, groups: Selection, runs: Sequence[str]) -> None:
             for epoch, rate in logged:
                 epochs, rates = [*epochs, epochs[-1], epoch], [*rates, rate, rate]
             if end > 0:
-                axes.plot(epochs, rates, color=tuple(colour), linewidth=1.2 + 3.6 * left, label=f"_{run}",
+                axes.plot(epochs, rates, color=colour, linewidth=1.2 + 4.8 * left, label=f"_{run}",
                           solid_capstyle="butt", zorder=3)  # fmt: skip
 
 
@@ -180,14 +196,14 @@ def fixup(groups: Selection, rows: Rows) -> Figure:
 def synchronisation(groups: Selection, rows: Rows) -> Figure:
     """Draw runs by the local batches between two synchronisations (statements e3.c7, e3.c9)."""
     notes = [
-        f"Lines: mean over seeds. {thin_lines(groups)}Right: their last tenth, with its 95 % Student-t "
-        "interval. 40 batches are ours. In brackets: rounds in all.",
+        f"Lines: mean over seeds. {thin_lines(groups)}Right: their last tenth, with its "
+        f"{INTERVAL}. 40 batches are ours. In brackets: rounds in all.",
         *gaps(groups),
     ]
     figure, (left, right) = layout.new(
         layout.Texts("e3.fig5  Federated averaging with GroupNorm", stamp(groups), notes),
         panels=("accuracy against epochs", "at the end"),
-        legend_rows=3,
+        legend_rows=5,
         right=0.62,
         ratios=(2.2, 1.0),
     )
@@ -199,7 +215,7 @@ def synchronisation(groups: Selection, rows: Rows) -> Figure:
     for band in list(left.collections):  # five of them would lie on top of each other
         band.remove()
     _ends(right, groups, IID_RUNS, "-")
-    _ends(right, groups, SKEWED_RUNS, (0, (5.0, 1.2, 1.2, 1.2)))
+    _ends(right, groups, SKEWED_RUNS, _SKEWED)
     marks.epoch_axes([left], rows)
     right.set_xscale("log")
     marks.plain_ticks(right.xaxis, SYNCHRONISED)
@@ -209,7 +225,15 @@ def synchronisation(groups: Selection, rows: Rows) -> Figure:
     if groups.profile == "paper":
         marks.reference(left, 50)
         marks.reference(right, 50, "post, every\n10: 50 %")
-    marks.legend(left, lines, 2)
+    marks.legend(left, lines, 1)
+    marks.legend(
+        right,
+        [
+            right.plot([], [], color=GREY, linewidth=0.8, linestyle=dash, label=words)[0]
+            for words, dash in (("IID", "-"), ("non-IID", _SKEWED))
+        ],
+        1,
+    )
     return figure
 
 
@@ -225,9 +249,9 @@ def _ends(axes: Axes, groups: Selection, runs: Sequence[str], line: str | tuple[
     """Accuracy at the end of runs against the local batches in a round, joined by a ``line``."""
     places, means = [every(groups[run]) for run in runs], []
     for run, place in zip(runs, places, strict=True):
-        style = look.of(run, "federated")
-        mean, low, high = interval(finals(groups[run]))
+        style = of(run, "federated")
+        mean, low, high = bounded(finals(groups[run]))
         marks.whisker(axes, place, low, high, style.colour)
         axes.plot([place], [mean], **style.kwargs(), zorder=3)
         means.append(mean)
-    axes.plot(places, means, color=look.GREY, linewidth=0.8, zorder=1, linestyle=line)
+    axes.plot(places, means, color=GREY, linewidth=0.8, zorder=1, linestyle=line)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from repro.errors import ReproError
+from repro.files import read_json
 from repro.report import layout
 from repro.report.artefact import figure
 from repro.report.e3.runs import COLUMNS, SKEWED_RUNS, every
@@ -15,7 +16,7 @@ from repro.report.intervals import with_interval
 from repro.report.layout import Axes, Figure
 from repro.report.notes import OURS, gaps, stamp
 from repro.report.rows import Row, Rows, origin
-from repro.report.selection import Selection, completed, percent, recorded
+from repro.report.selection import Selection, completed, members, percent, recorded
 from repro.results import metrics
 from repro.results.records import Record
 
@@ -86,9 +87,9 @@ def forgetting(groups: Selection, rows: Rows) -> Figure:
         legend_rows=2,
         right=0.85,
     )
-    image = None
+    image, names = None, _class_names(groups)
     for axes, (run, group) in zip(panels, groups.items(), strict=True):
-        image = _draw(axes, rows.where(run=run), group) or image
+        image = _draw(axes, rows.where(run=run), group, names) or image
     panels[0].set_ylabel("device")
     if image is not None:
         box = panels[-1].get_position()
@@ -98,8 +99,14 @@ def forgetting(groups: Selection, rows: Rows) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, rows: Rows, group: Sequence[Record]) -> Any:
-    """One run as an image, which is returned; None where every seed diverged."""
+def _class_names(groups: Selection) -> list[str]:
+    """Of the data set, from its manifest."""
+    (data,) = {record.data["name"] for record in members(groups)}
+    return list(read_json(groups.root / f"data/manifests/{data}.json")["classes"])
+
+
+def _draw(axes: Axes, rows: Rows, group: Sequence[Record], names: Sequence[str]) -> Any:
+    """One run as an image with the ``names`` of classes, which is returned; None where every seed diverged."""
     from matplotlib.patches import Rectangle
 
     found = by_device(rows)
@@ -116,10 +123,9 @@ def _draw(axes: Axes, rows: Rows, group: Sequence[Record]) -> Any:
         corner = (each - 0.46, device - 0.46)
         for colour, width in (("#1A1A1A", 2.6), ("white", 1.1)):  # seen on any cell, in grey too
             axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=colour, linewidth=width, clip_on=False))
-    axes.set_xticks(range(classes))
+    axes.set_xticks(range(classes), names, rotation=55, ha="right", rotation_mode="anchor")
     axes.set_yticks([*range(devices), devices + 1], [*(str(d + 1) for d in range(devices)), "shared"])
-    axes.set_xlabel("class")
-    axes.tick_params(length=0, labelsize=7)
+    axes.tick_params(length=0, labelsize=6.5)
     known, unknown = (
         with_interval([100 * metric(record) for record in completed(group)])
         for metric in (metrics.own_classes_top1, metrics.other_classes_top1)

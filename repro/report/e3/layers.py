@@ -8,13 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from repro.experiments.sizes import local_steps
-from repro.registry.labels import number
 from repro.report import layout, look, marks
 from repro.report.artefact import figure
 from repro.report.e3.runs import BN, BN_SKEWED, COLUMNS, LAW, split
-from repro.report.intervals import interval, intervals
+from repro.report.intervals import bounded, intervals
 from repro.report.layout import Axes, Figure, Line2D
-from repro.report.notes import OURS, gaps, stamp
+from repro.report.notes import INTERVAL, gaps, stamp
 from repro.report.rows import Row, Rows, origin
 from repro.report.selection import Selection, completed, members, only, recorded, setting
 from repro.results.records import Record
@@ -174,13 +173,11 @@ def collapse_rows(chosen: Selection) -> list[Row]:
 def collapse(groups: Selection, rows: Rows) -> Figure:
     """Draw one model normalised in several ways, and the spread in devices' batches (statement e3.c1)."""
     notes = [
-        "Left: the last shared model on test images of all classes, or of one device's own classes (mean over "
-        "devices), normalised with the running statistics or with those of the batch (about "
-        f"{batch_of_probe(groups[BN])} images); beside them accuracy counted while training, over the last epoch: "
-        f"augmented training images, batches of one device. {_twice_the_same(rows)}",
-        "Right: mean over devices and channels of the standard deviation in the device's batch over that of all "
-        f"batches. {_least_spread(groups, rows)}",
-        f"Mean over seeds with 95 % Student-t interval. {OURS}",
+        "Left: the last shared model on test images of all classes or of a device's own (mean over devices), "
+        f"normalised with running statistics or with those of a batch of about {batch_of_probe(groups[BN])} images, "
+        "and accuracy counted while training (last epoch, augmented images, batches of one device). Right: standard "
+        "deviation in a device's batch over that of all batches, mean over devices and channels. Both: mean over "
+        f"seeds with {INTERVAL}; the post has no such figure.",
         *gaps(groups),
     ]
     figure, (left, right) = layout.new(
@@ -208,7 +205,7 @@ def _draw_modes(axes: Axes, groups: Selection, rows: Rows) -> None:
         for place, mode in enumerate(MODES):
             found = rows.where(run=run, quantity=f"{mode}_percent").numbers("value")[0]
             if len(found):
-                mean, low, high = interval(found)
+                mean, low, high = bounded(found)
                 marks.whisker(axes, place + shift, low, high, style.colour, 1.4)
                 axes.plot([place + shift], [mean], **style.kwargs(), zorder=3)
     names = list(MODES.values()) if any_completed else []
@@ -224,33 +221,3 @@ def batch_of_probe(group: Sequence[Record]) -> int:
     """Test images in a batch of the probe: as near to the devices' batch as an even split allows."""
     images = int(setting(group, "test_images"))
     return round(images / local_steps(images, int(setting(group, "local_batch"))))
-
-
-def _twice_the_same(rows: Rows) -> str:
-    """Why own classes with the averaged running statistics have no place of their own, and whether that is so."""
-    own, every = (rows.where(quantity=f"{name}_percent").numbers("value")[0] for name in ("own_running", "all_running"))
-    if not len(own):
-        return ""
-    return (
-        "Own classes with running statistics would be the first value again, since these are the same for all devices "
-        "and every class is on equally many of them, and are not drawn (largest difference "
-        f"{number(float(np.abs(own - every).max()), 1)} points). "
-    )
-
-
-def _least_spread(groups: Selection, rows: Rows) -> str:
-    """Reads the right panel: the layer and split with the least spread in a device's batch."""
-    found: list[tuple[float, int, str]] = []
-    for run, group in groups.items():
-        ratios = rows.where(run=run, quantity="std_ratio").by_seed("value")
-        if len(ratios):
-            means = np.mean(ratios, axis=0)
-            layer = int(np.argmin(means))
-            found.append((float(means[layer]), layer + 1, split(group)))
-    if not found:
-        return ""
-    ratio, layer, where = min(found)
-    return (
-        f"Its least value is {number(ratio, 2)} ({where}, layer {layer}): a device's batch alone has "
-        f"{number(100 * (1 - ratio))} % less spread there than all batches together, and less is missing elsewhere."
-    )

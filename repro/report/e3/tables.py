@@ -43,7 +43,7 @@ MOMENTUM_RUNS = tuple(
     for ending in ("", "-averaged")
 )  # fmt: skip
 
-_PAIRED = "Mean over seeds [95 % Student-t interval]; differences are paired by seed."
+_PAIRED = "Mean over seeds [95 % Student-t interval, cut at 0 and 100 %]; differences are paired by seed."
 
 
 def _row(artefact: str, record: Record, group: Sequence[Record], columns: Sequence[str] = COLUMNS) -> Row:

@@ -9,7 +9,7 @@ from repro.report import layout, look, marks
 from repro.report.artefact import figure
 from repro.report.e3 import curves
 from repro.report.e3.runs import BN, COLUMNS, FIXUP_RUNS, GN, LINEAR_RUNS, SHORT_RUNS, network, thin_lines, warm_up
-from repro.report.intervals import interval, intervals, with_interval
+from repro.report.intervals import bounded, intervals, points
 from repro.report.layout import Axes, Figure, Line2D
 from repro.report.notes import BAND, OURS, gaps, stamp
 from repro.report.rows import Row, Rows, curve, curve_rows, origin
@@ -58,8 +58,7 @@ def divergence(groups: Selection, rows: Rows) -> Figure:
     )
     for axes, side in zip(panels, sides, strict=True):
         lines: list[Line2D] = []
-        for run in side:
-            style = look.of_group(groups[run])
+        for run, style in zip(side, look.WARM_UPS.values(), strict=True):
             lines += axes.plot([], [], color=style.colour, linestyle=style.line, label=f"rate {warm_up(groups[run])}")
             marks.seeds(axes, rows.where(run=run), "round", "gradient_norm", style)
         axes.set_xlabel("round (one step of the shared model)", fontsize=8)
@@ -116,15 +115,17 @@ def regularisation(groups: Selection, rows: Rows) -> Figure:
     figure, panels = layout.new(
         layout.Texts("e3.extra-regularisation  Training against test accuracy", stamp(groups), notes),
         panels=[
-            f"{network(run)}: {with_interval([100 * metrics.regularisation_gap(r) for r in group])} points"
+            f"{network(run)}: {points([100 * metrics.regularisation_gap(r) for r in group])}"
             for run, group in groups.items()
         ],
         legend_rows=2,
     )
     for axes, (run, group) in zip(panels, groups.items(), strict=True):
-        tested = marks.accuracy(axes, rows, group, "test images")
-        tested.set_linestyle("-")
-        line, end = _draw_training(axes, rows.where(run=run), look.of(run, "large_batch").colour)
+        colour = look.of(
+            run, "large_batch"
+        ).colour  # of the network; marker and line say of which images, in both panels
+        tested = marks.accuracy(axes, rows, group, "test images", look=look.Style(colour, "o", "-"))
+        line, end = _draw_training(axes, rows.where(run=run), colour)
         marks.legend(axes, [tested, end, line], 2)
     marks.epoch_axes(panels, rows)
     panels[0].set_ylabel("accuracy, top-1 (%)")
@@ -134,10 +135,10 @@ def regularisation(groups: Selection, rows: Rows) -> Figure:
 def _draw_training(axes: Axes, rows: Rows, colour: str) -> tuple[Line2D, Line2D]:
     """Accuracy counted while training, and that of the last model on its training images."""
     (epochs,) = rows.once("epoch")
-    mean, low, high = intervals(rows.by_seed("train_percent"))
+    mean, low, high = intervals(rows.by_seed("train_percent"), bounded)
     (line,) = axes.plot(epochs, mean, color=colour, linestyle=(0, (1.2, 1.2)), label="counted while training")
     marks.shade(axes, epochs, low, high, colour)
-    mean, low, high = interval([row["train_images_percent"] for row in rows if row["epoch"] == epochs[-1]])
+    mean, low, high = bounded([row["train_images_percent"] for row in rows if row["epoch"] == epochs[-1]])
     marks.whisker(axes, epochs[-1], low, high, colour, 1.4, zorder=4)
     (end,) = axes.plot(
         epochs[-1:], [mean], color=colour, marker="D", markersize=7, markerfacecolor="white", linestyle="none",
@@ -213,10 +214,6 @@ def _first_steps(axes: Axes, groups: Selection, rows: Rows, words: list[str]) ->
 
 
 def _loss_axis(axes: Axes) -> None:
-    from matplotlib.ticker import LogLocator
-
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    marks.plain_ticks(axes.yaxis)
+    marks.log_axis(axes)
     axes.set_xlabel("step")
     axes.set_ylabel("training loss (no unit)", fontsize=8)

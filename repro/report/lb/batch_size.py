@@ -9,7 +9,7 @@ import numpy as np
 from repro.registry.labels import number
 from repro.report import layout, look, marks
 from repro.report.artefact import figure
-from repro.report.intervals import interval, intervals
+from repro.report.intervals import bounded, interval, intervals
 from repro.report.layout import Axes, Figure, Line2D
 from repro.report.lb.runs import (
     BATCHES,
@@ -317,7 +317,7 @@ def _draw_accuracies(axes: Axes, rows: Rows, text: str) -> Line2D:
     trained, tested = replace(style, line="-", filled=False), replace(style, line=(0, (4.0, 1.5)))
     every = max(1, len(epochs) // 5)
     lines = [
-        marks.curve(axes, epochs, intervals(rows.by_seed(name)), look_of, text, every=every)
+        marks.curve(axes, epochs, intervals(rows.by_seed(name), bounded), look_of, text, every=every)
         for look_of, name in ((trained, "train_sample_percent"), (tested, "test_percent"))
     ]
     return lines[0]

@@ -26,7 +26,7 @@ from repro.report.lb.runs import (
     stepped_runs,
 )
 from repro.report.look import Style
-from repro.report.notes import gaps_of_many, stamp_by_network
+from repro.report.notes import INTERVAL, gaps_of_many, stamp_by_network
 from repro.report.rows import SPAN, Row, Rows, span
 from repro.report.selection import Groups, Selection, finals, percent, setting
 from repro.results import metrics
@@ -136,7 +136,7 @@ WORDS = {
 }  # fmt: skip
 _BESIDE = {"rate": 1.0, "above": 0.85, "below": 1.12, "always": 1.0, "random": 1.18}
 """Shifts of points that belong to one factor."""
-_BARS = f"Points side by side belong to one factor. Bars: 95\u00a0% Student-t interval over seeds. {OURS}"
+_BARS = f"Points side by side belong to one factor. Bars: {INTERVAL}. {OURS}"
 
 
 @figure(
@@ -258,7 +258,7 @@ def low_rate(groups: Selection, rows: Rows) -> Figure:
         f"Accuracy at the end of equally many iterations ({given(groups, STEPPED)}) at batch 1024, the gradient "
         "times X where its squared norm has changed by the threshold or more; X = 1: no step-up. The paper states no "
         "rate. Left of 1 stands the small batch, with the same images. A cross marks what diverged in a seed. Points "
-        f"side by side belong to one factor. Bars: 95\u00a0% Student-t interval over seeds. {OURS}",
+        f"side by side belong to one factor. Bars: {INTERVAL}. {OURS}",
         *gaps_of_many(groups),
     ]
     figure, (panels,) = layout.rows(

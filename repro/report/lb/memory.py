@@ -21,6 +21,7 @@ from repro.report.lb.measured import (
     records_of,
     where_measured,
 )
+from repro.report.look import GREY
 from repro.report.rows import Row, Rows
 from repro.report.selection import Selection
 from repro.report.tables import ABSENT, Table
@@ -31,6 +32,7 @@ from repro.results.records import Record
 BUDGET = 2 * 2**30
 _LINES = {"extremes_bytes": "line, extremes", "all_sizes_bytes": "line, all sizes"}
 """Column -> fit of the loader's memory."""
+_DASHES = (":", "--")
 
 
 def memory_rows(chosen: Selection) -> list[Row]:
@@ -67,7 +69,7 @@ def memory(groups: Selection, rows: Rows) -> Figure:
     figure, (left, right) = layout.grid(
         layout.Texts("lb.fig4  Activation memory and batch memory", where_measured(records), notes),
         panels=["(a) activations", "(b) batch"],
-        legend_rows=2,
+        legend_rows=3,
     )
     _draw_activations(left, groups, rows)
     _draw_loaded(right, groups, rows)
@@ -86,6 +88,7 @@ def _draw_activations(axes: Axes, groups: Selection, rows: Rows) -> None:
         axes.plot(sizes, [line(size) / 2**20 for size in sizes], color=look.colour, linewidth=1.2)
         handles += axes.plot(sizes, held / 2**20, color=look.colour, marker=look.marker, linestyle="none",
                              label=measurements.TITLES[record.spec["model"]])  # fmt: skip
+    handles += axes.plot([], [], color=GREY, linewidth=1.2, label="line, extremes")
     marks.legend(axes, handles, 3)
 
 
@@ -96,11 +99,13 @@ def _draw_loaded(axes: Axes, groups: Selection, rows: Rows) -> None:
         sizes, grown, extremes, all_sizes = own.numbers("batch", "loader_bytes", *_LINES)
         if not len(sizes):
             continue
-        for predicted, dash in ((all_sizes, "--"), (extremes, ":")):
+        for predicted, dash in zip((extremes, all_sizes), _DASHES, strict=True):
             drawn = predicted / 2**20
             axes.plot(sizes, np.where(drawn > 0, drawn, np.nan), color=look.colour, linestyle=dash, linewidth=1.2)
         handles += axes.plot(sizes, grown / 2**20, color=look.colour, marker=look.marker, linestyle="none",
                              label=measurements.DATASETS[record.spec["dataset"]])  # fmt: skip
+    for words, dash in zip(_LINES.values(), _DASHES, strict=True):
+        handles += axes.plot([], [], color=GREY, linestyle=dash, linewidth=1.2, label=words)
     marks.legend(axes, handles, 2)
 
 

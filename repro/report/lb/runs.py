@@ -131,7 +131,7 @@ def draw_path(
     line = None
     if len(ends) < len(group):
         every = max(1, len(x) // 8)
-        line = marks.curve(axes, x, spread, style, text, every=every, shift=shift, band="filled" if band else "none")
+        line = marks.curve(axes, x, spread, style, text, every=every, shift=shift, band=band)
     if not ends:
         assert line is not None
         return line

@@ -39,7 +39,7 @@ def _row(artefact: str, record: Record, n: int, way: str) -> Row:
 def _simulated(artefact: str, record: Record) -> tuple[list[str], list[Row]]:
     """Cells and CSV rows of the simulated round of one network: its time, and how many times shorter it is."""
     sizes = measurements.batches(record)
-    times = measurements.round_times(record, measurements.medians(record, "step", sizes), sizes)
+    times = measurements.round_times(measurements.medians(record, "step", sizes), sizes)
     gains = {way: [math.exp(end) for end in interval(measurements.log_gains(record, way))] for way in _WAYS}
     said = [f"× {number(mean, 2)} [{number(low, 2)}, {number(high, 2)}]" for mean, low, high in gains.values()]
     rows = [

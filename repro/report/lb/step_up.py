@@ -11,7 +11,7 @@ import numpy as np
 from repro.registry.labels import number
 from repro.report import layout, marks
 from repro.report.artefact import figure
-from repro.report.intervals import interval
+from repro.report.intervals import bounded
 from repro.report.layout import Axes, Figure
 from repro.report.lb.runs import (
     CASES,
@@ -30,7 +30,7 @@ from repro.report.lb.runs import (
     thinned,
 )
 from repro.report.look import of_group
-from repro.report.notes import gaps_of_many, stamp_by_network
+from repro.report.notes import INTERVAL, gaps_of_many, stamp_by_network
 from repro.report.rows import SPAN, Row, Rows
 from repro.report.selection import Selection, completed, percent, series, setting
 from repro.results import metrics
@@ -116,7 +116,7 @@ def step_rows(chosen: Selection) -> list[Row]:
 def _share_rows(starts: dict[int, Row], group: Sequence[Record]) -> list[Row]:
     shares = {record.seed: percent(metrics.step_up_share(record)) for record in group}
     known = [share for share in shares.values() if share is not None]
-    ends = interval(known) if known else (None, None, None)
+    ends = bounded(known) if known else (None, None, None)
     return [
         _row(starts[seed], "iterations_at_x_percent", None, None, share, None, *ends) for seed, share in shares.items()
     ]
@@ -181,7 +181,7 @@ def _notes(groups: Selection, cases: Sequence[Case]) -> list[str]:
     threshold = setting(groups[stepped_runs(*cases[0])[1]], "step_up")["threshold"]
     ends = given(groups, [model for model, _ in cases])
     return [
-        "Lines: mean over seeds. Bars right of them: 95 % Student-t interval over seeds at the last iteration drawn. "
+        f"Lines: mean over seeds. Bars right of them: {INTERVAL} at the last iteration drawn. "
         f"Batch 1024, gradient times X where its squared norm has changed by {threshold:g} or more since "
         f"the iteration before (Eq. 8, the text's reading). Equal iterations ({ends}), not equal images: the small "
         "batch is cut there.",
@@ -207,10 +207,9 @@ def _draw_accuracies(axes: Axes, groups: Selection, rows: Rows, case: Case, tota
     for place, (run, end) in enumerate(zip(runs, ends, strict=True)):
         if not end.size or not completed(groups[run]) or math.isnan(end[1, 0]):
             continue
-        mean, low, high = end
-        colour = of_group(groups[run]).colour
-        axes.errorbar([total * (1.04 + 0.028 * place)], mean, yerr=[mean - low, high - mean], fmt=".",
-                      color=colour, ecolor=colour, markersize=4, capsize=2.5, elinewidth=1.3, zorder=3)  # fmt: skip
+        at, colour = [total * (1.04 + 0.028 * place)], of_group(groups[run]).colour
+        axes.plot(at, end[0], ".", color=colour, markersize=4, zorder=3)
+        marks.errors(axes, at, end, colour, 2.5, elinewidth=1.3, zorder=3)
     return lines
 
 
@@ -241,8 +240,8 @@ def _draw_share(axes: Axes, place: float, rows: Rows, group: Sequence[Record]) -
     axes.bar([place], [mean], width=0.55, color=of_group(group).colour, zorder=2)
     top = mean
     if not np.isnan(low):
-        top = min(100.0, high)
-        marks.whisker(axes, place, max(0.0, low), top, _GREY, zorder=3)
+        top = high
+        marks.whisker(axes, place, low, high, _GREY, zorder=3)
     axes.text(place, top + 4, f"{number(mean)} %", ha="center", va="bottom", fontsize=7)
 
 

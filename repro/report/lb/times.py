@@ -109,11 +109,11 @@ def epochs(groups: Selection, rows: Rows) -> Figure:
     """Draw its distribution against the batch size (statement lb.c5)."""
     images = number(int(rows[0]["epoch_images"]))
     note = (
-        f"An epoch is {images} images. Box: quartiles and median of 200 epochs; for each a block of the measurement "
-        "is drawn, then its steps (data movement, forward and backward pass, update) from that block; whiskers: all. "
-        "All are measured; synchronisation is not in them."
+        f"An epoch is {images} images, none timed as a whole: each of 200 is resampled from measured steps (data "
+        "movement, forward and backward pass, update) of one block, drawn anew for each. Box: quartiles and median; "
+        "whiskers: all; logarithmic axis. Synchronisation is not in them."
     )
-    figure, panels = _panels(groups, "Time of an epoch", note, legend_rows=0)
+    figure, panels = _panels(groups, "Time of an epoch, resampled from steps", note, legend_rows=0)
     names = ("whislo", "q1", "med", "q3", "whishi")
     for axes, record in panels:
         sizes, *quantiles = rows.where(run=record.run).numbers("batch", *_QUANTILES)
@@ -121,14 +121,16 @@ def epochs(groups: Selection, rows: Rows) -> Figure:
         axes.bxp(boxes, positions=range(len(sizes)), widths=0.6, showfliers=False, medianprops={"color": ORANGE})
         axes.set_xticks(range(len(sizes)), [f"{size:g}" for size in sizes], fontsize=8)
         axes.set_xlabel("batch size (images)", fontsize=8)
-        axes.set_ylabel("time of an epoch (s)", fontsize=8)
-        axes.set_ylim(bottom=0)
+        axes.set_ylabel("time of an epoch, resampled (s)", fontsize=8)
+        marks.log_axis(axes)
     return figure
 
 
 # Predicted compute time -----------------------------------------------------------------------------------------
 
 _FITS = {"line, all sizes": "line", "roofline": "line with a floor"}
+_EVERY = 4
+"""Of the places between the sizes at which a prediction is not above 0, those that are marked."""
 
 
 def fit_rows(chosen: Selection) -> list[Row]:
@@ -157,7 +159,7 @@ def predictions(groups: Selection, rows: Rows) -> Figure:
     note = (
         "Points: medians of forward and backward pass, with quartiles. The line is fitted to batches from "
         f"{measurements.LEAST_FITTED} up, the line with a floor to all. Both axes logarithmic, so that a line with a "
-        "constant part bends."
+        "constant part bends; it is not above 0 where arrows stand."
     )
     figure, panels = _panels(groups, "Compute time, measured and predicted", note, legend_rows=2)
     for axes, record in panels:
@@ -179,6 +181,7 @@ def _draw_fits(axes: Axes, record: Record) -> None:
         model = fits.FITS[name](*measurements.fitted(name, sizes, cost))
         drawn = 1000 * np.array([model(size) for size in dense])
         handles += axes.plot(dense, np.where(drawn > 0, drawn, np.nan), color=colour, linestyle=dash, label=words)
+        handles += marks.not_above_zero(axes, dense[::_EVERY][drawn[::_EVERY] <= 0], colour, words)
     axes.set_yscale("log")
     axes.set_ylim(bottom=low.min() / 2)
     axes.set_ylabel("compute time (ms)", fontsize=8)
@@ -193,7 +196,7 @@ def _draw_fits(axes: Axes, record: Record) -> None:
 def terms(groups: Selection) -> Table:
     """Set the local terms and their sum against the measured step, and add synchronisation."""
     records = records_of(groups, TIMED)
-    link = next(each for each in links.load_links() if each.name == LINK)
+    link = next(each for each in links.load_links(groups.root) if each.name == LINK)
     made = [
         _step(groups.artefact, record, row, link)
         for record in records for row in measurements.rows(record) if row["batch"] in SHOWN_BATCHES
