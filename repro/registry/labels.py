@@ -271,8 +271,9 @@ def _label_of_post_3(run: str, settings: _Settings) -> str:
 
 def _label_of_paper(run: str, settings: _Settings) -> str:
     if measured := _MEASURED.fullmatch(run):
-        kinds = {"perf": "time and memory", "memory": "memory", "capacity": "memory between probes"}
-        kinds["teacher"] = "teachers"
+        kinds = {
+            "perf": "time and memory", "memory": "memory", "capacity": "memory between probes", "teacher": "teachers"
+        }  # fmt: skip
         what = kinds.get(measured["kind"], measured["kind"])
         return f"{_NETWORKS.get(measured['network'], measured['network'])} ({what})"
     found = _OF_PAPER.fullmatch(re.sub(r"lb-grid-([a-z0-9]+)-([a-z0-9]+)", r"lb-\2-\1", run))
