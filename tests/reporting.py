@@ -31,6 +31,7 @@ def records_of(source: str) -> tuple[Record, ...]:
         "lb": lambda: [
             *synthetic_lb.all_records(),
             *synthetic_lb.all_gradients(),
+            *map(synthetic_lb.teacher, synthetic_lb.SEEDS),
             *training_records(),
             *training_control_records(),
         ],

@@ -142,6 +142,31 @@ def all_gradients(seeds: Collection[int] = SEEDS, profile: str = "study") -> lis
     return [gradients(spec.run, seed, profile) for spec in planned(profile, "gradients") for seed in seeds]
 
 
+TEACHERS = {
+    "identity": (0.0, 0), "best scalar": (0.005, 1), "norm matching": (-0.2, 1), "scale by layer": (0.01, 40),
+    "autoencoder": (-0.15, 2000), "autoencoder with skip": (0.002, 2000), "isotropic noise": (-0.8, 1),
+    "diagonal noise": (-0.8, 1000), "conditional noise": (-0.8, 48_000), "mean of all large batches": (0.03, 0),
+}  # fmt: skip
+"""Teacher -> R2 beyond that of the identity, and numbers that it keeps."""
+
+
+def teacher(seed: int, profile: str = "study", **gains: float) -> Record:
+    """Predictions of all teachers; ``gains``: R2 beyond the identity of some, by name with _ for spaces."""
+    (spec,) = planned(profile, "teacher")
+    rng, (small, *large) = np.random.default_rng(seed), spec.batch_sizes or ()
+    pairs = spec.repetitions * (len(spec.measured_steps or ()) // 2)
+    rows = [
+        {
+            "teacher": name, "held_out": held_out, "small": small, "large": batch, "pairs": pairs,
+            "r2": 0.25 + gains.get(name.replace(" ", "_"), gain) + 0.001 * rng.standard_normal(),
+            "length": 1.0 if "noise" in name or "norm" in name else 0.3, "numbers": numbers,
+        }
+        for held_out in ("later steps", "another training") for batch in large
+        for name, (gain, numbers) in TEACHERS.items()
+    ]  # fmt: skip
+    return _record(spec, seed, rows=rows)
+
+
 # Trained runs ------------------------------------------------------------------------------------------------
 
 EPOCHS, IMAGES = 24, 4096

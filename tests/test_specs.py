@@ -391,6 +391,7 @@ def test_a_profile_changes_sizes_and_nothing_else(resolved) -> None:
     for run, paper in resolved["paper"].items():
         of_payloads = {"measured_steps", "local_steps", "memory_steps"} if paper.kind == "payloads" else set()
         of_measurements = {"patch", "depth", "blocks", "repetitions"} if paper.kind == "measure" else set()
+        of_measurements |= {"measured_steps", "repetitions"} if paper.kind in ("gradients", "teacher") else set()
         of_lb = {"evaluate_at", "local_steps"} if (paper.source, paper.kind) == ("lb", "train") else set()
         for profile in ("smoke", "study"):
             if run not in resolved[profile] and run.startswith("lb-grid-"):  # smoke tries fewer rates
@@ -723,13 +724,16 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
     assert changed.pop("models") == changed.pop("randomness") == every | other
     assert changed.pop("batches") == changed.pop("engines") == every
     payloads = runs(lambda s: s.kind == "payloads")
-    assert changed.pop("evaluation") == changed.pop("schedules") == train
-    assert changed.pop("partition") == train | payloads
+    looked = runs(lambda s: s.kind in ("gradients", "teacher"))  # during a training
+    assert changed.pop("evaluation") == changed.pop("schedules") == train | looked
+    assert changed.pop("partition") == train | payloads | looked
     assert changed.pop("laws") == law
     assert changed.pop("law_normalisation") == other
     traffic = {"e2-law-slowest-device", "lb-law-epoch-traffic", "lb-law-star-and-ring"}
     assert changed.pop("law_traffic") == traffic
-    assert changed.pop("gradients") == changed.pop("codec_powersgd") == set(), "no run yet"
+    for kind in ("gradients", "teacher"):
+        assert changed.pop(kind) == runs(lambda s, kind=kind: s.kind == kind)
+    assert changed.pop("codec_powersgd") == set(), "no run yet"
     measured = runs(lambda s: s.kind == "measure")
     assert changed.pop("measure") == measured
     normed = runs(lambda s: s.norm in ("group", "layer", "instance")) - measured  # ViT has a norm of its own

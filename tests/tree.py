@@ -56,6 +56,8 @@ def record(spec: Spec, seed: int, root: Path, top1: float = 0.5, **changes: Any)
         changes = {"machine": synthetic_lb.MACHINE} | changes
     if spec.kind == "gradients":
         rows = synthetic_lb.gradients(spec.run, seed, spec.profile).rows
+    if spec.kind == "teacher":
+        rows = synthetic_lb.teacher(seed, spec.profile).rows
     if spec.kind == "payloads":
         message = {"what": "gradient", "codec": "int8", "bytes": 25, "dense_bytes": 100}
         rows = [{"step": step} | message for step in spec.measured_steps or [1]]

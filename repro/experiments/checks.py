@@ -8,7 +8,7 @@ from typing import Any
 from repro.errors import ReproError, did_you_mean
 from repro.experiments import numerics, schedules
 from repro.experiments.settings import WrittenStepUp
-from repro.experiments.sizes import apportion, shards_of_batches
+from repro.experiments.sizes import SMALL_BATCHES, apportion, shards_of_batches
 from repro.experiments.spec import Spec
 from repro.validation import fitting
 
@@ -33,9 +33,9 @@ _ONLY_WITH: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 """A training ignores the setting unless another one has one of these values; so it may not be set then."""
 _ONLY_IN: dict[str, tuple[str, ...]] = {
-    "law": ("law",), "measured_steps": ("payloads", "gradients"), "memory_steps": ("payloads",),
-    "batch_sizes": ("measure", "gradients"), "peak_sizes": ("measure",), "blocks": ("measure",),
-    "repetitions": ("measure", "gradients"), "final_test_images": ("train",),
+    "law": ("law",), "measured_steps": ("payloads", "gradients", "teacher"), "memory_steps": ("payloads",),
+    "batch_sizes": ("measure", "gradients", "teacher"), "peak_sizes": ("measure",), "blocks": ("measure",),
+    "repetitions": ("measure", "gradients", "teacher"), "final_test_images": ("train",),
     "final_evaluations": ("train",), "evaluate_at": ("train",), "batch_shares": ("train",), "step_up": ("train",),
     "track": ("train",),
 }  # fmt: skip
@@ -83,8 +83,10 @@ def check(spec: Spec, where: str) -> None:
         raise ReproError(f"{where}, key measured_steps: empty; steps from 1 up were expected; add them")
     if spec.kind == "measure":
         _check_measurement(spec, where)
-    if spec.kind == "gradients":
+    if spec.kind in ("gradients", "teacher"):
         _check_gradients(spec, where)
+    if spec.kind == "teacher":
+        _check_teacher(spec, where)
 
 
 def _check_read(spec: Spec, where: str) -> None:
@@ -170,3 +172,18 @@ def _check_gradients(spec: Spec, where: str) -> None:
         )
     if spec.repetitions < 2:
         raise ReproError(f"{where}, key repetitions: {spec.repetitions}; at least 2 were expected for a covariance")
+
+
+def _check_teacher(spec: Spec, where: str) -> None:
+    """Steps to train and to test on, and images for a small batch beside the largest one."""
+    steps, sizes = spec.measured_steps or [], spec.batch_sizes or [0]
+    if steps != sorted(set(steps)) or len(steps) < 2:
+        raise ReproError(
+            f"{where}, key measured_steps: {steps}; at least two ascending steps were expected; correct them"
+        )
+    least = SMALL_BATCHES * sizes[0] + sizes[-1]
+    if least > spec.train_images:
+        raise ReproError(
+            f"{where}, key batch_sizes: {sizes}; a batch of {sizes[-1]} images and {SMALL_BATCHES} of {sizes[0]} share "
+            f"none, so that {least} training images or more were expected; {spec.train_images} exist"
+        )

@@ -42,6 +42,7 @@ _PARTS = {
     "randomness": 1,
     "schedules": 1,
     "step_up": 1,  # the change of the gradient, and what follows from it
+    "teacher": 1,  # which pairs of gradients there are, how teachers are trained on them, and tested
     "tracked_batch_statistics": 1,
     "tracked_gradient_norm": 1,
     "tracked_per_class": 1,
@@ -126,8 +127,8 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
         parts.append("zip")
     elif spec["kind"] == "measure":
         parts = ["batches", "engines", "measure", "models", "randomness"]
-    elif spec["kind"] == "gradients":
-        parts = [*_of_training(spec), "gradients"]
+    elif spec["kind"] in ("gradients", "teacher"):
+        parts = [*_of_training(spec), spec["kind"]]
     elif spec["kind"] == "law":
         parts = _OF_LAWS.get(spec.get("law") or "", _OF_UNION_LAW)
     else:

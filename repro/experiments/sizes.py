@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from repro.errors import ReproError
 
+SMALL_BATCHES = 8
+"""Small batches beside each large one on which what a teacher predicts is tested: they cost little."""
+
 
 def local_steps(images: int, batch: int) -> int:
     """Local batches in one epoch over a shard: a rest of half a batch or more counts, a smaller one joins the last.

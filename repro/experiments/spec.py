@@ -53,7 +53,7 @@ class Identity:
     run: str
     source: str
     group: Literal["artefact", "control"]
-    kind: Literal["train", "law", "payloads", "measure", "gradients"]
+    kind: Literal["train", "law", "payloads", "measure", "gradients", "teacher"]
     profile: Profile
     once: bool = False
     law: Literal["union_batch", "normalisation", "label_split", "star_and_ring", "epoch_traffic", "slowest_device"] = (

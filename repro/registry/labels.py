@@ -177,7 +177,7 @@ _LAWS = {
     "lb-law-label-split": "law of the label split", "lb-law-star-and-ring": "law of server and ring",
     "lb-law-epoch-traffic": "law of an epoch's traffic", "e2-law-slowest-device": "law of the slowest device",
 }  # fmt: skip
-_MEASURED = re.compile(r"lb-(?P<kind>perf|memory|capacity|gradients)-(?P<network>\w+)")
+_MEASURED = re.compile(r"lb-(?P<kind>perf|memory|capacity|gradients|teacher)-(?P<network>\w+)")
 _PAYLOADS = re.compile(r"e2-payloads-(?P<network>\w+)-(\d+)")
 
 
@@ -271,7 +271,9 @@ def _label_of_post_3(run: str, settings: _Settings) -> str:
 
 def _label_of_paper(run: str, settings: _Settings) -> str:
     if measured := _MEASURED.fullmatch(run):
-        kinds = {"perf": "time and memory", "memory": "memory", "capacity": "memory between probes"}
+        kinds = {
+            "perf": "time and memory", "memory": "memory", "capacity": "memory between probes", "teacher": "teachers"
+        }  # fmt: skip
         what = kinds.get(measured["kind"], measured["kind"])
         return f"{_NETWORKS.get(measured['network'], measured['network'])} ({what})"
     found = _OF_PAPER.fullmatch(re.sub(r"lb-grid-([a-z0-9]+)-([a-z0-9]+)", r"lb-\2-\1", run))

@@ -32,7 +32,7 @@ __all__ = [
 JUDGING = (
     "verdicts/rules.py", "results/looks.py", "results/metrics.py", "verdicts/evidence.py", "verdicts/contrasts.py",
     "verdicts/parts.py", "verdicts/compound.py", "verdicts/judge.py", "verdicts/measured.py", "results/traffic.py",
-    "experiments/post2.py", "results/statistics.py",
+    "experiments/post2.py", "results/statistics.py", "results/teachers.py",
 )  # fmt: skip
 """The files of this package by which statements are judged."""
 

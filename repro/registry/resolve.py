@@ -85,7 +85,7 @@ def sizes_of_run(files: Source, kind: str, model: str, run: str | None = None) -
     """The profile's sizes of a run: those of the source, of the network on top, of a measurement, and its very own."""
     params, own = files.params, SIZES.get(kind, ())
     made = {name: value for name, value in params.sizes.given().items() if name in own}
-    if kind in ("train", "gradients"):
+    if kind in ("train", "gradients", "teacher"):
         networks: Any = params.trained if "trained" in params.model_fields_set else params.models
         of_network = networks[model].given() if model in networks else {}
         made |= {name: value for name, value in of_network.items() if name in own}

@@ -35,11 +35,13 @@ from repro.results.links import Links
 from repro.validation import Model, Positive, Text, expecting, fitting, flaw, misfit, optional, where
 
 EVALUATIONS = ("evaluate_every", "final_test_images", "final_evaluations")
+_LOOKED_AT = ("train_images", "image_size", "width", "precision", "measured_steps", "repetitions")
 SIZES = {
     "train": ("train_images", "test_images", "image_size", "width", "epochs", "precision", *EVALUATIONS),
     "payloads": ("measured_steps", "local_steps", "memory_steps"),
     "measure": ("image_size", "width"),
-    "gradients": ("train_images", "image_size", "width", "precision", "measured_steps", "repetitions"),
+    "gradients": _LOOKED_AT,
+    "teacher": _LOOKED_AT,
 }
 """What a profile may set, by kind of run; messages are those of the full-size networks at every profile."""
 

@@ -92,7 +92,7 @@ class Body(Model):
     run: Text
     source: Text
     group: Literal["artefact", "control"]
-    kind: Literal["train", "law", "payloads", "measure"]
+    kind: Literal["train", "law", "payloads", "measure", "gradients", "teacher"]
     profile: Text
     seed: Annotated[int, Field(ge=0)]
     spec: dict[str, Any]
@@ -135,12 +135,24 @@ class Message(Row):
 
 
 class Measured(Row):
-    """A row of a measurement."""
+    """A row of a measurement, or of a look at gradients."""
 
     batch: _AboveZero
 
 
-_ROWS: dict[str, Any] = {"train": list[Evaluation], "payloads": list[Message], "measure": list[Measured]}
+class Predicted(Row):
+    """A row of what a teacher predicts."""
+
+    teacher: Text
+    held_out: Text
+    large: _AboveZero
+    r2: float
+
+
+_ROWS: dict[str, Any] = {
+    "train": list[Evaluation], "payloads": list[Message], "measure": list[Measured], "gradients": list[Measured],
+    "teacher": list[Predicted],
+}  # fmt: skip
 
 
 class Costs(Row):
@@ -267,7 +279,7 @@ def result(record: Record) -> str:
     """The number that a record ends with, in words, as a repetition is compared by.
 
     A training: its last accuracy; messages: their length in all; a measurement: the median step at its largest batch; a
-    law: its numbers.
+    law: its numbers; gradients and teachers: how many rows there are.
     """
     if record.kind == "law":
         numbers = {name: value for name, value in (record.law or {}).items() if _is_number(value)}
@@ -279,6 +291,8 @@ def result(record: Record) -> str:
         return f"{sum(row['bytes'] for row in record.rows)} bytes in {len(record.rows)} messages"
     if record.kind == "measure":
         return f"{1000 * last['step'][1]:.4g} ms a step at batch {last['batch']}" if last.get("step") else "no time"
+    if record.kind in ("gradients", "teacher"):
+        return f"{len(record.rows)} rows"
     diverged = ", then diverged" if record.status == "diverged" else ""
     return f"top-1 {100 * last['test_top1']:.2f} % at epoch {last['epoch']:g}{diverged}"
 

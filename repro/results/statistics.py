@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from repro.errors import ReproError
+from repro.results import teachers
 from repro.results.records import Record
 
 
@@ -67,4 +68,5 @@ STATISTICS: dict[str, Statistic] = {
     "noise_exponent": Statistic(noise_exponent, "noise over the batch", "as exponent"),
     "agreement_growth": Statistic(agreement_growth, "cosine between gradients", "per doubling"),
     "largest_share_growth": Statistic(largest_share_growth, "share of the largest 0.1 %", "per doubling"),
+    **{name: Statistic(read, "R² beyond the identity's", "points") for name, read in teachers.GAINS.items()},
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +61,22 @@ def describe(vectors: Sequence[Tensor]) -> dict[str, float]:
     }  # fmt: skip
 
 
+@contextmanager
+def looking(model: nn.Module) -> Iterator[None]:
+    """Within the context gradients of ``model`` are those of training without dropout; afterwards it is as it was."""
+    kept = copy.deepcopy(model.state_dict())
+    modes = [(layer, layer.training) for layer in model.modules()]
+    model.train()
+    for layer in model.modules():
+        if isinstance(layer, SeededDropout):
+            layer.eval()
+    yield
+    for layer, training in modes:
+        layer.training = training
+    model.load_state_dict(kept)
+    model.zero_grad(set_to_none=True)
+
+
 def at_weights(
     model: nn.Module, images: Images, sizes: Sequence[int], repetitions: int, random: np.random.Generator
 ) -> list[dict[str, Any]]:
@@ -68,21 +85,12 @@ def at_weights(
     Images are drawn with replacement, so that the noise of a network without batch statistics is 1 / b times that of
     one image. Dropout is off.
     """
-    kept = copy.deepcopy(model.state_dict())
-    modes = [(layer, layer.training) for layer in model.modules()]
-    model.train()
-    for layer in model.modules():
-        if isinstance(layer, SeededDropout):
-            layer.eval()
     rows = []
-    for size in sizes:
-        drawn = [random.integers(0, len(images), size=size) for _ in range(repetitions)]
-        found = describe([of_batch(model, images, index) for index in drawn])
-        rows.append({"batch": size, "repetitions": repetitions, **found})
-    for layer, training in modes:
-        layer.training = training
-    model.load_state_dict(kept)
-    model.zero_grad(set_to_none=True)
+    with looking(model):
+        for size in sizes:
+            drawn = [random.integers(0, len(images), size=size) for _ in range(repetitions)]
+            found = describe([of_batch(model, images, index) for index in drawn])
+            rows.append({"batch": size, "repetitions": repetitions, **found})
     return rows
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Job:
         checkpoint: from which the run goes on, and into which its state is saved.
         processes: processes that the clients of federated averaging are spread over.
         report: called with the finished share after every round, step or measured size.
+        seconds: what a part of the run took, by its name, for the provenance; filled by kinds of runs that tell.
     """
 
     spec: Spec
@@ -34,6 +35,7 @@ class Job:
     checkpoint: Checkpoint
     processes: int
     report: Report
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def record(self, **content: Any) -> Record:
         """The record of this run; it is completed unless ``content`` says otherwise."""

@@ -17,7 +17,7 @@ from repro.registry import published, store
 from repro.registry.specs import Spec
 from repro.results import records
 from repro.results.records import Record
-from repro.running import gradients, laws, measurement, payloads, train
+from repro.running import gradients, laws, measurement, payloads, teacher, train
 from repro.running.job import Job, Report
 from repro.running.provenance import CODE, peak_memory
 
@@ -26,6 +26,7 @@ KINDS: dict[str, Callable[[Job], Record]] = {
     "law": laws.run,
     "measure": measurement.run,
     "payloads": payloads.run,
+    "teacher": teacher.run,
     "train": train.run,
 }
 """What executes a run of each kind."""
@@ -77,8 +78,9 @@ def run(
         "fingerprint": fingerprint,
         "rules": published.rules_of(spec.run, root) if spec.profile == STUDY else None,
     }
-    record = KINDS[spec.kind](Job(spec, seed, root, identity, checkpoint, processes, report))
-    return record, _provenance(record, checkpoint, processes)
+    job = Job(spec, seed, root, identity, checkpoint, processes, report)
+    record = KINDS[spec.kind](job)
+    return record, _provenance(record, checkpoint, processes) | ({"seconds_of": job.seconds} if job.seconds else {})
 
 
 def _make_reproducible() -> None:

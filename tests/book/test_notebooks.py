@@ -154,7 +154,7 @@ def test_table_escapes_what_would_split_a_cell() -> None:
 
 SEEDS = (11, 12, 13, 14, 15)
 SHAPES = {(r.run, r.seed): r for r in [*e1_records(SEEDS), *e2_records(SEEDS), *e3_records(SEEDS)]}
-STATEMENTS = {"e1": 10, "e2": 15, "e3": 12, "lb": 29}
+STATEMENTS = {"e1": 10, "e2": 15, "e3": 12, "lb": 30}
 """Statements with a rule, by source."""
 
 
@@ -355,6 +355,24 @@ def test_toys_of_the_step_up_notebook_agree_with_what_is_known() -> None:
     shares = [round(names["probability"](t, s), 2) for t, s in ((0.5, 0.3), (0.5, 1.5), (0.8, 0.5), (0.8, 1.5))]  # type: ignore[operator]
     assert shares == pytest.approx([0.10, 0.71, 0.12, 0.49], abs=0.011)
     assert names["half"] == pytest.approx({0.5: 0.801, 0.8: 1.543}, abs=2e-3)
+
+
+def test_toys_of_the_teacher_notebook_obey_the_equations() -> None:
+    names: dict[str, object] = {}
+    for cell in nbformat.read(ROOT / "notebooks/lb-teacher.ipynb", 4).cells:
+        if cell.id in ("setup", "toy-room", "toy-leak"):
+            exec(cell.source, names)
+    power, trace = ((names[name] ** 2).sum() for name in ("mean", "spread"))  # type: ignore[operator]
+    for batch, (plain, scaled, noisy, best) in names["toy_rows"].items():  # type: ignore[attr-defined]
+        whole = power + trace / 32
+        assert best == pytest.approx(power / whole, abs=0.01)
+        assert plain == pytest.approx((power - trace / batch) / whole, abs=0.01)
+        assert noisy == pytest.approx(plain - trace * (1 / 32 - 1 / batch) / whole, abs=0.02)
+        assert plain - 0.001 < scaled < best + 0.001
+        assert best - plain < 32 / batch
+    factors = names["toy_factors"]
+    assert factors["inside"] == pytest.approx(1, abs=0.02)  # type: ignore[index]
+    assert factors["apart"] == pytest.approx(names["shrunk"], abs=0.02)  # type: ignore[index]
 
 
 def test_toys_of_the_tables_notebook_obey_the_laws() -> None:

@@ -1,5 +1,29 @@
 """Figures and tables of the paper: performance models, batch size, step-up of gradients, and controls beside them."""
 
-from repro.report.lb import accuracy, batch_size, gates, gradients, measured, memory, runs, shares, step_up, times
+from repro.report.lb import (
+    accuracy,
+    batch_size,
+    gates,
+    gradients,
+    measured,
+    memory,
+    runs,
+    shares,
+    step_up,
+    teacher,
+    times,
+)
 
-__all__ = ["accuracy", "batch_size", "gates", "gradients", "measured", "memory", "runs", "shares", "step_up", "times"]
+__all__ = [
+    "accuracy",
+    "batch_size",
+    "gates",
+    "gradients",
+    "measured",
+    "memory",
+    "runs",
+    "shares",
+    "step_up",
+    "teacher",
+    "times",
+]
