@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import io
+import keyword
 import math
 import os
 import sys
@@ -57,7 +58,8 @@ def _run(options: argparse.Namespace) -> int:
         options.profile = specs.default_profile(root)
     elif hasattr(options, "profile"):
         specs.params_path(options.profile, root)
-    return int(import_module(f"repro.commands.{options.command}").run(options, root))
+    module = options.command + "_" * keyword.iskeyword(options.command)  # import_ for import
+    return int(import_module(f"repro.commands.{module}").run(options, root))
 
 
 def _end(said: str, code: int = 2) -> int:
@@ -274,3 +276,7 @@ def _add_checks(commands: _Commands) -> None:
     check = commands.add("check", text, _profile)
     text = "refuse also what has no run or no valid record"
     check.add_argument("--complete", action="store_true", help=text)
+    text = "take in records made elsewhere, on another machine or a borrowed GPU, each checked or refused in a line"
+    taken = commands.add("import", text)
+    taken.add_argument("folder", metavar="FOLDER", help="holds data/records and data/provenance, as a checkout does")
+    taken.add_argument("--dry-run", action="store_true", help="check, and write nothing")
