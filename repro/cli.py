@@ -175,6 +175,11 @@ def _run_and_seed(made: argparse.ArgumentParser) -> None:
     made.add_argument("--processes", type=whole(1, _most_processes()), default=1, help=text)
 
 
+def _timeout(made: argparse.ArgumentParser) -> None:
+    text = "under torchrun: end when another process is silent this long (default 1800; longer than any round)"
+    made.add_argument("--timeout", type=seconds, default=1800.0, metavar="SECONDS", help=text)
+
+
 def _jobs(made: argparse.ArgumentParser) -> None:
     made.add_argument("--jobs", type=whole(1, _most_processes()), help="processes (default: one per core)")
 
@@ -203,7 +208,8 @@ def _add_runs(commands: _Commands) -> None:
     data = commands.add("data", "fetch and prepare data sets, and write their manifests")
     text = "data sets (default: what all but the measurements of lb need)"
     data.add_argument("names", nargs="*", metavar="NAME", help=text)
-    commands.add("run", "one run, one record", _profile, _run_and_seed)
+    text = "one run, one record; under torchrun its server and clients are processes of their own"
+    commands.add("run", text, _profile, _run_and_seed, _timeout)
     sweep = commands.add("sweep", "all runs that have no valid record, one process per core", _profile, _source)
     text = "which runs (default: the artefacts')"
     sweep.add_argument("--group", choices=specs.GROUPS, default="artefact", help=text)

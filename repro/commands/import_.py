@@ -78,7 +78,7 @@ def _take_in(record: Record, path: Path, planned: Planned, root: Path, *, write:
             "again at the commit that is checked out here"
         )
     beside = records.provenance_path(path)
-    provenance = files.read_json(beside) if beside.exists() else None
+    provenance: Any = files.read_json(beside) if beside.exists() else None
     if wrong := next(_of_provenance(provenance, record), None):
         raise ReproError(f"{beside}: {wrong}; what `python -m repro run` writes at a clean commit was expected")
     if record.profile == study.PROFILE and (wrong := next(_of_study(provenance["commit"], record, root), None)):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.checkpoint import Checkpoint
+from repro.distributed import Group
 from repro.registry.specs import Spec
 from repro.results.records import Record
 
@@ -25,6 +26,9 @@ class Job:
         checkpoint: from which the run goes on, and into which its state is saved.
         processes: processes that the clients of federated averaging are spread over.
         report: called with the finished share after every round, step or measured size.
+        group: the other processes, where torchrun started several: the clients are there.
+        separate: workers of large batch compute one after the other, and gradients are summed in their order, as with
+            a group, though all is in this process.
     """
 
     spec: Spec
@@ -34,6 +38,8 @@ class Job:
     checkpoint: Checkpoint
     processes: int
     report: Report
+    group: Group | None = None
+    separate: bool = False
 
     def record(self, **content: Any) -> Record:
         """The record of this run; it is completed unless ``content`` says otherwise."""
