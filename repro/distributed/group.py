@@ -20,8 +20,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from repro.errors import ReproError
-from repro.machine import device
 
+CPU = torch.device("cpu")
 AGAIN = "start the same command again, and the run goes on from its checkpoint"
 
 
@@ -147,7 +147,7 @@ def pack(content: Mapping[str, Any]) -> bytes:
     return file.getvalue()
 
 
-def unpack(message: bytes) -> dict[str, Any]:
-    """The inverse of ``pack``; tensors lie on this process's device."""
-    content: dict[str, Any] = torch.load(io.BytesIO(message), map_location=device(), weights_only=True)
+def unpack(message: bytes, where: torch.device = CPU) -> dict[str, Any]:
+    """The inverse of ``pack``; tensors come to the device ``where``."""
+    content: dict[str, Any] = torch.load(io.BytesIO(message), map_location=where, weights_only=True)
     return content

@@ -39,7 +39,8 @@ class Host:
             Lost: the server has ended, or is silent for too long.
             ReproError: the server has another ``fingerprint``.
         """
-        while (told := unpack(self.group.receive(_SERVER)))["task"] != "end":
+        where = next(self.serial.worker.parameters()).device
+        while (told := unpack(self.group.receive(_SERVER), where))["task"] != "end":
             if told["task"] == "begin":
                 if told["fingerprint"] != fingerprint:
                     raise ReproError(

@@ -81,7 +81,7 @@ class Server:
         for rank in self.group.hosts:
             self.group.send(told, rank)
         for rank in self.group.hosts:
-            answer = unpack(self.group.receive(rank))
+            answer = unpack(self.group.receive(rank), next(self.model.parameters()).device)
             remember(self._here, answer["memory"])
             spent += answer["cpu_seconds"]
         self.group.crossed.cpu_seconds = self._spent_before + spent
