@@ -27,7 +27,6 @@ WAITING = frozenset(
     [
         "e2.c13",
         "e2.c14",
-        "e2.c16",
         "lb.teacher",
         "lb.c16",
         "lb.c21",

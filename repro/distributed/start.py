@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -38,7 +39,7 @@ class Started:
         # A forked process need not import torch again, and what the first optimiser imports, but cannot use a GPU that
         # this one has used.
         torch.optim.SGD([torch.zeros(1)])
-        context = multiprocessing.get_context("fork" if device().type == "cpu" else "spawn")
+        context: Any = multiprocessing.get_context("fork" if device().type == "cpu" else "spawn")
         self._processes = [
             context.Process(target=_begin, args=(work, rank, environment, self._said(rank))) for rank in range(size)
         ]
