@@ -9,6 +9,8 @@ from math import inf
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+
 from repro.checkpoint import Checkpoint
 from repro.distributed import AGAIN, dismiss, joined
 from repro.errors import ReproError
@@ -45,6 +47,8 @@ def run(
         ReproError: as ``runner.run``, and if another process has ended or is silent.
     """
     signal.signal(signal.SIGTERM, _ended)
+    if torch.cuda.is_available():  # each process of a machine has a GPU of its own, as far as there are enough
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     with joined(timeout) as group:
         if group.rank == 0 and wanted:
             return runner.run(spec, seed, root, checkpoint_seconds=checkpoint_seconds, report=report, group=group)

@@ -156,6 +156,29 @@ def test_a_process_that_is_silent_is_not_waited_for_longer_than_was_said(root: P
     assert "process 1 of 2 sent and took nothing for 3 s, so that process 0 ends, too" in line
 
 
+def test_a_process_that_is_asked_to_end_says_so_and_so_do_the_others(root: Path) -> None:
+    asked = together(2, toy.spec("large_batch", codec="int8"), root, work=dies(1, signal.SIGTERM, 2))
+    assert asked.ended(60) == [2, 128 + signal.SIGTERM]
+    assert [line.split(",")[0] for line in asked.said(1)] == ["repro: ended from outside"]
+    assert "process 1 of 2 has ended" in asked.said(0)[-1]
+
+
+def test_where_there_is_nothing_to_do_all_end_at_once(root: Path) -> None:
+    started = together(3, toy.spec("large_batch"), root, wanted=False)
+    assert started.ended(60) == [0, 0, 0]
+    assert not list(root.rglob("data/records/**/*.json"))
+
+
+def test_a_process_with_other_settings_is_refused(root: Path) -> None:
+    def other(rank: int) -> None:
+        if rank == 1:
+            processes.store.fingerprint = lambda *_: "0" * 64
+
+    started = together(3, toy.spec("large_batch"), root, work=other)
+    assert started.ended(60) == [2, 2, 2]
+    assert "process 1 has other settings, data or numerics than the server" in started.said(1)[-1]
+
+
 def test_processes_that_do_not_all_come_end_in_time(root: Path) -> None:
     def work(rank: int) -> None:
         if rank:
