@@ -59,49 +59,42 @@ class Host:
         """Train the clients of this process that take part, and send what each of them sends as soon as it is there."""
         self._set_schedule(told["schedule"])
         part = set(self.serial.batches.round(told["number"])) if told["task"] == "step" else set(self.clients)
-        for client in self.clients:
-            if client in part:
-                shared, momentum = self.group.receive(_SERVER), self.group.receive(_SERVER)
-                diverged, local = "", Local(b"", b"", Tally(), [])
-                try:
-                    local = (
-                        self._step(client, told, shared)
-                        if told["task"] == "step"
-                        else self._train(client, told, shared, momentum)
-                    )
-                except Diverged as error:
-                    diverged = str(error)
-                answer = {
-                    "tally": asdict(local.tally),
-                    "top1_by_class": local.top1_by_class,
-                    "received": len(shared) + len(momentum),
-                    "diverged": diverged,
-                }
-                for message in (pack(answer), local.payload, local.momentum):
-                    assert isinstance(message, bytes)
-                    self.group.send(frame(message), _SERVER)
+        work = self._step if told["task"] == "step" else self._train
+        for client in filter(part.__contains__, self.clients):
+            shared, momentum = self.group.receive(_SERVER), self.group.receive(_SERVER)
+            diverged, local = "", Local(b"", b"", Tally(), [])
+            try:
+                local = work(client, told, shared, momentum)
+            except Diverged as error:
+                diverged = str(error)
+            answer = {
+                "tally": asdict(local.tally),
+                "top1_by_class": local.top1_by_class,
+                "received": len(shared) + len(momentum),
+                "diverged": diverged,
+            }
+            for message in (pack(answer), local.payload, local.momentum):
+                assert isinstance(message, bytes)
+                self.group.send(frame(message), _SERVER)
 
     def _train(self, client: int, told: Mapping[str, Any], shared: bytes, momentum: bytes) -> Local:
         """The local part of a round of federated averaging; what is sent is bytes with every codec."""
-        local, exchange = (
-            self.serial.train(client, told["number"], shared, momentum, told["score"]),
-            self.serial.exchange,
-        )
+        exchange = self.serial.exchange
+        local = self.serial.train(client, told["number"], shared, momentum, told["score"])
         if isinstance(local.payload, bytes):
             return local
         change = dict(zip(shared_state(self.serial.worker, exchange.buffers), local.payload, strict=True))
         epoch = self.serial.local.epochs_before(self.serial.batches, told["number"])
         return local._replace(payload=exchange.send(client, change, epoch))
 
-    def _step(self, client: int, told: Mapping[str, Any], shared: bytes) -> Local:
+    def _step(self, client: int, told: Mapping[str, Any], shared: bytes, _: bytes) -> Local:
         """A worker's part of a step of large-batch training, as in ``plain.large_batch``."""
         serial, exchange, number = self.serial, self.serial.exchange, told["number"]
         worker, batches = serial.worker, serial.batches
         exchange.receive(worker, shared)
         exchange.buffers.restore(worker, client)
         x, y = batches.get(client, batches.local_step(client, number))
-        seeds = [batches.dropout_seed(client, number)]
-        tally = Tally()
+        seeds, tally = [batches.dropout_seed(client, number)], Tally()
         loss, correct = backward(worker, x, y, serial.optimisation.precision, seeds)
         tally.count(loss, correct, len(y))
         exchange.buffers.keep(worker, client)
