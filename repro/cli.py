@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import io
+import keyword
 import math
 import os
 import sys
@@ -58,7 +59,8 @@ def _run(options: argparse.Namespace) -> int:
         options.profile = specs.default_profile(root)
     elif hasattr(options, "profile"):
         specs.params_path(options.profile, root)
-    return int(import_module(f"repro.commands.{options.command}").run(options, root))
+    module = options.command + "_" * keyword.iskeyword(options.command)  # import_ for import
+    return int(import_module(f"repro.commands.{module}").run(options, root))
 
 
 def _end(said: str, code: int = 2) -> int:
@@ -174,6 +176,11 @@ def _run_and_seed(made: argparse.ArgumentParser) -> None:
     made.add_argument("--processes", type=whole(1, _most_processes()), default=1, help=text)
 
 
+def _timeout(made: argparse.ArgumentParser) -> None:
+    text = "under torchrun: end when another process is silent this long (default 1800; longer than any round)"
+    made.add_argument("--timeout", type=seconds, default=1800.0, metavar="SECONDS", help=text)
+
+
 def _jobs(made: argparse.ArgumentParser) -> None:
     made.add_argument("--jobs", type=whole(1, _most_processes()), help="processes (default: one per core)")
 
@@ -202,7 +209,8 @@ def _add_runs(commands: _Commands) -> None:
     data = commands.add("data", "fetch and prepare data sets, and write their manifests")
     text = "data sets (default: what all but the measurements of lb need)"
     data.add_argument("names", nargs="*", metavar="NAME", help=text)
-    commands.add("run", "one run, one record", _profile, _run_and_seed)
+    text = "one run, one record; under torchrun its server and clients are processes of their own"
+    commands.add("run", text, _profile, _run_and_seed, _timeout)
     sweep = commands.add("sweep", "all runs that have no valid record, one process per core", _profile, _source)
     text = "which runs (default: the artefacts')"
     sweep.add_argument("--group", choices=specs.GROUPS, default="artefact", help=text)
@@ -281,3 +289,7 @@ def _add_checks(commands: _Commands) -> None:
     check = commands.add("check", text, _profile)
     text = "refuse also what has no run or no valid record"
     check.add_argument("--complete", action="store_true", help=text)
+    text = "take in records made elsewhere, on another machine or a borrowed GPU, each checked or refused in a line"
+    taken = commands.add("import", text)
+    taken.add_argument("folder", metavar="FOLDER", help="holds data/records and data/provenance, as a checkout does")
+    taken.add_argument("--dry-run", action="store_true", help="check, and write nothing")

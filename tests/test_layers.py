@@ -8,7 +8,8 @@ import tree
 from tree import imported
 
 LAYERS = (
-    {"__main__"}, {"cli"}, {"commands"}, {"book"}, {"report"}, {"running"}, {"verdicts"}, {"performance"}, {"training"},
+    {"__main__"}, {"cli"}, {"commands"}, {"book"}, {"report"}, {"running"}, {"verdicts"}, {"performance"},
+    {"distributed"}, {"training"},
     {"codecs"}, {"registry"}, {"results"}, {"models", "data"}, {"experiments"},
     {"checkpoint"}, {"validation"}, {"files", "machine", "randomness"}, {"errors", "plain_yaml"},
 )  # fmt: skip

@@ -731,13 +731,15 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
     assert changed.pop("law_normalisation") == other
     traffic = {"e2-law-slowest-device", "lb-law-epoch-traffic", "lb-law-star-and-ring"}
     assert changed.pop("law_traffic") == traffic
+    lost = {"e2-law-lost-worker"}
+    assert changed.pop("law_lost_worker") == lost
     for kind in ("gradients", "teacher"):
         assert changed.pop(kind) == runs(lambda s, kind=kind: s.kind == kind)
     assert changed.pop("codec_powersgd") == set(), "no run yet"
     measured = runs(lambda s: s.kind == "measure")
     assert changed.pop("measure") == measured
     normed = runs(lambda s: s.norm in ("group", "layer", "instance")) - measured  # ViT has a norm of its own
-    assert changed.pop("group_norm") == law | other | normed | traffic
+    assert changed.pop("group_norm") == law | other | normed | traffic | lost
     assert changed.pop("fixup") == runs(lambda s: s.norm == "fixup")
     assert changed.pop("buffer_policies") == runs(lambda s: s.buffers != "average")
     assert changed.pop("partition_by_labels") == runs(lambda s: s.kind == "train" and s.partition == "labels")
@@ -753,9 +755,10 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
         "lb-shares-resnet50", "lb-shares-vgg11"
     }  # fmt: skip
     assert changed.pop("step_up") == runs(lambda s: s.step_up is not None)
-    assert changed.pop("codec_dense") == law | split | traffic | payloads | sending
-    assert changed.pop("codec_int8") == payloads | sending & runs(lambda s: s.codec == "int8" or s.quantised_weights)
-    assert changed.pop("codec_dgc") == payloads | sending & runs(lambda s: s.codec.startswith("dgc"))
+    assert changed.pop("codec_dense") == law | split | traffic | lost | payloads | sending
+    int8, dgc = runs(lambda s: s.codec == "int8" or s.quantised_weights), runs(lambda s: s.codec.startswith("dgc"))
+    assert changed.pop("codec_int8") == payloads | lost | sending & int8
+    assert changed.pop("codec_dgc") == payloads | lost | sending & dgc
     assert changed.pop("quantised_weights") == sending & runs(lambda s: s.quantised_weights)
     for part, model in (("alexnet", "alexnet"), ("cnn", "cnn"), ("vgg", "vgg11"), ("vit", "vit")):
         executed = split if part == "vgg" else set()
@@ -765,7 +768,7 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
     for codec in ("accumulation", "clipping", "correction", "masking"):
         name = f"dgc-without-{codec}"
         assert changed.pop(f"codec_{name}") == sending & runs(lambda s, name=name: s.codec == name)
-    assert changed.pop("local_momentum") == runs(lambda s: s.local_momentum != "restart")
+    assert changed.pop("local_momentum") == lost | runs(lambda s: s.local_momentum != "restart")
     assert changed.pop("aggregation_weights") == runs(lambda s: s.weights != "images")
     more = runs(lambda s: (s.final_test_images, s.final_evaluations) != (None, None))
     assert changed.pop("final_evaluations") == more

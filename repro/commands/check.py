@@ -25,7 +25,6 @@ from repro.verdicts.judge import Published, Statement
 
 WAITING = frozenset(
     [
-        "e2.c16",
         "lb.c16",
         "lb.c21",
         "lb.c33",

@@ -24,8 +24,8 @@ from repro.report import pilot
 GROUND = [f"repro/{name}.py" for name in ("errors", "files", "plain_yaml", "randomness", "validation")]
 DECLARED = [*GROUND, "repro/data", "repro/experiments", "repro/registry", "repro/results"]
 RUNS = [
-    *DECLARED, "repro/checkpoint.py", "repro/codecs", "repro/machine.py", "repro/models", "repro/performance",
-    "repro/running", "repro/training",
+    *DECLARED, "repro/checkpoint.py", "repro/codecs", "repro/distributed", "repro/machine.py", "repro/models",
+    "repro/performance", "repro/running", "repro/training",
 ]  # fmt: skip
 """What records are computed with."""
 SHOWN = [*DECLARED, "repro/cli.py", "repro/codecs", "repro/commands", "repro/models", "repro/report", "repro/verdicts"]

@@ -28,6 +28,7 @@ _PARTS = {
     "group_norm": 2,  # group, layer and instance norm: groups, first scales, kernels
     "law_normalisation": 2,
     "law_label_split": 1,
+    "law_lost_worker": 1,
     "law_traffic": 1,
     "gradients": 1,  # noise, signal and sparsity of gradients at the same weights
     "laws": 2,
@@ -103,6 +104,18 @@ _OF_LAWS = {
     "slowest_device": _OF_TRAFFIC,
     "star_and_ring": _OF_TRAFFIC,
     "normalisation": ["group_norm", "law_normalisation", "models", "randomness"],
+    "lost_worker": [
+        "batches",
+        "codec_dense",
+        "codec_dgc",
+        "codec_int8",
+        "engines",
+        "group_norm",
+        "law_lost_worker",
+        "local_momentum",
+        "models",
+        "randomness",
+    ],
     "label_split": ["batches", "codec_dense", "engines", "law_label_split", "models", "randomness", "vgg"],
 }
 _OF_UNION_LAW = ["batches", "codec_dense", "engines", "group_norm", "laws", "models", "randomness"]

@@ -56,9 +56,15 @@ class Identity:
     kind: Literal["train", "law", "payloads", "measure", "gradients", "teacher"]
     profile: Profile
     once: bool = False
-    law: Literal["union_batch", "normalisation", "label_split", "star_and_ring", "epoch_traffic", "slowest_device"] = (
-        "union_batch"
-    )
+    law: Literal[
+        "union_batch",
+        "normalisation",
+        "label_split",
+        "star_and_ring",
+        "epoch_traffic",
+        "slowest_device",
+        "lost_worker",
+    ] = "union_batch"
     expects_divergence: bool
     diverges_above: Annotated[float, Ge(0)] | None = None
 

@@ -176,6 +176,7 @@ _LAWS = {
     "e1-union-law": "law of the union batch", "e3-normalisation-law": "law of normalisation",
     "lb-law-label-split": "law of the label split", "lb-law-star-and-ring": "law of server and ring",
     "lb-law-epoch-traffic": "law of an epoch's traffic", "e2-law-slowest-device": "law of the slowest device",
+    "e2-law-lost-worker": "law of the lost worker",
 }  # fmt: skip
 _MEASURED = re.compile(r"lb-(?P<kind>perf|memory|capacity|gradients|teacher)-(?P<network>\w+)")
 _PAYLOADS = re.compile(r"e2-payloads-(?P<network>\w+)-(\d+)")

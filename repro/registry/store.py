@@ -40,14 +40,17 @@ def was_run(spec: Spec, seed: int, root: Path = Path()) -> bool:
 
 
 def stored(spec: Spec, seed: int, root: Path = Path()) -> Record | None:
-    """The stored record of this run if it is valid: complete, unedited, and with the current fingerprint.
+    """The stored record of this run if it is ``valid``; raises likewise."""
+    path = record_path(spec, seed, root)
+    return valid(path, spec, seed, root) if path.exists() else None
+
+
+def valid(path: Path, spec: Spec, seed: int, root: Path = Path()) -> Record | None:
+    """The record at ``path`` if it is one of this run, complete, unedited, and with the current fingerprint.
 
     Raises:
-        ReproError: the stored record is truncated or was edited, or its contents are not those of its fingerprint.
+        ReproError: the record is truncated or was edited, or its contents are not those of its fingerprint.
     """
-    path = record_path(spec, seed, root)
-    if not path.exists():
-        return None
     record = records.read(path)
     if record.fingerprint != fingerprint(spec, seed, root):
         return None

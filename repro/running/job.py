@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.checkpoint import Checkpoint
+from repro.distributed import Group
 from repro.registry.specs import Spec
 from repro.results.records import Record
 
@@ -26,6 +27,9 @@ class Job:
         processes: processes that the clients of federated averaging are spread over.
         report: called with the finished share after every round, step or measured size.
         seconds: what a part of the run took, by its name, for the provenance; filled by kinds of runs that tell.
+        group: the other processes, where torchrun started several: the clients are there.
+        separate: workers of large batch compute one after the other, and gradients are summed in their order, as with
+            a group, though all is in this process.
     """
 
     spec: Spec
@@ -36,6 +40,8 @@ class Job:
     processes: int
     report: Report
     seconds: dict[str, float] = field(default_factory=dict)
+    group: Group | None = None
+    separate: bool = False
 
     def record(self, **content: Any) -> Record:
         """The record of this run; it is completed unless ``content`` says otherwise."""

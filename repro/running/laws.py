@@ -15,7 +15,7 @@ from repro.models import build as build_model
 from repro.randomness import derive, generator
 from repro.registry.specs import Spec
 from repro.results.records import Record
-from repro.running import traffic_laws
+from repro.running import failure_laws, traffic_laws
 from repro.running.job import Job
 from repro.training import plain
 from repro.training.exchange import Exchange
@@ -210,6 +210,7 @@ LAWS: dict[str, Callable[[Spec, int], dict[str, Any]]] = {
     "label_split": lambda spec, seed: label_split(
         workers=spec.workers, local_batch=spec.local_batch, lr=spec.schedule["lr"], seed=seed
     ),
+    "lost_worker": failure_laws.lost_worker,
     "normalisation": lambda spec, seed: normalisation(
         images=spec.local_batch, image_size=spec.image_size, width=spec.width, seed=seed
     ),

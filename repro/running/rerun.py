@@ -69,12 +69,17 @@ def rerun(
     must lie within ``SIZE_TOLERANCE`` of those on record, but for a fixed threshold, whose lengths vary more. Of a
     measurement, bytes of tensors must be equal and, on the same machine type, times and peaks agree within an interval;
     nothing else should run meanwhile. Of a law, elsewhere, each check of what it states must be met or missed alike.
+    A record that processes of torchrun made is repeated in this process, with the workers one after the other.
 
     Raises:
         ReproError: there is no record to compare with, or it is stale.
     """
     stored = recorded(spec, seed, root)
-    again, provenance = runner.run(spec, seed, root, processes=processes, checkpoint_seconds=math.inf, report=report)
+    known = records.provenance_path(store.record_path(spec, seed, root))
+    separate = known.exists() and "transport" in files.read_json(known)  # summed worker by worker, as the record was
+    again, provenance = runner.run(
+        spec, seed, root, processes=processes, checkpoint_seconds=math.inf, report=report, separate=separate
+    )
     found = _compare(spec, stored, again, provenance, root)
     return replace(found, recorded=records.result(stored), again=records.result(again))
 

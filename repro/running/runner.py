@@ -12,6 +12,7 @@ import torch
 
 from repro import files, machine
 from repro.checkpoint import Checkpoint
+from repro.distributed import Group
 from repro.errors import ReproError
 from repro.registry import published, store
 from repro.registry.specs import Spec
@@ -43,6 +44,8 @@ def run(
     processes: int = 1,
     checkpoint_seconds: float | None = None,
     report: Report = lambda share: None,
+    group: Group | None = None,
+    separate: bool = False,
 ) -> tuple[Record, dict[str, Any]]:
     """Execute one run and return its record and its provenance; nothing is written but checkpoints.
 
@@ -54,6 +57,8 @@ def run(
         checkpoint_seconds: least time between checkpoints (``CHECKPOINT_SECONDS`` when None); a run that was killed
             goes on from the last one. With infinity, checkpoints are neither written nor read.
         report: called with the finished share (0..1) after every round, step or measured size.
+        group: the other processes, where torchrun started several.
+        separate: repeat what a group computed: see ``Job``.
 
     Returns:
         The record, and its provenance. There ``seconds`` are those of the wall clock while the run went on,
@@ -63,10 +68,11 @@ def run(
     Raises:
         ReproError: bad data or settings. A diverged training is no error but a record with status ``diverged``.
     """
-    _make_reproducible()
+    make_reproducible()
     fingerprint = store.fingerprint(spec, seed, root)
     pause = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
-    checkpoint = Checkpoint(checkpoint_path(spec, seed, root), fingerprint, pause)
+    place = checkpoint_path(spec, seed, root, shared=group is not None)
+    checkpoint = Checkpoint(place, fingerprint, pause)
     identity: dict[str, Any] = {
         "run": spec.run,
         "source": spec.source,
@@ -78,12 +84,18 @@ def run(
         "fingerprint": fingerprint,
         "rules": published.rules_of(spec.run, root) if spec.profile == STUDY else None,
     }
-    job = Job(spec, seed, root, identity, checkpoint, processes, report)
+    job = Job(spec, seed, root, identity, checkpoint, processes, report, group=group, separate=separate)
     record = KINDS[spec.kind](job)
-    return record, _provenance(record, checkpoint, processes) | ({"seconds_of": job.seconds} if job.seconds else {})
+    provenance = _provenance(record, checkpoint, processes if group is None else group.size)
+    provenance |= {"seconds_of": job.seconds} if job.seconds else {}
+    if group is None:
+        return record, provenance
+    crossed = group.crossed
+    provenance["cpu_seconds"] = round(provenance["cpu_seconds"] + crossed.cpu_seconds, 1)
+    return record, provenance | {"transport": {"backend": "gloo", "bytes_up": crossed.up, "bytes_down": crossed.down}}
 
 
-def _make_reproducible() -> None:
+def make_reproducible() -> None:
     """One thread a process, and on a GPU only kernels that sum in a fixed order."""
     torch.set_num_threads(1)
     if machine.device().type == "cuda":
@@ -113,9 +125,10 @@ def _provenance(record: Record, checkpoint: Checkpoint, processes: int) -> dict[
     }
 
 
-def checkpoint_path(run: Spec | Record, seed: int, root: Path) -> Path:
-    """Where the checkpoint of a run lies while it is not finished."""
-    return root / "data/checkpoints" / run.profile / run.source / f"{run.run}.s{seed}.pt"
+def checkpoint_path(run: Spec | Record, seed: int, root: Path, *, shared: bool = False) -> Path:
+    """Where the checkpoint of a run lies while it is not finished; ``shared``: of one in several processes."""
+    name = f"{run.run}.s{seed}{'.processes' if shared else ''}.pt"
+    return root / "data/checkpoints" / run.profile / run.source / name
 
 
 def save(record: Record, provenance: dict[str, Any], root: Path = Path()) -> Path:
@@ -135,5 +148,6 @@ def save(record: Record, provenance: dict[str, Any], root: Path = Path()) -> Pat
         else:
             files.write_atomic(beside, before)
         raise
-    checkpoint_path(record, record.seed, root).unlink(missing_ok=True)
+    for shared in (False, True):
+        checkpoint_path(record, record.seed, root, shared=shared).unlink(missing_ok=True)
     return path

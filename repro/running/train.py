@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from repro import codecs, files
+from repro.distributed import Crossed, Host, Server, large_batch
 from repro.errors import Diverged, ReproError
 from repro.experiments import schedules
 from repro.experiments.stepup import StepUp
@@ -24,10 +25,10 @@ from repro.results.records import Record
 from repro.running import tracking
 from repro.running.clock import Clock
 from repro.running.job import Job
-from repro.running.prepare import prepare
-from repro.training import Round, fast
+from repro.running.prepare import Setting, prepare
+from repro.training import Round, fast, plain
 from repro.training.buffers import Buffers
-from repro.training.clients import Clients
+from repro.training.clients import Clients, SerialClients
 from repro.training.evaluate import evaluate_shared, expect_finite
 from repro.training.exchange import Exchange
 from repro.training.gate import Gate
@@ -41,6 +42,7 @@ class State:
     """The part of a run's state that is not in the model: what a checkpoint holds besides weights and momentum.
 
     ``epoch_...`` count since the last row, ``observed_...`` since the last evaluation that the schedule observed.
+    ``crossed`` is what came from other processes, where there are any.
     """
 
     rounds: int = 0
@@ -59,6 +61,7 @@ class State:
     states: list[codecs.State] = field(default_factory=list)
     own_buffers: list[dict[str, torch.Tensor]] = field(default_factory=list)
     momenta: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    crossed: dict[str, Any] = field(default_factory=dict)
 
     def count(self, done: Round) -> None:
         """Add a finished round."""
@@ -80,7 +83,12 @@ def run(job: Job) -> Record:
         ReproError: bad data or settings.
     """
     tracking.expect_meaningful(job.spec)
-    training = Training(job)
+    return finished(Training(job, prepare(job.spec, job.seed, job.root)))
+
+
+def finished(training: Training) -> Record:
+    """All rounds that are left of a training, and its record."""
+    job = training.job
     status, reason = "completed", None
     try:
         with training.rounds() as rounds:
@@ -88,19 +96,29 @@ def run(job: Job) -> Record:
                 training.after(done)
     except Diverged as error:
         status, reason = "diverged", f"after {training.state.rounds} of {training.clock.total} rounds: {error}"
+    if job.group is not None and status == "completed":
+        _expect_all_received(job.group.crossed, training.state)
     return job.record(
         data=training.setting.data, status=status, reason=reason, rows=training.state.rows, series=training.series()
     )
 
 
+def _expect_all_received(crossed: Crossed, state: State) -> None:
+    """Raise a ReproError unless as many bytes came from other processes as the record counts."""
+    if (crossed.up, crossed.down) != (state.bytes_up, state.bytes_down):
+        raise ReproError(
+            f"{crossed.up} bytes came from the clients and {crossed.down} to them, {state.bytes_up} and "
+            f"{state.bytes_down} were counted; equal numbers were expected; this is a bug in the run"
+        )
+
+
 class Training:
     """One training, built once from its spec: what it trains with, how far it is, and what follows a round."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, setting: Setting) -> None:
         spec, seed = job.spec, job.seed
         self.job, self.spec, self.track = job, spec, spec.track or []
-        self.setting = prepare(spec, seed, job.root)
-        model, batches = self.setting.model, self.setting.batches
+        self.setting, model, batches = setting, setting.model, setting.batches
         codec = codecs.of_run(spec.codec, spec.method, spec.momentum, workers=spec.workers, options=spec.codec_options)
         self.schedule = schedules.build(spec.schedule)
         self.optimisation = Optimisation(
@@ -131,6 +149,8 @@ class Training:
         self.clock, step_up = Clock.of(spec, batches), _step_up(spec, seed, job.root)
         self.gate = Gate(step_up, seed, self.state.gradient_norms, self.state.factors) if step_up else None
         self._clients: Clients | None = None
+        if job.group is not None:
+            job.group.crossed = Crossed(**self.state.crossed)
 
     def _restored(self, state: Mapping[str, Any]) -> State:
         """The progress in a checkpoint's ``state``; sets model and optimiser, or leaves both if it does not fit."""
@@ -153,12 +173,19 @@ class Training:
         if spec.method == "central":
             yield fast.centralised(model, self.optimiser, batches, self.optimisation, todo, before_step=self.gate)
             return
-        if spec.method == "large_batch":
-            yield fast.large_batch(model, self.optimiser, batches, self.exchange, self.optimisation, todo)
+        scored = self.clock.total - 1 if "per_class" in self.track else None
+        if self.job.group is not None:
+            clients = Server(self.job.group, self._serial(), model, lambda: self.schedule.state())
+            with clients.begin(self.job.checkpoint.fingerprint) as self._clients:
+                if spec.method == "large_batch":
+                    yield large_batch(clients, self.optimiser, todo)
+                else:
+                    yield fast.federated_averaging(model, clients, todo, score_clients_in=scored)
             return
-        local = LocalTraining(
-            spec.local_epochs, self.clock.local_steps, Momenta(spec.local_momentum, self.state.momenta), spec.weights
-        )
+        if spec.method == "large_batch":
+            engine = plain if self.job.separate else fast
+            yield engine.large_batch(model, self.optimiser, batches, self.exchange, self.optimisation, todo)
+            return
         # A schedule with a state changes in this process only, so its clients must run here too.
         alone = device().type != "cpu" or bool(schedules.build(spec.schedule).state())
         with fast.client_pool(
@@ -166,13 +193,39 @@ class Training:
             batches,
             self.exchange,
             self.optimisation,
-            local,
+            self._local(),
             processes=1 if alone else self.job.processes,
             evaluation=self.setting.evaluation_parts(),
             final=self.setting.evaluation_parts(final=True),
         ) as self._clients:
-            scored = self.clock.total - 1 if "per_class" in self.track else None
             yield fast.federated_averaging(model, self._clients, todo, score_clients_in=scored)
+
+    def serve(self) -> None:
+        """Hold clients for the server of the job's group until that lets this process end."""
+        assert self.job.group is not None
+
+        def follow(state: dict[str, Any]) -> None:
+            self.schedule = self.schedule.with_state(state) if state else self.schedule
+
+        Host(self.job.group, self._serial(), follow).serve(self.job.checkpoint.fingerprint)
+
+    def _local(self) -> LocalTraining:
+        spec = self.spec
+        momenta = Momenta(spec.local_momentum, self.state.momenta)
+        return LocalTraining(spec.local_epochs, self.clock.local_steps, momenta, spec.weights)
+
+    def _serial(self) -> SerialClients:
+        """All clients in this process."""
+        setting = self.setting
+        return SerialClients(
+            setting.model,
+            setting.batches,
+            self.exchange,
+            self.optimisation,
+            self._local(),
+            setting.evaluation_parts(),
+            setting.evaluation_parts(final=True),
+        )
 
     def after(self, done: Round) -> None:
         """What follows a round: it is counted; when due, the model is evaluated, the schedule told, the state saved."""
@@ -195,6 +248,9 @@ class Training:
         self.job.report(done.number / total)
         if done.number < total and self.job.checkpoint.due():
             state.schedule = self.schedule.state()
+            if isinstance(self._clients, Server):
+                self._clients.gather()
+                state.crossed = asdict(self._clients.group.crossed)
             model, optimiser = self.setting.model.state_dict(), self.optimiser.state_dict()
             self.job.checkpoint.save({"model": model, "optimiser": optimiser, "progress": vars(state)})
 

@@ -211,6 +211,7 @@ def test_load_of_a_source_takes_its_own_records_and_misses_only_its_grids(tmp_pa
     assert [record.seed for record in loaded.seeds("e2-payloads-resnet50-10")] == [11]
     assert {run for run, _ in loaded.missing if "-grid-" not in run} == {
         "e2-large-batch-plain",
+        "e2-law-lost-worker",
         "e2-law-slowest-device",
     }
     assert list(loaded.verdicts) == [f"e2.c{i}" for i in range(1, 17)]

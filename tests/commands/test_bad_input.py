@@ -200,7 +200,7 @@ def test_files_that_are_missing_or_damaged_are_one_line(
         "notebook",
     }  # which would work, or write, where it is there
     commands = [name for name in COMMANDS if name not in skipped]
-    needs = {"run": ["e1-central"], "rerun": ["e1-central"]}
+    needs = {"run": ["e1-central"], "rerun": ["e1-central"], "import": ["elsewhere"]}
     needs["advise"] = ["--model", "cnn", "--data", "cifar10", "--memory", "1GiB"]
     draw = random.Random(how)
     files = [draw.choice(FILES) for _ in commands]
