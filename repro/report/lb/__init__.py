@@ -1,5 +1,5 @@
 """Figures and tables of the paper: performance models, batch size, step-up of gradients, and controls beside them."""
 
-from repro.report.lb import accuracy, batch_size, gates, measured, memory, runs, shares, step_up, times
+from repro.report.lb import accuracy, batch_size, gates, measured, memory, remedies, runs, shares, step_up, times
 
-__all__ = ["accuracy", "batch_size", "gates", "measured", "memory", "runs", "shares", "step_up", "times"]
+__all__ = ["accuracy", "batch_size", "gates", "measured", "memory", "remedies", "runs", "shares", "step_up", "times"]
