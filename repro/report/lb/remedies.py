@@ -215,7 +215,8 @@ def compression(groups: Selection, rows: Rows) -> Figure:
         "Accuracy without compression minus that with it at the end (mean of the last tenth), same seeds. Markers: "
         f"mean, with its 95 % Student-t interval. Equal iterations ({number(steps)}) at every batch, so a larger batch "
         f"sees more images. {number(workers)} workers share the batch. ÷: how many times shorter their uploads are. "
-        f"Left: points; right: in percent of the points above chance at which training without compression ends. {OURS}",
+        "Left: points; right: in percent of the points above chance at which training without compression ends. "
+        f"{OURS}",
         *gaps_of_many(groups),
     ]
     figure, panels = layout.new(
