@@ -61,7 +61,7 @@ def at_equal_bytes(record: Record, budget: int) -> float | None:
         return 100 * record.chance
     if done[-1] <= budget:
         return ends([record])[record.seed]
-    before = [row for row in record.rows if done[row["round"] - 1] <= budget]
+    before = [row for row in record.rows if done[min(row["round"], len(done)) - 1] <= budget]
     return 100 * float(before[-1]["test_top1"]) if before else None
 
 
