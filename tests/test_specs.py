@@ -285,8 +285,8 @@ def point(by_run: dict[str, specs.Spec], source: str, arm: str) -> str:
 
 @pytest.mark.parametrize("source", tree.ARMS)
 def test_a_grid_run_is_its_arm_but_for_what_a_grid_changes(source: str, resolved) -> None:
-    sizes = {"epochs", "evaluate_every", "test_images", "final_test_images", "final_evaluations", "train_images"}
-    changed = sizes | {"run", "group", "evaluate_on", "expects_divergence", "schedule", "lr"}
+    sizes = {"epochs", "evaluate_every", "evaluate_at", "test_images", "final_test_images", "final_evaluations"}
+    changed = sizes | {"train_images", "run", "group", "evaluate_on", "expects_divergence", "schedule", "lr"}
     for arm in tree.ARMS[source]:
         names = (point(resolved["study"], source, arm), tree.of_arm(source, arm))
         ours, base = (resolved["study"][run].as_dict() for run in names)
