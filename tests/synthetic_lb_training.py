@@ -31,6 +31,17 @@ LOSSES = {("bsp", "iid"): 0.0, ("bsp", "noniid"): 0.06, ("fa", "iid"): 0.02, ("f
 GAINS = {"resnet50": {2: 0.01, 4: 0.02, 8: 0.03, 16: 0.05}, "vgg11": {2: 0.01, 4: 0.02, 8: -0.12, 16: -1.0}}
 
 
+REMEDIES = {
+    "small": 0.0, "plain": 0.1, "scaling": 0.05, "lars": 0.08, "lamb": 0.12, "local": 0.06, "extrapolated": 0.09,
+    "isotropic": 0.11, "fisher": 0.1, "growing": 0.02, "adaptive": 0.04, "step-up": 0.07,
+}  # fmt: skip
+"""Points below batch 32 that a remedy ends."""
+COSTS = {"dense": 0.0, "topk": 0.12, "dgc": 0.03, "int8": 0.002, "powersgd": 0.05}
+"""Points that a codec costs at batch 64; half of it at 256, a quarter at 1024."""
+STEPS_OF_REMEDIES = {"local": 0.125, "growing": 16.0, "adaptive": 8.0}
+"""Synchronisations in a round."""
+
+
 def planned(profile: str = "study", group: str = "artefact") -> list[Spec]:
     """The paper's trained runs at ``SIZES``."""
     found = {spec.run: spec for spec, _ in specs.runs("lb", profile, group, specs_root()) if spec.kind == "train"}
@@ -62,6 +73,11 @@ def _rounds(spec: Spec) -> list[tuple[int, float]]:
 
 
 def _final(spec: Spec) -> float:
+    if spec.run.startswith("lb-remedy-"):
+        return 0.5 - REMEDIES[spec.run.removeprefix("lb-remedy-")]
+    if spec.run.startswith("lb-compress-"):
+        codec, batch = spec.run.split("-")[2:]
+        return 0.55 - COSTS[codec] / {"64": 1, "256": 2, "1024": 4}[batch]
     final = FINALS[spec.model]
     if spec.method != "central":
         method, _, *split = spec.run.split("-")[1:]
@@ -76,6 +92,9 @@ def _final(spec: Spec) -> float:
 
 def _series(spec: Spec, rounds: int, rng: np.random.Generator) -> dict[str, list[float]]:
     series = {"train_loss": [2.3 / (1 + at) for at in range(rounds)]}
+    if spec.remedy is not None:
+        each = STEPS_OF_REMEDIES.get(spec.run.removeprefix("lb-remedy-"), 1.0)
+        series["synchronisations"] = np.diff(np.floor(each * np.arange(rounds + 1))).tolist()
     if "gradient_norm" not in (spec.track or []) and spec.step_up is None:
         return series
     level = 0.5 + 20 / math.sqrt(spec.local_batch)
@@ -106,7 +125,7 @@ def record(spec: Spec, seed: int) -> Record:
         # iterations decide how far training has come, and a little the images
         pace = (at / 60 + epoch / 4) if spec.method == "central" else epoch / 3
         accuracy = chance + (final - chance) * (1 - math.exp(-pace))
-        sent = 0 if spec.method == "central" else at * 10 * 700_000
+        sent = 0 if spec.method == "central" else at * 10 * (700_000 if spec.codec == "dense" else 25_000)
         rows.append({
             "epoch": epoch, "round": at, "lr": spec.schedule["lr"], "train_loss": 2.3 * math.exp(-epoch / 9),
             "train_top1": accuracy + 0.05, "test_loss": 2.3 * math.exp(-epoch / 11), "test_top1": accuracy,

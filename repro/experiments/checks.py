@@ -23,6 +23,7 @@ _ONLY_WITH: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     *((name, "method", _SENDING) for name in ("partition", "buffers", "clients_wait")),
     *((name, "method", ("federated",)) for name in ("local_epochs", "local_momentum", "weights")),
     ("step_up", "method", ("central",)),
+    ("remedy", "method", ("central",)),
     ("evaluate_at", "method", ("central", "large_batch")),
     ("labels_per_client", "partition", ("labels",)),
     ("drop_uncovered", "partition", ("labels",)),
@@ -37,7 +38,7 @@ _ONLY_IN: dict[str, tuple[str, ...]] = {
     "batch_sizes": ("measure", "gradients", "teacher"), "peak_sizes": ("measure",), "blocks": ("measure",),
     "repetitions": ("measure", "gradients", "teacher"), "final_test_images": ("train",),
     "final_evaluations": ("train",), "evaluate_at": ("train",), "batch_shares": ("train",), "step_up": ("train",),
-    "track": ("train",),
+    "remedy": ("train",), "remedy_options": ("train",), "track": ("train",),
 }  # fmt: skip
 """Kinds of runs that read a setting."""
 
@@ -45,6 +46,7 @@ _ONLY_IN: dict[str, tuple[str, ...]] = {
 def check(spec: Spec, where: str) -> None:
     """Raise a ReproError, which begins with ``where``, for settings that do not fit together or would be ignored."""
     _check_codec(spec, where)
+    _check_remedy(spec, where)
     _check_read(spec, where)
     try:
         schedules.build(spec.schedule)
@@ -121,6 +123,24 @@ def _check_codec(spec: Spec, where: str) -> None:
         raise ReproError(
             f"{where}, key codec: {spec.codec!r}; one of {', '.join(numerics.CODECS)}, alone or with +zip, was expected"
             f"{did_you_mean(name, numerics.CODECS)}"
+        )
+
+
+def _check_remedy(spec: Spec, where: str) -> None:
+    """A remedy that exists, whose options go with it, and which is the only thing that changes steps."""
+    if spec.remedy is None:
+        if spec.remedy_options is not None:
+            raise ReproError(f"{where}, key remedy_options: no remedy that has them; name one, or leave them out")
+        return
+    if spec.remedy not in numerics.REMEDIES:
+        raise ReproError(
+            f"{where}, key remedy: {spec.remedy!r}; one of {', '.join(numerics.REMEDIES)} was expected"
+            f"{did_you_mean(spec.remedy, numerics.REMEDIES)}"
+        )
+    if spec.step_up is not None or "gradient_norm" in (spec.track or []):
+        raise ReproError(
+            f"{where}, key remedy: {spec.remedy} with step_up or track gradient_norm, which need plain "
+            "steps; leave one out"
         )
 
 

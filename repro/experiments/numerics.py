@@ -74,14 +74,18 @@ def _part(codec: str) -> str:
 
 _CODECS = {entry["name"]: entry for entry in _registered("codecs")}
 _NETWORKS = {entry["name"]: entry for entry in _registered("models")}
+_REMEDIES = {entry["name"]: entry for entry in _registered("training/remedies")}
 CODECS = tuple(sorted(name for name in _CODECS if not name.startswith("+")))
 """Names of all codecs, wrappers left out."""
 NETWORKS = tuple(sorted(_NETWORKS))
 """Names of all networks."""
+REMEDIES = tuple(sorted(_REMEDIES))
+"""Names of all remedies for the generalisation gap of large batches."""
 _PART_OF_NETWORK = {name: of.get("part", name) for name, of in _NETWORKS.items() if "version" in of}
 """Networks that have a version of their own; that of ``models`` covers the ResNets and how all are built."""
 _VERSIONS = _PARTS | {_part(name): of["version"] for name, of in _CODECS.items()}
 _VERSIONS |= {part: _NETWORKS[name]["version"] for name, part in _PART_OF_NETWORK.items()}
+_VERSIONS |= {f"remedy_{name}": of["version"] for name, of in _REMEDIES.items()}
 VERSIONS: dict[str, int] = dict(sorted(_VERSIONS.items()))
 """Version of every part."""
 MEASURED_CODECS = (
@@ -164,6 +168,8 @@ def _of_training(spec: dict[str, Any]) -> list[str]:
     if spec["partition"] == "labels":
         parts.append("partition_by_labels")
     parts += [part for name, (neutral, part) in _NEUTRAL.items() if spec.get(name, neutral) != neutral]
+    if spec.get("remedy"):
+        parts.append("remedy_" + spec["remedy"])
     return parts + [f"tracked_{name}" for name in spec.get("track") or []]
 
 

@@ -176,6 +176,9 @@ class Training:
         step_up: paper lb's step-up method, in the terms of ``repro.experiments.stepup.StepUp``; None: gradients stay as
             they are. ``share_of`` instead of ``share`` names another run: on average as often as that one did with the
             same seed.
+        remedy: what is changed in central training to narrow the generalisation gap of a large batch
+            (``repro.training.remedies``); None: nothing.
+        remedy_options: options of the remedy by name (the arguments of its class); None: its defaults.
     """
 
     method: Literal["central", "large_batch", "federated"]
@@ -189,6 +192,8 @@ class Training:
     local_momentum: Literal["restart", "keep", "average"] = "restart"
     weights: Literal["images", "equal"] = "images"
     step_up: dict[str, Any] | None = None
+    remedy: str | None = None
+    remedy_options: dict[str, int | float | list[int | float]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -178,6 +178,15 @@ _LAWS = {
     "lb-law-epoch-traffic": "law of an epoch's traffic", "e2-law-slowest-device": "law of the slowest device",
     "e2-law-lost-worker": "law of the lost worker",
 }  # fmt: skip
+_REMEDIES = {
+    "plain": "batch 1024", "small": "batch 32", "scaling": "linear scaling", "lars": "LARS", "lamb": "LAMB",
+    "local": "post-local SGD", "extrapolated": "extrapolated SGD", "isotropic": "isotropic noise",
+    "fisher": "Fisher noise", "growing": "growing batch", "adaptive": "batch by noise scale",
+    "step-up": "step-up X = 4",
+}  # fmt: skip
+_COMPRESSED = {"dense": "no compression", "topk": "top-k", "dgc": "DGC", "int8": "int8", "powersgd": "PowerSGD"}
+_REMEDY = re.compile(rf"lb-(?:grid-)?remedy-(?P<name>[a-z-]+?)(?:-lr{_RATES})?")
+_COMPRESSION = re.compile(r"lb-compress-(?P<codec>[a-z0-9]+)-(?P<batch>\d+)")
 _MEASURED = re.compile(r"lb-(?P<kind>perf|memory|capacity|gradients|teacher)-(?P<network>\w+)")
 _PAYLOADS = re.compile(r"e2-payloads-(?P<network>\w+)-(\d+)")
 
@@ -277,6 +286,11 @@ def _label_of_paper(run: str, settings: _Settings) -> str:
         }  # fmt: skip
         what = kinds.get(measured["kind"], measured["kind"])
         return f"{_NETWORKS.get(measured['network'], measured['network'])} ({what})"
+    if remedy := _REMEDY.fullmatch(run):
+        rate = f" (learning rate {_number(remedy[2])})" if remedy[2] else ""
+        return f"small CNN {_REMEDIES.get(remedy['name'], remedy['name'])}{rate}"
+    if sent := _COMPRESSION.fullmatch(run):
+        return f"ResNet18 {_COMPRESSED.get(sent['codec'], sent['codec'])} (batch {sent['batch']})"
     found = _OF_PAPER.fullmatch(re.sub(r"lb-grid-([a-z0-9]+)-([a-z0-9]+)", r"lb-\2-\1", run))
     if found is None:
         return run

@@ -162,6 +162,16 @@ GATES = {
     "rate": Style("#5B7FA6", "^", (0, (3.0, 1.0))),
 }
 
+#: Remedies for the generalisation gap: the axis tells them apart.
+_REMEDY = Style("#B8352F", "D", "-")
+#: Codecs whose cost is drawn by batch size, as run ids have them.
+CODECS = {
+    "topk": Style("#1A1A1A", "o", "-"),
+    "dgc": Style("#00539C", "D", (0, (5.0, 1.5))),
+    "int8": Style("#DB7600", "^", (0, (5.0, 1.2, 1.2, 1.2))),
+    "powersgd": Style("#9A6FB5", "s", (0, (1.2, 1.2))),
+}
+
 
 def _of_paper() -> dict[str, Style]:
     looks: dict[str, Style] = {}
@@ -172,6 +182,7 @@ def _of_paper() -> dict[str, Style]:
         }
         for threshold in ("t05", "t08"):
             looks |= {f"lb-step-{model}-{threshold}-x{factor}": look for factor, look in FACTORS.items() if factor > 1}
+    looks |= {"lb-remedy-small": _SMALL, "lb-remedy-plain": _LARGE}
     return looks
 
 
@@ -184,6 +195,8 @@ def of(run: str, method: str) -> Style:
 
     Runs of post 1 with GroupNorm look like those with BatchNorm, with which they never share a figure.
     """
+    if run.startswith("lb-remedy-") and run not in TRAINED:
+        return _REMEDY
     return (NETWORKS | TRAINED).get(run) or (ARMS | COMPRESSED).get(run.removesuffix("-gn"), METHODS[method])
 
 

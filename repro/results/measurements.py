@@ -20,7 +20,10 @@ LEAST_FITTED = 32
 SPEEDS = (1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25)
 LOCAL_BATCH = 128
 
-TITLES = {"resnet18": "ResNet18", "resnet50": "ResNet50", "vgg11": "VGG11", "alexnet": "AlexNet", "vit": "ViT"}
+TITLES = {
+    "resnet18": "ResNet18", "resnet50": "ResNet50", "vgg11": "VGG11", "alexnet": "AlexNet", "vit": "ViT",
+    "cnn": "small CNN",
+}  # fmt: skip
 DATASETS = {
     "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "caltech101": "CalTech-101", "caltech256": "CalTech-256",
     "food101": "Food-101",

@@ -26,7 +26,7 @@ from repro.running import tracking
 from repro.running.clock import Clock
 from repro.running.job import Job
 from repro.running.prepare import Setting, prepare
-from repro.training import Round, fast, plain
+from repro.training import Round, fast, plain, remedies
 from repro.training.buffers import Buffers
 from repro.training.clients import Clients, SerialClients
 from repro.training.evaluate import evaluate_shared, expect_finite
@@ -34,7 +34,7 @@ from repro.training.exchange import Exchange
 from repro.training.gate import Gate
 from repro.training.local import LocalTraining
 from repro.training.momenta import Momenta
-from repro.training.steps import Optimisation, gradient_norm
+from repro.training.steps import Optimisation, gradient_norm, sgd
 
 
 @dataclass
@@ -50,6 +50,7 @@ class State:
     losses: list[float] = field(default_factory=list)
     gradient_norms: list[float] = field(default_factory=list)
     factors: list[float] = field(default_factory=list)
+    synchronisations: list[float] = field(default_factory=list)
     bytes_up: int = 0
     bytes_down: int = 0
     epoch_loss: float = 0.0
@@ -62,11 +63,13 @@ class State:
     own_buffers: list[dict[str, torch.Tensor]] = field(default_factory=list)
     momenta: list[dict[str, torch.Tensor]] = field(default_factory=list)
     crossed: dict[str, Any] = field(default_factory=dict)
+    remedy: dict[str, Any] = field(default_factory=dict)
 
     def count(self, done: Round) -> None:
         """Add a finished round."""
         self.rounds = done.number
         self.losses.append(done.loss)
+        self.synchronisations.append(done.synchronisations)
         self.bytes_up += done.bytes_up
         self.bytes_down += done.bytes_down
         self.epoch_loss += done.loss * done.images
@@ -120,12 +123,16 @@ class Training:
         self.job, self.spec, self.track = job, spec, spec.track or []
         self.setting, model, batches = setting, setting.model, setting.batches
         codec = codecs.of_run(spec.codec, spec.method, spec.momentum, workers=spec.workers, options=spec.codec_options)
+        self.clock = Clock.of(spec, batches)
+        course = remedies.Course(seed, self.clock.total)
+        self.remedy = remedies.build(spec.remedy, course, spec.remedy_options) if spec.remedy else None
         self.schedule = schedules.build(spec.schedule)
         self.optimisation = Optimisation(
             lambda epoch: self.schedule.lr(epoch),  # as the schedule stands then
             spec.momentum,
             spec.weight_decay,
             spec.precision,
+            sgd if self.remedy is None else self.remedy.optimiser,
         )
         if spec.method == "large_batch":
             self.optimiser = self.optimisation.of_server(model, codec)
@@ -135,6 +142,8 @@ class Training:
             own_buffers=Buffers.start(spec.buffers, model, batches.clients).own,
             momenta=Momenta.start(spec.local_momentum, model, batches.clients).own,
         )
+        if self.remedy is not None and self.state.remedy:
+            self.remedy.restore(self.state.remedy)
         if self.state.schedule:
             self.schedule = self.schedule.with_state(self.state.schedule)
         self.buffers = Buffers(spec.buffers, self.state.own_buffers)
@@ -146,7 +155,7 @@ class Training:
             derive(seed, "codec"),
             self.state.states,
         )
-        self.clock, step_up = Clock.of(spec, batches), _step_up(spec, seed, job.root)
+        step_up = _step_up(spec, seed, job.root)
         self.gate = Gate(step_up, seed, self.state.gradient_norms, self.state.factors) if step_up else None
         self._clients: Clients | None = None
         if job.group is not None:
@@ -171,7 +180,9 @@ class Training:
         spec, model, batches = self.spec, self.setting.model, self.setting.batches
         todo = range(self.state.rounds, self.clock.total)
         if spec.method == "central":
-            yield fast.centralised(model, self.optimiser, batches, self.optimisation, todo, before_step=self.gate)
+            yield fast.centralised(
+                model, self.optimiser, batches, self.optimisation, todo, before_step=self.gate, remedy=self.remedy
+            )
             return
         scored = self.clock.total - 1 if "per_class" in self.track else None
         if self.job.group is not None:
@@ -251,6 +262,7 @@ class Training:
             if isinstance(self._clients, Server):
                 self._clients.gather()
                 state.crossed = asdict(self._clients.group.crossed)
+            state.remedy = self.remedy.state() if self.remedy is not None else {}
             model, optimiser = self.setting.model.state_dict(), self.optimiser.state_dict()
             self.job.checkpoint.save({"model": model, "optimiser": optimiser, "progress": vars(state)})
 
@@ -288,6 +300,8 @@ class Training:
             series["gradient_norm"] = self.state.gradient_norms
         if self.spec.step_up:
             series["step_up_factor"] = self.state.factors
+        if self.spec.remedy:
+            series["synchronisations"] = self.state.synchronisations
         return {name: [files.rounded(value) for value in values] for name, values in series.items()}
 
 

@@ -14,6 +14,7 @@ from repro.training.averages import WeightedMean
 from repro.training.buffers import shared_state
 from repro.training.exchange import Exchange
 from repro.training.local import ONE_EPOCH, LocalTraining
+from repro.training.remedies import Remedy, Step
 from repro.training.rounds import Round, Tally
 from repro.training.steps import Optimisation, backward, decayed_gradients, set_gradients, set_lr
 
@@ -25,18 +26,24 @@ def centralised(
     optimisation: Optimisation,
     steps: Iterable[int],
     before_step: Callable[[nn.Module, int], None] | None = None,
+    remedy: Remedy | None = None,
 ) -> Iterator[Round]:
     """Mini-batch SGD in one place. A round is a step; nothing is sent.
 
     ``before_step``, if given, is called with the model, which holds its gradient, and the number of the step, and may
-    change the gradient.
+    change the gradient. ``remedy``, if given, takes the step instead.
     """
     model.train()
     for step in steps:
         lr = optimisation.lr(step / batches.rounds_per_epoch)
         set_lr(optimiser, lr)
         x, y = batches.get(0, step)
-        loss, correct = backward(model, x, y, optimisation.precision, [batches.dropout_seed(0, step)])
+        seed = batches.dropout_seed(0, step)
+        if remedy is not None:
+            taken = remedy.take(Step(model, optimiser, x, y, optimisation.precision, lr, step, seed))
+            yield Round(step + 1, lr, taken.loss, taken.correct, len(y), 0, 0, synchronisations=taken.synchronisations)
+            continue
+        loss, correct = backward(model, x, y, optimisation.precision, [seed])
         if before_step is not None:
             before_step(model, step)
         optimiser.step()

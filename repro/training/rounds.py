@@ -17,6 +17,8 @@ class Round:
         bytes_up, bytes_down: length of all payloads from the workers to the server, and back, in this round.
         clients_top1_by_class: where asked for, the accuracy of each class (None: no image of it) for each client's own
             model, before the aggregation.
+        synchronisations: how often the round averages gradients or models; of central training, how often workers that
+            share its images would.
     """
 
     number: int
@@ -27,6 +29,7 @@ class Round:
     bytes_up: int
     bytes_down: int
     clients_top1_by_class: list[list[float | None]] | None = None
+    synchronisations: int = 1
 
 
 @dataclass

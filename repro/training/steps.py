@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,8 +52,8 @@ def backward(
     return value, int((logits.detach().argmax(1) == y).sum())
 
 
-def sgd(model: nn.Module, momentum: float = 0.0, weight_decay: float = 0.0) -> torch.optim.SGD:
-    """SGD on all parameters of ``model``; ``set_lr`` sets its learning rate before every step.
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """All parameters of ``model`` as an optimiser takes them.
 
     A model whose parameters do not all learn at the schedule's rate says so by a method ``lr_factors``, which returns
     the factor by name of those for which it is not 1; parameters of one factor form one group of the optimiser.
@@ -69,13 +70,16 @@ def sgd(model: nn.Module, momentum: float = 0.0, weight_decay: float = 0.0) -> t
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
         groups.setdefault(factors.get(name, 1.0), []).append(parameter)
-    return torch.optim.SGD(
-        [{"params": group, "lr_factor": factor} for factor, group in groups.items()],
-        lr=1.0,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        foreach=True,
-    )
+    return [{"params": group, "lr_factor": factor} for factor, group in groups.items()]
+
+
+def sgd(model: nn.Module, momentum: float = 0.0, weight_decay: float = 0.0) -> torch.optim.SGD:
+    """SGD on all parameters of ``model``; ``set_lr`` sets its learning rate before every step.
+
+    Raises:
+        ReproError: as ``parameter_groups``.
+    """
+    return torch.optim.SGD(parameter_groups(model), lr=1.0, momentum=momentum, weight_decay=weight_decay, foreach=True)
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ def test_table_escapes_what_would_split_a_cell() -> None:
 
 SEEDS = (11, 12, 13, 14, 15)
 SHAPES = {(r.run, r.seed): r for r in [*e1_records(SEEDS), *e2_records(SEEDS), *e3_records(SEEDS)]}
-STATEMENTS = {"e1": 10, "e2": 15, "e3": 12, "lb": 30}
+STATEMENTS = {"e1": 10, "e2": 16, "e3": 12, "lb": 32}
 """Statements with a rule, by source."""
 
 

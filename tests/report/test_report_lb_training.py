@@ -86,6 +86,7 @@ def test_the_paper_has_its_artefacts_and_controls_apart() -> None:
     assert {name for name in IDS if report.ARTEFACTS[name].published} == published
     controls = {
         "lb.extra-equation", "lb.extra-gating", "lb.extra-low-gating", "lb.extra-buffers", "lb.extra-sensitivity",
+        "lb.extra-remedies", "lb.extra-compression",
     }  # fmt: skip
     assert {name for name in IDS if report.ARTEFACTS[name].group == "control"} == controls
     assert set(IDS) == published | controls | {"lb.extra-sharpness", "lb.extra-low-rate", "lb.extra-training"}
@@ -435,3 +436,42 @@ def test_buffers_stand_beside_the_average() -> None:
     assert [row[0] for row in table.rows] == ["average", "local", "drop"]
     assert table.rows[0][5] == "–"
     assert "65.35 %" in " ".join(table.notes)
+
+
+# Remedies and compression ---------------------------------------------------------------------------------------
+
+
+def test_accuracy_at_equal_bytes_is_that_of_the_last_evaluation_that_the_large_batch_could_pay(rendered: Path) -> None:
+    """Batch 32 synchronises 32 times as often, a growing batch 16 times, post-local SGD an eighth as often."""
+    budget = of("lb-remedy-plain")[0].rows[-1]["round"]
+    for run, rounds in (("lb-remedy-small", budget), ("lb-remedy-growing", budget // 16), ("lb-remedy-local", None)):
+        for record in of(run):
+            found = lb.remedies.at_equal_bytes(record, budget)
+            before = [row["test_top1"] for row in record.rows if rounds is not None and row["round"] <= rounds]
+            expected = metrics.end_top1(record) if rounds is None else before[-1] if before else None
+            assert found == (None if expected is None else pytest.approx(100 * expected)), run
+    rows = read_csv(rendered / "lb.extra-remedies.csv")
+    for run in lb.remedies.REMEDIES:
+        expected = interval([100 * metrics.end_top1(record) for record in of(run)])
+        drawn = [values(rows, name, run=run)[0] for name in ("mean_percent", "low_percent", "high_percent")]
+        np.testing.assert_allclose(drawn, expected, rtol=1e-6)
+
+
+def test_a_remedy_that_diverged_counts_at_chance_and_has_no_sharpness() -> None:
+    records = change(("lb-remedy-lars",), lost)
+    rows = report.ARTEFACTS["lb.extra-remedies"].rows(select("x", records, report.ARTEFACTS["lb.extra-remedies"].runs))
+    own = [row for row in rows if row["run"] == "lb-remedy-lars"]
+    assert {(row["top1_percent"], row["equal_bytes_percent"], row["top_eigenvalue"]) for row in own} == {(10, 10, None)}
+
+
+def test_what_compression_costs_is_the_difference_to_no_compression_seed_by_seed(rendered: Path) -> None:
+    rows = read_csv(rendered / "lb.extra-compression.csv")
+    assert len(rows) == 4 * 3 * 3
+    for codec, words in lb.remedies.COMPRESSED.items():
+        for batch in lb.remedies.BATCHES:
+            dense, own = (of(lb.remedies.compressed_run(name, batch)) for name in ("dense", codec))
+            expected = [
+                100 * (metrics.end_top1(a) - metrics.end_top1(b)) for a, b in zip(dense, own, strict=True)
+            ]  # fmt: skip
+            np.testing.assert_allclose(values(rows, "lost_points", codec=words, batch=str(batch)), expected, rtol=1e-6)
+            assert set(values(rows, "times_shorter", codec=words, batch=str(batch))) == {28.0}
