@@ -123,11 +123,16 @@ def joined(timeout: float) -> Iterator[Group]:
     Raises:
         Lost: not all came in time.
     """
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rank, size, wait = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), timedelta(seconds=timeout)
     try:
-        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
+        store, _, _ = next(dist.rendezvous("env://", timeout=wait))
+        # torchrun keeps the store when it starts all again, and in it the addresses of processes that have ended
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=wait)
     except RuntimeError as error:
-        raise Lost(f"process {rank} of {size}: not all others came within {timeout:g} s; {AGAIN}") from error
+        raise Lost(
+            f"process {rank} of {size}: not all others could be reached within {timeout:g} s; {AGAIN}"
+        ) from error
     try:
         yield Group(rank, size, timeout)
     finally:
