@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -74,3 +75,6 @@ def _begin(work: Callable[[int], None], rank: int, environment: Mapping[str, str
         except ReproError as error:
             print(f"repro: {error}", file=sys.stderr)
             raise SystemExit(2) from None
+        except Exception:  # a bug: its trace belongs to what this process said
+            traceback.print_exc()
+            raise SystemExit(1) from None

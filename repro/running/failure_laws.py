@@ -84,7 +84,7 @@ def _take_part(rank: int, *, spec: Spec, seed: int, folder: Path, last: int) -> 
     with joined(_SILENCE) as group:
         checkpoint = _EveryRound(folder / "checkpoint.pt", identity["fingerprint"], 0 if rank == 0 else inf)
         setting = _setting(spec, seed, last if rank == group.size - 1 else -1)
-        training = Training(Job(spec, seed, folder, identity, checkpoint, 1, note, group), setting)
+        training = Training(Job(spec, seed, folder, identity, checkpoint, 1, note, group=group), setting)
         if rank:
             training.serve()
             return
@@ -98,7 +98,10 @@ def _train(spec: Spec, seed: int, folder: Path, last: int = -1) -> list[int | No
     started = Started(spec.workers + 1, partial(_take_part, spec=spec, seed=seed, folder=folder, last=last), folder)
     codes = started.ended(_PATIENCE)
     if last < 0 and any(codes):
-        raise ReproError(f"{spec.run}: a process ended: {' '.join(started.said(0)) or codes}; run the law again")
+        said = next((lines for rank in range(len(codes)) if codes[rank] and (lines := started.said(rank))), [])
+        raise ReproError(
+            f"{spec.run}: processes ended with {codes}: {said[-1] if said else 'no word'}; run the law again"
+        )
     return codes
 
 

@@ -26,10 +26,10 @@ class Job:
         checkpoint: from which the run goes on, and into which its state is saved.
         processes: processes that the clients of federated averaging are spread over.
         report: called with the finished share after every round, step or measured size.
-        seconds: what a part of the run took, by its name, for the provenance; filled by kinds of runs that tell.
         group: the other processes, where torchrun started several: the clients are there.
         separate: workers of large batch compute one after the other, and gradients are summed in their order, as with
             a group, though all is in this process.
+        seconds: what a part of the run took, by its name, for the provenance; filled by kinds of runs that tell.
     """
 
     spec: Spec
@@ -39,9 +39,9 @@ class Job:
     checkpoint: Checkpoint
     processes: int
     report: Report
-    seconds: dict[str, float] = field(default_factory=dict)
     group: Group | None = None
     separate: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def record(self, **content: Any) -> Record:
         """The record of this run; it is completed unless ``content`` says otherwise."""

@@ -57,7 +57,7 @@ def run(
         else:
             runner.make_reproducible()
             none = Checkpoint(Path(os.devnull), store.fingerprint(spec, seed, root), inf)
-            Training(Job(spec, seed, root, {}, none, 1, report, group), prepare(spec, seed, root)).serve()
+            Training(Job(spec, seed, root, {}, none, 1, report, group=group), prepare(spec, seed, root)).serve()
     return None
 
 
