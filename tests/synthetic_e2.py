@@ -38,6 +38,12 @@ CONTROL_ARMS: dict[str, tuple[str, str, bool, float, float, tuple[int, ...]]] = 
     "e2-large-batch-dgc-clip-unaccumulated": ("dgc-without-accumulation", "plateau", False, 0.42, 5.0, (16,)),
     "e2-large-batch-dgc-clip-uncorrected": ("dgc-without-correction", "plateau", False, 0.48, 4.5, (16,)),
 }
+OPTIONS = {
+    run: {"sparsity": 0.9 if run.endswith("top10") else 0.99} if "top1" in run else {"clip": 1.0}
+    for run in CONTROL_ARMS
+    if "top1" in run or "clip" in run
+}
+"""Options of their codecs."""
 PARAMETERS = 702_000
 BYTES = {"dense": 4 * PARAMETERS, "int8": PARAMETERS + 20_000, "dgc": 40_000, "top-k-residual": 80_000}
 BYTES |= {f"dgc-without-{part}": BYTES["dgc"] for part in ("accumulation", "correction")}
@@ -132,6 +138,7 @@ def _trained(run: str, seed: int, profile: str) -> Record:
         weight_decay=0.0005 if decay else 0.0,
         schedule={"kind": "cosine", "lr": rate, "epochs": epochs} if kind == "cosine" else plateau,
         **({"quantised_weights": True} if quantised else {}),
+        **({"codec_options": OPTIONS[run]} if run in OPTIONS else {}),
         **({"sparsity_warmup": _warm_up(profile)} if codec.startswith("dgc") else {}),
     )
     final += 0.006 * rng.standard_normal()

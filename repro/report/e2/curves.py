@@ -20,7 +20,7 @@ from repro.report.e2.runs import (
     FEDERATED_RUNS,
     GQ,
     LARGE_BATCH_RUNS,
-    PARTS_RUNS,
+    PARTS,
     SPARSE_RUNS,
     WEIGHTS,
 )
@@ -31,6 +31,7 @@ from repro.report.rows import Rows, curve, curves, origin, span
 from repro.report.selection import Selection, ends, finals, named, setting
 from repro.report.tables import ABSENT, NO_VALUE, Table
 from repro.results.metrics import epochs_to_first_cut
+from repro.results.records import Record
 
 COSINE_RUNS = (BASELINE, COSINE, DGC, DGC_COSINE)
 CUT_RUNS = (
@@ -215,28 +216,36 @@ def weights(groups: Selection, rows: Rows) -> Figure:
 )  # fmt: skip
 def sparse(groups: Selection, rows: Rows) -> Figure:
     """Draw large batch and federated averaging with the largest values alone (statement e2.c13)."""
-    methods = (SPARSE_RUNS[:3], SPARSE_RUNS[3:])
+    methods = {"gradients, large batch": SPARSE_RUNS[:3], "changes, federated averaging": SPARSE_RUNS[3:]}
+    lost = [
+        f"{what} {' and '.join(change(groups[runs[0]], groups[run]) for run in runs[1:])}"
+        for what, runs in methods.items()
+    ]
     notes = [
-        f"{BAND} {OURS} Both without momentum; what is not sent waits for a later round. Above the panels: a tenth, "
-        "and a hundredth, minus uncompressed at the end (last tenth), paired by seed, with 95 % Student-t interval.",
+        f"{BAND} {OURS} Both without momentum; what is not sent waits for a later round. At the end (last tenth), a "
+        f"tenth and a hundredth minus all values, paired by seed, with 95 % Student-t interval: {'; '.join(lost)}.",
         *gaps(groups),
     ]
-    panels = [", ".join(change(groups[plain], groups[run]) for run in others) for plain, *others in methods]
     texts = layout.Texts("e2.extra-sparse  Sparsified gradients and sparsified changes", stamp(groups), notes)
-    figure, axes = layout.new(texts, panels=panels, legend_rows=3)
-    for one, runs in zip(axes, methods, strict=True):
-        marks.legend(one, _curves(one, rows, groups, {run: named(groups[run]) for run in runs}), 1)
+    figure, axes = layout.new(texts, panels=list(methods), legend_rows=3)
+    for one, runs in zip(axes, methods.values(), strict=True):
+        marks.legend(one, _curves(one, rows, groups, {run: _share_sent(groups[run]) for run in runs}), 1)
     marks.epoch_axes(axes, rows)
     return figure
 
 
+def _share_sent(group: Sequence[Record]) -> str:
+    options = group[0].spec.get("codec_options") or {}
+    return f"largest {100 * (1 - float(options['sparsity'])):.3g} %" if "sparsity" in options else "all values"
+
+
 @figure(
-    "e2.extra-parts", title="Deep Gradient Compression without one of its parts", runs=PARTS_RUNS,
+    "e2.extra-parts", title="Deep Gradient Compression without one of its parts", runs=tuple(PARTS),
     rows=curves(*COLUMNS, "codec_options"), group="control",
 )  # fmt: skip
 def parts(groups: Selection, rows: Rows) -> Figure:
     """Draw DGC with all its parts, and without accumulation, correction or clipping (statement e2.c14)."""
-    without = [f"{named(groups[run])} {change(groups[CLIPPED], groups[run])}" for run in PARTS_RUNS if run != CLIPPED]
+    without = [f"{words} {change(groups[CLIPPED], groups[run])}" for run, words in PARTS.items() if run != CLIPPED]
     notes = [
         f"{BAND} {OURS} At the end (last tenth), minus DGC with all its parts, paired by seed, with 95 % Student-t "
         f"interval: {'; '.join(without)}.",
@@ -244,7 +253,7 @@ def parts(groups: Selection, rows: Rows) -> Figure:
     ]
     texts = layout.Texts("e2.extra-parts  Deep Gradient Compression without one of its parts", stamp(groups), notes)
     figure, (axes,) = layout.new(texts, legend_rows=2)
-    marks.legend(axes, _curves(axes, rows, groups, {run: named(groups[run]) for run in PARTS_RUNS}), 2)
+    marks.legend(axes, _curves(axes, rows, groups, PARTS), 2)
     marks.epoch_axes([axes], rows)
     return figure
 

@@ -11,7 +11,12 @@ FEDERATED, FEDERATED_GQ = "e2-federated", "e2-federated-gq"
 
 PLAIN, CLIPPED = "e2-large-batch-plain", "e2-large-batch-dgc-clip"
 SPARSE_RUNS = tuple(run + part for run in (PLAIN, FEDERATED) for part in ("", "-top10", "-top1"))
-PARTS_RUNS = (CLIPPED, f"{CLIPPED}-unaccumulated", f"{CLIPPED}-uncorrected", DGC)
+PARTS = {
+    CLIPPED: "DGC with all parts",
+    f"{CLIPPED}-unaccumulated": "without accumulation",
+    f"{CLIPPED}-uncorrected": "without momentum correction",
+    DGC: "without clipping",
+}
 LARGE_BATCH_RUNS = (BASELINE, GQ, DGC)
 FEDERATED_RUNS = (FEDERATED, FEDERATED_GQ)
 METHOD_RUNS = (*LARGE_BATCH_RUNS, *FEDERATED_RUNS)

@@ -11,7 +11,7 @@ from repro.report.intervals import intervals
 from repro.report.layout import Axes, Figure
 from repro.report.lb.runs import STEPPED
 from repro.report.look import FACTORS, GREY, METHODS, Style
-from repro.report.notes import stamp_by_network
+from repro.report.notes import REDUCED, network_size, seeds
 from repro.report.rows import Row, Rows, measured
 from repro.report.selection import Selection, setting
 from repro.results.measurements import TITLES
@@ -54,7 +54,7 @@ def gradients(groups: Selection, rows: Rows) -> Figure:
         "over seeds. The paper has no such figure.",
     ]
     figure, panels = layout.new(
-        layout.Texts("lb.extra-gradients  Noise and sparsity of gradients", stamp_by_network(groups), notes),
+        layout.Texts("lb.extra-gradients  Noise and sparsity of gradients", _stamp(groups), notes),
         panels=["noise", "cosine", "largest 0.1 %"], legend_rows=3, share_y=False,
     )  # fmt: skip
     for axes, column, text in zip(
@@ -73,6 +73,15 @@ def gradients(groups: Selection, rows: Rows) -> Figure:
         axes.set_ylabel(text, fontsize=8)
         axes.tick_params(axis="x", labelsize=7)
     return figure
+
+
+def _stamp(groups: Selection) -> str:
+    """Sizes of the networks, images and seeds; these runs have no epochs."""
+    first = [group[0] for group in groups.values()]
+    return (
+        f"{groups.profile} profile: {', '.join(map(network_size, first))}; {number(first[0].spec['train_images'])} "
+        f"images, {seeds([len(group) for group in groups.values()])}{'' if groups.profile == 'paper' else REDUCED}"
+    )
 
 
 def _draw(axes: Axes, rows: Rows, column: str, look: Style, text: str) -> layout.Line2D:
