@@ -26,7 +26,7 @@ def records_of(source: str) -> tuple[Record, ...]:
     """Synthetic records of all runs of a source, at profile study."""
     made: dict[str, Any] = {
         "e1": lambda: [*e1_records(), *e1_grid_records(), *e1_control_records()],
-        "e2": e2_records,
+        "e2": lambda: e2_records(controls=True),
         "e3": lambda: [*e3_records(), *e3_control_records()],
         "lb": lambda: [
             *synthetic_lb.all_records(),

@@ -246,7 +246,7 @@ def weights(groups: Selection) -> Table:
     rows = []
     for run, group in groups.items():
         difference = ABSENT if run == WEIGHTED else change(groups[WEIGHTED], group)
-        words = {"images": "in proportion to images", "equal": "equal"}[str(setting(group, "weights"))]
+        words = {"images": "in proportion to images", "equal": "equal"}[group[0].spec.get("weights", "images")]
         rows.append([words, *accuracy_cells(group), difference, str(len(group))])
     sample = groups[WEIGHTED]
     return Table(
