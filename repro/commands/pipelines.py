@@ -140,6 +140,8 @@ def _of_source(source: str, profile: str, root: Path) -> Iterator[tuple[str, dic
         [*shown, f"data/provenance/${{profile}}/{source}"], _declared(source, profile, root),
     )  # fmt: skip
     for path in notebooks.of_source(root / "notebooks", source):
+        if profile == study.PROFILE and pilot.without_notebook(path.stem, root):
+            continue
         yield f"notebook-{path.stem}", _stage(
             "../..", f"python -m repro notebook {path.stem} --profile ${{profile}}",
             [*RUNS, *shown, "repro/book/notebooks.py", "data/published.yaml", f"notebooks/{path.name}",

@@ -181,6 +181,11 @@ def notebook_waits(name: str, evidence: Evidence) -> bool:
     return any(stands_in_for(artefact, evidence) for artefact in report.ids(source, "artefact"))
 
 
+def without_notebook(name: str, root: Path = Path()) -> bool:
+    """Whether the study has no such notebook yet: it lacks runs that it reads, and the pilot has none."""
+    return not (root / FOLDER / "notebooks" / f"{name}.ipynb").exists() and notebook_waits(name, Evidence(root))
+
+
 def copy_notebook(name: str, root: Path = Path()) -> Path:
     """Copy the pilot's executed notebook to ``figures/study/notebooks``, byte by byte.
 
