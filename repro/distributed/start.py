@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from repro.errors import ReproError
@@ -37,10 +36,11 @@ class Started:
             "MASTER_PORT": str(self._store.port),
             "TORCHELASTIC_USE_AGENT_STORE": "True",
         }
-        # A forked process need not import torch again, and what the first optimiser imports, but cannot use a GPU that
-        # this one has used.
-        torch.optim.SGD([torch.zeros(1)])
-        context: Any = multiprocessing.get_context("fork" if device().type == "cpu" else "spawn")
+        # A process forked from this one could wait for ever for what one of its threads holds, so a server without
+        # threads, which imports once what they run, forks them; with a GPU each starts from nothing.
+        context: Any = multiprocessing.get_context("forkserver" if device().type == "cpu" else "spawn")
+        if device().type == "cpu":
+            context.set_forkserver_preload([getattr(work, "func", work).__module__, "torch._dynamo"])
         self._processes = [
             context.Process(target=_begin, args=(work, rank, environment, self._said(rank))) for rank in range(size)
         ]
