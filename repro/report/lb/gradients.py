@@ -51,7 +51,7 @@ def gradients(groups: Selection, rows: Rows) -> Figure:
         f"{trained}; at the same weights {setting(first, 'repetitions')} batches of each size, drawn independently. "
         "Noise: trace of their covariance; grey: proportional to 1 / b. Cosine: of a gradient with the mean of the "
         "others. Right: share of the squared norm in the largest 0.1 % of its values. Bars: 95 % Student-t interval "
-        "over seeds. The paper has no such figure.",
+        "over seeds, of the noise that of its logarithm. The paper has no such figure.",
     ]
     figure, panels = layout.new(
         layout.Texts("lb.extra-gradients  Noise and sparsity of gradients", _stamp(groups), notes),
@@ -85,9 +85,10 @@ def _stamp(groups: Selection) -> str:
 
 
 def _draw(axes: Axes, rows: Rows, column: str, look: Style, text: str) -> layout.Line2D:
-    """Mean over seeds at each batch, with its interval."""
+    """Mean over seeds at each batch, with its interval; of the noise those of its logarithm."""
     batches = rows.once("batch")[0]
-    spread = intervals(np.array([seed.numbers(column)[0] for seed in rows.seeds()]))
+    values = np.array([seed.numbers(column)[0] for seed in rows.seeds()])
+    spread = np.exp(intervals(np.log(values))) if column == "noise" else intervals(values)
     marks.errors(axes, batches, spread, look.colour, 2.0, linewidth=1.0)
     (line,) = axes.plot(batches, spread[0], **look.kwargs(), label=text, linewidth=1.3, zorder=3)
     return line
