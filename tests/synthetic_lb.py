@@ -196,6 +196,11 @@ STEP_FINALS = {
     "equation-resnet50-t05": (0.60, 0.59, 0.58, 0.57), "equation-vgg11-t05": (0.48, 0.46, 0.40, 0.20),
     "equation-vgg11-t08": (0.47, 0.44, 0.35, 0.15),
 }  # fmt: skip
+#: The same for batch 1024 with each remedy, without one, and for batch 32; and codecs by batch, dense among them.
+REMEDY_FINALS = {"plain": 0.50, "small": 0.60} | dict.fromkeys(
+    ("scaling", "lars", "lamb", "local", "extrapolated", "isotropic", "fisher", "growing", "adaptive", "step-up"), 0.55
+)
+COMPRESSING = ("dense", "topk", "dgc", "int8", "powersgd")
 SHARES = {"t05": 0.6, "t08": 0.2}
 
 
@@ -211,6 +216,12 @@ def finals() -> dict[str, float]:
     ends |= {f"lb-bsp-resnet50-noniid-{policy}": 0.3 for policy in ("local", "drop")}
     ends |= {
         f"lb-batch-{m}-{batch}": final for m, by_batch in BATCH_FINALS.items() for batch, final in by_batch.items()
+    }
+    ends |= {f"lb-remedy-{name}": final for name, final in REMEDY_FINALS.items()}
+    ends |= {
+        f"lb-compress-{codec}-{batch}": 0.5 - lost * (codec != "dense")
+        for codec in COMPRESSING
+        for batch, lost in ((64, 0.06), (256, 0.04), (1024, 0.02))
     }
     ends |= {f"lb-rate-{model}-0_25": 0.45 for model in ("resnet50", "vgg11")}
     ends["lb-step-resnet50-t08-x8"] = 0.61  # at the higher threshold VGG11 gains and ResNet50 does not
@@ -269,7 +280,7 @@ def _series(spec: Spec, rounds: int, rng: np.random.Generator) -> dict[str, list
         level = 8.0 * spec.local_batch**-0.3
         series["gradient_norm"] = (level * np.exp(0.1 * rng.standard_normal(rounds))).tolist()
     if step_up := spec.step_up:
-        share = 1.0 if step_up["when"] == "always" else SHARES[spec.run.split("-")[3]]
+        share = 1.0 if step_up["when"] == "always" else SHARES.get(spec.run.split("-")[3], 0.6)
         up = round((1 - share if step_up["when"] == "below" else share) * rounds)
         series["step_up_factor"] = [1.0] * (rounds - up) + [float(step_up["factor"])] * up
     return series
