@@ -18,8 +18,8 @@ DVC := $(VENV)/bin/python -m dvc
 REPRO := $(DVC) repro
 SIZE := $(or $(PROFILE),study)
 CONTROLS := pipelines/$(SIZE)/controls/dvc.yaml
-# The learning rates that runs of the paper wait for, beside whose records its controls are drawn: before all others.
-RATES := $(CONTROLS):rates-lb
+# The learning rates that runs wait for, beside whose records controls are drawn: before all others.
+RATES := $(CONTROLS):rates-e2 $(CONTROLS):rates-lb
 
 ifneq ($(PROFILE),)
 ifeq ($(wildcard pipelines/$(PROFILE)/dvc.yaml),)
@@ -79,7 +79,7 @@ controls: data ## the second group of runs: learning-rate grids and controls
 
 smoke: data ## the whole pipeline at its smallest size; its numbers mean nothing
 	@echo "== smoke: the whole pipeline at its smallest size"
-	$(REPRO) pipelines/smoke/controls/dvc.yaml:rates-lb
+	$(REPRO) pipelines/smoke/controls/dvc.yaml:rates-e2 pipelines/smoke/controls/dvc.yaml:rates-lb
 	$(REPRO) pipelines/smoke/controls/dvc.yaml
 	$(REPRO) pipelines/smoke/dvc.yaml
 

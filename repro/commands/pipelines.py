@@ -178,8 +178,8 @@ def _verdicts(profile: str, root: Path) -> dict[str, Any]:
 def _controls(source: str, profile: str, root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Grids and controls of a source.
 
-    Some controls of the paper step up as often as another run of the same seed did. They read its record, and that run
-    needs a rate: so the paper's grids are a stage of their own, which ``make`` runs before all others.
+    Some controls are drawn beside the source's own runs, or read the record of one. Where such runs need a rate, the
+    grids are a stage of their own, which ``make`` runs before all others.
     """
     of_study = OF_THE_STUDY if profile == study.PROFILE else []
     common = [*RUNS, *_data(source, profile, root), f"pipelines/{source}.yaml"]
@@ -189,9 +189,12 @@ def _controls(source: str, profile: str, root: Path) -> Iterator[tuple[str, dict
     control = [f"python -m repro sweep --group control {options} --only ${{runs}}"]
     control += [f"python -m repro render --group control {options}"]
     shown = [*common, *SHOWN, *of_study, "data/looks.json"]
-    reads_artefacts = source in ("e3", "lb")  # these are drawn beside the artefacts' own runs
+    tasks, waiting = specs.runs_and_waiting(source, profile, "artefact", root)
+    own = {spec.run for spec, _ in tasks} | {run for run, _ in waiting}
+    reads_artefacts = any(own & set(report.ARTEFACTS[name].runs) for name in report.ids(source, "control"))
+    apart = reads_artefacts and bool(specs.grids(source, profile, root))
     shown += [f"data/records/${{profile}}/{source}"] if reads_artefacts else []
-    if source == "lb":
+    if apart:
         yield f"rates-{source}", _stage("../../..", grid, [*common, *of_study[:2]], [], params=source)
         shown += _rates(source, profile, root)
     elif specs.grids(source, profile, root):
