@@ -58,7 +58,10 @@ def gradients(groups: Selection, rows: Rows) -> Figure:
         panels=["noise", "cosine", "largest 0.1 %"], legend_rows=3, share_y=False,
     )  # fmt: skip
     for axes, column, text in zip(
-        panels, _COLUMNS.values(), ("trace of the covariance", "cosine", "squared norm (%)"), strict=True
+        panels,
+        _COLUMNS.values(),
+        ("trace of the covariance (no unit)", "cosine (no unit)", "squared norm (%)"),
+        strict=True,
     ):
         lines = [
             _draw(axes, rows.where(run=run, step=step), column, look, f"{TITLES[model]}, step {number(step)}")

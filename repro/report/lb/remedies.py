@@ -152,7 +152,7 @@ def _means(axes: Axes, rows: Rows, columns: Sequence[str]) -> None:
 def _sharpness_axis(axes: Axes, rows: Rows) -> None:
     from matplotlib.ticker import LogLocator
 
-    axes.set_xlabel("top Hessian eigenvalue", fontsize=8)
+    axes.set_xlabel("top Hessian eigenvalue (no unit)", fontsize=8)
     if any(row["top_eigenvalue"] is not None and row["top_eigenvalue"] > 0 for row in rows):
         axes.set_xscale("log")
         least, most = axes.get_xlim()
@@ -176,8 +176,16 @@ COMPRESSION_RUNS = tuple(compressed_run(codec, batch) for codec in ("dense", *CO
 
 
 def compression_rows(chosen: Selection) -> list[Row]:
-    """One row per compressed run and seed: accuracy that it loses, and how much shorter its messages are."""
-    rows = []
+    """One row per run and seed: accuracy that it loses to compression, and how much shorter its messages are."""
+    rows = [
+        lb_origin(chosen.artefact, record, len(chosen[run]))
+        | {"codec": "no compression", "batch": batch, "imputed_chance": int(record.status == "diverged")}
+        | {"top1_percent": end, "dense_percent": end, "lost_points": None, "times_shorter": None}
+        | span([], ("lost_mean", "lost_low", "lost_high"))
+        for batch in BATCHES
+        for run in [compressed_run("dense", batch)]
+        for record, end in zip(chosen[run], finals(chosen[run]), strict=True)
+    ]
     for codec in COMPRESSED:
         for batch in BATCHES:
             group, dense = chosen[compressed_run(codec, batch)], chosen[compressed_run("dense", batch)]
