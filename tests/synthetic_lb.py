@@ -138,8 +138,9 @@ def gradients(run: str, seed: int, profile: str = "study", noise_exponent: float
 
 
 def all_gradients(seeds: Collection[int] = SEEDS, profile: str = "study") -> list[Record]:
-    """One record for each run of this kind and seed."""
-    return [gradients(spec.run, seed, profile) for spec in planned(profile, "gradients") for seed in seeds]
+    """One record for each run of the kinds gradients and teacher, and each seed."""
+    made = [gradients(spec.run, seed, profile) for spec in planned(profile, "gradients") for seed in seeds]
+    return made + [teacher(seed, profile) for seed in seeds]
 
 
 TEACHERS = {

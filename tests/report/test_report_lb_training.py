@@ -45,6 +45,7 @@ MEASURED = {
     "lb.extra-shares",
     "lb.extra-capacity",
     "lb.extra-gradients",
+    "lb.teacher",
 }
 IDS = [name for name, item in report.ARTEFACTS.items() if item.source == "lb" and name not in MEASURED]
 FIGURES = [name for name in IDS if report.ARTEFACTS[name].kind == "figure"]
@@ -86,7 +87,7 @@ def test_the_paper_has_its_artefacts_and_controls_apart() -> None:
     assert {name for name in IDS if report.ARTEFACTS[name].published} == published
     controls = {
         "lb.extra-equation", "lb.extra-gating", "lb.extra-low-gating", "lb.extra-buffers", "lb.extra-sensitivity",
-        "lb.extra-remedies", "lb.extra-compression",
+        "lb.extra-remedies", "lb.extra-compression", "lb.extra-weights",
     }  # fmt: skip
     assert {name for name in IDS if report.ARTEFACTS[name].group == "control"} == controls
     assert set(IDS) == published | controls | {"lb.extra-sharpness", "lb.extra-low-rate", "lb.extra-training"}
