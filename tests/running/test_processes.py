@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import toy
@@ -38,7 +40,9 @@ def together(size: int, spec: Spec, root: Path, *, timeout: float = 60, work=Non
         if made is not None:
             runner.save(*made, root)
 
-    return Started(size, take_part, root)
+    forked = multiprocessing.get_context("fork")  # what is started here are closures, which no other way can send
+    with mock.patch.object(multiprocessing, "get_context", return_value=forked):
+        return Started(size, take_part, root)
 
 
 def computed(size: int, spec: Spec, root: Path, **options: Any) -> tuple[Record, dict[str, Any]]:
