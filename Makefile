@@ -94,8 +94,8 @@ data: $(VENV)/.stamp-main ## fetch and prepare the data sets
 env: $(VENV)/.stamp-main ## make the environment that experiments need
 
 test: $(VENV)/.stamp-test ## install what tests need and run them
-	@echo "== test: pytest"
-	@$(VENV)/bin/python -m pytest
+	@echo "== test: pytest, one process per core, four at most; the tests of a file stay together"
+	@$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.stamp-test ## ruff and mypy
 	@echo "== lint: ruff check, ruff format --check, mypy"

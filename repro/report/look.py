@@ -4,7 +4,8 @@ Each method has one colour, one marker and one line style everywhere. The three 
 9, 35 and 61, so that they differ in grey print too, stay apart under simulated protanopia, deuteranopia and
 tritanopia, and have at least 3:1 contrast on white (WCAG 2.2, 1.4.11). Arms that vary one thing of a method
 keep its line style and take a shade or a marker of their own. What compresses the messages of a method keeps its hue
-and takes shade, marker and line style of its own, because such curves lie on top of each other. Post 3 compares
+and takes shade, marker and line style of its own, because such curves lie on top of each other; of the large batch, the
+largest values alone, DGC without its correction and rounded weights have hues of their own. Post 3 compares
 networks, not methods: there each normalisation has a colour, the split of the data or the batch a marker and a shade.
 The paper varies the batch (from the centralised black to the large batch's blue) and the step-up factor, which grows
 darker with the factor.

@@ -32,7 +32,8 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site of the default profile, built by today's code, beside what it links to."""
     root = tmp_path_factory.mktemp("site")
-    for name in ("figures", "data", "pipelines", "notebooks", "CITATION.cff", "LICENSE", "README.md"):
+    linked = ("figures", "data", "pipelines", "notebooks", "CITATION.cff", "LICENSE", "README.md", "codecheck.yml")
+    for name in (*linked, "ro-crate-metadata.json"):
         (root / name).symlink_to(tree.REPOSITORY / name)
     book.write(book.site(book.load(specs.default_profile(tree.REPOSITORY), tree.REPOSITORY)), root)
     return root / "book"

@@ -9,18 +9,20 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import synthetic_e2
 import tree
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from reporting import luminance, read_csv, texts
 from synthetic import specs_root
-from synthetic_e2 import ARMS, NETWORKS, STEPS, e2_records
+from synthetic_e2 import ARMS, CONTROL_ARMS, NETWORKS, STEPS
 
 from repro import codecs, report
 from repro.errors import ReproError
@@ -44,6 +46,9 @@ FIGURES = [name for name in IDS if report.ARTEFACTS[name].kind == "figure"]
 TABLES = [name for name in IDS if report.ARTEFACTS[name].kind == "table"]
 FEDERATED_ROW = ("study, measured", "federated averaging")
 LINKS = {"slow mobile": {"down": 4, "up": 2}, "DSL": {"down": 16, "up": 8}, "fibre": {"down": 1000, "up": 500}}
+
+
+e2_records = partial(synthetic_e2.e2_records, controls=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -89,7 +94,7 @@ def test_the_post_has_all_its_artefacts() -> None:
     published = {f"e2.table{i}" for i in range(1, 7)} | {"e2.fig1", "e2.fig2"}
     assert {name for name in IDS if report.ARTEFACTS[name].published} == published
     assert {name for name in IDS if not report.ARTEFACTS[name].published} == {
-        "e2.extra-cosine", "e2.extra-cut", "e2.extra-weights"
+        "e2.extra-cosine", "e2.extra-cut", "e2.extra-parts", "e2.extra-sparse", "e2.extra-weights"
     }  # fmt: skip
 
 
@@ -101,7 +106,8 @@ def test_synthetic_records_have_the_form_of_real_ones() -> None:
     assert {row["codec"] for row in rows} == set(payloads.CODECS) | zipped == set(e2.runs.CODECS)
     assert {row["codec"] for row in rows if row["what"] != "gradient"} == {*payloads.QUANTISED, "int8+zip"}
     assert {row["what"] for row in rows} == {"gradient", *e2.runs.CONTENTS}
-    planned = yaml.safe_load((ROOT / "pipelines/e2.yaml").read_text())["runs"]
+    content = yaml.safe_load((ROOT / "pipelines/e2.yaml").read_text())
+    planned = content["runs"] | {run: content["controls"][run] for run in CONTROL_ARMS}
     assert {record.run for record in e2_records()} == {n for n, run in planned.items() if run.get("kind") != "law"}
 
 
@@ -120,7 +126,7 @@ def test_axes_are_labelled_with_units(name: str) -> None:
     assert left[0] == "test accuracy, top-1 (%)"
     assert all(re.search(r"\((no unit|points)\)", text) for text in left[1:])
     assert [one.get_xlabel() for one in axes if one.get_xlabel()] == ["epochs (passes over the training data)"] * (
-        2 if name in ("e2.extra-cosine", "e2.extra-cut") else 1
+        2 if name in ("e2.extra-cosine", "e2.extra-cut", "e2.extra-sparse") else 1
     )
 
 
@@ -129,7 +135,7 @@ def test_the_csv_says_codec_and_schedule_and_holds_every_rate(name: str, rendere
     rows = read_csv((rendered / f"{name}.csv").read_text())
     records = {(r.run, str(r.seed)): r for r in e2_records()}
     for row in rows:
-        codec, schedule, quantised, *_ = ARMS[row["run"]]
+        codec, schedule, quantised, *_ = (ARMS | CONTROL_ARMS)[row["run"]]
         assert (row["codec"], row["schedule"]) == (codec, schedule)
         assert row["quantised_weights"] == ("True" if quantised else "")
         logged = {f"{r['epoch']:g}": r["lr"] for r in records[row["run"], row["seed"]].rows}
@@ -240,10 +246,18 @@ def test_the_cosine_figure_gives_the_paired_gain_of_each_method() -> None:
     assert f"beyond that of the baseline: {excess:.1f} points [" in words.replace("\n", " ")
 
 
-def test_compressed_arms_keep_the_hue_of_their_method_and_differ_in_all_else() -> None:
+OWN_HUE = {
+    "e2-large-batch-weights",
+    "e2-large-batch-plain-top10",
+    "e2-large-batch-plain-top1",
+    "e2-large-batch-dgc-clip-uncorrected",
+}
+
+
+def test_compressed_arms_keep_the_hue_of_their_method_but_for_those_of_look_and_differ_in_all_else() -> None:
     for run, look in looks.COMPRESSED.items():
-        plain = looks.METHODS["federated" if "federated" in run else "large_batch"]
-        assert hue(look.colour) == pytest.approx(hue(plain.colour), abs=0.02)
+        apart = abs(hue(look.colour) - hue(looks.METHODS[method(run)].colour))
+        assert apart > 0.05 if run in OWN_HUE else apart < 0.03, run
         assert 1.05 / (luminance(look.colour) + 0.05) >= 3.0, run
     for name in FIGURES:
         styles = [looks.of(run, method(run)) for run in report.ARTEFACTS[name].runs]

@@ -467,7 +467,7 @@ def test_a_remedy_that_diverged_counts_at_chance_and_has_no_sharpness() -> None:
 
 def test_what_compression_costs_is_the_difference_to_no_compression_seed_by_seed(rendered: Path) -> None:
     rows = read_csv(rendered / "lb.extra-compression.csv")
-    assert len(rows) == 4 * 3 * 3
+    assert len(rows) == (4 + 1) * 3 * 3, "codecs and no compression, batches, seeds"
     for codec, words in lb.remedies.COMPRESSED.items():
         for batch in lb.remedies.BATCHES:
             dense, own = (of(lb.remedies.compressed_run(name, batch)) for name in ("dense", codec))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import tree
 
+from repro.distributed import server
 from repro.registry import specs
 from repro.registry.published import load_published
 from repro.running import failure_laws, laws
@@ -28,9 +30,14 @@ def test_a_training_that_lost_a_worker_ends_as_an_undisturbed_one(spec: specs.Sp
     assert (found["killed"], found["still_running"], found["rounds_repeated"]) == (2, 0, 2)
 
 
+def _forgetful(rank: int, **training: Any) -> None:
+    """What each process does, as if DGC's residual and momentum had been lost with the processes before it."""
+    server.remember = lambda *_: None  # type: ignore[assignment]
+    failure_laws._take_part(rank, **training)
+
+
 def test_a_checkpoint_that_forgets_what_clients_keep_is_noticed(spec: specs.Spec, monkeypatch) -> None:
-    """As if DGC's residual and momentum had been lost with the processes."""
-    monkeypatch.setattr("repro.distributed.server.remember", lambda *_: None)
+    monkeypatch.setattr(failure_laws, "_take_part", _forgetful)  # of this process; those started have the real one
     found = failure_laws._disturbed(dataclasses.replace(spec, kind="train"), 1, last=5)
     assert found["killed"] == 1
     assert found["largest_weight_difference"] > 1e6 * failure_laws.TOLERANCE

@@ -77,14 +77,16 @@ def test_a_plateau_is_waited_for_at_least_three_epochs() -> None:
     assert min(waiting) >= 3
 
 
-def test_a_warm_up_takes_the_steps_of_the_source_unless_its_schedule_says_share() -> None:
+def test_a_warm_up_takes_the_published_steps_where_the_source_or_the_run_does_not_keep_its_share() -> None:
     steps, shares = [], []
+    sources = files.read_yaml(ROOT / "pipelines/study/params.yaml")
     for run, spec in STUDY.items():
         for published, ours in _warm_ups(spec, PAPER[run]):
             content = files.read_yaml(ROOT / f"pipelines/{spec.source}.yaml")
             schedule = (content["runs"] | content["controls"])[run].get("schedule", {})
-            (shares if schedule.get("warmup") == "share" else steps).append(run)
-            if schedule.get("warmup") == "share":
+            kept = schedule.get("warmup", sources[spec.source].get("warmup", "share"))
+            (shares if kept == "share" else steps).append(run)
+            if kept == "share":
                 assert ours / spec.epochs == pytest.approx(published / PAPER[run].epochs), run
             else:
                 assert ours * steps_per_epoch(spec) == pytest.approx(published * steps_per_epoch(PAPER[run])), run
@@ -115,7 +117,7 @@ def test_batches_that_are_an_axis_are_the_published_ones() -> None:
         for profile in ("study", "paper")
     )
     assert study == paper
-    assert len(study) == 5
+    assert len(study) == 9
 
 
 def test_what_is_judged_is_evaluated_on_all_test_images() -> None:

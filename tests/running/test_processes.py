@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import toy
@@ -26,7 +24,7 @@ from repro.results.records import Record
 from repro.running import processes, rerun, runner
 from repro.training.averages import WeightedMean
 
-pytestmark = [pytest.mark.data, pytest.mark.usefixtures("data")]
+pytestmark = [pytest.mark.data, pytest.mark.usefixtures("data", "forked")]
 SEED = 3
 
 
@@ -40,9 +38,7 @@ def together(size: int, spec: Spec, root: Path, *, timeout: float = 60, work=Non
         if made is not None:
             runner.save(*made, root)
 
-    forked = multiprocessing.get_context("fork")  # what is started here are closures, which no other way can send
-    with mock.patch.object(multiprocessing, "get_context", return_value=forked):
-        return Started(size, take_part, root)
+    return Started(size, take_part, root)
 
 
 def computed(size: int, spec: Spec, root: Path, **options: Any) -> tuple[Record, dict[str, Any]]:
