@@ -17,7 +17,10 @@ from repro.files import canonical_json
 from repro.results import records
 from repro.results.records import Record
 
-ROW = {"epoch": 1.0, "round": 3, "test_top1": 0.3125, "test_loss": 1.9375, "bytes_up": 480}
+ROW = {
+    "epoch": 1.0, "round": 3, "lr": 0.1, "train_loss": 2.125, "train_top1": 0.25, "test_top1": 0.3125,
+    "test_top5": 0.75, "test_loss": 1.9375, "bytes_up": 480, "bytes_down": 480,
+}  # fmt: skip
 RECORD = Record(
     run="e1-federated", source="e1", group="artefact", kind="train", profile="smoke", seed=2,
     spec={"method": "federated", "schedule": {"kind": "constant", "lr": 0.1}, "labels_per_client": None},

@@ -58,6 +58,40 @@ def test_contents_that_cannot_have_led_to_the_fingerprint_are_refused(wrong: str
     assert f"git checkout -- {path}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"rows": []}, r"its last epoch \(0 of 40\) is not"),
+        ({"epoch": 1.0}, r"its last epoch \(1 of 40\) is not"),
+        ({"series": {}}, r"its number of losses \(0 of 2 rounds\) is not"),
+        ({"series": {"train_loss": [2.25, 1.5, 1.25]}}, r"its number of losses \(3 of 2 rounds\) is not"),
+        ({"data": {"classes": None}}, "its number of classes is not"),
+        ({"data": {"name": "cifar100"}}, "its data is not"),
+    ],
+)
+def test_a_training_that_says_completed_went_to_its_end(changes: dict[str, Any], says: str, root: Path) -> None:
+    spec = specs.find("e1-federated", "study", root)
+    made = tree.record(spec, SEED, root)
+    if "epoch" in changes:
+        changes = {"rows": [made.rows[0] | changes]}
+    if "data" in changes:
+        changes = {"data": made.data | changes["data"]}
+    forge(spec, root, **changes)
+    with pytest.raises(ReproError, match=says):
+        store.stored(spec, SEED, root)
+
+
+@pytest.mark.parametrize("change", ["a row less", "another batch", "a row twice"])
+def test_a_look_at_gradients_has_every_step_and_batch_once(change: str, root: Path) -> None:
+    spec = specs.find("lb-gradients-vgg11", "study", root)
+    rows = tree.record(spec, SEED, root).rows
+    assert store.stored(spec, SEED, root) is not None
+    other = {"a row less": [], "another batch": [rows[-1] | {"batch": 5}], "a row twice": [rows[-1], rows[-1]]}
+    forge(spec, root, rows=rows[:-1] + other[change])
+    with pytest.raises(ReproError, match="its set of steps and batches is not"):
+        store.stored(spec, SEED, root)
+
+
 def test_the_record_of_another_run_under_this_ones_name_and_fingerprint_is_refused(root: Path) -> None:
     spec, other = (specs.find(run, "study", root) for run in ("e1-federated", "e1-central"))
     tree.record(spec, SEED, root)
@@ -72,7 +106,8 @@ def test_the_record_of_another_run_under_this_ones_name_and_fingerprint_is_refus
     [
         ("test_top1", 17.5, "row 1, test_top1: 17.5; a fraction from 0 to 1 was expected"),
         ("test_top1", -0.01, "row 1, test_top1: -0.01; a fraction"),
-        ("test_top5", "0.9", "row 1, test_top5: '0.9'; a fraction"),
+        ("test_top5", "0.9", "key rows[1].test_top5: "),
+        ("test_top5_by_batch", "0.9", "row 1, test_top5_by_batch: '0.9'; a fraction"),
         ("test_top1_by_class", [[0.5, 1.5]], "row 1, test_top1_by_class: 1.5; a fraction"),
         ("bytes_up", -1, "row 1, bytes_up: -1; a number from 0 up was expected"),
         ("epoch", True, "key rows[1].epoch: "),

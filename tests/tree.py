@@ -46,7 +46,7 @@ def edit(path: Path, old: str, new: str) -> None:
 def record(spec: Spec, seed: int, root: Path, top1: float = 0.5, **changes: Any) -> Record:
     """A record with the current fingerprint and one evaluation, stored under ``root``."""
     row = {
-        "epoch": float(spec.epochs), "round": 10, "lr": spec.schedule["lr"], "train_loss": 1.5, "train_top1": 0.4,
+        "epoch": float(spec.epochs), "round": 2, "lr": spec.schedule["lr"], "train_loss": 1.5, "train_top1": 0.4,
         "test_loss": 1.25, "test_top1": top1, "test_top5": 0.9, "bytes_up": 100, "bytes_down": 100,
     }  # fmt: skip
     rows: list[dict[str, Any]] = [row]
@@ -61,11 +61,12 @@ def record(spec: Spec, seed: int, root: Path, top1: float = 0.5, **changes: Any)
     if spec.kind == "payloads":
         message = {"what": "gradient", "codec": "int8", "bytes": 25, "dense_bytes": 100}
         rows = [{"step": step} | message for step in spec.measured_steps or [1]]
-    sha256 = None if spec.kind == "law" else sets.manifest_sha256(spec.dataset, root / "data")
+    law = spec.kind == "law"
+    sha256 = None if law else sets.manifest_sha256(spec.dataset, root / "data")
+    data = {"name": None if law else spec.dataset, "sha256": sha256, "reduced": None, "classes": None if law else 10}
     made = Record(
         run=spec.run, source=spec.source, group=spec.group, kind=spec.kind, profile=spec.profile, seed=seed,
-        spec=spec.as_dict(), data={"name": "cifar10", "sha256": sha256, "reduced": None, "classes": 10},
-        fingerprint=store.fingerprint(spec, seed, root), status="completed", rows=rows,
+        spec=spec.as_dict(), data=data, fingerprint=store.fingerprint(spec, seed, root), status="completed", rows=rows,
         series=series,
     )  # fmt: skip
     made = replace(made, **changes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import re
 import subprocess
 from argparse import Namespace
@@ -130,8 +132,10 @@ def _of_study(commit: str, record: Record, root: Path) -> Iterator[str]:
     plan, held = study.load(root), dict(record.rules or {})
     if plan.rules_commit is None or not _descends(plan.rules_commit, commit, root):
         yield f"made at {commit}, no descendant of the rules' commit {plan.rules_commit} in git here"
-    if held.pop("code", None) not in {published.judging_code_hash(), *plan.judging}:
-        yield "its judging code is neither today's nor one that data/study.yaml names"
+    code = held.pop("code", None)
+    known = {published.judging_code_hash(), *plan.judging, _judging_code(plan.rules_commit, root)}
+    if code is None or code not in known:
+        yield "its judging code is neither today's nor one that data/study.yaml names, nor that of the rules' commit"
     today = published.rules_of(record.run, root)
     del today["code"]
     for statement in sorted(today.keys() | held.keys()):
@@ -139,6 +143,30 @@ def _of_study(commit: str, record: Record, root: Path) -> Iterator[str]:
         before_its_rule = added is not None and statement not in held and not _descends(added, commit, root)
         if held.get(statement) != today.get(statement) and statement not in plan.changed and not before_its_rule:
             yield f"its rule of {statement} is not today's"
+
+
+def _judging_code(commit: str | None, root: Path) -> str | None:
+    """``published.judging_code_hash`` as it was at a commit; None where git does not tell."""
+    names = _git(root, "ls-tree", "-r", "--name-only", f"{commit}", "repro").decode().splitlines()
+    declaring = next((name for name in names if re.fullmatch(r"repro/(registry/)?published\.py", name)), None)
+    if declaring is None:
+        return None
+    digest = hashlib.sha256()
+    for node in ast.parse(_git(root, "show", f"{commit}:{declaring}")).body:
+        if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == ["JUDGING"]:
+            for name in ast.literal_eval(node.value):
+                if f"repro/{name}" in names:
+                    content = _git(root, "show", f"{commit}:repro/{name}")
+                    digest.update(name.encode() + b"\0" + content + b"\0")
+    return digest.hexdigest()
+
+
+def _git(root: Path, *words: str) -> bytes:
+    """What git prints; nothing where it cannot answer."""
+    try:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True).stdout
+    except OSError:  # no git here
+        return b""
 
 
 def _descends(ancestor: str, commit: str, root: Path) -> bool:

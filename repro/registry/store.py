@@ -6,6 +6,7 @@ them rest on the same evidence. Nothing here imports torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +75,29 @@ def _unlike_its_fingerprint(record: Record, spec: Spec, seed: int, root: Path) -
             return name
     if files.canonical_json(record.spec) != files.canonical_json(spec.as_dict()):
         return "spec"
-    data = None if spec.kind == "law" else sets.manifest_sha256(spec.dataset, root / "data")
-    return "data" if record.data.get("sha256") != data else None
+    data = (None, None) if spec.kind == "law" else (spec.dataset, sets.manifest_sha256(spec.dataset, root / "data"))
+    if (record.data.get("name"), record.data.get("sha256")) != data:
+        return "data"
+    if spec.kind != "law" and not isinstance(record.data.get("classes"), int):
+        return "number of classes"
+    return _not_to_the_end(record, spec)
+
+
+def _not_to_the_end(record: Record, spec: Spec) -> str | None:
+    """What shows that a training or a look at gradients that says "completed" was not; None where nothing does."""
+    if record.status != "completed":
+        return None
+    if spec.kind == "train":
+        last = record.rows[-1] if record.rows else {"epoch": 0.0, "round": 0}
+        if not math.isclose(last["epoch"], spec.epochs):
+            return f"last epoch ({last['epoch']:g} of {spec.epochs:g})"
+        if (losses := len(record.series.get("train_loss", ()))) != last["round"]:
+            return f"number of losses ({losses} of {last['round']} rounds)"
+    if spec.kind == "gradients":
+        planned = {(step, size) for step in spec.measured_steps or () for size in spec.batch_sizes or ()}
+        if {(row.get("step"), row["batch"]) for row in record.rows} != planned or len(record.rows) != len(planned):
+            return "set of steps and batches"
+    return None
 
 
 @dataclass(frozen=True)

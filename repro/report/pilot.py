@@ -51,10 +51,8 @@ class Evidence:
     def complete(self, source: str, patterns: Iterable[str], n: int = study.LOOKS[0]) -> bool:
         """Whether all planned runs that match ``patterns`` have valid records of the look of ``n`` seeds."""
         found, after, wanted = self.found(source), self._after(source, n), list(patterns)
-        return not any(
-            seed not in after and any(fnmatchcase(run, pattern) for pattern in wanted)
-            for run, seed in [*found.missing, *found.stale]
-        )
+        lacking = {run for run, seed in [*found.missing, *found.stale] if seed not in after}
+        return not any(fnmatchcase(run, pattern) for run in lacking for pattern in wanted)
 
     def up_to(self, source: str, n: int) -> store.Found:
         """What ``found`` gives, without the seeds of later looks than that of ``n`` seeds."""

@@ -122,7 +122,14 @@ class Evaluation(Row):
 
     epoch: float
     round: int
+    lr: float
+    train_loss: float
+    train_top1: float
+    test_loss: float
     test_top1: float
+    test_top5: float
+    bytes_up: float
+    bytes_down: float
 
 
 class Message(Row):
@@ -146,7 +153,7 @@ class Predicted(Row):
     teacher: Text
     held_out: Text
     large: _AboveZero
-    r2: float
+    r2: Annotated[float, Field(le=1)]
 
 
 _ROWS: dict[str, Any] = {

@@ -110,6 +110,7 @@ def provenance(**changes: Any) -> Callable[[Path], None]:
         (lambda path: path.rename(path.with_name(f"{RUN}.s2.json")), "the file was renamed or copied"),
         (moved, "it belongs at "),
         (rewritten(fingerprint="0" * 64), "stale, its fingerprint is not that of the settings"),
+        (rewritten(series={}), "its number of losses (0 of 2 rounds) is not what its fingerprint stands for"),
         (rewritten(spec={"run": RUN}), "its spec is not what its fingerprint stands for"),
         (lambda path: records.provenance_path(path).unlink(), "no provenance"),
         (lambda path: records.provenance_path(path).write_text("{"), "truncated or not JSON"),
@@ -219,6 +220,21 @@ def test_a_record_of_the_study_holds_the_rules_and_is_younger(root: Path, there:
         code, _, (wrong,) = imported(folder, capsys)
         assert code == 1
         assert says in wrong
+
+
+def test_a_record_with_the_judging_code_of_the_rules_commit_is_taken_in(
+    root: Path, there: Path, rules: str, capsys, monkeypatch
+) -> None:
+    held = published.rules_of(RUN, root)
+    sent(there, root, 11, "study", {"commit": rules}, rules=held)
+    monkeypatch.setattr(published, "judging_code_hash", lambda: "1" * 64)  # as if that code had changed since
+    assert "its judging code is neither" in imported(there, capsys)[2][0], "the history made here has no code"
+    shutil.copytree(tree.REPOSITORY / "repro", root / "repro", ignore=shutil.ignore_patterns("__pycache__"))
+    commit(root, "rules with the code that judges")
+    shutil.rmtree(root / "repro")  # git has it; in the working folder it would be another package than this one
+    name_in(root, rules_commit=head(root), added={}, judging={})
+    sent(there, root, 11, "study", {"commit": head(root)}, rules=held)
+    assert imported(there, capsys)[::2] == (0, [])
 
 
 def test_a_rule_that_is_younger_than_the_record_is_not_asked_of_it(root: Path, there: Path, rules: str, capsys) -> None:
