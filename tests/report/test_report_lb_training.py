@@ -87,7 +87,7 @@ def test_the_paper_has_its_artefacts_and_controls_apart() -> None:
     assert {name for name in IDS if report.ARTEFACTS[name].published} == published
     controls = {
         "lb.extra-equation", "lb.extra-gating", "lb.extra-low-gating", "lb.extra-buffers", "lb.extra-sensitivity",
-        "lb.extra-remedies", "lb.extra-compression", "lb.extra-weights",
+        "lb.extra-remedies", "lb.extra-compression", "lb.extra-weights", "lb.extra-teacher",
     }  # fmt: skip
     assert {name for name in IDS if report.ARTEFACTS[name].group == "control"} == controls
     assert set(IDS) == published | controls | {"lb.extra-sharpness", "lb.extra-low-rate", "lb.extra-training"}
