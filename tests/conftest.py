@@ -3,9 +3,6 @@
 With one thread, as in every run, results of two machines differ less, and forked workers cannot hang.
 """
 
-import multiprocessing
-from unittest import mock
-
 import pytest
 import torch
 import toy
@@ -28,10 +25,3 @@ def root(tmp_path):
     for name in ("prepared", "raw", "manifests", "sources.yaml"):
         (tmp_path / "data" / name).symlink_to(toy.ROOT / "data" / name)
     return tmp_path
-
-
-@pytest.fixture
-def forked():
-    """Processes are forked, so that closures can be sent and what a test has replaced holds in them too."""
-    with mock.patch.object(multiprocessing, "get_context", return_value=multiprocessing.get_context("fork")):
-        yield

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from repro import files
@@ -33,8 +34,16 @@ _DETERMINISTIC = (
 _COUNTED = {
     "train": ("epoch", "round", "lr", "bytes_up", "bytes_down"),
     "payloads": ("step", "what", "codec", "dense_bytes"),
+    "gradients": ("step", "batch", "repetitions"),
+    "teacher": ("teacher", "held_out", "large", "small", "pairs", "numbers"),
     "measure": ("batch", "parameters", "buffers", "n", "model", "gradients", "optimiser", "activations", "batch_held"),
 }  # of a row, what no round-off changes
+#: Of a record of each kind, the number in percent that must lie where one more seed is expected, and what it is.
+_IN_PERCENT: dict[str, tuple[str, Callable[[Record], float]]] = {
+    "train": ("last top-1", lambda record: 100 * record.rows[-1]["test_top1"]),
+    "gradients": ("mean cosine with all images", lambda record: 100 * fmean(row["cosine"] for row in record.rows)),
+    "teacher": ("mean R² of all teachers", lambda record: 100 * fmean(row["r2"] for row in record.rows)),
+}
 PEAK_TOLERANCE = 0.1  # of a process's peak memory, which libraries and malloc share in
 TIME_TOLERANCE = 1.25  # factor between median times on the same machine type, beyond the quartiles of both
 SIZE_TOLERANCE = 0.1  # of a payload's length: round-off grows in training, and how well messages zip depends on it
@@ -64,8 +73,9 @@ def rerun(
     """Run again, from the beginning and without touching the stored record, and compare.
 
     On the same machine type and versions the bodies must be identical. Elsewhere everything but measured floats must
-    be equal (rows, rounds and bytes among it), and each last-epoch accuracy must lie where one more seed is expected:
-    mean +- t s sqrt(1 + 1/n) over the recorded seeds, 95 %. Lengths of payloads, some of which exist for one seed only,
+    be equal (rows, rounds and bytes among it), and one number of each training (its last accuracy), of gradients (their
+    mean cosine) or of teachers (their mean R2) must lie where one more seed is expected: mean +- t s sqrt(1 + 1/n) over
+    the recorded seeds, 95 %. Lengths of payloads, some of which exist for one seed only,
     must lie within ``SIZE_TOLERANCE`` of those on record, but for a fixed threshold, whose lengths vary more. Of a
     measurement, bytes of tensors must be equal and, on the same machine type, times and peaks agree within an interval;
     nothing else should run meanwhile. Of a law, elsewhere, each check of what it states must be met or missed alike.
@@ -166,7 +176,7 @@ def _measured_again(stored: Record, again: Record) -> Comparison:
 
 def _elsewhere(spec: specs.Spec, stored: Record, again: Record, root: Path) -> Comparison:
     wrong = [name for name in _DETERMINISTIC if getattr(stored, name) != getattr(again, name)]
-    counted = _COUNTED["payloads" if stored.kind == "payloads" else "train"]
+    counted = _COUNTED.get(stored.kind, ())
     if [[row[k] for k in counted] for row in stored.rows] != [[row[k] for k in counted] for row in again.rows]:
         wrong.append("rows")
     if wrong:
@@ -179,11 +189,11 @@ def _elsewhere(spec: specs.Spec, stored: Record, again: Record, root: Path) -> C
         verdict = AGREES if largest <= SIZE_TOLERANCE else DIFFERS
         detail = f"another machine type; payload lengths differ by at most {100 * largest:.1f} %"
         return Comparison(stored.run, stored.seed, verdict, f"{detail}, {100 * SIZE_TOLERANCE:g} % are allowed")
+    what, percent = _IN_PERCENT[stored.kind]
     folder = records.folder(stored.profile, stored.source, stored.group).name
     known = [r.seed for r in records.load_all(stored.profile, folder, root) if r.run == stored.run]
     valid = [r for seed in known if (r := store.stored(spec, seed, root)) is not None and r.rows]
-    values = [r.rows[-1]["test_top1"] for r in valid]
-    ours = again.rows[-1]["test_top1"]
+    values, ours = [percent(r) for r in valid], percent(again)
     if len(values) < 2:
         return Comparison(stored.run, stored.seed, DIFFERS, "another machine type, and one seed gives no interval")
     # The interval of the mean is t s / sqrt(n) wide on each side; that of one more seed t s sqrt(1 + 1/n).
@@ -191,12 +201,8 @@ def _elsewhere(spec: specs.Spec, stored: Record, again: Record, root: Path) -> C
     half = (mean.high - mean.estimate) * math.sqrt(len(values) + 1)
     low, high = mean.estimate - half, mean.estimate + half
     verdict = AGREES if low <= ours <= high else DIFFERS
-    return Comparison(
-        stored.run,
-        stored.seed,
-        verdict,
-        f"another machine type; last top-1 {100 * ours:.1f} %, expected {100 * low:.1f} to {100 * high:.1f} %",
-    )
+    detail = f"another machine type; {what} {ours:.1f} %, expected {low:.1f} to {high:.1f} %"
+    return Comparison(stored.run, stored.seed, verdict, detail)
 
 
 def _law_elsewhere(stored: Record, again: Record, root: Path) -> Comparison:

@@ -31,11 +31,13 @@ def looking(model: nn.Module) -> Iterator[None]:
     for layer in model.modules():
         if isinstance(layer, SeededDropout):
             layer.eval()
-    yield
-    for layer, training in modes:
-        layer.training = training
-    model.load_state_dict(kept)
-    model.zero_grad(set_to_none=True)
+    try:
+        yield
+    finally:
+        for layer, training in modes:
+            layer.training = training
+        model.load_state_dict(kept)
+        model.zero_grad(set_to_none=True)
 
 
 def drawn(

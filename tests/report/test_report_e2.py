@@ -259,8 +259,10 @@ def test_compressed_arms_keep_the_hue_of_their_method_but_for_those_of_look_and_
         apart = abs(hue(look.colour) - hue(looks.METHODS[method(run)].colour))
         assert apart > 0.05 if run in OWN_HUE else apart < 0.03, run
         assert 1.05 / (luminance(look.colour) + 0.05) >= 3.0, run
-    for name in FIGURES:
-        styles = [looks.of(run, method(run)) for run in report.ARTEFACTS[name].runs]
+    panels = [report.ARTEFACTS[name].runs for name in FIGURES if name != "e2.extra-sparse"]
+    panels += [e2.runs.SPARSE_RUNS[:3], e2.runs.SPARSE_RUNS[3:]]
+    for runs in panels:
+        styles = [looks.of(run, method(run)) for run in runs]
         assert len({(look.marker, look.filled) for look in styles}) == len(styles)
         for one, other in itertools.combinations(styles, 2):
             same = abs(luminance(one.colour) ** (1 / 3) - luminance(other.colour) ** (1 / 3)) < 0.1

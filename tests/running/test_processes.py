@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +26,23 @@ from repro.results.records import Record
 from repro.running import processes, rerun, runner
 from repro.training.averages import WeightedMean
 
-pytestmark = [pytest.mark.data, pytest.mark.usefixtures("data", "forked")]
+pytestmark = [pytest.mark.data, pytest.mark.usefixtures("data")]
 SEED = 3
 
 
+def _take_part(rank: int, *, spec: Spec, root: Path, timeout: float, work: Callable | None, options: dict) -> None:
+    checkpoint._SLOW = math.inf  # checkpoints are written as often as a test asks for
+    if work is not None:
+        work(rank)
+    made = processes.run(spec, SEED, root, timeout=timeout, **options)
+    if made is not None:
+        runner.save(*made, root)
+
+
 def together(size: int, spec: Spec, root: Path, *, timeout: float = 60, work=None, **options: Any) -> Started:
-    """``size`` processes that compute a run; the first one writes it."""
-
-    def take_part(rank: int) -> None:
-        if work is not None:
-            work(rank)
-        made = processes.run(spec, SEED, root, timeout=timeout, **options)
-        if made is not None:
-            runner.save(*made, root)
-
-    return Started(size, take_part, root)
+    """``size`` processes that compute a run; the first one writes it. What is given is sent to them, so no closures."""
+    given = {"spec": spec, "root": root, "timeout": timeout, "work": work, "options": options}
+    return Started(size, partial(_take_part, **given), root)
 
 
 def computed(size: int, spec: Spec, root: Path, **options: Any) -> tuple[Record, dict[str, Any]]:
@@ -98,24 +102,24 @@ def test_dense_gradients_are_summed_worker_by_worker(size: int, root: Path) -> N
 DGC = {"codec": "dgc", "momentum": 0.9, "buffers": "local", "sparsity_warmup": 0.5}
 
 
-def dies(victim: int, how: signal.Signals, at: int):
+def _die(rank: int, *, victim: int, how: signal.Signals, at: int) -> None:
+    if rank != victim:
+        return
+    owner, name = (Batches, "get") if rank else (WeightedMean, "add")
+    wrapped, calls = getattr(owner, name), []
+
+    def counted(self: Any, *arguments: Any) -> Any:
+        calls.append(self)
+        if len(calls) == at + (rank == 0):
+            os.kill(os.getpid(), how)
+        return wrapped(self, *arguments)
+
+    setattr(owner, name, counted)
+
+
+def dies(victim: int, how: signal.Signals, at: int) -> Callable[[int], None]:
     """What makes a process send itself a signal in round ``at``, after something was sent and before all was."""
-
-    def work(rank: int) -> None:
-        if rank != victim:
-            return
-        owner, name = (Batches, "get") if rank else (WeightedMean, "add")
-        wrapped, calls = getattr(owner, name), []
-
-        def counted(self: Any, *arguments: Any) -> Any:
-            calls.append(self)
-            if len(calls) == at + (rank == 0):
-                os.kill(os.getpid(), how)
-            return wrapped(self, *arguments)
-
-        setattr(owner, name, counted)
-
-    return work
+    return partial(_die, victim=victim, how=how, at=at)
 
 
 @pytest.mark.parametrize(
@@ -127,9 +131,8 @@ def dies(victim: int, how: signal.Signals, at: int):
     ],
 )
 def test_a_run_goes_on_after_a_process_was_killed_in_a_round(
-    size: int, victim: int, method: str, changes: dict[str, Any], at: int, later: int, root: Path, monkeypatch
+    size: int, victim: int, method: str, changes: dict[str, Any], at: int, later: int, root: Path
 ) -> None:
-    monkeypatch.setattr(checkpoint, "_SLOW", math.inf)
     spec = toy.spec(method, **changes)
     undisturbed, _ = runner.run(spec, SEED, root, checkpoint_seconds=math.inf)
     broken = together(size, spec, root, work=dies(victim, signal.SIGKILL, at), checkpoint_seconds=0)
@@ -140,7 +143,7 @@ def test_a_run_goes_on_after_a_process_was_killed_in_a_round(
         assert f"of {size} has ended, so that process {rank} ends, too; start the same command again" in line
     assert not list(root.rglob("data/records/**/*.json"))
     done = root / "rounds"
-    record, provenance = computed(later, spec, root, checkpoint_seconds=0, report=lambda share: append(done, share))
+    record, provenance = computed(later, spec, root, checkpoint_seconds=0, report=partial(append, done))
     assert record.body() == undisturbed.body()
     assert provenance["transport"]["bytes_up"] == record.rows[-1]["bytes_up"]
     assert provenance["interruptions"] == 1
@@ -174,22 +177,24 @@ def test_where_there_is_nothing_to_do_all_end_at_once(root: Path) -> None:
     assert not list(root.rglob("data/records/**/*.json"))
 
 
-def test_a_process_with_other_settings_is_refused(root: Path) -> None:
-    def other(rank: int) -> None:
-        if rank == 1:
-            processes.store.fingerprint = lambda *_: "0" * 64
+def _has_other_settings(rank: int) -> None:
+    if rank == 1:
+        processes.store.fingerprint = lambda *_: "0" * 64
 
-    started = together(3, toy.spec("large_batch"), root, work=other)
+
+def test_a_process_with_other_settings_is_refused(root: Path) -> None:
+    started = together(3, toy.spec("large_batch"), root, work=_has_other_settings)
     assert started.ended(60) == [2, 2, 2]
     assert "process 1 has other settings, data or numerics than the server" in started.said(1)[-1]
 
 
-def test_processes_that_do_not_all_come_end_in_time(root: Path) -> None:
-    def work(rank: int) -> None:
-        if rank:
-            raise SystemExit(3)
+def _does_not_come(rank: int) -> None:
+    if rank:
+        raise SystemExit(3)
 
-    started = together(2, toy.spec("large_batch"), root, work=work, timeout=3)
+
+def test_processes_that_do_not_all_come_end_in_time(root: Path) -> None:
+    started = together(2, toy.spec("large_batch"), root, work=_does_not_come, timeout=3)
     assert started.ended(60) == [2, 3]
     assert "process 0 of 2: not all others could be reached within 3 s" in started.said(0)[-1]
 

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tree
 from scipy import stats
@@ -250,6 +251,28 @@ def test_elsewhere_payloads_agree_if_their_lengths_are_close(bench: Bench) -> No
 def test_elsewhere_what_payloads_are_lengths_of_must_be_equal(change: dict, bench: Bench) -> None:
     found = payloads(bench, change)
     assert (found.verdict, found.detail) == (rerun.DIFFERS, "another machine type, and rows differ")
+
+
+@pytest.mark.parametrize(
+    ("run", "value", "identity"),
+    [("lb-gradients-vgg11", "cosine", "batch"), ("lb-teacher-resnet18", "r2", "teacher")],
+)
+def test_elsewhere_gradients_and_teachers_agree_if_their_mean_is_where_one_more_seed_is_expected(
+    run: str, value: str, identity: str, bench: Bench
+) -> None:
+    bench.spec = specs.find(run, "study", bench.root)
+    kept = [tree.record(bench.spec, seed, bench.root) for seed in (11, 12, 13)]
+    provenance = records.provenance_path(store.record_path(bench.spec, 11, bench.root))
+    files.write_atomic(provenance, files.canonical_json({"machine": HERE}))
+    means = [sum(row[value] for row in record.rows) / len(record.rows) for record in kept]
+    centre, spread = np.mean(means), np.std(means, ddof=1)
+    half = stats.t.ppf(0.975, 2) * spread * math.sqrt(1 + 1 / 3)
+    for goal, verdict in ((centre + 0.99 * half, rerun.AGREES), (centre - 1.01 * half, rerun.DIFFERS)):
+        rows = [row | {value: row[value] + goal - means[0]} for row in kept[0].rows]
+        found = bench.again(replace(kept[0], rows=rows), ELSEWHERE, seed=11)
+        assert found.verdict == verdict, found.detail
+    other = [kept[0].rows[0] | {identity: "another"}, *kept[0].rows[1:]]
+    assert "rows differ" in bench.again(replace(kept[0], rows=other), ELSEWHERE, seed=11).detail
 
 
 def test_a_provenance_that_names_less_of_a_machine_is_compared_by_what_it_names(bench: Bench) -> None:
