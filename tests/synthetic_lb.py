@@ -201,6 +201,11 @@ STEP_FINALS = {
 REMEDY_FINALS = {"plain": 0.50, "small": 0.60} | dict.fromkeys(
     ("scaling", "lars", "lamb", "local", "extrapolated", "isotropic", "fisher", "growing", "adaptive", "step-up"), 0.55
 )
+#: The same of training with a teacher.
+TAUGHT_FINALS = {
+    "plain": 0.50, "small": 0.60, "longer": 0.51, "autoencoder": 0.59, "layers": 0.55, "conditional": 0.57,
+    "matching": 0.54, "isotropic": 0.53,
+}  # fmt: skip
 COMPRESSING = ("dense", "topk", "dgc", "int8", "powersgd")
 SHARES = {"t05": 0.6, "t08": 0.2}
 
@@ -219,6 +224,7 @@ def finals() -> dict[str, float]:
         f"lb-batch-{m}-{batch}": final for m, by_batch in BATCH_FINALS.items() for batch, final in by_batch.items()
     }
     ends |= {f"lb-remedy-{name}": final for name, final in REMEDY_FINALS.items()}
+    ends |= {f"lb-taught-{name}": final for name, final in TAUGHT_FINALS.items()}
     ends |= {
         f"lb-compress-{codec}-{batch}": 0.5 - lost * (codec != "dense")
         for codec in COMPRESSING

@@ -36,6 +36,11 @@ REMEDIES = {
     "isotropic": 0.11, "fisher": 0.1, "growing": 0.02, "adaptive": 0.04, "step-up": 0.07,
 }  # fmt: skip
 """Points below batch 32 that a remedy ends."""
+TAUGHT = {
+    "small": 0.0, "plain": 0.1, "longer": 0.09, "autoencoder": 0.08, "layers": 0.095, "conditional": 0.04,
+    "matching": 0.07, "isotropic": 0.06,
+}  # fmt: skip
+"""The same for training with a teacher, and for what stands beside it."""
 COSTS = {"dense": 0.0, "topk": 0.12, "dgc": 0.03, "int8": 0.002, "powersgd": 0.05}
 """Points that a codec costs at batch 64; half of it at 256, a quarter at 1024."""
 STEPS_OF_REMEDIES = {"local": 0.125, "growing": 16.0, "adaptive": 8.0}
@@ -75,6 +80,8 @@ def _rounds(spec: Spec) -> list[tuple[int, float]]:
 def _final(spec: Spec) -> float:
     if spec.run.startswith("lb-remedy-"):
         return 0.5 - REMEDIES[spec.run.removeprefix("lb-remedy-")]
+    if spec.run.startswith("lb-taught-"):
+        return 0.5 - TAUGHT[spec.run.removeprefix("lb-taught-")]
     if spec.run.startswith("lb-compress-"):
         codec, batch = spec.run.split("-")[2:]
         return 0.55 - COSTS[codec] / {"64": 1, "256": 2, "1024": 4}[batch]
@@ -95,6 +102,8 @@ def _series(spec: Spec, rounds: int, rng: np.random.Generator) -> dict[str, list
     if spec.remedy is not None:
         each = STEPS_OF_REMEDIES.get(spec.run.removeprefix("lb-remedy-"), 1.0)
         series["synchronisations"] = np.diff(np.floor(each * np.arange(rounds + 1))).tolist()
+    if spec.remedy == "teacher":
+        series["further_images"] = [1056.0 * 32 * (at in (2, 10, 20)) for at in range(rounds)]
     if "gradient_norm" not in (spec.track or []) and spec.step_up is None:
         return series
     level = 0.5 + 20 / math.sqrt(spec.local_batch)

@@ -23,7 +23,7 @@ from repro.verdicts import rules
 from repro.verdicts.rules import DEPENDS_ON, FAILS, HOLDS, NO_DIFFERENCE, NOT_COMPARABLE, NOT_RUN, OPEN
 
 ROOT = Path(__file__).parents[1]
-NUMBERS = (1, 2, 3, 6, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 22, 27, 30, 31, 33)
+NUMBERS = (1, 2, 3, 6, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 21, 22, 27, 30, 31, 33)
 WITH_VALUES = ("lb.c12", "lb.c13", "lb.c14", "lb.c18")
 SEEDS = tuple(range(1, 9))
 """Two looks; the first decides in these worlds."""
@@ -143,7 +143,9 @@ def test_only_some_statements_and_what_stands_beside_need_control_runs(statement
     """The default pipeline makes no controls: without them all others are judged."""
     artefacts = {name: record for name, record in world().items() if record.group == "artefact"}
     found = judge(statements, artefacts)
-    assert {name for name, v in found.items() if v["verdict"] == NOT_RUN} == {"lb.c16", "lb.c20", "lb.c30", "lb.c33"}
+    assert {name for name, v in found.items() if v["verdict"] == NOT_RUN} == {
+        "lb.c16", "lb.c20", "lb.c21", "lb.c30", "lb.c33",
+    }  # fmt: skip
 
 
 def test_every_run_that_a_rule_names_is_one_of_the_world(statements):
@@ -803,3 +805,27 @@ def test_the_largest_classes_are_those_of_the_prepared_data() -> None:
         pytest.skip("CalTech-101 is not prepared here")
     counts = np.bincount(np.load(path))
     assert records.LARGEST_CLASS["caltech101"] == counts.max() / counts.sum()
+
+
+# Training with a teacher: c21 ------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("run", "final", "outcome"),
+    [
+        ("lb-taught-small", 0.45, [FAILS, HOLDS, HOLDS, HOLDS]),  # nothing to close
+        ("lb-taught-plain", 0.595, [OPEN, OPEN, HOLDS, HOLDS]),
+        ("lb-taught-matching", 0.62, [HOLDS, HOLDS, FAILS, HOLDS]),  # a learning rate does it
+        ("lb-taught-isotropic", 0.62, [HOLDS, HOLDS, HOLDS, FAILS]),
+    ],
+)
+def test_a_teacher_needs_a_gap_and_must_beat_what_knows_no_direction(statements, run, final, outcome):
+    records = world()
+    for name, record in records.items():
+        if record.run == run:
+            shift = final - metrics.end_top1(record) + (0.02 * (-1) ** record.seed if outcome[0] == OPEN else 0)
+            rows = [row | {"test_top1": row["test_top1"] + shift} for row in record.rows]
+            records[name] = replace(record, rows=rows)
+    verdict = judge(statements, records, "lb.c21")
+    assert outcomes(verdict) == outcome
+    assert len(outcomes(verdict, beside=True)) == 5

@@ -193,7 +193,7 @@ class Training:
     weights: Literal["images", "equal"] = "images"
     step_up: dict[str, Any] | None = None
     remedy: str | None = None
-    remedy_options: dict[str, int | float | list[int | float]] | None = None
+    remedy_options: dict[str, int | float | str | list[int | float]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

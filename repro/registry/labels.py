@@ -184,8 +184,14 @@ _REMEDIES = {
     "fisher": "Fisher noise", "growing": "growing batch", "adaptive": "batch by noise scale",
     "step-up": "step-up X = 4",
 }  # fmt: skip
+_TAUGHT = {
+    "plain": "batch 1024", "small": "batch 32", "longer": "batch 1024, longer", "autoencoder": "autoencoder with skip",
+    "layers": "scale by layer", "conditional": "conditional noise", "matching": "norm matching",
+    "isotropic": "isotropic noise",
+}  # fmt: skip
 _COMPRESSED = {"dense": "no compression", "topk": "top-k", "dgc": "DGC", "int8": "int8", "powersgd": "PowerSGD"}
 _REMEDY = re.compile(rf"lb-(?:grid-)?remedy-(?P<name>[a-z-]+?)(?:-lr{_RATES})?")
+_TEACHER = re.compile(rf"lb-(?:grid-)?taught-(?P<name>[a-z-]+?)(?:-lr{_RATES})?")
 _COMPRESSION = re.compile(r"lb-compress-(?P<codec>[a-z0-9]+)-(?P<batch>\d+)")
 _MEASURED = re.compile(r"lb-(?P<kind>perf|memory|capacity|gradients|teacher)-(?P<network>\w+)")
 _PAYLOADS = re.compile(r"e2-payloads-(?P<network>\w+)-(\d+)")
@@ -289,6 +295,9 @@ def _label_of_paper(run: str, settings: _Settings) -> str:
     if remedy := _REMEDY.fullmatch(run):
         rate = f" (learning rate {_number(remedy[2])})" if remedy[2] else ""
         return f"small CNN {_REMEDIES.get(remedy['name'], remedy['name'])}{rate}"
+    if taught := _TEACHER.fullmatch(run):
+        rate = f", learning rate {_number(taught[2])}" if taught[2] else ""
+        return f"small CNN {_TAUGHT.get(taught['name'], taught['name'])} (teachers{rate})"
     if sent := _COMPRESSION.fullmatch(run):
         return f"ResNet18 {_COMPRESSED.get(sent['codec'], sent['codec'])} (batch {sent['batch']})"
     found = _OF_PAPER.fullmatch(re.sub(r"lb-grid-([a-z0-9]+)-([a-z0-9]+)", r"lb-\2-\1", run))

@@ -163,7 +163,7 @@ GATES = {
     "rate": Style("#5B7FA6", "^", (0, (3.0, 1.0))),
 }
 
-#: Remedies for the generalisation gap: the axis tells them apart.
+#: Remedies for the generalisation gap, teachers among them: the axis tells them apart.
 _REMEDY = Style("#B8352F", "D", "-")
 #: Codecs whose cost is drawn by batch size, as run ids have them.
 CODECS = {
@@ -183,7 +183,8 @@ def _of_paper() -> dict[str, Style]:
         }
         for threshold in ("t05", "t08"):
             looks |= {f"lb-step-{model}-{threshold}-x{factor}": look for factor, look in FACTORS.items() if factor > 1}
-    looks |= {"lb-remedy-small": _SMALL, "lb-remedy-plain": _LARGE}
+    looks |= {"lb-remedy-small": _SMALL, "lb-remedy-plain": _LARGE, "lb-taught-small": _SMALL}
+    looks |= {"lb-taught-plain": _LARGE, "lb-taught-longer": _LARGE}
     return looks
 
 
@@ -196,7 +197,7 @@ def of(run: str, method: str) -> Style:
 
     Runs of post 1 with GroupNorm look like those with BatchNorm, with which they never share a figure.
     """
-    if run.startswith("lb-remedy-") and run not in TRAINED:
+    if run.startswith(("lb-remedy-", "lb-taught-")) and run not in TRAINED:
         return _REMEDY
     return (NETWORKS | TRAINED).get(run) or (ARMS | COMPRESSED).get(run.removesuffix("-gn"), METHODS[method])
 

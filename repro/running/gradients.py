@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,23 +13,16 @@ from torch import Tensor, nn
 
 from repro.checkpoint import Checkpoint
 from repro.data.batches import Batches, Images
-from repro.models.dropout import SeededDropout
 from repro.randomness import generator
 from repro.results.records import Record
 from repro.running.job import Job, Report
 from repro.running.prepare import prepare
 from repro.training import plain
-from repro.training.steps import Optimisation, backward, gradients
+from repro.training.looking import looking, of_batch
+from repro.training.steps import Optimisation
 
 LARGEST = 0.001
 """Share of a gradient's values that ``top_share`` and ``top_cosine`` are of."""
-
-
-def of_batch(model: nn.Module, images: Images, index: np.ndarray) -> Tensor:
-    """Gradient of the mean loss on the images ``index``, without augmentation, as one vector in float64."""
-    x, y = images.whole(index)
-    backward(model, x, y, "fp32")
-    return torch.cat([g.flatten() for g in gradients(model).values()]).double()
 
 
 def describe(vectors: Sequence[Tensor]) -> dict[str, float]:
@@ -59,24 +51,6 @@ def describe(vectors: Sequence[Tensor]) -> dict[str, float]:
         "signal": float(mean.square().sum()) - noise / n, "top_share": float(np.mean(shares)),
         "cosine": float(np.mean(cosines)), "top_cosine": float(np.mean(kept)),
     }  # fmt: skip
-
-
-@contextmanager
-def looking(model: nn.Module) -> Iterator[None]:
-    """Within the context gradients of ``model`` are those of training without dropout; afterwards it is as it was."""
-    kept = copy.deepcopy(model.state_dict())
-    modes = [(layer, layer.training) for layer in model.modules()]
-    model.train()
-    for layer in model.modules():
-        if isinstance(layer, SeededDropout):
-            layer.eval()
-    try:
-        yield
-    finally:
-        for layer, training in modes:
-            layer.training = training
-        model.load_state_dict(kept)
-        model.zero_grad(set_to_none=True)
 
 
 def at_weights(

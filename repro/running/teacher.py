@@ -27,10 +27,10 @@ from repro.experiments.sizes import SMALL_BATCHES
 from repro.randomness import derive, generator
 from repro.results.records import Record
 from repro.results.teachers import ANOTHER, LATER, MEAN
-from repro.running.gradients import looking, of_batch
 from repro.running.job import Job, Report
 from repro.running.prepare import prepare
 from repro.training import plain
+from repro.training.looking import drawn, looking, of_batch
 from repro.training.steps import Optimisation
 from repro.training.teachers import TEACHERS, Learnt, Pairs
 
@@ -76,18 +76,6 @@ class Student(NamedTuple):
     model: nn.Module
     optimiser: torch.optim.Optimizer
     batches: Batches
-
-
-def drawn(
-    images: int, small: Sequence[int], large: Sequence[int], random: np.random.Generator
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Images of small batches, which share none, and of a large one of each size, which holds none of the small ones'.
-
-    A large batch that held them would predict them too well.
-    """
-    order = random.permutation(images)
-    few, rest = np.split(order, [sum(small)])
-    return np.split(few, np.cumsum(small)[:-1]), [rest[:size] for size in large]
 
 
 def pairs_at(

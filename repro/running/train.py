@@ -51,6 +51,7 @@ class State:
     gradient_norms: list[float] = field(default_factory=list)
     factors: list[float] = field(default_factory=list)
     synchronisations: list[float] = field(default_factory=list)
+    further: list[float] = field(default_factory=list)
     bytes_up: int = 0
     bytes_down: int = 0
     epoch_loss: float = 0.0
@@ -70,6 +71,7 @@ class State:
         self.rounds = done.number
         self.losses.append(done.loss)
         self.synchronisations.append(done.synchronisations)
+        self.further.append(done.further)
         self.bytes_up += done.bytes_up
         self.bytes_down += done.bytes_down
         self.epoch_loss += done.loss * done.images
@@ -302,6 +304,8 @@ class Training:
             series["step_up_factor"] = self.state.factors
         if self.spec.remedy:
             series["synchronisations"] = self.state.synchronisations
+        if any(self.state.further):
+            series["further_images"] = self.state.further
         return {name: [files.rounded(value) for value in values] for name, values in series.items()}
 
 

@@ -69,7 +69,7 @@ def train(large: Tensor, small: Tensor, seed: int, skip: bool = False) -> dict[s
     What is minimised is the squared error of the gradient itself: that of a piece, scaled by what the input was
     divided by, counts by the square of this scale.
     """
-    network = Autoencoder(seed, skip)
+    network = Autoencoder(seed, skip).to(large.dtype)
     x, scale = pieces(large)
     y = F.pad(small, (0, -small.shape[1] % PIECE)).reshape(-1, 1, PIECE) / scale
     weight = scale.square() / scale.square().mean()
@@ -92,7 +92,7 @@ def _shuffled(n: int, seed: int) -> Iterator[Tensor]:
 @torch.no_grad()
 def apply(weights: dict[str, Tensor], vectors: Tensor, skip: bool = False) -> Tensor:
     """Gradients (n, d) mapped by a network with these ``weights``."""
-    network = Autoencoder(0, skip)
+    network = Autoencoder(0, skip).to(vectors.dtype)
     network.load_state_dict(weights)
     x, scale = pieces(vectors)
     return (network(x) * scale).reshape(len(vectors), -1)[:, : vectors.shape[1]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -40,8 +41,9 @@ def centralised(
         x, y = batches.get(0, step)
         seed = batches.dropout_seed(0, step)
         if remedy is not None:
-            taken = remedy.take(Step(model, optimiser, x, y, optimisation.precision, lr, step, seed))
-            yield Round(step + 1, lr, taken.loss, taken.correct, len(y), 0, 0, synchronisations=taken.synchronisations)
+            taken = remedy.take(Step(model, optimiser, x, y, optimisation.precision, lr, step, seed, batches.images))
+            done = Round(step + 1, lr, taken.loss, taken.correct, len(y), 0, 0)
+            yield replace(done, synchronisations=taken.synchronisations, further=taken.further)
             continue
         loss, correct = backward(model, x, y, optimisation.precision, [seed])
         if before_step is not None:

@@ -19,6 +19,7 @@ class Round:
             model, before the aggregation.
         synchronisations: how often the round averages gradients or models; of central training, how often workers that
             share its images would.
+        further: training images besides ``images`` whose gradients the round took, as often as it took them.
     """
 
     number: int
@@ -30,6 +31,7 @@ class Round:
     bytes_down: int
     clients_top1_by_class: list[list[float | None]] | None = None
     synchronisations: int = 1
+    further: int = 0
 
 
 @dataclass

@@ -606,7 +606,7 @@ def test_plan_adds_up_recorded_times_and_counts_what_was_never_timed(root: Path,
     assert (artefact["runs"], artefact["runs_without_a_time"]) == (RUNS["e1"], RUNS["e1"] - 2)
     assert artefact["measured_on"] == ["abacus"]
     assert (grid["core_hours"], grid["runs_without_a_time"], control["runs"]) == (0.0, 48, 8)
-    counts = [RUNS["e2"], 21, 16, RUNS["e3"], 0, 26, RUNS["lb"], 36, 152]
+    counts = [RUNS["e2"], 21, 16, RUNS["e3"], 0, 26, RUNS["lb"], 50, 168]
     assert [(p["runs"], p["runs_without_a_time"], p["core_hours"]) for p in others] == [(n, n, 0.0) for n in counts]
     assert "abacus" in done(capsys, "plan")
     assert "not recorded" in done(capsys, "plan")

@@ -87,7 +87,7 @@ def test_the_paper_has_its_artefacts_and_controls_apart() -> None:
     assert {name for name in IDS if report.ARTEFACTS[name].published} == published
     controls = {
         "lb.extra-equation", "lb.extra-gating", "lb.extra-low-gating", "lb.extra-buffers", "lb.extra-sensitivity",
-        "lb.extra-remedies", "lb.extra-compression", "lb.extra-weights",
+        "lb.extra-remedies", "lb.extra-compression", "lb.extra-weights", "lb.extra-teacher",
     }  # fmt: skip
     assert {name for name in IDS if report.ARTEFACTS[name].group == "control"} == controls
     assert set(IDS) == published | controls | {"lb.extra-sharpness", "lb.extra-low-rate", "lb.extra-training"}
@@ -476,3 +476,20 @@ def test_what_compression_costs_is_the_difference_to_no_compression_seed_by_seed
             ]  # fmt: skip
             np.testing.assert_allclose(values(rows, "lost_points", codec=words, batch=str(batch)), expected, rtol=1e-6)
             assert set(values(rows, "times_shorter", codec=words, batch=str(batch))) == {28.0}
+
+
+# Training with a teacher ------------------------------------------------------------------------------------------
+
+
+def test_teachers_are_drawn_with_their_intervals_and_the_images_of_their_pairs(rendered: Path) -> None:
+    rows = read_csv(rendered / "lb.extra-teacher.csv")
+    assert {row["run"] for row in rows} == set(lb.taught.TAUGHT)
+    for run in lb.taught.TAUGHT:
+        group = of(run)
+        expected = interval([100 * metrics.end_top1(record) for record in group])
+        drawn = [values(rows, name, run=run)[0] for name in ("mean_percent", "low_percent", "high_percent")]
+        np.testing.assert_allclose(drawn, expected, rtol=1e-6)
+        pairs = 3 * 32 * 1056 if group[0].spec.get("remedy") == "teacher" else 0
+        assert values(rows, "images_of_pairs", run=run) == [pairs] * len(group)
+        trained = group[0].spec["epochs"] * group[0].spec["train_images"]
+        assert values(rows, "images", run=run) == [trained + pairs] * len(group)

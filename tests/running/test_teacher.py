@@ -17,7 +17,8 @@ from repro.experiments.sizes import SMALL_BATCHES
 from repro.models import build
 from repro.results.teachers import ANOTHER, GAINS, IDENTITY, LATER, MEAN
 from repro.running import teacher
-from repro.running.teacher import Measurement, Plan, Student, drawn
+from repro.running.teacher import Measurement, Plan, Student
+from repro.training.looking import drawn
 from repro.training.steps import Optimisation
 from repro.training.teachers import TEACHERS
 

@@ -378,7 +378,7 @@ class United:
     """The batches of all clients as one client's."""
 
     def __init__(self, clients) -> None:
-        self.clients, self.rounds_per_epoch = clients, clients.rounds_per_epoch
+        self.clients, self.rounds_per_epoch, self.images = clients, clients.rounds_per_epoch, clients.images
 
     def get(self, client: int, step: int):
         parts = [self.clients.get(k, step) for k in range(self.clients.clients)]

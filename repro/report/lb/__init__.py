@@ -11,6 +11,7 @@ from repro.report.lb import (
     runs,
     shares,
     step_up,
+    taught,
     teacher,
     times,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "runs",
     "shares",
     "step_up",
+    "taught",
     "teacher",
     "times",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
@@ -36,9 +37,10 @@ REMEDIES = {
 }
 """Runs from top to bottom, in words."""
 
-_END = ("mean_percent", "low_percent", "high_percent")
+DASHED = (0, (4, 2))
+END = ("mean_percent", "low_percent", "high_percent")
 _EQUAL = ("equal_bytes_mean_percent", "equal_bytes_low_percent", "equal_bytes_high_percent")
-_SHARP = ("sharpness_mean", "sharpness_low", "sharpness_high")
+SHARP = ("sharpness_mean", "sharpness_low", "sharpness_high")
 
 
 # Rows -----------------------------------------------------------------------------------------------------------
@@ -73,9 +75,9 @@ def remedy_rows(chosen: Selection) -> list[Row]:
         sharp = [recorded(record, "hessian_top_eigenvalue") for record in group]
         above = [np.log(value) for value in sharp if value is not None and value > 0]
         same = (
-            span(finals(group), _END)
+            span(finals(group), END)
             | span([value for value in equal if value is not None], _EQUAL)
-            | dict(zip(_SHARP, np.exp(interval(above)).tolist() if above else (None,) * 3, strict=True))
+            | dict(zip(SHARP, np.exp(interval(above)).tolist() if above else (None,) * 3, strict=True))
         )
         for record, end, at, eigenvalue in zip(group, finals(group), equal, sharp, strict=True):
             done = synchronisations(record)
@@ -114,11 +116,11 @@ def remedies(groups: Selection, rows: Rows) -> Figure:
         panels=("equal images", "equal bytes", "sharpness"), legend_rows=0, share_y=False,
     )  # fmt: skip
     figure.subplots_adjust(left=0.225, wspace=0.12)
-    columns = (("top1_percent", _END), ("equal_bytes_percent", _EQUAL), ("top_eigenvalue", _SHARP))
+    columns = (("top1_percent", END), ("equal_bytes_percent", _EQUAL), ("top_eigenvalue", SHARP))
     for axes, (name, ends_of) in zip(panels, columns, strict=True):
         for place, run in enumerate(REMEDIES):
-            _draw(axes, -place, rows.where(run=run), name, ends_of, groups[run])
-        _means(axes, rows, ends_of)
+            draw_arm(axes, -place, rows.where(run=run), name, ends_of, groups[run])
+        mean_lines(axes, rows, ends_of, {SMALL: "-", PLAIN: DASHED})
         axes.set_ylim(-len(REMEDIES) + 0.4, 0.6)
         axes.set_yticks([-place for place in range(len(REMEDIES))], list(REMEDIES.values()), fontsize=8)
         axes.tick_params(axis="x", labelsize=7)
@@ -126,11 +128,11 @@ def remedies(groups: Selection, rows: Rows) -> Figure:
             axes.tick_params(axis="y", labelleft=False)
     for axes in panels[:2]:
         axes.set_xlabel("accuracy, top-1 (%)", fontsize=8)
-    _sharpness_axis(panels[2], rows)
+    sharpness_axis(panels[2], rows)
     return figure
 
 
-def _draw(axes: Axes, place: float, rows: Rows, name: str, columns: Sequence[str], group: Sequence[Record]) -> None:
+def draw_arm(axes: Axes, place: float, rows: Rows, name: str, columns: Sequence[str], group: Sequence[Record]) -> None:
     """A run in one panel: seeds, mean and interval."""
     style, found = of_group(group), rows.numbers(name)[0]
     mean, low, high = rows.once(*columns)[:, 0]
@@ -142,14 +144,16 @@ def _draw(axes: Axes, place: float, rows: Rows, name: str, columns: Sequence[str
     axes.plot([mean], [place], **style.kwargs() | {"linestyle": "none", "markersize": 6}, zorder=3)
 
 
-def _means(axes: Axes, rows: Rows, columns: Sequence[str]) -> None:
-    for run, line in ((SMALL, "-"), (PLAIN, (0, (4, 2)))):
+def mean_lines(axes: Axes, rows: Rows, columns: Sequence[str], lines: Mapping[str, Any]) -> None:
+    """Vertical lines at the means of some runs, each with its line style."""
+    for run, line in lines.items():
         mean = rows.where(run=run).once(columns[0])[0, 0]
         if not np.isnan(mean):
             axes.axvline(mean, color=GREY, linewidth=0.8, linestyle=line, zorder=1)
 
 
-def _sharpness_axis(axes: Axes, rows: Rows) -> None:
+def sharpness_axis(axes: Axes, rows: Rows) -> None:
+    """The horizontal axis of top eigenvalues, logarithmic where there are any."""
     from matplotlib.ticker import LogLocator
 
     axes.set_xlabel("top Hessian eigenvalue (no unit)", fontsize=8)

@@ -85,7 +85,11 @@ def _notes(group: Sequence[Record]) -> list[str]:
     spec, small = first.spec, first.rows[0]["small"]
     steps = [int(step) for step in spec["measured_steps"]]
     fitted, later = steps[: len(steps) // 2], steps[len(steps) // 2 :]
-    most = ", ".join(f"{number(100 * small / large, 1)} at {large}" for large in teachers.larges(first))
+    images = int(spec["train_images"])
+    most = ", ".join(
+        f"{number(100 * (small / large + small / images) / (1 - small / images), 1)} at {large}"
+        for large in teachers.larges(first)
+    )
     pairs = number(len(fitted) * int(spec["repetitions"]))
     return [
         f"{first.profile} profile: {network_size(first)}, {number(int(spec['train_images']))} images, "
@@ -97,7 +101,7 @@ def _notes(group: Sequence[Record]) -> list[str]:
         f"{spec['local_batch']}; held out: steps {number(later[0])} to {number(later[-1])} of it, and "
         "the first ones of a training with other initial weights and another order of images.",
         "Identity: the large batch's gradient as it is. Nothing predicts better than the gradient of all images, which "
-        f"is less than b / B above the identity (points: {most}); the last row of each batch comes near it. Teachers "
+        f"is less than (b/B + b/N) / (1 - b/N) above the identity (points: {most}; N: all training images); the last row of each batch comes near it. Teachers "
         "that add noise draw from a distribution, so that their squared error is larger by its variance; their squared "
         "length shows what it is for (100 %: that of a small batch).",
         *gaps({RUN: list(group)}),

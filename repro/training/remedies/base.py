@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from repro.data.batches import Images
 from repro.errors import ReproError
 from repro.training.steps import backward, sgd
 
@@ -36,6 +37,7 @@ class Step:
         lr: the learning rate of the round.
         number: rounds before it.
         seed: of what the network drops.
+        images: all training images; None where only those of the round are known.
     """
 
     model: nn.Module
@@ -46,17 +48,20 @@ class Step:
     lr: float
     number: int
     seed: int
+    images: Images | None = None
 
 
 class Taken(NamedTuple):
     """What a round did: mean loss over its images, images classified correctly, and synchronisations.
 
     ``synchronisations``: how often workers that share the round's images would average gradients or models in it.
+    ``further``: training images besides those of the round whose gradients it took, as often as it took them.
     """
 
     loss: float
     correct: int
     synchronisations: int = 1
+    further: int = 0
 
 
 class Remedy:
