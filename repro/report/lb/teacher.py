@@ -101,8 +101,8 @@ def _notes(group: Sequence[Record]) -> list[str]:
         f"{spec['local_batch']}; held out: steps {number(later[0])} to {number(later[-1])} of it, and "
         "the first ones of a training with other initial weights and another order of images.",
         "Identity: the large batch's gradient as it is. Nothing predicts better than the gradient of all images, which "
-        f"is less than (b/B + b/N) / (1 - b/N) above the identity (points: {most}; N: all training images); the last row "
-        "of each batch comes near it. Teachers that add noise draw from a distribution, so that their squared error is larger by its variance; their squared "
-        "length shows what it is for (100 %: that of a small batch).",
+        f"is less than (b/B + b/N) / (1 - b/N) above the identity (points: {most}; N: all training images); the last "
+        "row of each batch comes near it. Teachers that add noise draw from a distribution, so that their squared "
+        "error is larger by its variance; their squared length shows what it is for (100 %: that of a small batch).",
         *gaps({RUN: list(group)}),
     ]
