@@ -17,7 +17,7 @@ from repro.training.steps import backward
 from repro.training.teachers import TEACHERS, Learnt, Pairs
 
 
-@register("teacher", version=1)
+@register("teacher", version=1)  # raised too when a change of training/teachers.py alters what a teacher makes
 class Taught(Remedy):
     """Steps along A(G) in place of the gradient G of the round: w <- w - lr A(G), with A one of ``training.teachers``.
 
