@@ -17,7 +17,7 @@ from synthetic_e2 import e2_records
 from synthetic_e3 import DIVERGE, e3_records
 
 from repro import report
-from repro.book.notebooks import drawn, execute, html_body, load, of_source, percent, show, table
+from repro.book.notebooks import drawn, execute, html_body, load, of_source, percent, show, signed_percent, table
 from repro.data import sets
 from repro.errors import ReproError
 from repro.registry import specs, store
@@ -143,6 +143,8 @@ def test_interval_of_one_seed_and_of_none_is_said() -> None:
     assert percent([]) == "–"
     assert percent([0.01, 0.02, 0.03]) == "2.0 [0.0, 4.5]"  # cut at 0, beyond which no accuracy lies
     assert percent([0.51, 0.52, 0.53]) == "52.0 [49.5, 54.5]"
+    assert signed_percent([0.01, 0.02, 0.03]) == "2.0 [−0.5, 4.5]", "a difference is not cut"
+    assert signed_percent([-0.02, -0.02]) == "−2.0 [−2.0, −2.0]"
 
 
 def test_table_escapes_what_would_split_a_cell() -> None:

@@ -85,11 +85,7 @@ def _notes(group: Sequence[Record]) -> list[str]:
     spec, small = first.spec, first.rows[0]["small"]
     steps = [int(step) for step in spec["measured_steps"]]
     fitted, later = steps[: len(steps) // 2], steps[len(steps) // 2 :]
-    images = int(spec["train_images"])
-    most = ", ".join(
-        f"{number(100 * (small / large + small / images) / (1 - small / images), 1)} at {large}"
-        for large in teachers.larges(first)
-    )
+    most = ", ".join(f"{number(100 * most_beyond(first, large), 1)} at {large}" for large in teachers.larges(first))
     pairs = number(len(fitted) * int(spec["repetitions"]))
     return [
         f"{first.profile} profile: {network_size(first)}, {number(int(spec['train_images']))} images, "
@@ -106,3 +102,13 @@ def _notes(group: Sequence[Record]) -> list[str]:
         "error is larger by its variance; their squared length shows what it is for (100 %: that of a small batch).",
         *gaps({RUN: list(group)}),
     ]
+
+
+def most_beyond(record: Record, large: int) -> float:
+    """R2 that no teacher exceeds that of the identity by, for batches that share no image (ledger: lb-teacher).
+
+    With the covariance C of one image's gradient, disjoint batches of b and B of N images differ by tr C (1/b + 1/B),
+    and a small batch's gradient has at least the squared norm tr C (1/b - 1/N).
+    """
+    small, images = record.rows[0]["small"], int(record.spec["train_images"])
+    return float((small / large + small / images) / (1 - small / images))
