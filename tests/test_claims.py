@@ -1049,7 +1049,16 @@ def test_without_any_record_everything_is_not_run_and_says_what_is_missing(publi
     grids = ", ".join(f"e1-grid-{arm}-lr*" for arm in GRID_ARMS)
     assert found["e1.c6"]["reason"] == f"missing: {grids}"
     assert found["e1.c4"]["reason"] == "missing: e1-union-law"
-    assert found["lb.c21"]["reason"] == "this package has no run for this statement"
+    assert found["lb.c21"]["reason"].startswith("missing: lb-taught-small, lb-taught-plain; ")
+
+
+def test_a_statement_without_a_rule_says_that_nothing_was_run_for_it(published):
+    without = [replace(each, judge=None) if each.id == "lb.c21" else each for each in published.statements]
+    found = verdicts(published._replace(statements=without), {})
+    assert (found["lb.c21"]["verdict"], found["lb.c21"]["reason"]) == (
+        "not run",
+        "this package has no run for this statement",
+    )
 
 
 def test_a_stale_central_run_takes_the_target_away(published):

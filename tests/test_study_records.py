@@ -285,8 +285,7 @@ def test_a_rule_that_changed_after_the_runs_needs_an_entry_of_the_ledger(root: P
         "the rule of lb.c6 has changed, and data/study.yaml names no entry of the ledger",
     ]
     assert found(root, path) == ["the rule of lb.c6 has changed, and data/study.yaml names no entry of the ledger"]
-    with (root / "data/study.yaml").open("a") as plan:
-        plan.write("changed: {lb.c6: lb-large-batches}\n")
+    name_in(root, changed={"lb.c6": "lb-large-batches"})
     assert study.load(root).changed == {"lb.c6": "lb-large-batches"}
     assert found(root, path) == []
 
@@ -362,8 +361,7 @@ def test_where_there_is_no_history_the_reason_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", ["[e1.c1]", "{e1.c1: 3}", "{1: e1-target}"])
 def test_a_malformed_list_of_changed_rules_is_one_line(tmp_path: Path, given: str) -> None:
     made = tree.plant(tmp_path)
-    with (made / "data/study.yaml").open("a") as plan:
-        plan.write(f"changed: {given}\n")
+    name_in(made, changed=yaml.safe_load(given))
     with pytest.raises(ReproError, match="key changed") as caught:
         study.load(made)
     assert "\n" not in str(caught.value)
