@@ -11,7 +11,7 @@ from repro.report.selection import ends
 from repro.results.records import Record
 from repro.verdicts.rules import paired_interval
 
-Interval = Callable[[np.ndarray], tuple[float, float, float]]
+Interval = Callable[[Sequence[float] | np.ndarray], tuple[float, float, float]]
 
 
 def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
@@ -37,11 +37,11 @@ def intervals(values: np.ndarray, of: Interval = interval) -> np.ndarray:
     return np.array([of(column) for column in values.T]).T
 
 
-def with_interval(values: Sequence[float], digits: int = 1) -> str:
-    """``mean [low, high]`` of values in percent."""
+def with_interval(values: Sequence[float], digits: int = 1, of: Interval = bounded) -> str:
+    """``mean [low, high]`` of values in percent; ``of``: ``interval`` for what may lie below 0 or above 100."""
     if not len(values):
         return "no number"
-    mean, low, high = (number(value, digits) for value in bounded(values))
+    mean, low, high = (number(value, digits) for value in of(values))
     return f"{mean} [{low}, {high}]" if len(values) > 1 else f"{mean} (one seed)"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from repro.errors import ReproError
-from repro.report.intervals import bounded, intervals
+from repro.report.intervals import Interval, bounded, intervals
 from repro.report.selection import Selection, setting
 from repro.results.records import Record
 
@@ -94,9 +94,12 @@ def _identity(artefact: str, record: Record) -> Row:
     }  # fmt: skip
 
 
-def span(values: Sequence[float], names: Sequence[str] = SPAN) -> Row:
-    """Mean and interval of ``values``, in percent, as columns; None in each where there is no value."""
-    return dict(zip(names, bounded(values) if len(values) else (None,) * 3, strict=True))
+def span(values: Sequence[float], names: Sequence[str] = SPAN, of: Interval = bounded) -> Row:
+    """Mean and interval of ``values``, in percent, as columns; None in each where there is no value.
+
+    ``of``: ``intervals.interval`` for what may lie below 0 or above 100, such as a difference.
+    """
+    return dict(zip(names, of(values) if len(values) else (None,) * 3, strict=True))
 
 
 @dataclass(frozen=True)

@@ -475,7 +475,23 @@ def test_what_compression_costs_is_the_difference_to_no_compression_seed_by_seed
                 100 * (metrics.end_top1(a) - metrics.end_top1(b)) for a, b in zip(dense, own, strict=True)
             ]  # fmt: skip
             np.testing.assert_allclose(values(rows, "lost_points", codec=words, batch=str(batch)), expected, rtol=1e-6)
+            spans = [values(rows, f"lost_{end}", codec=words, batch=str(batch))[0] for end in ("mean", "low", "high")]
+            np.testing.assert_allclose(spans, interval(expected), rtol=1e-6)
             assert set(values(rows, "times_shorter", codec=words, batch=str(batch))) == {28.0}
+
+
+def test_what_compression_gains_is_a_negative_loss() -> None:
+    """The interval of a difference is not cut at zero, where that of an accuracy is."""
+
+    def worse(record: Record) -> Record:
+        return replace(record, rows=[row | {"test_top1": row["test_top1"] / 2} for row in record.rows])
+
+    records = change(("lb-compress-dense-64",), worse)
+    drawn = report.ARTEFACTS["lb.extra-compression"]
+    rows = drawn.rows(select("x", records, drawn.runs))
+    means = {row["lost_mean"] for row in rows if row["batch"] == 64 and row["lost_mean"] is not None}
+    assert means
+    assert max(means) < 0
 
 
 # Training with a teacher ------------------------------------------------------------------------------------------

@@ -33,6 +33,21 @@ def test_the_table_has_a_row_for_every_teacher_and_large_batch_the_largest_first
     assert rows["scale by layer", "1024"][3].startswith(f"{sum(gains) / len(gains):.2f}".replace("-", "−"))
 
 
+def test_a_teacher_that_is_worse_than_nothing_has_numbers_below_zero() -> None:
+    """R2 below 0 and a gain below 0 are results; only shares are cut at 0 and 100."""
+    found = [
+        replace(
+            record,
+            rows=[row | {"r2": -0.5, "length": 1.5} if row["teacher"] == "autoencoder" else row for row in record.rows],
+        )
+        for record in records()
+    ]
+    (row,) = (row for row in report.table("lb.teacher", found).rows if row[:2] == ["autoencoder", "1024"])
+    assert row[2] == row[4] == "−50.0 [−50.0, −50.0]"
+    assert row[3].startswith("−")
+    assert row[5] == "150 [150, 150]"
+
+
 def test_the_csv_holds_every_number_of_every_seed() -> None:
     rows = read_csv(report.table("lb.teacher", records()).csv())
     for record in records():
@@ -46,7 +61,7 @@ def test_the_csv_holds_every_number_of_every_seed() -> None:
 
 def test_notes_say_what_was_held_out_and_how_much_room_there_is() -> None:
     said = " ".join(report.table("lb.teacher", records()).notes)
-    for words in ("3.1 at 1024", "12.5 at 256", "n = 5 seeds", "none of which is in the large batch"):
+    for words in ("3.4 at 1024", "12.8 at 256", "n = 5 seeds", "none of which is in the large batch"):
         assert words in said
 
 

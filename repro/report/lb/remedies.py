@@ -202,7 +202,7 @@ def compression_rows(chosen: Selection) -> list[Row]:
                     | {"codec": COMPRESSED[codec], "batch": batch, "imputed_chance": int(record.status == "diverged")}
                     | {"top1_percent": own[record.seed], "dense_percent": without.get(record.seed)}
                     | {"lost_points": lost.get(record.seed), "times_shorter": ratio[record.seed]}
-                    | span(list(lost.values()), ("lost_mean", "lost_low", "lost_high"))
+                    | span(list(lost.values()), ("lost_mean", "lost_low", "lost_high"), interval)
                 )
     return rows
 

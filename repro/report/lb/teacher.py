@@ -64,11 +64,13 @@ def predictions(groups: Selection) -> Table:
     first, rows, csv_rows = group[0], list[list[str]](), list[Row]()
     for large in reversed(teachers.larges(first)):
         for name in _names(first):
-            of = {held_out: _values(group, name, held_out, large, "r2") for held_out in _HELD_OUT}
-            gained = ABSENT if name == IDENTITY else with_interval(_gains(group, name, LATER, large), 2)
-            length = with_interval(_values(group, name, LATER, large, "length"), 0)
+            later, another = (
+                with_interval(_values(group, name, held_out, large, "r2"), 1, interval) for held_out in (LATER, ANOTHER)
+            )
+            gained = ABSENT if name == IDENTITY else with_interval(_gains(group, name, LATER, large), 2, interval)
+            length = with_interval(_values(group, name, LATER, large, "length"), 0, interval)
             kept = number(int(teachers.row(first, name, LATER, large)["numbers"]))
-            rows.append([name, str(large), with_interval(of[LATER]), gained, with_interval(of[ANOTHER]), length, kept])
+            rows.append([name, str(large), later, gained, another, length, kept])
             csv_rows += _csv_rows(groups.artefact, group, name, large)
     return Table(
         "lb.teacher: predicting the gradient of a small batch from that of a large one",
