@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import tree
 from nbformat import NotebookNode
@@ -22,6 +23,7 @@ from repro.data import sets
 from repro.errors import ReproError
 from repro.registry import specs, store
 from repro.results import records
+from repro.results.records import Record
 from repro.running import laws
 from repro.verdicts import judge
 
@@ -156,7 +158,7 @@ def test_table_escapes_what_would_split_a_cell() -> None:
 
 SEEDS = (11, 12, 13, 14, 15)
 SHAPES = {(r.run, r.seed): r for r in [*e1_records(SEEDS), *e2_records(SEEDS), *e3_records(SEEDS)]}
-STATEMENTS = {"e1": 10, "e2": 16, "e3": 12, "lb": 32}
+STATEMENTS = {"e1": 10, "e2": 16, "e3": 12, "lb": 33}
 """Statements with a rule, by source."""
 
 
@@ -172,13 +174,24 @@ def fill(root: Path, *, source: str = "e1", without: str = "", stale: str = "") 
             run=spec.run,
             kind=spec.kind,
             spec=spec.as_dict(),
-            data={"name": spec.dataset, "sha256": sha256, "classes": 10, "reduced": None},
+            data={"name": sha256 and spec.dataset, "sha256": sha256, "classes": 10, "reduced": None},
             fingerprint="0" * 64 if spec.run == stale else store.fingerprint(spec, seed, root),
         )
         if spec.run == "e1-union-law":
             law = laws.union_batch(workers=2, local_batch=2, image_size=8, width=2, lr=0.1, seed=1)
             made = replace(made, rows=[], law=law)
-        records.write(made, root)
+        records.write(_to_the_end(made), root)
+
+
+def _to_the_end(record: Record) -> Record:
+    """The curve of a completed training, stretched over the epochs of its spec, with a loss a round."""
+    if record.kind != "train" or record.status != "completed":
+        return record
+    longer, last = record.spec["epochs"] / record.rows[-1]["epoch"], record.rows[-1]["round"]
+    rows = [row | {"epoch": longer * row["epoch"]} for row in record.rows]
+    losses = [1.0] * last if "train_loss" not in record.series else record.series["train_loss"]
+    losses = np.interp(np.linspace(0, 1, last), np.linspace(0, 1, len(losses)), losses).tolist()
+    return replace(record, rows=rows, series=record.series | {"train_loss": losses})
 
 
 def test_load_gives_valid_records_and_all_verdicts(tmp_path: Path) -> None:
