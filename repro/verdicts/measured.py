@@ -89,7 +89,7 @@ def _rises(part: Mapping[str, Any], records: Mapping[str, Record], alpha: float)
     n = min(each.n for each in intervals.values())
     outcome, reason = _decide(intervals, lambda each: rules.trend(each, "rising"), "every slope lies above 0", n)
     text = ", ".join(
-        f"{name} {number(each.estimate, 2)} ms an image (× {number(grown[name])} over all sizes)"
+        f"{name} {each.estimate:.2g} ms an image (× {number(grown[name])} over all sizes)"
         for name, each in intervals.items()
     )
     least = min(intervals.values(), key=lambda each: each.low)
@@ -211,7 +211,12 @@ def _line_error(part: Mapping[str, Any], records: Mapping[str, Record], alpha: f
     interval = _over_blocks(each_block, alpha)
     limit = part["largest"]
     outcome = rules.bound(interval, limit)
-    said = [_percent(100 * judged_errors[worst]) + f" at batch {judged_sizes[worst]}"]
+    shown = (100 * interval.estimate, 100 * interval.low, 100 * interval.high)
+    ends = ", ".join(number(end, 1) for end in shown[1:])
+    said = [
+        f"{number(shown[0], 1)} % [{ends}], mean of {n} blocks",
+        f"of their median {_percent(100 * judged_errors[worst])} at batch {judged_sizes[worst]}",
+    ]
     if timed:
         unseen = fits.held_out(fit, sizes, cost)
         at = int(unseen.argmax())
@@ -223,7 +228,6 @@ def _line_error(part: Mapping[str, Any], records: Mapping[str, Record], alpha: f
     text = f"{where}: largest error {'; '.join(said)}. {_bend(sizes, cost)}"
     side = {HOLDS: "at most", FAILS: "above", OPEN: "at both sides of"}[outcome]
     reason = f"{n} blocks: largest error {side} the published {100 * limit:g} %, which was found on another machine"
-    shown = (100 * interval.estimate, 100 * interval.low, 100 * interval.high)
     arms = {where: 100 * float(np.abs(judged_errors).max())}
     return Finding(outcome, reason, text, arms, shown, "%", n, BLOCKS)
 

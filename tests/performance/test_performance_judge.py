@@ -88,6 +88,9 @@ def test_the_largest_error_of_a_line_decides(floor: float, outcome: str) -> None
     result = found(part, [synthetic_lb.record(floor=floor)])
     assert result.outcome == outcome
     assert result.n == 5
+    estimate, low, high = result.interval
+    said = f"ResNet50: largest error {estimate:.1f} % [{low:.1f}, {high:.1f}], mean of 5 blocks; of their median"
+    assert result.text.startswith(said.replace("-", "−")), "the number that is judged comes first"
 
 
 LOADER = {"measures": "line_error", "quantity": "loader", "runs": TIMED[:1], "largest": 0.03}
