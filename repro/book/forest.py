@@ -64,8 +64,14 @@ class Line:
 
 
 def shown(value: float, unit: str) -> str:
-    """A value as tables show it."""
+    """A value as tables show it.
+
+    >>> shown(0.00303, "times"), shown(0.3, "times"), shown(0.04, "points")
+    ('0.0030', '0.30', '+0.0')
+    """
     digits = 2 if unit.startswith("times") else 1 if unit.startswith(("points", "%")) or not unit else 3
+    if 0 < abs(value) < 0.1 and not unit.startswith(("points", "%")):
+        digits = max(digits, 1 - math.floor(math.log10(abs(value))))  # two that say something
     return labels.number(value, digits, sign=unit.startswith("points"))
 
 

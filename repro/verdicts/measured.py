@@ -20,7 +20,7 @@ from repro.results.records import Record
 from repro.verdicts import rules
 from repro.verdicts.rules import FAILS, HOLDS, OPEN, Interval
 
-BLOCKS, ONCE = "blocks", "counted once"
+BLOCKS, COUNTED, ONCE = "blocks", "counted once", "measured once"
 STRAIGHT = 0.05
 """Relative difference of slopes below which the two ends of a curve are called alike."""
 FLAT = 0.05
@@ -170,19 +170,23 @@ def _largest_batch(part: Mapping[str, Any], records: Mapping[str, Record], alpha
         for batch, held in measurements.grown(record).items():
             predicted = measurements.batch_by_terms(record, held)
             errors[f"{_name(record)}, {batch}"] = abs(predicted / batch - 1)
-            words.append(f"{_name(record)} {number(predicted)} for {batch}")
+            words.append(f"{_name(record)} {number(predicted)} where {batch} is true")
     text = f"predicted largest batch: {', '.join(words)}"
-    return _counted(part, errors, text, "error of the predicted batch")
+    return _counted(part, errors, text, "error of the predicted batch", ONCE)
 
 
-def _counted(part: Mapping[str, Any], shares: Mapping[str, float], text: str, what: str) -> Finding:
-    """The finding on bytes that are counted once: every share must be at most ``at_most``."""
+def _counted(
+    part: Mapping[str, Any], shares: Mapping[str, float], text: str, what: str, repetitions: str = COUNTED
+) -> Finding:
+    """The finding on bytes that are counted, or measured, once: every share must be at most ``at_most``."""
     if not shares:
-        return Finding(rules.NOT_COMPARABLE, "this system does not tell a process's peak", "", {}, None, None, 0, ONCE)
+        return Finding(
+            rules.NOT_COMPARABLE, "this system does not tell a process's peak", "", {}, None, None, 0, repetitions
+        )
     outcome = HOLDS if max(shares.values()) <= part["at_most"] else FAILS
     limit = f"{'at most' if outcome == HOLDS else 'not within'} {100 * part['at_most']:g} %"
     arms = {name: 100 * each for name, each in shares.items()}
-    return Finding(outcome, f"counted bytes, {what}: {limit}", text, arms, None, "%", 1, ONCE)
+    return Finding(outcome, f"{repetitions}, {what}: {limit}", text, arms, None, "%", 1, repetitions)
 
 
 def _line_error(part: Mapping[str, Any], records: Mapping[str, Record], alpha: float) -> Finding:

@@ -78,7 +78,7 @@ def test_activations_are_proportional_if_the_constant_part_is_small_at_batch_32(
         row["activations"] = 1_000_000 * row["batch"] + 32_000_000 * share / (1 - share)
     assert found({"measures": "linear", "runs": TIMED, "at_most": 0.01}, records).outcome == rules.HOLDS
     result = found({"measures": "proportional", "runs": TIMED, "at_most": 0.01}, records)
-    assert (result.outcome, result.repetitions) == (outcome, measured.ONCE)
+    assert (result.outcome, result.repetitions) == (outcome, measured.COUNTED)
     assert result.arms["ResNet50"] == pytest.approx(100 * share, abs=1e-9)
 
 
@@ -291,6 +291,7 @@ def test_a_process_that_takes_what_eq_3_says_gives_its_own_batch_back() -> None:
     rows = [row | ({} if row["peak"] is None else {"peak": row["base"] + 2 * (row["peak"] - row["base"])})
             for row in record.rows]  # fmt: skip
     far = found(part, [replace(record, rows=rows)])
-    assert (far.outcome, far.reason) == (rules.FAILS, "counted bytes, error of the predicted batch: not within 10 %")
+    assert (far.outcome, far.reason) == (rules.FAILS, "measured once, error of the predicted batch: not within 10 %")
+    assert far.repetitions == measured.ONCE
     untold = [row | {"peak": None, "base": None} for row in record.rows]
     assert found(part, [replace(record, rows=untold)]).outcome == rules.NOT_COMPARABLE
