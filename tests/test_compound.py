@@ -48,6 +48,13 @@ def test_the_outcome_of_a_statement(parts, whole):
     assert of(*parts) == whole
 
 
+def test_a_part_that_fails_alone_enters_the_statement_as_open_and_a_sure_one_as_it_is():
+    found = compound.of_parts([part(FAILS, p=0.04), part(HOLDS, p=1e-5), part(OPEN)])
+    assert (found.outcome, found.entered) == (HOLDS_IN_PART, (OPEN, HOLDS, OPEN))
+    found = compound.of_parts([part(FAILS, p=0.01), part(HOLDS, p=1e-5), part(OPEN)])
+    assert (found.outcome, found.entered) == (FAILS, (FAILS, HOLDS, OPEN))
+
+
 def test_a_statement_without_parts_was_not_run():
     assert compound.of_parts([])[:2] == (NOT_RUN, "this package has no run for this statement")
 

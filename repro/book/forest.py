@@ -14,7 +14,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from repro.book.theme import SIGNS, verdict_class
+from repro.book.theme import SIGNS, entered, verdict_class
 from repro.registry import labels
 from repro.results.metrics import tidy
 
@@ -64,8 +64,14 @@ class Line:
 
 
 def shown(value: float, unit: str) -> str:
-    """A value as tables show it."""
+    """A value as tables show it.
+
+    >>> shown(0.00303, "times"), shown(0.3, "times"), shown(0.04, "points")
+    ('0.0030', '0.30', '+0.0')
+    """
     digits = 2 if unit.startswith("times") else 1 if unit.startswith(("points", "%")) or not unit else 3
+    if 0 < abs(value) < 0.1 and not unit.startswith(("points", "%")):
+        digits = max(digits, 1 - math.floor(math.log10(abs(value))))  # two that say something
     return labels.number(value, digits, sign=unit.startswith("points"))
 
 
@@ -85,6 +91,8 @@ def limits_of(part: Mapping[str, Any], unit: str) -> tuple[tuple[float, ...], fl
         return (tidy(-scale * part["margin"]), tidy(scale * part["margin"])), None
     if rule == "bound":
         return (tidy(scale * part["at_most"]),), None
+    if rule == "measured" and "largest" in part:
+        return (tidy(scale * part["largest"]),), None
     if rule == "ratio" and part.get("at_least", 1.0) != 1.0:
         return (float(part["at_least"]),), None
     if rule == "order" and part.get("by_more_than"):
@@ -104,7 +112,7 @@ def lines(parts: Sequence[Mapping[str, Any]], rule: Sequence[Mapping[str, Any]])
         bars = tuple(bars_of(part))
         if bars and part["unit"]:
             limits, published = limits_of(rule[index], part["unit"]) if rule else ((), None)
-            name, outcome = name_of(part, index, len(parts)), str(part.get("outcome", ""))
+            name, outcome = name_of(part, index, len(parts)), entered(part)
             made.append(Line(name, part["unit"], bars, limits, published, outcome))
     return made
 

@@ -45,6 +45,8 @@ class Inputs:
         pilot: what the pilot was, where it stands in for runs of ``profile``; its verdicts are marked themselves.
         of_pilot: ids of figures and tables, and names of notebooks, that are the pilot's.
         rules_commit: the commit whose rules the runs of the study were made under; None before its first run.
+        later_rules: statement id -> the commit of its rule, of those that got one after ``rules_commit``.
+        changed_rules: statement id -> the ledger's entry that says what changed in its rule after its runs.
         bill: what the study costs, by group; empty at other profiles.
         power: content of ``data/power.json``.
     """
@@ -65,6 +67,8 @@ class Inputs:
     pilot: study.Pilot | None = None
     of_pilot: frozenset[str] = frozenset()
     rules_commit: str | None = None
+    later_rules: Mapping[str, str] = field(default_factory=dict)
+    changed_rules: Mapping[str, str] = field(default_factory=dict)
     bill: Sequence[bill.Line] = ()
     power: Mapping[str, Any] = field(default_factory=dict)
 
@@ -89,6 +93,7 @@ def load(profile: str, root: Path = Path()) -> Inputs:
     executed = [*(path for s in specs.SOURCES for path in of_source(folder, s)), *of_none(folder)]
     present = report.present(profile, root)
     copied, books = pilot.shown(profile, root)
+    plan = study.load(root) if profile == study.PROFILE else None
     pictures = {name: root / f"figures/{profile}/{name}.png" for name in sorted(present)}
     return Inputs(
         profile=profile,
@@ -108,9 +113,11 @@ def load(profile: str, root: Path = Path()) -> Inputs:
         manifests=_manifests(root),
         arithmetic=arithmetic.lines(root),
         citation=_yaml(root / "CITATION.cff"),
-        pilot=study.load(root).pilot if profile == study.PROFILE else None,
+        pilot=plan.pilot if plan else None,
         of_pilot=copied | books,
-        rules_commit=study.load(root).rules_commit if profile == study.PROFILE else None,
+        rules_commit=plan.rules_commit if plan else None,
+        later_rules=plan.added if plan else {},
+        changed_rules=plan.changed if plan else {},
         bill=bill.lines({(record.run, record.seed) for record in records}, root) if profile == study.PROFILE else (),
         power=power.load(root),
     )

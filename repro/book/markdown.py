@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from repro.book.theme import DECIDED, SIGNS, SOURCES
+from repro.book.theme import DECIDED, SIGNS, SOURCES, entered
 from repro.errors import ReproError
 from repro.files import write_atomic
 from repro.registry.labels import counted
@@ -150,7 +150,7 @@ def _runs(site: Site, runs: Sequence[str]) -> str:
 
 
 def _fails(part: Mapping[str, Any]) -> bool:
-    return part["outcome"] == "fails" and not part.get("beside")
+    return entered(part) == "fails" and not part.get("beside")
 
 
 def readme_block(site: Site) -> str:
@@ -182,8 +182,8 @@ def _decided(row: Row) -> str:
     """A statement that something came out of, as an item of a list."""
     kind = f" ({row.kind})" if row.kind in ("law", "definition") else ""
     counted = [part for part in row.parts if not part.get("beside")]
-    if row.word == "holds" and any(part["outcome"] == "not comparable" for part in counted):
-        kind += " (in part: the rest is judged at full scale)"
+    if row.word == "holds" and (left := sum(part["outcome"] == "not comparable" for part in counted)):
+        kind += f" ({left} of {len(counted)} parts is judged at full scale only)"
     failing = [str(part["ours"]) for part in row.parts if _fails(part)] if len(row.parts) > 1 else []
     because = f" What fails: {escaped('; '.join(failing))}." if failing else ""
     return (

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from repro.book import forest
+from repro.book.theme import entered
 from repro.registry import labels
 from repro.results import looks
 from repro.verdicts import rules
@@ -31,7 +32,7 @@ def decisive(parts: Sequence[Part], word: str) -> tuple[int, Part] | None:
     """
     counted = [(i, part) for i, part in enumerate(parts) if not part.get("beside")]
     outcome = "holds" if word == "holds in part" else word
-    of_outcome = [each for each in counted if each[1]["outcome"] == outcome] or counted
+    of_outcome = [each for each in counted if entered(each[1]) == outcome] or counted
     known = [each for each in of_outcome if each[1].get("estimate") is not None] or of_outcome
     if not known:
         return None
@@ -66,7 +67,7 @@ def ours(verdict: Mapping[str, Any]) -> list[str]:
     parts = verdict.get("parts", [])
     if len(parts) < 2:
         return [str(verdict["ours"]) if verdict.get("ours") else "–"]
-    return [f"{'beside it: ' * part.get('beside', False)}{part['ours'] or '–'} ({part['outcome']})" for part in parts]
+    return [f"{'beside it: ' * part.get('beside', False)}{part['ours'] or '–'} ({entered(part)})" for part in parts]
 
 
 def difference(part: Part, asked: Part) -> str:
@@ -97,7 +98,8 @@ def line(part: Part, index: int, count: int, asked: Part) -> dict[str, Any]:
         "ours": part.get("ours") or "–",
         "looks": [f"{bar.said(unit)} {unit}" for bar in bars] if len(bars) > 1 else [],
         "difference": difference(part, asked),
-        "outcome": part["outcome"],
+        "outcome": entered(part),
+        "alone": part["outcome"] if entered(part) != part["outcome"] else "",
         "n": labels.counted(int(part["n"]), part.get("repetitions")),
         "p": "–" if p is None else rules.p_text(p),
         "q": "–" if q is None else rules.p_text(q),
@@ -116,7 +118,7 @@ def _asked(asked: Part, unit: str, limits: Sequence[float], published: float | N
         return str(asked["direction"])
     if rule == "equivalence" and said:
         return f"within {said[0]} to {said[1]} {unit}"
-    if rule == "bound" and said:
+    if rule in ("bound", "measured") and said:
         return f"at most {said[0]} {unit}"
     if rule in ("order", "ratio", "statistic"):
         least = said[0] if said else {"times": "1", "points": "0"}.get(unit.partition(" ")[0], "0")

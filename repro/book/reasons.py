@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from repro.book.theme import entered
+
 #: Words in the reason of an open part -> the kind of reason. The first that is found counts.
 _KINDS = (
     (("chance",), "A run learned too little: its accuracy is too close to guessing to be compared"),
@@ -37,5 +39,5 @@ def kind_of(word: str, parts: Iterable[Mapping[str, Any]]) -> str:
         return WAITING if counted else NO_RUN
     if word == "not comparable":
         return FULL_SCALE
-    said = next((str(part["reason"]) for part in counted if part["outcome"] == "open"), "")
+    said = next((str(part["reason"]) for part in counted if entered(part) == "open"), "")
     return next((kind for words, kind in _KINDS if any(each in said for each in words)), OTHER)

@@ -10,7 +10,7 @@ from typing import Any
 from repro.book import parts as of_parts
 from repro.book import reasons, wording
 from repro.book.inputs import Inputs
-from repro.book.theme import DECIDED, PILOT, colour, said, verdict_class
+from repro.book.theme import DECIDED, PILOT, colour, entered, said, verdict_class
 from repro.verdicts.judge import Statement
 
 NOT_RUN = "not run"
@@ -92,7 +92,7 @@ class Row:
     @property
     def share(self) -> str:
         """Of several parts that count, how many have which outcome; else empty."""
-        counted = [part["outcome"] for part in self.parts if not part.get("beside")]
+        counted = [entered(part) for part in self.parts if not part.get("beside")]
         if len(counted) < 2 or self.word == NOT_RUN:
             return ""
         found = said(Counter(map(verdict_class, counted)))

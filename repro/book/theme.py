@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 SOURCES = {
     "e1": "Edgify post 1: large batch against federated learning",
@@ -79,6 +80,15 @@ THEMES = {
         "c7": "#b2b8bf",
     },
 }
+
+
+def entered(part: Mapping[str, Any]) -> str:
+    """The outcome with which a stored part of a verdict enters its statement: open where Holm's correction says so.
+
+    >>> entered({"outcome": "fails", "in_statement": "open"}), entered({"outcome": "holds"})
+    ('open', 'holds')
+    """
+    return str(part.get("in_statement", part.get("outcome", "")))
 
 
 def verdict_class(word: str) -> str:

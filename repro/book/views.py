@@ -133,11 +133,17 @@ class Site:
         return forest.picture(row.parts, row.asked)
 
     def committed(self, row: Row) -> tuple[int, int, int]:
-        """Records behind a statement: made under today's rule, under another one, and in all."""
+        """Records behind a statement: made under today's rule, under another one, and in all; of the pilot none."""
+        if row.pilot:
+            return 0, 0, 0
         statement = next(item for item in self.inputs.published.statements if item.id == row.id)
         held = [one.rules.get(row.id) for run in self.runs_of(row.runs) for one in run.stored]
         same = held.count(rule_hash(statement))
         return same, sum(each is not None for each in held) - same, len(held)
+
+    def rule_of(self, row: Row) -> tuple[str | None, str | None]:
+        """The commit of a statement's rule, and the entry of the ledger on what changed in it, where there are any."""
+        return self.inputs.later_rules.get(row.id, self.inputs.rules_commit), self.inputs.changed_rules.get(row.id)
 
     @property
     def multipliers(self) -> list[tuple[int, float]]:

@@ -29,11 +29,16 @@ _ORDER = (FAILS, HOLDS, DEPENDS_ON, NO_DIFFERENCE, OPEN, NOT_COMPARABLE, NOT_RUN
 
 
 class Compound(NamedTuple):
-    """Outcome of a statement and why; ``deciding`` is the outcome of the parts that its interval is taken from."""
+    """Outcome of a statement and why; ``deciding`` is the outcome of the parts that its interval is taken from.
+
+    ``entered`` has, part by part, the outcome with which it enters the statement: open for one that is decided alone
+    and no longer after the correction for the number of parts.
+    """
 
     outcome: str
     reason: str
     deciding: str
+    entered: tuple[str, ...] = ()
 
 
 def of_parts(parts: Sequence[PartVerdict]) -> Compound:
@@ -44,11 +49,12 @@ def of_parts(parts: Sequence[PartVerdict]) -> Compound:
     outcomes = _after_holm(parts, FAILS)
     if set(outcomes.values()) != {HOLDS}:  # that all hold is the rarer event the more there are: no correction
         outcomes |= {key: outcome for key, outcome in _after_holm(parts, HOLDS).items() if outcomes[key] == HOLDS}
+    entered = tuple(outcomes[id(part)] for part in parts)
     if any(part.under for part in parts) and (found := _of_readings(parts, outcomes, called)):
-        return found
-    whole = _plain([outcomes[id(part)] for part in parts])
+        return found._replace(entered=entered)
+    whole = _plain(entered)
     deciding = {HOLDS_IN_PART: HOLDS}.get(whole, whole)
-    return Compound(whole, _reason(parts, outcomes, called, deciding), deciding)
+    return Compound(whole, _reason(parts, outcomes, called, deciding), deciding, entered)
 
 
 def _after_holm(parts: Sequence[PartVerdict], outcome: str) -> dict[int, str]:

@@ -66,6 +66,13 @@ class Verdict:
         """The parts that decide."""
         return [part for part in self.parts if part.decides]
 
+    def _entered(self, part: PartVerdict) -> dict[str, str]:
+        """``in_statement``, where a part enters the statement with another outcome than it has alone."""
+        for each, entered in zip(self.judged, self.compound.entered, strict=True):
+            if each is part and entered != part.outcome:
+                return {"in_statement": entered}
+        return {}
+
     @property
     def word(self) -> str:
         """The verdict as readers see it: a result below full scale always carries the name of its scale."""
@@ -98,7 +105,7 @@ class Verdict:
             "artefact": statement.artefact,
             "profile": self.profile,
             "why": statement.judge["why"] if statement.judge else None,
-            "parts": [part.as_json() for part in parts],
+            "parts": [part.as_json() | self._entered(part) for part in parts],
         } | named(least.repetitions if least else SEEDS)
 
 

@@ -20,7 +20,7 @@ from repro.results.records import Record
 from repro.verdicts import rules
 from repro.verdicts.rules import FAILS, HOLDS, OPEN, Interval
 
-BLOCKS, ONCE = "blocks", "counted once"
+BLOCKS, COUNTED, ONCE = "blocks", "counted once", "measured once"
 STRAIGHT = 0.05
 """Relative difference of slopes below which the two ends of a curve are called alike."""
 FLAT = 0.05
@@ -89,7 +89,7 @@ def _rises(part: Mapping[str, Any], records: Mapping[str, Record], alpha: float)
     n = min(each.n for each in intervals.values())
     outcome, reason = _decide(intervals, lambda each: rules.trend(each, "rising"), "every slope lies above 0", n)
     text = ", ".join(
-        f"{name} {number(each.estimate, 2)} ms an image (× {number(grown[name])} over all sizes)"
+        f"{name} {each.estimate:.2g} ms an image (× {number(grown[name])} over all sizes)"
         for name, each in intervals.items()
     )
     least = min(intervals.values(), key=lambda each: each.low)
@@ -170,19 +170,23 @@ def _largest_batch(part: Mapping[str, Any], records: Mapping[str, Record], alpha
         for batch, held in measurements.grown(record).items():
             predicted = measurements.batch_by_terms(record, held)
             errors[f"{_name(record)}, {batch}"] = abs(predicted / batch - 1)
-            words.append(f"{_name(record)} {number(predicted)} for {batch}")
+            words.append(f"{_name(record)} {number(predicted)} where {batch} is true")
     text = f"predicted largest batch: {', '.join(words)}"
-    return _counted(part, errors, text, "error of the predicted batch")
+    return _counted(part, errors, text, "error of the predicted batch", ONCE)
 
 
-def _counted(part: Mapping[str, Any], shares: Mapping[str, float], text: str, what: str) -> Finding:
-    """The finding on bytes that are counted once: every share must be at most ``at_most``."""
+def _counted(
+    part: Mapping[str, Any], shares: Mapping[str, float], text: str, what: str, repetitions: str = COUNTED
+) -> Finding:
+    """The finding on bytes that are counted, or measured, once: every share must be at most ``at_most``."""
     if not shares:
-        return Finding(rules.NOT_COMPARABLE, "this system does not tell a process's peak", "", {}, None, None, 0, ONCE)
+        return Finding(
+            rules.NOT_COMPARABLE, "this system does not tell a process's peak", "", {}, None, None, 0, repetitions
+        )
     outcome = HOLDS if max(shares.values()) <= part["at_most"] else FAILS
     limit = f"{'at most' if outcome == HOLDS else 'not within'} {100 * part['at_most']:g} %"
     arms = {name: 100 * each for name, each in shares.items()}
-    return Finding(outcome, f"counted bytes, {what}: {limit}", text, arms, None, "%", 1, ONCE)
+    return Finding(outcome, f"{repetitions}, {what}: {limit}", text, arms, None, "%", 1, repetitions)
 
 
 def _line_error(part: Mapping[str, Any], records: Mapping[str, Record], alpha: float) -> Finding:
@@ -211,7 +215,12 @@ def _line_error(part: Mapping[str, Any], records: Mapping[str, Record], alpha: f
     interval = _over_blocks(each_block, alpha)
     limit = part["largest"]
     outcome = rules.bound(interval, limit)
-    said = [_percent(100 * judged_errors[worst]) + f" at batch {judged_sizes[worst]}"]
+    shown = (100 * interval.estimate, 100 * interval.low, 100 * interval.high)
+    ends = ", ".join(number(end, 1) for end in shown[1:])
+    said = [
+        f"{number(shown[0], 1)} % [{ends}], mean of {n} blocks",
+        f"of their median {_percent(100 * judged_errors[worst])} at batch {judged_sizes[worst]}",
+    ]
     if timed:
         unseen = fits.held_out(fit, sizes, cost)
         at = int(unseen.argmax())
@@ -223,7 +232,6 @@ def _line_error(part: Mapping[str, Any], records: Mapping[str, Record], alpha: f
     text = f"{where}: largest error {'; '.join(said)}. {_bend(sizes, cost)}"
     side = {HOLDS: "at most", FAILS: "above", OPEN: "at both sides of"}[outcome]
     reason = f"{n} blocks: largest error {side} the published {100 * limit:g} %, which was found on another machine"
-    shown = (100 * interval.estimate, 100 * interval.low, 100 * interval.high)
     arms = {where: 100 * float(np.abs(judged_errors).max())}
     return Finding(outcome, reason, text, arms, shown, "%", n, BLOCKS)
 

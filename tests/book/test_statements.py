@@ -165,6 +165,19 @@ def test_a_rule_that_was_committed_before_the_runs_says_so_with_the_commit() -> 
         assert ("made under another rule" in made) is (rules is not None and not same)
 
 
+def test_a_later_rule_names_its_own_commit_and_the_entry_of_the_ledger_on_what_changed() -> None:
+    later, first = "abcdef0123" * 4, "0123456789" * 4
+    (statement,) = (s for s in PUBLISHED.statements if s.id == "e1.c2")
+    held = [replace(record, rules={"e1.c2": rule_hash(statement)}) for record in e1_records()]
+    made = book.site(inputs(records=held, rules_commit=first, later_rules={"e1.c2": later}))
+    assert later in made["e1.c2.html"]
+    assert first not in made["e1.c2.html"]
+    assert "those of all statements but 1" in made["index.html"]
+    other = [replace(record, rules={"e1.c2": "0" * 64}) for record in e1_records()]
+    made = book.site(inputs(records=other, rules_commit=first, changed_rules={"e1.c2": "e1-why"}))
+    assert 'href="ledger.html#e1-why"' in made["e1.c2.html"]
+
+
 def test_other_profiles_stand_beside(readers: dict[str, Reader]) -> None:
     text = "".join(readers["index.html"].text)
     assert "At paper scalereproduced (n = 3)" in text

@@ -114,6 +114,13 @@ def test_make_alone_lists_the_targets_that_the_readme_names() -> None:
     assert set(re.findall(r"\bmake ([a-z-]+)\b(?=`|$| [A-Z_]+=)", readme, flags=re.MULTILINE)) <= listed
 
 
+def test_the_records_that_the_readme_repeats_are_there() -> None:
+    named = re.findall(r"python -m repro rerun (\S+) --seed (\d+)", (ROOT / "README.md").read_text())
+    assert len(named) >= 2
+    for run, seed in named:
+        assert list(ROOT.glob(f"data/records/study/*/{run}.s{seed}.json")), f"{run}, seed {seed}: has no record"
+
+
 def test_ci_calls_the_test_command_of_the_readme() -> None:
     assert "grep -m 1 -o '^make test' README.md" in (ROOT / ".ci/run").read_text()
     assert re.search(r"^make test\b", (ROOT / "README.md").read_text(), flags=re.MULTILINE)

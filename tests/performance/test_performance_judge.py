@@ -78,7 +78,7 @@ def test_activations_are_proportional_if_the_constant_part_is_small_at_batch_32(
         row["activations"] = 1_000_000 * row["batch"] + 32_000_000 * share / (1 - share)
     assert found({"measures": "linear", "runs": TIMED, "at_most": 0.01}, records).outcome == rules.HOLDS
     result = found({"measures": "proportional", "runs": TIMED, "at_most": 0.01}, records)
-    assert (result.outcome, result.repetitions) == (outcome, measured.ONCE)
+    assert (result.outcome, result.repetitions) == (outcome, measured.COUNTED)
     assert result.arms["ResNet50"] == pytest.approx(100 * share, abs=1e-9)
 
 
@@ -88,6 +88,9 @@ def test_the_largest_error_of_a_line_decides(floor: float, outcome: str) -> None
     result = found(part, [synthetic_lb.record(floor=floor)])
     assert result.outcome == outcome
     assert result.n == 5
+    estimate, low, high = result.interval
+    said = f"ResNet50: largest error {estimate:.1f} % [{low:.1f}, {high:.1f}], mean of 5 blocks; of their median"
+    assert result.text.startswith(said.replace("-", "−")), "the number that is judged comes first"
 
 
 LOADER = {"measures": "line_error", "quantity": "loader", "runs": TIMED[:1], "largest": 0.03}
@@ -288,6 +291,7 @@ def test_a_process_that_takes_what_eq_3_says_gives_its_own_batch_back() -> None:
     rows = [row | ({} if row["peak"] is None else {"peak": row["base"] + 2 * (row["peak"] - row["base"])})
             for row in record.rows]  # fmt: skip
     far = found(part, [replace(record, rows=rows)])
-    assert (far.outcome, far.reason) == (rules.FAILS, "counted bytes, error of the predicted batch: not within 10 %")
+    assert (far.outcome, far.reason) == (rules.FAILS, "measured once, error of the predicted batch: not within 10 %")
+    assert far.repetitions == measured.ONCE
     untold = [row | {"peak": None, "base": None} for row in record.rows]
     assert found(part, [replace(record, rows=untold)]).outcome == rules.NOT_COMPARABLE
