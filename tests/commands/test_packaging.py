@@ -124,6 +124,17 @@ def test_make_alone_lists_the_targets_that_the_readme_names() -> None:
     assert set(re.findall(r"\bmake ([a-z-]+)\b(?=`|$| [A-Z_]+=)", readme, flags=re.MULTILINE)) <= listed
 
 
+@pytest.mark.parametrize("name", ["jupyterlab", "seaborn", "torchvision"])
+def test_what_users_of_the_field_expect_is_installed_as_pinned(name: str) -> None:
+    assert version(name).partition("+")[0] == pinned()[name]
+
+
+def test_make_lab_opens_jupyterlab_on_the_notebooks_from_the_root() -> None:
+    command = make(ROOT, "--dry-run", "lab", "LAB_ARGS=--no-browser").stdout.splitlines()[-1]
+    assert command.endswith("python -m jupyterlab --LabApp.default_url=/lab/tree/notebooks --no-browser")
+    assert (ROOT / "notebooks").is_dir()
+
+
 def test_ci_calls_the_test_command_of_the_readme() -> None:
     assert "grep -m 1 -o '^make test' README.md" in (ROOT / ".ci/run").read_text()
     assert re.search(r"^make test\b", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
