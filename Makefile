@@ -2,7 +2,7 @@
 
 # Python 3.11 or newer to build the environment with; the first of these that fits when it is not given.
 PYTHON ?=
-# Options for the installation of torch alone, whose version is in requirements/torch.txt.
+# Options for the installation of torch and torchvision alone, whose versions are in requirements/torch.txt.
 TORCH_PIP_ARGS ?=
 # Size of the experiments: smoke, study or paper; the default of params.yaml when it is not given.
 PROFILE ?=
@@ -10,6 +10,8 @@ PROFILE ?=
 # started.
 JOBS ?=
 BUDGET ?=
+# For `make lab`: options of JupyterLab, for example LAB_ARGS='--no-browser --port 8890'.
+LAB_ARGS ?=
 # Folder of the environment, relative to this file.
 VENV ?= .venv
 
@@ -33,7 +35,7 @@ export DVC_NO_ANALYTICS := 1
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce study verify rebuild controls smoke data env test lint lock bench status
+.PHONY: help reproduce study verify rebuild controls smoke data env lab test lint lock bench status
 
 help: ## list these targets
 	@echo "usage: make TARGET [PROFILE=smoke|study|paper] [JOBS=2] [BUDGET=3600] [PYTHON=python3.12] [TORCH_PIP_ARGS='...']"
@@ -93,6 +95,10 @@ data: $(VENV)/.stamp-main ## fetch and prepare the data sets
 
 env: $(VENV)/.stamp-main ## make the environment that experiments need
 
+lab: $(VENV)/.stamp-main ## open the notebooks in JupyterLab
+	@echo "== lab: JupyterLab on the folder notebooks/; end it with Ctrl-C"
+	@$(VENV)/bin/python -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(LAB_ARGS)
+
 test: $(VENV)/.stamp-test ## install what tests need and run them
 	@echo "== test: pytest, one process per core, four at most; the tests of a file stay together"
 	@$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -125,7 +131,7 @@ $(VENV)/.stamp-main: requirements/build.lock requirements/main.lock requirements
 	@echo "== environment: installing $$(grep -c '^[a-z].*==' requirements/main.lock) packages of requirements/main.lock (a minute or two)"
 	@$(PIP) install --quiet --require-hashes -r requirements/build.lock
 	@$(PIP) install --quiet --require-hashes --no-build-isolation -r requirements/main.lock
-	@echo "== environment: installing $$(cat requirements/torch.txt) (not hash-locked: its CPU and CUDA builds differ)"
+	@echo "== environment: installing $$(tr '\n' ' ' < requirements/torch.txt)(not hash-locked: their CPU and CUDA builds differ)"
 	@$(PIP) install $(TORCH_PIP_ARGS) -r requirements/torch.txt
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

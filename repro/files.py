@@ -53,6 +53,21 @@ def rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
+def root_around(folder: Path) -> Path:
+    """The root of the checkout that ``folder`` lies in.
+
+    Raises:
+        ReproError: it lies in none.
+    """
+    for found in (folder, *folder.parents):
+        if (found / "params.yaml").is_file() and (found / "pipelines").is_dir():
+            return found
+    raise ReproError(
+        f"{folder}: not in a checkout of this project, which has params.yaml and pipelines/ at its root; run the "
+        "command inside one"
+    )
+
+
 def read_text(path: Path, otherwise: str = "") -> str:
     """Text of a file in UTF-8.
 

@@ -1,8 +1,8 @@
 """Writes the lock files of this folder and `environment.yml` (`make lock`).
 
-Sources: `pyproject.toml` (direct dependencies), `torch.txt` (the one place that names torch's version) and
-the metadata of the installed torch. torch itself is pinned but never hash-locked, because its CPU and CUDA
-builds differ under one version; the pure-Python packages that it needs are locked like all others.
+Sources: `pyproject.toml` (direct dependencies), `torch.txt` (the one place that names the versions of torch and of
+torchvision, which belongs to it) and the metadata of these two as installed. Both are pinned but never hash-locked,
+because their CPU and CUDA builds differ under one version; the packages that they need are locked like all others.
 """
 
 from __future__ import annotations
@@ -33,32 +33,36 @@ def project_name(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", re.split(r"[\s\[;=<>!~]", requirement.strip(), maxsplit=1)[0]).lower()
 
 
+def torch_pins() -> dict[str, str]:
+    """Returns the versions that `torch.txt` names, by project."""
+    return dict(line.split("==") for line in (FOLDER / "torch.txt").read_text().split())
+
+
 def torch_requirements() -> list[str]:
-    """Returns what the pinned torch requires beyond its CUDA packages, from the installed torch's metadata.
+    """Returns what the pinned torch and torchvision require beyond each other and CUDA, from their metadata.
 
     Raises:
         SystemExit: another version than that of `torch.txt` is installed.
     """
-    pinned = (FOLDER / "torch.txt").read_text().strip().removeprefix("torch==")
-    installed = importlib.metadata.version("torch").partition("+")[0]
-    if installed != pinned:
-        sys.exit(f"make lock: torch {installed} is installed, torch.txt names {pinned}: run make env first")
-    return [
-        line
-        for line in importlib.metadata.requires("torch") or []
-        if "extra ==" not in line and not project_name(line).startswith(("cuda", "nvidia", "triton"))
-    ]
+    found = []
+    for name, pinned in torch_pins().items():
+        installed = importlib.metadata.version(name).partition("+")[0]
+        if installed != pinned:
+            sys.exit(f"make lock: {name} {installed} is installed, torch.txt names {pinned}: run make env first")
+        found += [line for line in importlib.metadata.requires(name) or [] if "extra ==" not in line]
+    apart = ("cuda", "nvidia", "triton", *torch_pins())
+    return [line for line in found if not project_name(line).startswith(apart)]
 
 
 def direct_requirements() -> dict[str, list[str]]:
-    """Returns the requirement lines behind each lock file, torch left out."""
+    """Returns the requirement lines behind each lock file, torch and torchvision left out."""
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     project = pyproject["project"]
     extras = project["optional-dependencies"]
-    main = [line for line in project["dependencies"] if project_name(line) != "torch"]
+    main = [line for line in project["dependencies"] + extras["pipeline"] if project_name(line) not in torch_pins()]
     return {
         "build": pyproject["build-system"]["requires"],
-        "main": main + extras["pipeline"] + torch_requirements(),
+        "main": main + torch_requirements(),
         "test": extras["test"],
     }
 
@@ -85,9 +89,8 @@ def pins(name: str) -> list[str]:
 
 
 def environment() -> str:
-    """Returns the text of `environment.yml`: the pins of all lock files and of torch for conda's pip."""
-    torch = (FOLDER / "torch.txt").read_text().strip()
-    found = {pin for name in LOCKS for pin in pins(name)} | {torch}
+    """Returns the text of `environment.yml`: the pins of all lock files and of `torch.txt` for conda's pip."""
+    found = {pin for name in LOCKS for pin in pins(name)} | {*(FOLDER / "torch.txt").read_text().split()}
     # A package that one lock pins everywhere and another on some platforms only needs one line.
     packages = sorted(pin for pin in found if pin.partition(" ;")[0] == pin or pin.partition(" ;")[0] not in found)
     return (

@@ -511,6 +511,39 @@ def test_sizes_of_evaluations_come_from_the_source_the_network_and_the_run(root:
     assert settings == [(3, 2, 999, 10), (3, 5, 999, 10), (1, 5, 1000, 4)]
 
 
+FEDERATED = "{method: federated, lr_grid: federated"
+
+
+def test_a_network_of_torchvision_takes_neither_width_nor_norm_from_defaults_and_profile(root: Path) -> None:
+    ours = specs.find("e1-federated", "smoke", root)
+    tree.edit(root / SPEC, FEDERATED, f"{FEDERATED}, model: 'torchvision:resnet18'")
+    spec = specs.find("e1-federated", "smoke", root)
+    assert spec == dataclasses.replace(ours, model="torchvision:resnet18", width=None, norm=None)
+    usual, used = numerics.used_by(ours.as_dict()), numerics.used_by(spec.as_dict())
+    assert used == usual | {"torchvision": 1} != usual
+    sizes = specs.sizes_of("lb", "smoke", "torchvision:resnet18", root)
+    assert (sizes["width"], sizes["norm"], sizes["image_size"]) == (None, None, 8)
+
+
+@pytest.mark.parametrize(
+    ("run", "sizes", "says"),
+    [
+        ("torchvision:resnet18', norm: group", "", "key norm: 'group' with model torchvision:resnet18, which has its"),
+        ("torchvision:resnet18', width: 8", "", "run e1-federated, key width: 8 with model torchvision:resnet18"),
+        ("torchvision:resnet18'", "  runs: {e1-federated: {width: 8}}\n", "key width: 8 with model torchvision:res"),
+        ("torchvision:resnet18'", "  trained: {'torchvision:resnet18': {width: 8}}\n", "leave width out"),
+        ("torchvision:ResNet-18'", "", "one of resnet18, .*, cnn or torchvision:NAME, in small letters, was expected"),
+        ("torchvison:resnet18'", "", "one of resnet18, .*, cnn or torchvision:NAME, in small letters, was expected"),
+    ],
+)
+def test_what_a_network_of_torchvision_does_not_take_is_one_line(run: str, sizes: str, says: str, root: Path) -> None:
+    tree.edit(root / SPEC, FEDERATED, f"{FEDERATED}, model: '{run}")
+    tree.edit(root / PARAMS, "e1:\n", f"e1:\n{sizes}")
+    with pytest.raises(ReproError, match=says) as caught:
+        specs.find("e1-federated", "smoke", root)
+    assert "\n" not in str(caught.value)
+
+
 def test_workers_of_single_runs_are_set_only_where_images_do_not_set_them(root: Path) -> None:
     section(root, "e1", runs={"e1-large-batch": {"workers": 4}})
     assert "e1.runs.e1-large-batch.workers: a number; none was expected" in refused(root)
@@ -777,6 +810,7 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
     for part, model in (("alexnet", "alexnet"), ("cnn", "cnn"), ("vgg", "vgg11"), ("vit", "vit")):
         executed = split if part == "vgg" else set()
         assert changed.pop(part) == runs(lambda s, model=model: s.model == model) | executed
+    assert changed.pop("torchvision") == runs(lambda s: s.model.startswith("torchvision:"))
     for codec in ("int8-affine", "top-k", "top-k-residual", "threshold", "qsgd", "terngrad", "1-bit"):
         assert changed.pop(f"codec_{codec}") == payloads | sending & runs(lambda s, c=codec: s.codec == c)
     for codec in ("accumulation", "clipping", "correction", "masking"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from repro import report
 from repro.errors import ReproError
-from repro.files import write_atomic
+from repro.files import root_around, write_atomic
 from repro.registry import labels, specs, store
 from repro.report import ARTEFACTS, intervals, layout, pilot
 from repro.results.records import Record
@@ -249,14 +250,19 @@ class Loaded(NamedTuple):
         return [record for record in self.records if record.run == run]
 
 
-def load(source: str, profile: str, root: Path = Path()) -> Loaded:
+def load(source: str, profile: str, root: Path | None = None) -> Loaded:
     """Valid records of all planned runs of a source, and the verdict on each of its statements.
 
-    Grids and controls may be missing.
+    Grids and controls may be missing. Without a ``root`` the one around the working folder becomes the working folder:
+    Jupyter starts a kernel in the folder of its notebook, and what cells read is named from the root.
 
     Raises:
-        ReproError: an unknown source or profile, a damaged record, or an artefact's run without any valid record.
+        ReproError: an unknown source or profile, a damaged record, an artefact's run without any valid record, or a
+            working folder outside of any checkout.
     """
+    if root is None:
+        os.chdir(root_around(Path.cwd()))
+        root = Path()
     found = store.current(source, profile, root)
     artefacts = [item for item in ARTEFACTS.values() if (item.source, item.group) == (source, "artefact")]
     needed = {run for artefact in artefacts for run in artefact.runs}

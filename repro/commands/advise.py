@@ -103,8 +103,8 @@ def _evidence(options: Namespace, workload: Workload, budget: int, root: Path) -
     known = probe.stored(workload, options.data, options.device, root)
     if known is None:
         raise ReproError(
-            f"no measurement of {workload.model} at width {workload.width} and {workload.image_size} px on this "
-            "kind of machine is stored; run the command with --probe"
+            f"no measurement of {_network(workload.model, workload.width)} at {workload.image_size} px on this kind "
+            "of machine is stored; run the command with --probe"
         )
     return known
 
@@ -181,10 +181,14 @@ def lines(advice: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _network(model: str, width: int | None) -> str:
+    return model if width is None else f"{model} of width {width}"
+
+
 def _headlines(advice: Mapping[str, Any]) -> Iterator[str]:
     work, measured = advice["workload"], advice["measured"]
     yield (
-        f"this is about {work['model']} of width {work['width']} on images of {work['image_size']} px, "
+        f"this is about {_network(work['model'], work['width'])} on images of {work['image_size']} px, "
         f"{work['images']} of them, {work['precision']}; {advice['evidence']}; noise {100 * advice['noise']:.1f} %"
     )
     tried = "" if advice["tried_out"] else "; from a line, not tried out: it may miss; --probe tries it out"

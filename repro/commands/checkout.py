@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from repro.errors import ReproError
+from repro.files import root_around
 
 PACKAGE = Path(__file__).resolve().parents[1]
 """The package that is running."""
@@ -18,14 +19,7 @@ def root() -> Path:
         ReproError: the working folder is in no checkout, or in one whose code is not the code that runs.
     """
     here = Path.cwd()
-    found = next(
-        (f for f in (here, *here.parents) if (f / "params.yaml").is_file() and (f / "pipelines").is_dir()), None
-    )
-    if found is None:
-        raise ReproError(
-            f"{here}: not in a checkout of this project, which has params.yaml and pipelines/ at its root; run the "
-            "command inside one"
-        )
+    found = root_around(here)
     own = found / "repro"
     if (own / "__init__.py").exists() and own.resolve() != PACKAGE:
         raise ReproError(

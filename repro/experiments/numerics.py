@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from repro import files
+from repro.experiments.spec import TORCHVISION
 
 _PARTS = {
     "aggregation_weights": 1,  # clients of federated averaging that count equally
@@ -43,6 +44,9 @@ _PARTS = {
     "randomness": 1,
     "schedules": 1,
     "step_up": 1,  # the change of the gradient, and what follows from it
+    # How torchvision's networks are initialised, and which layers of theirs are replaced. The version of torchvision
+    # stands in the provenance, as torch's does: a run can be planned and judged where neither is installed.
+    "torchvision": 1,
     "teacher": 1,  # which pairs of gradients there are, how teachers are trained on them, and tested
     "tracked_batch_statistics": 1,
     "tracked_gradient_norm": 1,
@@ -150,8 +154,9 @@ def used_by(spec: dict[str, Any]) -> dict[str, int]:
         parts = _OF_LAWS.get(spec.get("law") or "", _OF_UNION_LAW)
     else:
         parts = _of_training(spec)
-    if spec.get("model") in _PART_OF_NETWORK:
-        parts = [*parts, _PART_OF_NETWORK[spec["model"]]]
+    model = spec.get("model") or ""
+    if part := "torchvision" if model.startswith(TORCHVISION) else _PART_OF_NETWORK.get(model):
+        parts = [*parts, part]
     return {part: VERSIONS[part] for part in parts}
 
 

@@ -6,8 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from repro.experiments.spec import TORCHVISION, Network
 from repro.validation import FromZero, Model, Number, Positive, expecting, flaw, optional, where
 
+WrittenNetwork = (
+    Network
+    | Annotated[str, Field(pattern=rf"^{TORCHVISION}[a-z0-9_]+$"), expecting(f"{TORCHVISION}NAME, in small letters,")]
+)
 Share = Annotated[int | float, where(lambda share: 0 < share < 1), expecting("a number between 0 and 1")]
 
 

@@ -19,6 +19,9 @@ PROFILES = ("smoke", "study", "paper")
 GROUPS = ("artefact", "grid", "control")
 Profile = Literal["smoke", "study", "paper"]
 Network = Literal["resnet18", "resnet50", "vgg11", "alexnet", "vit", "cnn"]
+Norm = Literal["batch", "group", "layer", "instance", "none", "fixup"]
+TORCHVISION = "torchvision:"
+"""Before the name of a classification network of torchvision, which is a model as well."""
 Tracked = Literal[
     "gradient_norm", "per_class", "batch_statistics", "training_images", "training_sample", "sharpness"
 ]  # fmt: skip
@@ -108,7 +111,10 @@ class Architecture:
     """The network.
 
     Attributes:
-        width: channels of the first stage (at most 1024).
+        model: a network of this package, or ``torchvision:NAME``; whether torchvision has the name is known when the
+            run begins, because that is where torchvision is imported.
+        width: channels of the first stage (at most 1024); None, as ``norm``, for networks of torchvision, whose own
+            both are.
         norm: ``batch``, ``group``, ``layer`` or ``instance`` normalisation, ``none``, or ``fixup``: no normalisation,
             but the initialisation and the scalar biases and multipliers of Fixup.
         last_scale_zero: group, layer and instance normalisation start with the last scale of each block at zero.
@@ -117,9 +123,9 @@ class Architecture:
         precision: ``fp64``, ``fp32`` or ``bf16`` (float32 weights, bfloat16 convolutions).
     """
 
-    model: Network
-    width: Width
-    norm: Literal["batch", "group", "layer", "instance", "none", "fixup"]
+    model: str
+    width: Width | None
+    norm: Norm | None
     last_scale_zero: bool = True
     classes: Annotated[int, Ge(2), Le(100_000)] | None = None
     patch: Count | None = None

@@ -20,15 +20,16 @@ class SeededDropout(nn.Module):
 
     Args:
         p: share of the features that are set to zero in training; the others are divided by 1 - p.
+        whole: all features of an image are dropped together, or none: stochastic depth.
     """
 
-    def __init__(self, p: float) -> None:
+    def __init__(self, p: float, whole: bool = False) -> None:
         super().__init__()
-        self.p = p
+        self.p, self.whole = p, whole
         self.draws: Sequence[tuple[int, int | None]] | None = None  # (seed, rows) of each worker
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop features of x (B, F).
+        """Drop features of x (B, ...).
 
         Raises:
             ReproError: in training, outside of ``dropout_seeds``.
@@ -40,12 +41,12 @@ class SeededDropout(nn.Module):
         uniform = torch.cat([self._uniform(x, seed, len(x) if rows is None else rows) for seed, rows in self.draws])
         return x * ((uniform >= self.p).to(x.dtype) / (1 - self.p))
 
-    @staticmethod
-    def _uniform(x: Tensor, seed: int, rows: int) -> Tensor:
+    def _uniform(self, x: Tensor, seed: int, rows: int) -> Tensor:
         # Always in single precision: the mask must not depend on the precision of the network. Between 0 and 1 torch's
         # uniform numbers are the same on every processor, other than normal ones (models/test_initial_weights.py).
         source = torch.Generator(x.device).manual_seed(seed)
-        return torch.rand(rows, *x.shape[1:], generator=source, device=x.device)
+        shape = [1] * (x.dim() - 1) if self.whole else x.shape[1:]
+        return torch.rand(rows, *shape, generator=source, device=x.device)
 
 
 def drops(model: nn.Module) -> bool:

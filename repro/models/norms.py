@@ -20,7 +20,7 @@ from repro.errors import ReproError
 KINDS = ("batch", "group", "layer", "instance", "none", "fixup")
 EPSILON = 1e-5
 SMALL = 2**14  # bytes of a worker's part of a batch up to which normalising all side by side pays
-MOMENTUM = 0.1  # weight of the newest batch in the running statistics, PyTorch's default
+MOMENTUM = 0.1  # PyTorch's default
 
 
 class WorkerBatchNorm2d(nn.Module):
@@ -33,10 +33,13 @@ class WorkerBatchNorm2d(nn.Module):
 
     Args:
         channels: C of the (B, C, H, W) input.
+        epsilon: added to the variance.
+        momentum: weight of the newest batch in the running statistics.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, epsilon: float = EPSILON, momentum: float = MOMENTUM) -> None:
         super().__init__()
+        self.epsilon, self.momentum = epsilon, momentum
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -51,18 +54,20 @@ class WorkerBatchNorm2d(nn.Module):
         """Normalise x (B, C, H, W)."""
         by_batch = self.training or self.forgets
         if by_batch and self.sizes is not None and len(self.sizes) > 1:
-            out, mean, variance = _PerWorker.apply(x, self.weight, self.bias, self.sizes, self.own)
+            out, mean, variance = _PerWorker.apply(
+                x, self.weight, self.bias, self.sizes, self.own, self.epsilon, self.momentum
+            )
             if self.own is None and not self.forgets:
                 with torch.no_grad():
-                    self.running_mean.lerp_(mean, MOMENTUM)
-                    self.running_var.lerp_(variance, MOMENTUM)
+                    self.running_mean.lerp_(mean, self.momentum)
+                    self.running_var.lerp_(variance, self.momentum)
             return out
         running: tuple[Tensor | None, Tensor | None] = (self.running_mean, self.running_var)
         if self.forgets:
             running = (None, None)
         elif self.own is not None:
             running = self.own[0]
-        return F.batch_norm(x, *running, self.weight, self.bias, by_batch, MOMENTUM, EPSILON)
+        return F.batch_norm(x, *running, self.weight, self.bias, by_batch, self.momentum, self.epsilon)
 
 
 def _sum(rows: Tensor) -> Tensor:
@@ -111,17 +116,25 @@ def _after(x: Tensor, workers: int) -> Tensor:
     return out
 
 
-def _normalised_side_by_side(x: Tensor, weight: Tensor, bias: Tensor, workers: int) -> tuple[Tensor, ...]:
+def _normalised_side_by_side(
+    x: Tensor, weight: Tensor, bias: Tensor, workers: int, epsilon: float
+) -> tuple[Tensor, ...]:
     """The output for x (B, C, H, W), the input as the kernel saw it, and means and 1 / deviations (W, C)."""
     seen = _beside(x, workers)
     out, means, rstds = torch.native_batch_norm(
-        seen, weight.repeat(workers), bias.repeat(workers), None, None, True, MOMENTUM, EPSILON
+        seen, weight.repeat(workers), bias.repeat(workers), None, None, True, MOMENTUM, epsilon
     )
     return _after(out, workers), seen, means.view(workers, -1), rstds.view(workers, -1)
 
 
 def _normalised_one_by_one(
-    x: Tensor, weight: Tensor, bias: Tensor, sizes: Sequence[int], own: Sequence[tuple[Tensor, Tensor]] | None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    sizes: Sequence[int],
+    own: Sequence[tuple[Tensor, Tensor]] | None,
+    epsilon: float,
+    momentum: float,
 ) -> tuple[Tensor, ...]:
     """The output for x (B, C, H, W), and means and 1 / deviations (W, C)."""
     out = torch.empty_like(x)
@@ -129,12 +142,12 @@ def _normalised_one_by_one(
     running: Sequence[tuple[Tensor | None, Tensor | None]] = own or [(None, None)] * len(sizes)
     parts = (x.split(list(sizes)), out.split(list(sizes)), means.unbind(), rstds.unbind(), running)
     for part, *targets, kept in zip(*parts, strict=True):
-        torch.native_batch_norm(part, weight, bias, *kept, True, MOMENTUM, EPSILON, out=targets)
+        torch.native_batch_norm(part, weight, bias, *kept, True, momentum, epsilon, out=targets)
     return out, means, rstds
 
 
 def _changed_side_by_side(
-    grad: Tensor, seen: Tensor, weight: Tensor, means: Tensor, rstds: Tensor, sizes: Sequence[int]
+    grad: Tensor, seen: Tensor, weight: Tensor, means: Tensor, rstds: Tensor, sizes: Sequence[int], epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, and each worker's of weight and bias (W, C)."""
     workers = len(sizes)
@@ -147,14 +160,14 @@ def _changed_side_by_side(
         means.view(-1),
         rstds.view(-1),
         True,
-        EPSILON,
+        epsilon,
         [True, True, True],
     )
     return _after(grad_seen, workers), own_weights.view(workers, -1), own_biases.view(workers, -1)
 
 
 def _changed_one_by_one(
-    grad: Tensor, x: Tensor, weight: Tensor, means: Tensor, rstds: Tensor, sizes: Sequence[int]
+    grad: Tensor, x: Tensor, weight: Tensor, means: Tensor, rstds: Tensor, sizes: Sequence[int], epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As ``_changed_side_by_side``."""
     grad_x = torch.empty_like(x)
@@ -162,7 +175,7 @@ def _changed_one_by_one(
     parts = (x.split(sizes), grad.split(sizes), grad_x.split(sizes), means.unbind(), rstds.unbind())
     for part, own_grad, target, mean, rstd in zip(*parts, strict=True):
         own_x, own_weight, own_bias = torch.ops.aten.native_batch_norm_backward(
-            own_grad, part, weight, None, None, mean, rstd, True, EPSILON, [True, True, True]
+            own_grad, part, weight, None, None, mean, rstd, True, epsilon, [True, True, True]
         )
         target.copy_(own_x)
         own_weights.append(own_weight)
@@ -181,18 +194,21 @@ class _PerWorker(torch.autograd.Function):
         bias: Tensor,
         sizes: Sequence[int],
         own: Sequence[tuple[Tensor, Tensor]] | None,
+        epsilon: float,
+        momentum: float,
     ) -> tuple[Tensor, ...]:
+        ctx.epsilon = epsilon
         ctx.sizes, ctx.side_by_side = list(sizes), own is None and _small(x, sizes)
         if ctx.side_by_side:
-            out, seen, means, rstds = _normalised_side_by_side(x, weight, bias, len(sizes))
+            out, seen, means, rstds = _normalised_side_by_side(x, weight, bias, len(sizes), epsilon)
         else:
-            out, means, rstds = _normalised_one_by_one(x, weight, bias, ctx.sizes, own)
+            out, means, rstds = _normalised_one_by_one(x, weight, bias, ctx.sizes, own, epsilon, momentum)
             seen = x
         images = weight.new_tensor(sizes, dtype=torch.float64)
         shares = (images / len(x)).to(weight.dtype)[:, None]
         n = images * x.shape[2] * x.shape[3]
         unbiased = (n / (n - 1).clamp(min=1)).to(weight.dtype)[:, None]  # as nn.BatchNorm2d keeps it
-        mean, variance = _sum(shares * means), _sum(shares * (rstds**-2 - EPSILON) * unbiased)
+        mean, variance = _sum(shares * means), _sum(shares * (rstds**-2 - epsilon) * unbiased)
         ctx.save_for_backward(seen, weight, means, rstds)
         ctx.mark_non_differentiable(mean, variance)
         return out, mean, variance
@@ -201,8 +217,8 @@ class _PerWorker(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, means, rstds = ctx.saved_tensors
         change = _changed_side_by_side if ctx.side_by_side else _changed_one_by_one
-        grad_x, own_weights, own_biases = change(grads[0], x, weight, means, rstds, ctx.sizes)
-        return grad_x, _sum(own_weights), _sum(own_biases), None, None
+        grad_x, own_weights, own_biases = change(grads[0], x, weight, means, rstds, ctx.sizes, ctx.epsilon)
+        return grad_x, _sum(own_weights), _sum(own_biases), None, None, None, None
 
 
 def batch_norms(model: nn.Module) -> dict[str, WorkerBatchNorm2d]:

@@ -35,8 +35,8 @@ class Workload:
     classes: int
     image_size: int
     images: int
-    width: int = 64
-    norm: str = "batch"
+    width: int | None = 64
+    norm: str | None = "batch"
     patch: int | None = None
     depth: int | None = None
     precision: str = "fp32"

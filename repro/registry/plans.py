@@ -7,8 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import ReproError, did_you_mean
-from repro.experiments.spec import SOURCES, Spec
-from repro.registry.resolve import NotChosen, chosen_rate, published_settings, resolve, sizes_of_run, steps_per_epoch
+from repro.experiments.spec import SOURCES, TORCHVISION, Spec
+from repro.registry.resolve import (
+    OF_OURS,
+    NotChosen,
+    chosen_rate,
+    published_settings,
+    resolve,
+    sizes_of_run,
+    steps_per_epoch,
+)
 from repro.registry.source_files import Source, read_source
 from repro.validation import misfit
 
@@ -102,6 +110,8 @@ def sizes_of(source: str, profile: str, model: str, root: Path = Path()) -> dict
     files = read_source(source, profile, root)
     own: dict[str, Any] = next((s for run in files.spec.runs if (s := files.runs[run]).get("model") == model), {})
     settings = files.defaults | own | sizes_of_run(files, "measure", model)
+    if model.startswith(TORCHVISION):
+        settings |= dict.fromkeys(OF_OURS)
     names = ("image_size", "width", "norm", "patch", "depth", "augment", "momentum")
     return {name: settings.get(name) for name in names}
 

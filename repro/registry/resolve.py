@@ -10,11 +10,13 @@ from typing import Any
 from repro.errors import ReproError, did_you_mean
 from repro.experiments.checks import check
 from repro.experiments.sizes import local_steps
-from repro.experiments.spec import Spec
+from repro.experiments.spec import TORCHVISION, Spec
 from repro.files import read_json
 from repro.registry.source_files import SIZES, Source
 from repro.validation import Model, Number, Positive, Text, fitting, optional
 
+OF_OURS = ("width", "norm")
+"""Settings of networks of this package alone; those of torchvision have their own."""
 LONGEST_WARM_UP = 0.6
 """Share of the training that a warm-up may take at most."""
 
@@ -117,6 +119,8 @@ def resolve(files: Source, name: str, base: str, lr: float | None = None, **extr
         if key not in published:
             raise ReproError(f"{where}: key {key!r} is missing; a value was expected in `defaults` or in the run")
     settings = _at_profile(files, base, published) | extra
+    if settings["model"].startswith(TORCHVISION):
+        settings |= _fixed(files, base, settings["model"], where)
     if "evaluate_as_batch" in settings:
         settings["evaluate_at"] = _rounds_of_batch(settings)
     if "share_of" in (settings.get("step_up") or {}):
@@ -164,6 +168,21 @@ def _at_profile(files: Source, run: str, published: Mapping[str, Any]) -> dict[s
         share = of_network.get("local_steps_share", 1.0)
         settings["local_steps"] = max(1, round(published["local_steps"] * share))
     return settings
+
+
+def _fixed(files: Source, run: str, model: str, where: str) -> dict[str, None]:
+    """What a network of torchvision does not take from the defaults of its source and profile, as nothing.
+
+    Raises:
+        ReproError: it is written for the run or the network itself.
+    """
+    params = files.params
+    sizes = [of[key].given() for of, key in ((params.models, model), (params.trained, model)) if key in of]
+    sizes += [params.runs[run].given()] if run in params.runs else []
+    for name in OF_OURS:
+        if own := [given[name] for given in (files.runs[run], *sizes) if name in given]:
+            raise ReproError(f"{where}, key {name}: {own[0]!r} with model {model}, which has its own; leave {name} out")
+    return dict.fromkeys(OF_OURS)
 
 
 def _schedule(files: Source, settings: Mapping[str, Any], published: Mapping[str, Any], where: str) -> dict[str, Any]:

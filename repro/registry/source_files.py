@@ -12,10 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, TypeAdapter, create_model, model_validator
 
 from repro.errors import ReproError
-from repro.experiments.settings import AnySchedule, WrittenStepUp
+from repro.experiments.settings import AnySchedule, WrittenNetwork, WrittenStepUp
 from repro.experiments.spec import (
     PROFILES,
     SOURCES,
@@ -24,7 +24,7 @@ from repro.experiments.spec import (
     Counts,
     Depth,
     FromZero,
-    Network,
+    Norm,
     Pixels,
     Precision,
     Spec,
@@ -59,7 +59,7 @@ Rates = Annotated[
 _HINTS: dict[str, Any] = {
     name: (hint, optional())
     for name, hint in typing.get_type_hints(Spec, include_extras=True).items()
-    if name not in ("run", "source", "profile", "schedule", "step_up")
+    if name not in ("run", "source", "profile", "model", "width", "norm", "schedule", "step_up")
 }
 _OF_SPEC: Any = create_model("_OfSpec", __base__=Model, **_HINTS)
 
@@ -71,6 +71,9 @@ class Settings(_OF_SPEC):
         evaluate_as_batch: evaluate also after the rounds after which a run with this local batch is evaluated.
     """
 
+    model: WrittenNetwork = optional()
+    width: Width = optional()
+    norm: Norm = optional()
     schedule: AnySchedule = optional()
     step_up: WrittenStepUp | None = optional()
     evaluate_as_batch: Count = optional()
@@ -203,6 +206,10 @@ class GridSizes(Sizes):
     arms: dict[Text, ArmSizes] = Field(default={})
 
 
+_OF_NETWORKS: Any = {"propertyNames": TypeAdapter(WrittenNetwork).json_schema()}
+"""Which keys there are, for editors."""
+
+
 class Params(Sizes):
     """What a profile says of a source.
 
@@ -215,8 +222,8 @@ class Params(Sizes):
     seeds: Seeds
     sizes: SourceSizes
     grid: GridSizes = optional()
-    models: dict[Network, NetworkSizes] = Field(default={})
-    trained: dict[Network, TrainedSizes] = Field(default={})
+    models: dict[WrittenNetwork, NetworkSizes] = Field(default={}, json_schema_extra=_OF_NETWORKS)
+    trained: dict[WrittenNetwork, TrainedSizes] = Field(default={}, json_schema_extra=_OF_NETWORKS)
     runs: dict[Text, RunSizes] = Field(default={})
     measure: MeasureSizes = optional()
     warmup: Literal["share", "steps"] = "share"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from repro.codecs import Dense
 from repro.data.batches import Batches, Images
+from repro.errors import ReproError
 from repro.models import build as build_model
 from repro.randomness import derive, generator
 from repro.registry.specs import Spec
@@ -199,12 +200,18 @@ def normalisation(
     }
 
 
+def _width(spec: Spec) -> int:
+    if spec.width is None:
+        raise ReproError(f"{spec.run}: model {spec.model} in a law; a network of this package was expected")
+    return spec.width
+
+
 LAWS: dict[str, Callable[[Spec, int], dict[str, Any]]] = {
     "epoch_traffic": lambda spec, seed: traffic_laws.epoch_traffic(
         images=spec.train_images,
         local_batch=spec.local_batch,
         image_size=spec.image_size,
-        width=spec.width,
+        width=_width(spec),
         seed=seed,
     ),
     "label_split": lambda spec, seed: label_split(
@@ -212,15 +219,17 @@ LAWS: dict[str, Callable[[Spec, int], dict[str, Any]]] = {
     ),
     "lost_worker": failure_laws.lost_worker,
     "normalisation": lambda spec, seed: normalisation(
-        images=spec.local_batch, image_size=spec.image_size, width=spec.width, seed=seed
+        images=spec.local_batch, image_size=spec.image_size, width=_width(spec), seed=seed
     ),
-    "slowest_device": lambda spec, seed: traffic_laws.slowest_device(workers=spec.workers, width=spec.width, seed=seed),
-    "star_and_ring": lambda spec, seed: traffic_laws.star_and_ring(workers=spec.workers, width=spec.width, seed=seed),
+    "slowest_device": lambda spec, seed: traffic_laws.slowest_device(
+        workers=spec.workers, width=_width(spec), seed=seed
+    ),
+    "star_and_ring": lambda spec, seed: traffic_laws.star_and_ring(workers=spec.workers, width=_width(spec), seed=seed),
     "union_batch": lambda spec, seed: union_batch(
         workers=spec.workers,
         local_batch=spec.local_batch,
         image_size=spec.image_size,
-        width=spec.width,
+        width=_width(spec),
         lr=spec.schedule["lr"],
         seed=seed,
     ),

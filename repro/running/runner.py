@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from repro import files, machine
 from repro.checkpoint import Checkpoint
 from repro.distributed import Group
 from repro.errors import ReproError
+from repro.experiments.spec import TORCHVISION
 from repro.registry import published, store
 from repro.registry.specs import Spec
 from repro.results import records
@@ -111,7 +113,7 @@ def _provenance(record: Record, checkpoint: Checkpoint, processes: int) -> dict[
         "run": record.run,
         "seed": record.seed,
         "fingerprint": record.fingerprint,
-        "machine": machine.describe(),
+        "machine": machine.describe() | _torchvision(record.spec["model"]),
         **CODE,
         "precision": record.spec["precision"],
         "processes": processes,
@@ -123,6 +125,11 @@ def _provenance(record: Record, checkpoint: Checkpoint, processes: int) -> dict[
         "cpu_seconds": round(spent.cpu_seconds, 1),
         "interruptions": spent.interruptions,
     }
+
+
+def _torchvision(model: str) -> dict[str, str]:
+    """The version of torchvision, whose networks may change with it, where the run's is one of them."""
+    return {"torchvision": version("torchvision")} if model.startswith(TORCHVISION) else {}
 
 
 def checkpoint_path(run: Spec | Record, seed: int, root: Path, *, shared: bool = False) -> Path:

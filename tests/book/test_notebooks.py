@@ -205,6 +205,22 @@ def test_load_gives_valid_records_and_all_verdicts(tmp_path: Path) -> None:
     assert loaded.verdicts["e1.c2"]["verdict"] == "holds at study scale"
 
 
+def test_load_without_a_root_goes_to_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jupyter starts a kernel in the folder of its notebook; what further cells read is named from the root."""
+    fill(tmp_path)
+    for folder in (tmp_path / "notebooks", tmp_path):
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
+        assert len(load("e1", "study").seeds("e1-central")) == len(SEEDS)
+        assert Path.cwd() == tmp_path
+
+
+def test_load_outside_of_any_checkout_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ReproError, match="not in a checkout of this project"):
+        load("e1", "study")
+
+
 def test_load_misses_a_seed_that_all_runs_lack(tmp_path: Path) -> None:
     fill(tmp_path)
     for path in (tmp_path / "data/records/study/e1").glob("*.s13.json"):

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import tomllib
+from importlib.metadata import requires, version
 from pathlib import Path
 from types import ModuleType
 
@@ -85,12 +86,21 @@ def test_locks_name_no_registry_and_no_address() -> None:
         assert not re.search(r"://|--(?:extra-)?index-url|--find-links|\bpypi\b|@\s", path.read_text()), path.name
 
 
-def test_torch_is_in_no_lock_and_its_version_in_one_place() -> None:
-    assert re.fullmatch(r"torch==\d+\.\d+\.\d+\n", (REQUIREMENTS / "torch.txt").read_text())
-    assert not [pin for name in COMPILE.LOCKS for pin in COMPILE.pins(name) if pin.startswith("torch==")]
-    version = pinned()["torch"]
+def test_torch_and_torchvision_are_in_no_lock_and_their_versions_in_one_place() -> None:
+    """torchvision requires one version of torch: where pip takes both, it takes no torch beside the pinned one."""
+    number = r"\d+\.\d+\.\d+"
+    assert re.fullmatch(rf"torch=={number}\ntorchvision=={number}\n", (REQUIREMENTS / "torch.txt").read_text())
+    locked = [COMPILE.project_name(pin) for name in COMPILE.LOCKS for pin in COMPILE.pins(name)]
+    assert not [name for name in locked if name.startswith(("torch", "nvidia", "cuda", "triton"))]
     for name in ("Makefile", ".ci/run", "pyproject.toml", "requirements/compile.py"):
-        assert version not in (ROOT / name).read_text(), f"{name} repeats the version of torch"
+        text = (ROOT / name).read_text()
+        assert not [pin for pin in COMPILE.torch_pins().values() if pin in text], f"{name} repeats a version"
+
+
+def test_the_pinned_torchvision_is_that_of_the_pinned_torch() -> None:
+    (torch,) = (line for line in map(Requirement, requires("torchvision") or []) if line.name == "torch")
+    assert version("torchvision").partition("+")[0] == pinned()["torchvision"]
+    assert torch.specifier.contains(pinned()["torch"])
 
 
 def test_environment_yml_holds_the_pins_of_the_locks() -> None:
@@ -119,6 +129,17 @@ def test_the_records_that_the_readme_repeats_are_there() -> None:
     assert len(named) >= 2
     for run, seed in named:
         assert list(ROOT.glob(f"data/records/study/*/{run}.s{seed}.json")), f"{run}, seed {seed}: has no record"
+
+
+@pytest.mark.parametrize("name", ["jupyterlab", "seaborn", "torchvision"])
+def test_what_users_of_the_field_expect_is_installed_as_pinned(name: str) -> None:
+    assert version(name).partition("+")[0] == pinned()[name]
+
+
+def test_make_lab_opens_jupyterlab_on_the_notebooks_from_the_root() -> None:
+    command = make(ROOT, "--dry-run", "lab", "LAB_ARGS=--no-browser").stdout.splitlines()[-1]
+    assert command.endswith("python -m jupyterlab --LabApp.default_url=/lab/tree/notebooks --no-browser")
+    assert (ROOT / "notebooks").is_dir()
 
 
 def test_ci_calls_the_test_command_of_the_readme() -> None:

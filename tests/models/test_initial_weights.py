@@ -25,6 +25,8 @@ NETWORKS = {
     "alexnet": {"model": "alexnet", "norm": "none", "width": 4, "image_size": 64},
     "vit": {"model": "vit", "norm": "layer", "width": 4, "patch": 8, "depth": 2},
     "cnn": {"model": "cnn", "norm": "none", "width": 4},
+    "torchvision's": {"model": "torchvision:mobilenet_v3_small"},
+    "torchvision's, truncated": {"model": "torchvision:swin_t"},
 }  # fmt: skip
 PROCESSORS = [
     {"ATEN_CPU_CAPABILITY": "default"},

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-import torchvision_models
 from torch import nn
 
 from repro import models
 from repro.errors import ReproError
 from repro.experiments import numerics
+from repro.models import vision
 from repro.models.alexnet import AlexNet
 from repro.models.cnn import SmallCNN
 from repro.models.dropout import SeededDropout, dropout_seeds
@@ -108,7 +108,7 @@ def give_weights(net: nn.Module, theirs: nn.Module) -> None:
 
 @pytest.mark.parametrize(("model", "name"), [("vgg11", "vgg11"), ("alexnet", "alexnet")])
 def test_full_size_plain_networks_have_torchvisions_shapes(model: str, name: str) -> None:
-    theirs = torchvision_models.load()
+    theirs = vision.load().models
     with torch.device("meta"):
         ours = {"vgg11": VGG11, "alexnet": AlexNet}[model](classes=100)
         other = getattr(theirs, name)(num_classes=100)
@@ -117,7 +117,7 @@ def test_full_size_plain_networks_have_torchvisions_shapes(model: str, name: str
 
 @pytest.mark.parametrize("size", [32, 64, 224])
 def test_vgg11_computes_what_torchvision_computes(size: int) -> None:
-    theirs = torchvision_models.load()
+    theirs = vision.load().models
     net = small("vgg11", dtype=torch.float64, image_size=size).eval()
     with torch.device("meta"):  # nothing of full size is allocated
         other = theirs.vgg11(num_classes=10)
@@ -132,7 +132,7 @@ def test_vgg11_computes_what_torchvision_computes(size: int) -> None:
 
 @pytest.mark.parametrize("size", [64, 100, 224])
 def test_alexnet_computes_what_torchvision_computes(size: int) -> None:
-    theirs = torchvision_models.load()
+    theirs = vision.load().models
     net = small("alexnet", dtype=torch.float64, image_size=size).eval()
     with torch.device("meta"):
         other = theirs.alexnet(num_classes=10)
@@ -152,7 +152,7 @@ def test_alexnet_computes_what_torchvision_computes(size: int) -> None:
 
 @pytest.mark.parametrize(("width", "heads"), [(2, 1), (8, 2)])
 def test_the_vision_transformer_computes_what_torchvision_computes(width: int, heads: int) -> None:
-    theirs = torchvision_models.load()
+    theirs = vision.load().models
     net = small("vit", dtype=torch.float64, width=width).eval()
     net.classifier.weight.data.normal_(generator=torch.Generator().manual_seed(1))  # starts at zero
     d = 16 * width
@@ -176,7 +176,7 @@ def test_the_vision_transformer_computes_what_torchvision_computes(width: int, h
 
 
 def test_full_size_vision_transformer_has_torchvisions_parameters() -> None:
-    theirs = torchvision_models.load()
+    theirs = vision.load().models
     with torch.device("meta"):
         ours, other = VisionTransformer(classes=257), theirs.vit_l_16(num_classes=257)
     assert sorted(tuple(p.shape) for p in ours.parameters()) == sorted(tuple(p.shape) for p in other.parameters())
