@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,12 @@ from test_claims import judge, statement, train
 
 from repro.results.looks import FIRST_SEED, LOOKS
 from repro.results.records import Record
+from repro.verdicts import judge as claims
 from repro.verdicts.rules import FAILS, HOLDS, NO_DIFFERENCE, OPEN
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import worlds
 
 WORLDS = 400
 SPREAD = 0.015
@@ -82,3 +89,34 @@ def test_equal_arms_with_little_spread_are_no_difference():
     found = outcomes(0.0, 0.005)
     assert found["order"][NO_DIFFERENCE] >= 0.9 * WORLDS
     assert found["equivalence"][HOLDS] >= 0.9 * WORLDS
+
+
+@cache
+def planted() -> list[tuple[worlds.Judged, str]]:
+    """Every statement of the registry under the two planted truths, as the benchmark judges them."""
+    chosen = worlds.planned_specs()
+    return [(one, truth) for truth in worlds.RIGHT for one in worlds.judged(truth, chosen)[0]]
+
+
+def test_the_benchmark_plants_what_it_says_by_twice_the_margin():
+    checked = 0
+    for one, truth in planted():
+        for part in one.statement.judge["parts"]:
+            if part["rule"] == "trend":  # its weights need the sizes of runs; the words below hold it
+                continue
+            number = sum(weight * one.planted[run] for run, weight in part["contrast"].items())
+            assert any(low - 1e-9 <= number <= high + 1e-9 for low, high in worlds.limits_of(part, truth))
+            checked += 1
+    assert checked > 200
+
+
+def test_without_spread_every_planted_truth_gets_its_word():
+    chosen = worlds.planned_specs()
+    generator = np.random.default_rng(0)
+    wrong = []
+    for one, truth in planted():
+        needed = [spec for spec in chosen if spec.run in claims.runs_named(one.statement)]
+        records = worlds.world(needed, one.planted, 1e-6, generator)
+        word = claims.judge_all([one.statement], records, profile=worlds.PROFILE)[0]["verdict"]
+        wrong += [(one.statement.id, truth, word)] * (not word.startswith(f"{worlds.RIGHT[truth]} at"))
+    assert wrong == []

@@ -256,7 +256,7 @@ def _written(run: str) -> _Settings:
     path = Path("pipelines") / f"{source}.yaml"
     if source not in specs.SOURCES or not path.exists():
         return {}
-    content, base = files.read_yaml(path), run
+    content, base = files.parsed_yaml(files.read_text(path), path), run
     defaults = content.get("defaults", {})
     if arm := re.fullmatch(rf"{source}-grid-(.+?)(?:-lr{_RATES})?", run):
         base = content.get("grid", {}).get("arms", {}).get(arm[1])
