@@ -55,7 +55,9 @@ def _made(artefact: Artefact, records: Iterable[Record], root: Path = Path()) ->
     if artefact.kind == "table":
         return *artefact.made(chosen), chosen
     with layout.context():
-        return *artefact.made(chosen), chosen
+        drawn, rows = artefact.made(chosen)
+        layout.fit(drawn)
+        return drawn, rows, chosen
 
 
 def figure(artefact_id: str, records: Iterable[Record]) -> Figure:

@@ -224,7 +224,7 @@ def rate_axis(figure: Figure, lower: Sequence[Axes]) -> None:
     lower[0].set_yscale("log")
     lower[0].set_ylim(min(rate for rate in drawn if rate > 1e-5 * max(drawn)) / 2, 2 * max(drawn))
     if len(levels := sorted(set(drawn))) <= _FEW_RATES:
-        lower[0].set_yticks(levels, [f"{rate:g}" for rate in levels])
+        lower[0].set_yticks(levels, [f"{rate:.2g}" for rate in levels])
     lower[0].yaxis.set_minor_locator(NullLocator())
     lower[0].tick_params(axis="y", labelsize=7)
     figure.align_ylabels()

@@ -92,8 +92,7 @@ def forgetting(groups: Selection, rows: Rows) -> Figure:
         image = _draw(axes, rows.where(run=run), group, names) or image
     panels[0].set_ylabel("device")
     if image is not None:
-        box = panels[-1].get_position()
-        bar = figure.add_axes((box.x1 + 0.015, box.y0, 0.018, box.height))
+        bar = panels[-1].inset_axes((1.06, 0, 0.07, 1))
         figure.colorbar(image, cax=bar).set_label("test accuracy, top-1 (%)", fontsize=8)
         bar.tick_params(labelsize=7)
     return figure

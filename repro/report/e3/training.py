@@ -66,7 +66,8 @@ def divergence(groups: Selection, rows: Rows) -> Figure:
     if any(np.any(np.asarray(line.get_ydata(), float) > 0) for axes in panels for line in axes.lines):
         for axes in panels:
             axes.set_xscale("log")
-            axes.set_yscale("log")
+            marks.log_axis(axes)
+            marks.plain_ticks(axes.xaxis)
     panels[0].set_ylabel("L2 norm of the gradient (no unit)")
     return figure
 
