@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +23,10 @@ from repro.results.records import Record
 _FOLDER = "data/manifests"
 _COLUMNS = ("dirichlet_alpha", "drop_uncovered")
 _FEW = 12  # names or numbers of which all fit beside a panel
-_RIGHT = 0.85  # inches for the colour bar
+_RIGHT, _TICKS = 0.85, (0, 1, 5, 10, 25, 50, 100)  # inches for the colour bar, and its percent
 NOTE = (
-    "Share of a client's training images by class, as the partition gives them to seed {seed}; white: none, and the "
-    "colour follows the square root. Other seeds have other images and, from Dirichlet distributions, other shares."
+    "Share of a {who}'s training images by class, as the partition gives them to seed {seed}; white: none, and colours "
+    "follow the square root."
 )
 
 
@@ -62,26 +63,34 @@ def shard_rows(chosen: Selection) -> list[Row]:
     ]
 
 
-def draw(groups: Selection, rows: Rows, texts: layout.Texts, panels: Mapping[str, str], height: float = 2.6) -> Figure:
+def draw(
+    groups: Selection, rows: Rows, texts: layout.Texts, panels: Mapping[str, str], *, who: str = "client",
+    height: float = 2.6,
+) -> Figure:  # fmt: skip
     """A panel a run, three in a row where there are six.
 
     Args:
         groups, rows: what is drawn; of each run its first seed.
         texts: around the axes.
-        panels: titles by run.
+        panels: titles by run, of one line or two.
+        who: holds the images.
         height: of a row of panels in inches.
     """
-    across = 3 if len(panels) == 6 else len(panels)
-    heights = [height] * (len(panels) // across)
-    titles = list(panels.values())
-    figure, axes = layout.rows(texts, panels=titles[:across], heights=heights, legend_rows=0, right=_RIGHT, gap=1.15)
+    across, titles = 3 if len(panels) == 6 else len(panels), list(panels.values())
+    figure, axes = layout.rows(
+        texts, panels=titles[:across], heights=[height] * (len(panels) // across), right=_RIGHT, gap=1.4,
+        legend_rows=int("\n" in titles[0]),
+    )  # fmt: skip
     for one, (run, title) in zip([one for row in axes for one in row], panels.items(), strict=True):
-        one.set_title(title)
+        one.set_title(title, pad=5)
         image = _draw(one, rows.where(run=run).seeds()[0], _class_names(groups, run))
     for row in axes:
-        row[0].set_ylabel("client")
-    bar = axes[0][-1].inset_axes((1.06, 0, 0.05 * across / 2, 1))
-    figure.colorbar(image, cax=bar, ticks=[0, 1, 5, 10, 25, 50, 100]).set_label("images of the client (%)", fontsize=8)
+        row[0].set_ylabel(who)
+    for last in axes[-1]:
+        last.set_xlabel("class")
+    inches = axes[0][-1].get_position().width * figure.get_figwidth()
+    bar = axes[0][-1].inset_axes((1 + 0.08 / inches, 0, 0.13 / inches, 1))
+    figure.colorbar(image, cax=bar, ticks=_TICKS).set_label(f"images of the {who} (%)", fontsize=8)
     bar.tick_params(labelsize=7)
     return figure
 
@@ -91,7 +100,7 @@ def _class_names(groups: Selection, run: str) -> Sequence[str]:
     return [name.replace("_", " ") for name in stored["classes"]]
 
 
-def _draw(axes: Axes, rows: Rows, names: Sequence[str]) -> object:
+def _draw(axes: Axes, rows: Rows, names: Sequence[str]) -> Any:
     """One partition; returns the cells, whose colours a colour bar explains."""
     import seaborn
     from matplotlib.colors import PowerNorm
@@ -102,6 +111,7 @@ def _draw(axes: Axes, rows: Rows, names: Sequence[str]) -> object:
     seaborn.heatmap(
         shares, mask=shares == 0, norm=PowerNorm(0.5, 0, 100), cmap="cividis_r", cbar=False, ax=axes,
         linewidths=0.4 if classes <= _FEW else 0, linecolor="white", xticklabels=False, yticklabels=False,
+        rasterized=classes > _FEW,
     )  # fmt: skip
     axes.grid(False)
     for place, count, texts in ((axes.xaxis, classes, names), (axes.yaxis, clients, range(1, clients + 1))):
@@ -111,13 +121,12 @@ def _draw(axes: Axes, rows: Rows, names: Sequence[str]) -> object:
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(True)
-    axes.set_xlabel("class" if classes <= _FEW else "class (some named)", fontsize=8)
     return axes.collections[0]
 
 
 def title(group: Sequence[Record]) -> str:
     """Kind of a partition in words."""
-    kind, per_client = setting(group, "partition"), setting(group, "labels_per_client")
-    if kind == "dirichlet":
-        return f"Dirichlet, alpha {setting(group, 'dirichlet_alpha'):g}"
-    return "IID" if kind == "iid" else f"{per_client} label{'s' if per_client > 1 else ''} a client"
+    if setting(group, "partition") == "dirichlet":
+        return f"alpha = {setting(group, 'dirichlet_alpha'):g}"
+    per_client = setting(group, "labels_per_client")
+    return "IID" if per_client is None else f"{per_client} label{'s' if per_client > 1 else ''} per client"

@@ -14,6 +14,6 @@ from repro.report.selection import Selection, members
 @figure("e2.extra-shards", title="Images of each class that clients hold", runs=(BASELINE,), rows=shards.shard_rows)
 def classes(groups: Selection, rows: Rows) -> Figure:
     """Draw the IID shards of all runs of the post (table e2.table2)."""
-    notes = [shards.NOTE.format(seed=members(groups)[0].seed), *gaps(groups, fewer=False)]
+    notes = [shards.NOTE.format(who="client", seed=members(groups)[0].seed), *gaps(groups, fewer=False)]
     texts = layout.Texts("e2.extra-shards  Who holds which classes", stamp(groups), notes)
-    return shards.draw(groups, rows, texts, {run: shards.title(group) for run, group in groups.items()})
+    return shards.draw(groups, rows, texts, {run: shards.title(group) for run, group in groups.items()}, height=1.6)
