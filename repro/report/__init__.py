@@ -55,6 +55,7 @@ def _made(artefact: Artefact, records: Iterable[Record], root: Path = Path()) ->
     if artefact.kind == "table":
         return *artefact.made(chosen), chosen
     with layout.context():
+        drawn: Any
         drawn, rows = artefact.made(chosen)
         layout.fit(drawn)
         return drawn, rows, chosen

@@ -129,4 +129,4 @@ def title(group: Sequence[Record]) -> str:
     if setting(group, "partition") == "dirichlet":
         return f"alpha = {setting(group, 'dirichlet_alpha'):g}"
     per_client = setting(group, "labels_per_client")
-    return "IID" if per_client is None else f"{per_client} label{'s' if per_client > 1 else ''} per client"
+    return "IID" if per_client is None else f"{per_client} label{'s' if per_client > 1 else ''} a client"

@@ -442,12 +442,12 @@ def test_buffers_stand_beside_the_average() -> None:
 # Remedies and compression ---------------------------------------------------------------------------------------
 
 
-def test_accuracy_at_equal_bytes_is_that_of_the_last_evaluation_that_the_large_batch_could_pay(rendered: Path) -> None:
+def test_accuracy_at_equal_synchronisations_is_that_of_the_last_evaluation_that_the_large_batch_could_pay(rendered: Path) -> None:
     """Batch 32 synchronises 32 times as often, a growing batch 16 times, post-local SGD an eighth as often."""
     budget = of("lb-remedy-plain")[0].rows[-1]["round"]
     for run, rounds in (("lb-remedy-small", budget), ("lb-remedy-growing", budget // 16), ("lb-remedy-local", None)):
         for record in of(run):
-            found = lb.remedies.at_equal_bytes(record, budget)
+            found = lb.remedies.at_equal_synchronisations(record, budget)
             before = [row["test_top1"] for row in record.rows if rounds is not None and row["round"] <= rounds]
             expected = metrics.end_top1(record) if rounds is None else before[-1] if before else None
             assert found == (None if expected is None else pytest.approx(100 * expected)), run
@@ -462,7 +462,7 @@ def test_a_remedy_that_diverged_counts_at_chance_and_has_no_sharpness() -> None:
     records = change(("lb-remedy-lars",), lost)
     rows = report.ARTEFACTS["lb.extra-remedies"].rows(select("x", records, report.ARTEFACTS["lb.extra-remedies"].runs))
     own = [row for row in rows if row["run"] == "lb-remedy-lars"]
-    assert {(row["top1_percent"], row["equal_bytes_percent"], row["top_eigenvalue"]) for row in own} == {(10, 10, None)}
+    assert {(row["top1_percent"], row["equal_synchronisations_percent"], row["top_eigenvalue"]) for row in own} == {(10, 10, None)}
 
 
 def test_what_compression_costs_is_the_difference_to_no_compression_seed_by_seed(rendered: Path) -> None:
