@@ -58,7 +58,7 @@ def noise(records: Sequence[Record]) -> str:
     return (
         f"n = {spec['blocks']} blocks of {spec['repetitions']} steps for each size; noise, half the quartile distance "
         f"of one and the same step over its median: {each}; the process had its core for at least "
-        f"{number(100 * least)}\u00a0% of the time."
+        f"{number(100 * least)} % of the time."
     )
 
 

@@ -119,6 +119,7 @@ def remedies(groups: Selection, rows: Rows) -> Figure:
         layout.Texts("lb.extra-remedies  Remedies for the gap of large batches", stamp_by_network(groups), notes),
         panels=("equal images", "equal synchronisations", "sharpness"), legend_rows=0, share_y=False,
     )  # fmt: skip
+    figure.subplots_adjust(wspace=0.12)
     columns = (("top1_percent", END), ("equal_synchronisations_percent", _EQUAL), ("top_eigenvalue", SHARP))
     for axes, (name, ends_of) in zip(panels, columns, strict=True):
         for place, run in enumerate(REMEDIES):

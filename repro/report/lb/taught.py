@@ -68,17 +68,18 @@ def taught(groups: Selection, rows: Rows) -> Figure:
     """Draw accuracy and sharpness by teacher (statement lb.c21)."""
     pairs = max((row["images_of_pairs"] for row in rows), default=0)
     notes = [
-        "Small dots: seeds; markers: mean, of sharpness the geometric one, with its 95 % Student-t interval, cut at "
-        "0 and 100 % (arrows); lines: means of batch 32 (solid) and 1024 (dashed), no teacher. Left: at the end "
-        f"(last tenth), after {number(iterations(groups[PLAIN]))} iterations of batch 1024; teachers took pairs of "
-        f"gradients of {number(pairs)} images besides; longer: as many images as steps and pairs together. Right: top eigenvalue "
-        "of the Hessian of the training loss, at the end.",
+        "Small dots: seeds; markers: mean, of sharpness the geometric one, with its 95 % Student-t interval, cut at 0 "
+        "and 100 % (arrows); lines: means of batch 32 (solid) and 1024 (dashed), no teacher. Left: at the end (last "
+        f"tenth), after {number(iterations(groups[PLAIN]))} iterations of batch 1024; teachers took pairs of "
+        f"gradients of {number(pairs)} images besides; longer: as many images as steps and pairs together. Right: top "
+        "eigenvalue of the Hessian of the training loss, at the end.",
         *gaps_of_many(groups),
     ]
     figure, panels = layout.new(
         layout.Texts("lb.extra-teacher  Training with a teacher", stamp_by_network(groups), notes),
         panels=("accuracy", "sharpness"), legend_rows=0, share_y=False,
     )  # fmt: skip
+    figure.subplots_adjust(wspace=0.12)
     for axes, (name, ends) in zip(panels, (("top1_percent", END), ("top_eigenvalue", SHARP)), strict=True):
         for place, run in enumerate(TAUGHT):
             draw_arm(axes, -place, rows.where(run=run), name, ends, groups[run])

@@ -117,9 +117,8 @@ def epochs(groups: Selection, rows: Rows) -> Figure:
     for axes, record in panels:
         sizes, *quantiles = rows.where(run=record.run).numbers("batch", *_QUANTILES)
         boxes = [dict(zip(names, box, strict=True)) | {"fliers": []} for box in np.array(quantiles).T]
-        axes.bxp(
-            boxes, positions=range(len(sizes)), widths=0.6, showfliers=False, medianprops={"color": MEASURED[2].colour}
-        )
+        median = {"color": MEASURED[2].colour}
+        axes.bxp(boxes, positions=range(len(sizes)), widths=0.6, showfliers=False, medianprops=median)
         axes.set_xticks(range(len(sizes)), [f"{size:g}" for size in sizes], fontsize=8)
         if (turn := PUBLISHED_TURNS[record.spec["model"]]) in sizes:
             axes.axvline(list(sizes).index(turn), color=GREY, linewidth=1.2, linestyle=LONG_DASHES, zorder=1)
@@ -182,18 +181,16 @@ def _draw_fits(axes: Axes, record: Record) -> None:
     handles = [Line2D([], [], color=MEASURED[0].colour, marker="o", linestyle="none", label="measured")]
     cost = measurements.medians(record, "compute", sizes)
     dense = np.geomspace(sizes[0], sizes[-1], 60)
-    for (name, words), colour, dash in zip(
-        _FITS.items(), (look.colour for look in MEASURED[1:]), ("--", "-."), strict=True
-    ):
+    for (name, words), look, dash in zip(_FITS.items(), MEASURED[1:], ("--", "-."), strict=True):
         model = fits.FITS[name](*measurements.fitted(name, sizes, cost))
         drawn = 1000 * np.array([model(size) for size in dense])
-        handles += axes.plot(dense, np.where(drawn > 0, drawn, np.nan), color=colour, linestyle=dash, label=words)
+        handles += axes.plot(dense, np.where(drawn > 0, drawn, np.nan), color=look.colour, linestyle=dash, label=words)
         if words == "line":
             error = PUBLISHED["compute", record.spec["model"]][1] / 100
             known = np.where(drawn > 0, drawn, np.nan)
             marks.shade(axes, dense, known * (1 - error), known * (1 + error), GREY, 0.3)
-            handles += axes.fill(np.nan, np.nan, color=GREY, alpha=0.3, label=f"± {100 * error:g} % (paper)")
-        handles += marks.not_above_zero(axes, dense[::_EVERY][drawn[::_EVERY] <= 0], colour, words)
+            handles += axes.plot([], [], color=GREY, alpha=0.3, linewidth=6, label=f"± {100 * error:g} % (paper)")
+        handles += marks.not_above_zero(axes, dense[::_EVERY][drawn[::_EVERY] <= 0], look.colour, words)
     axes.set_yscale("log")
     axes.set_ylim(bottom=low.min() / 2)
     axes.set_ylabel("compute time (ms)", fontsize=8)
