@@ -56,7 +56,8 @@ e2_records = partial(synthetic_e2.e2_records, controls=True)
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A working folder with the committed specs and other link classes, whether or not the post is built yet."""
     root = tmp_path_factory.mktemp("root")
-    shutil.copytree(ROOT / "pipelines", root / "pipelines")
+    for folder in ("pipelines", "data/manifests"):
+        shutil.copytree(ROOT / folder, root / folder)
     spec_file = root / "pipelines/e2.yaml"
     spec_file.write_text(yaml.safe_dump(yaml.safe_load(spec_file.read_text()) | {"links": LINKS}, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:

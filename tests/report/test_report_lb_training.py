@@ -444,7 +444,7 @@ def test_buffers_stand_beside_the_average() -> None:
 # Remedies and compression ---------------------------------------------------------------------------------------
 
 
-def test_accuracy_at_equal_synchronisations_is_that_of_the_last_evaluation_that_the_large_batch_could_pay(
+def test_accuracy_at_equal_synchronisations_is_that_of_the_last_evaluation_before_they_are_used_up(
     rendered: Path,
 ) -> None:
     """Batch 32 synchronises 32 times as often, a growing batch 16 times, post-local SGD an eighth as often."""
@@ -466,9 +466,8 @@ def test_a_remedy_that_diverged_counts_at_chance_and_has_no_sharpness() -> None:
     records = change(("lb-remedy-lars",), lost)
     rows = report.ARTEFACTS["lb.extra-remedies"].rows(select("x", records, report.ARTEFACTS["lb.extra-remedies"].runs))
     own = [row for row in rows if row["run"] == "lb-remedy-lars"]
-    assert {(row["top1_percent"], row["equal_synchronisations_percent"], row["top_eigenvalue"]) for row in own} == {
-        (10, 10, None)
-    }
+    names = ("top1_percent", "equal_synchronisations_percent", "top_eigenvalue")
+    assert {tuple(row[name] for name in names) for row in own} == {(10, 10, None)}
 
 
 def test_what_compression_costs_is_the_difference_to_no_compression_seed_by_seed(rendered: Path) -> None:
