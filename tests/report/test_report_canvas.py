@@ -1,4 +1,4 @@
-"""Figures of the smoke profile as they are committed: all text on the page, captions short, nothing impossible drawn."""
+"""Figures of the smoke profile's records: all text on the page, short captions, nothing impossible drawn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from repro.report import layout
 from repro.results.records import Record
 
 FIGURES = [name for name, item in report.ARTEFACTS.items() if item.kind == "figure"]
-OF_THE_RECORDS = r"(Diverged|Missing|Fewer seeds|One seed|Where a seed diverged|Seeds: |Not above 0|Not settled).*?(?=\. [A-Z]|\.$)\."
+_LACKING = "Diverged|Missing|Fewer seeds|One seed|Where a seed diverged|Seeds: |Not above 0|Not settled"
+OF_THE_RECORDS = rf"({_LACKING}).*?(?=\. [A-Z]|\.$)\."
 """Sentences of what these records lack, which no caption can do without."""
 
 
