@@ -171,6 +171,7 @@ class Site:
             "title": made.title if made else "",
             "kind": made.kind if made else item.kind,
             "group": made.group if made else "artefact",
+            "details": made.details if made else "",
             "drawn": name in self.inputs.present,
             "pilot": old,
             "files": [(file.rpartition(".")[2], self.file(file)) for file in outputs(name)] if made else [],

@@ -1,4 +1,4 @@
-"""``repro data``: fetch and prepare data sets, and write their manifests."""
+"""``repro data``: fetch and prepare data sets, and write their manifests and labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from repro import files
-from repro.data import sets
+from repro.data import labels, sets
 
 
 def run(options: Namespace, root: Path) -> int:
@@ -18,6 +18,7 @@ def run(options: Namespace, root: Path) -> int:
     for name in names:
         path = sets.write_manifest(name, root / "data")
         images = sets.load(name, root / "data")
+        labels.write(name, images.train_labels, path.parent)
         reduced = f"; REDUCED: {images.reduced}" if images.reduced else ""
         count = f"{len(images.train_labels)} + {len(images.test_labels)} images"
         print(f"{name}: {count}, hashes verified; manifest {path}{reduced}")

@@ -55,7 +55,10 @@ def _made(artefact: Artefact, records: Iterable[Record], root: Path = Path()) ->
     if artefact.kind == "table":
         return *artefact.made(chosen), chosen
     with layout.context():
-        return *artefact.made(chosen), chosen
+        drawn: Any
+        drawn, rows = artefact.made(chosen)
+        layout.fit(drawn)
+        return drawn, rows, chosen
 
 
 def figure(artefact_id: str, records: Iterable[Record]) -> Figure:

@@ -39,6 +39,7 @@ class Artefact:
             runs, so that it is drawn with these and absent until then.
         draw: makes a Figure of (selection, rows), or a Table of (selection).
         rows: of a figure: makes the rows of the CSV, from which ``draw`` draws; None for a table, which holds its own.
+        details: what a reader of its page may want to know beyond the caption.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Artefact:
     group: Group
     draw: Callable[..., Figure | Table]
     rows: Callable[[Selection], list[Row]] | None = None
+    details: str = ""
 
     @property
     def source(self) -> str:
@@ -84,9 +86,12 @@ def figure(
     runs: Sequence[str],
     group: Group = "artefact",
     rows: Callable[[Selection], list[Row]] | None = None,
+    details: str = "",
 ) -> Callable[[Draw], Draw]:
     """Declare a figure; ``rows``: those of accuracy curves unless given (see ``Artefact``)."""
-    return lambda draw: _declared(Artefact(name, "figure", title, tuple(runs), group, draw, rows or curves()), draw)
+    return lambda draw: _declared(
+        Artefact(name, "figure", title, tuple(runs), group, draw, rows or curves(), details), draw
+    )
 
 
 def table(name: str, *, title: str, runs: Sequence[str], group: Group = "artefact") -> Callable[[Draw], Draw]:

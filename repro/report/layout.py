@@ -6,6 +6,7 @@ Matplotlib is imported when a figure is drawn, not before: lists of figures need
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Sequence
 from functools import reduce
@@ -181,6 +182,55 @@ def rows(
     page.adjust(right, 0.1 if share_y else 0.3, gap * len(heights) / sum(heights))
     _name(axes[0], panels, legend_rows)
     return page.figure, [list(row) for row in axes]
+
+
+_ROOM = 0.06  # inches between a label and what stands beside it
+
+
+def fit(figure: Figure) -> None:
+    """Give all tick labels and axis labels the room that they need: on the page, beside panels and above the notes.
+
+    How wide they are depends on the numbers drawn. Margins and gaps grow; what has room stays where it is.
+    """
+    figure.draw_without_rendering()
+    renderer: Any = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    room, page = _ROOM * figure.dpi, figure.bbox
+    left = right = bottom = between = 0.0
+    notes = figure.texts[-1].get_window_extent(renderer).y1
+    for axes in figure.axes:
+        if (place := axes.get_subplotspec()) is None:
+            continue
+        boxes = [found for axis in (axes.xaxis, axes.yaxis) if (found := axis.get_tightbbox(renderer)) is not None]
+        if not axes.axison or not boxes:
+            continue
+        start, end = min(box.x0 for box in boxes), max(box.x1 for box in boxes)
+        if place.is_first_col():
+            left = max(left, room - start)
+        else:
+            before = [other.bbox.x1 for other in figure.axes if other.bbox.x1 < axes.bbox.x0]
+            between = max(between, max(before) + room - start)
+        if place.is_last_col():
+            right = max(right, end + room / 2 - page.width)
+        if place.is_last_row():
+            bottom = max(bottom, notes + room - min(box.y0 for box in boxes))
+    _widen(figure, left, right, bottom, between)
+
+
+def _widen(figure: Figure, left: float, right: float, bottom: float, between: float) -> None:
+    """Margins and the gap between columns grow by so many pixels, rounded up to hundredths of an inch."""
+    left, right, bottom, between = (
+        math.ceil(100 * pixels / figure.dpi) / 100 for pixels in (left, right, bottom, between)
+    )
+    now, (width, height) = figure.subplotpars, figure.get_size_inches()
+    columns = max(place.get_gridspec().ncols for axes in figure.axes if (place := axes.get_subplotspec()) is not None)
+    inside = (now.right - now.left) * width
+    gap = now.wspace * inside / (columns + now.wspace * (columns - 1)) + between
+    if left or right or bottom or between:
+        inside -= left + right
+        figure.subplots_adjust(
+            left=now.left + left / width, right=now.right - right / width, bottom=now.bottom + bottom / height,
+            wspace=gap * columns / (inside - gap * (columns - 1)),
+        )  # fmt: skip
 
 
 def to_bytes(figure: Figure, kind: str, title: str, description: str = "") -> bytes:

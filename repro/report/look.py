@@ -22,6 +22,9 @@ from repro.results.records import Record
 GREY = "#555555"
 """Of reference lines."""
 DOTTED = (0, (1, 2))
+"""Of references: chance, targets."""
+PUBLISHED = (0, (7, 2))
+"""Of what a source published, which is grey."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ WARM_UPS = {
 #: Batches of the paper's centralised runs: the small one, 256, 512 and 1024.
 _SMALL = METHODS["central"]
 _MIDDLE = Style("#7D6BB5", "D", (0, (1.2, 1.2)))
-_HALF = Style("#2B9C9C", "^", "-", filled=False)
+_HALF = Style("#5A78C8", "^", "-", filled=False)
 _LARGE = METHODS["large_batch"]
 #: Step-up factors at batch 1024; factor 1 is the run without a step-up.
 FACTORS = {
@@ -158,19 +161,22 @@ FACTORS = {
 GATES = {
     "above": Style("#B8352F", "D", "-"),
     "below": Style("#2B8A6B", "s", (0, (5.0, 1.5)), filled=False),
-    "always": Style("#1A1A1A", "s", (0, (5.0, 1.2, 1.2, 1.2))),
-    "random": Style("#8A6D00", "v", (0, (1.2, 1.2)), filled=False),
+    "always": Style("#37474F", "s", (0, (5.0, 1.2, 1.2, 1.2))),
+    "random": Style("#A8791A", "v", (0, (1.2, 1.2)), filled=False),
     "rate": Style("#5B7FA6", "^", (0, (3.0, 1.0))),
 }
 
+#: Of performance models, where nothing is trained: networks, data sets, parts of a step, fits.
+MEASURED = (Style("#333333", "o", "-"), Style("#5B2A86", "s", "-"), Style("#C08A00", "^", "-"))
+
 #: Remedies for the generalisation gap, teachers among them: the axis tells them apart.
 _REMEDY = Style("#B8352F", "D", "-")
-#: Codecs whose cost is drawn by batch size, as run ids have them.
+#: Codecs whose cost is drawn by batch size, as run ids have them; those of post 2 look as there.
 CODECS = {
-    "topk": Style("#1A1A1A", "o", "-"),
-    "dgc": Style("#00539C", "D", (0, (5.0, 1.5))),
-    "int8": Style("#DB7600", "^", (0, (5.0, 1.2, 1.2, 1.2))),
-    "powersgd": Style("#9A6FB5", "s", (0, (1.2, 1.2))),
+    "topk": Style("#2B9C9C", "^", (0, (5.0, 1.5))),
+    "dgc": _DGC,
+    "int8": _GQ,
+    "powersgd": Style("#8C6D62", "s", (0, (5.0, 1.2, 1.2, 1.2))),
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from repro.registry.labels import number
 from repro.report.layout import Axes, Figure, Line2D
-from repro.report.look import DOTTED, GREY, Style, of_group
+from repro.report.look import DOTTED, GREY, PUBLISHED, Style, of_group
 from repro.report.rows import SPAN, Rows
 from repro.results.records import Record
 
@@ -77,17 +77,20 @@ def whisker(
         arrows(axes, [x], [low], [high], colour)
 
 
-def errors(axes: Axes, x: Any, spread: np.ndarray, colour: str, capsize: float, **more: Any) -> None:
-    """Intervals as bars with caps, and arrows where they are cut."""
+def errors(
+    axes: Axes, x: Any, spread: np.ndarray, colour: str, capsize: float, *, ends: tuple[float, float] = (0.0, 100.0),
+    **more: Any,
+) -> None:  # fmt: skip
+    """Intervals as bars with caps, and arrows where they are cut at ``ends``."""
     mean, low, high = spread
     axes.errorbar(x, mean, yerr=[mean - low, high - mean], fmt="none", ecolor=colour, capsize=capsize, **more)
-    arrows(axes, x, low, high, colour)
+    arrows(axes, x, low, high, colour, ends)
 
 
-def arrows(axes: Axes, x: Any, low: Any, high: Any, colour: str) -> None:
-    """An arrow where ``intervals.bounded`` cut an interval, which goes on beyond 0 or 100 %."""
+def arrows(axes: Axes, x: Any, low: Any, high: Any, colour: str, ends: tuple[float, float] = (0.0, 100.0)) -> None:
+    """An arrow where an interval is cut at the ``ends`` of what is possible, and goes on beyond."""
     x, low, high = (np.asarray(values, float) for values in (x, low, high))
-    for end, at, marker in ((low, 0.0, "v"), (high, 100.0, "^")):
+    for end, at, marker in ((low, ends[0], "v"), (high, ends[1], "^")):
         if (cut := (end == at) & (high > low)).any():
             axes.plot(x[cut], end[cut], marker, color=colour, markersize=5, clip_on=False, zorder=4)
 
@@ -110,6 +113,13 @@ def not_above_zero(axes: Axes, x: np.ndarray, colour: str, text: str) -> list[Li
 def reference(axes: Axes, value: float, text: str = "") -> None:
     """A dotted horizontal line at ``value``, with its text right of the axes."""
     axes.axhline(value, color=GREY, linewidth=1.0, linestyle=DOTTED, zorder=2)
+    if text:
+        margin_label(axes, value, text)
+
+
+def published(axes: Axes, value: float, text: str = "") -> None:
+    """A line of long dashes at a published ``value``, with its text right of the axes."""
+    axes.axhline(value, color=GREY, linewidth=1.2, linestyle=PUBLISHED, zorder=2)
     if text:
         margin_label(axes, value, text)
 
@@ -224,7 +234,7 @@ def rate_axis(figure: Figure, lower: Sequence[Axes]) -> None:
     lower[0].set_yscale("log")
     lower[0].set_ylim(min(rate for rate in drawn if rate > 1e-5 * max(drawn)) / 2, 2 * max(drawn))
     if len(levels := sorted(set(drawn))) <= _FEW_RATES:
-        lower[0].set_yticks(levels, [f"{rate:g}" for rate in levels])
+        lower[0].set_yticks(levels, [f"{rate:.2g}" for rate in levels])
     lower[0].yaxis.set_minor_locator(NullLocator())
     lower[0].tick_params(axis="y", labelsize=7)
     figure.align_ylabels()

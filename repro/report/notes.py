@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from repro.registry.labels import number
-from repro.report.selection import Groups, diverged, members, named
+from repro.report.selection import Groups, Selection, diverged, members, named
 from repro.results.measurements import TITLES
 from repro.results.records import Record
 
@@ -14,8 +14,8 @@ PUBLISHED_SCALE = {"train_images": 50_000, "image_size": 32, "width": 64}
 
 INTERVAL = "95\u00a0% Student-t interval over seeds, cut at 0 and 100\u00a0% (arrows)"
 """Of accuracies and shares."""
-BAND = "Lines: mean over seeds. Bands: 95 % Student-t interval, cut at 0 and 100 %."
-OURS = "The post has no such figure."
+BAND = "Lines: mean over seeds; bands: its 95 % Student-t interval, cut at 0 and 100 %."
+OURS = "; ours, not in the source"
 LOST = "No value published: the post's own table was a picture and is lost."
 REDUCED = " – not the published scale"
 
@@ -40,7 +40,7 @@ def stamp(groups: Groups) -> str:
         f"{found[0].profile} profile: {span(values['train_images'])} images at "
         f"{' to '.join(f'{number(s)} × {number(s)}' for s in sorted(set(values['image_size'])))} px, "
         f"width {span(values['width'])}, {seeds([len(group) for group in groups.values()])}"
-        f"{'' if full else REDUCED}{reduced_data(found)}"
+        f"{'' if full else REDUCED}{reduced_data(found)}{ours(groups)}"
     )
 
 
@@ -51,8 +51,13 @@ def stamp_by_network(groups: Groups) -> str:
     return (
         f"{found[0].profile} profile: {', '.join(dict.fromkeys(map(network_size, found)))}; {images} images, "
         f"{epochs} epochs, {seeds([len(group) for group in groups.values()])}"
-        f"{'' if found[0].profile == 'paper' else REDUCED}{reduced_data(found)}"
+        f"{'' if found[0].profile == 'paper' else REDUCED}{reduced_data(found)}{ours(groups)}"
     )
+
+
+def ours(groups: Groups) -> str:
+    """What the stamp of a figure or table says that the source does not have."""
+    return OURS if isinstance(groups, Selection) and "extra-" in groups.artefact else ""
 
 
 def network_size(record: Record) -> str:

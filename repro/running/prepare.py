@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from repro import models
-from repro.data import partition, sets
+from repro.data import labels, partition, sets
 from repro.data.batches import Batches, Images, channel_moments, shrink
 from repro.errors import ReproError
 from repro.machine import device
@@ -84,8 +84,8 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
     )
 
     def evaluated(n: int) -> Images:
-        pixels, labels = tested
-        return Images(shrink(pixels[:n], spec.image_size), labels[:n], **normalised)
+        pixels, answers = tested
+        return Images(shrink(pixels[:n], spec.image_size), answers[:n], **normalised)
 
     model = models.build(
         spec.model,
@@ -116,19 +116,19 @@ def prepare(spec: Spec, seed: int, root: Path = Path()) -> Setting:
 
 def _subsets(spec: Spec, loaded: sets.Images) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """Places of the training images, and the images and labels that are evaluated, as many as any evaluation needs."""
-    order = generator(0, "subset", spec.dataset).permutation(len(loaded.train_labels))
+    order = labels.order(spec.dataset, len(loaded.train_labels))
     held_out = min(HELD_OUT_IMAGES, len(order) // 5) if spec.evaluate_on == "held_out" else 0
     available = len(order) - held_out
     if spec.train_images > available:
         kept = f" of which {held_out} are held out" if held_out else ""
         raise ReproError(f"{spec.run}: {spec.train_images} training images; {spec.dataset} has {len(order)}{kept}")
     if spec.evaluate_on == "held_out":
-        other, pixels, labels = order[available:], loaded.train_images, loaded.train_labels
+        other, pixels, answers = order[available:], loaded.train_images, loaded.train_labels
     else:
-        pixels, labels = loaded.test_images, loaded.test_labels
-        other = generator(0, "subset", spec.dataset, "test").permutation(len(labels))
+        pixels, answers = loaded.test_images, loaded.test_labels
+        other = generator(0, "subset", spec.dataset, "test").permutation(len(answers))
     most = max(spec.test_images, spec.final_test_images or 0)
     for name, wanted in (("test_images", spec.test_images), ("final_test_images", spec.final_test_images or 0)):
         if wanted > len(other):
             raise ReproError(f"{spec.run}: {wanted} evaluation images; {len(other)} exist; lower {name}")
-    return order[: spec.train_images], (pixels[other[:most]], labels[other[:most]])
+    return order[: spec.train_images], (pixels[other[:most]], answers[other[:most]])

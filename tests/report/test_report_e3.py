@@ -340,9 +340,12 @@ def test_the_gap_above_the_panels_is_that_of_the_verdict_and_of_the_marks(
         assert np.mean(found) == pytest.approx(ends["training images"], abs=1e-5)
 
 
-def test_the_published_half_is_drawn_at_full_scale_only() -> None:
-    assert "50 %" not in texts(report.figure("e3.fig5", RECORDS))
-    assert "post, every 10: 50 %" in texts(report.figure("e3.fig5", e3_records(profile="paper")))
+@pytest.mark.parametrize("profile", ["study", "paper"])
+def test_the_published_half_is_drawn_in_both_panels(profile: str) -> None:
+    figure = report.figure("e3.fig5", e3_records(profile=profile))
+    assert "post 50 %" in texts(figure)
+    for axes in figure.axes:
+        assert [line.get_linestyle() for line in axes.lines if set(np.asarray(line.get_ydata(), float)) == {50.0}]
 
 
 # Looks ------------------------------------------------------------------

@@ -105,7 +105,7 @@ def test_a_figure_says_its_scale_its_machine_and_its_noise() -> None:
     text = " ".join(" ".join(item.get_text() for item in figure.texts).split())
     assert "not the published scale" in text
     assert "a processor, threads: 1" in text
-    assert "Noise" in text
+    assert "noise" in text
     markdown = report.table("lb.eq2", synthetic_lb.all_records()).markdown()
     assert "not the published scale" in markdown
 

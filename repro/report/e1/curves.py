@@ -11,7 +11,7 @@ from repro.report import layout, look, marks
 from repro.report.artefact import figure
 from repro.report.intervals import bounded, change
 from repro.report.layout import Axes, Figure
-from repro.report.notes import BAND, INTERVAL, OURS, gaps, stamp
+from repro.report.notes import BAND, gaps, stamp
 from repro.report.rows import Rows, curves
 from repro.report.selection import Selection, finals, global_batch, named, setting
 from repro.results.metrics import target_accuracy
@@ -68,7 +68,7 @@ def _skew(groups: Selection, rows: Rows, heading: str) -> Figure:
     pairs = (runs[:2], runs[2:])
     said = "Above the panels: at the end (last tenth), skewed minus IID shards, paired by seed, with 95 % interval."
     figure, panels = layout.new(
-        layout.Texts(f"{groups.artefact}  {heading}", stamp(groups), [f"{BAND} {OURS}", said, *gaps(groups)]),
+        layout.Texts(f"{groups.artefact}  {heading}", stamp(groups), [BAND, said, *gaps(groups)]),
         panels=[f"{label(iid.removesuffix('-gn'))}: {change(groups[iid], groups[skewed])}" for iid, skewed in pairs],
     )
     for axes, pair in zip(panels, pairs, strict=True):
@@ -91,7 +91,7 @@ def convergence(groups: Selection, rows: Rows) -> Figure:
         labels[run] = f"{every} epoch{'s' if every > 1 else ''}"
     heading = "e1.extra-convergence  Larger batches, rarer synchronisation"
     figure, panels = layout.new(
-        layout.Texts(heading, stamp(groups), [f"{BAND} {OURS}", *gaps(groups)]),
+        layout.Texts(heading, stamp(groups), [BAND, *gaps(groups)]),
         panels=["large batch: images per step", "federated averaging: synchronised every"],
     )
     for axes, runs in zip(panels, (BATCH_RUNS, SYNC_RUNS), strict=True):
@@ -111,10 +111,9 @@ def momentum(groups: Selection, rows: Rows) -> Figure:
     labels = {run: f"momentum {float(setting(group, 'momentum')):g}" for run, group in groups.items()}
     rates = ", ".join(f"{named(group)} {float(setting(group, 'lr')):g}" for group in groups.values())
     notes = [
-        f"{BAND} {OURS} Above the panels: at the end (last tenth), with minus without momentum, paired by seed, with "
-        "95 % Student-t interval.",
-        f"Learning rates, each the best of a grid of its own: {rates}.",
-        "In federated averaging momentum is each device's own and starts at zero in every round.",
+        f"{BAND} Above the panels: at the end (last tenth), with minus without momentum, paired by seed, with 95 % "
+        f"Student-t interval. Learning rates, each the best of a grid of its own: {rates}; in federated averaging "
+        "momentum starts at zero in every round.",
         *gaps(groups),
     ]
     figure, panels = layout.new(
@@ -156,8 +155,8 @@ def dirichlet(groups: Selection, rows: Rows) -> Figure:
     iid, *uneven = DIRICHLET_RUNS
     alphas = {run: float(setting(groups[run], "dirichlet_alpha")) for run in uneven}
     note = (
-        "Each label is dealt to the devices in shares from a symmetric Dirichlet distribution; the smaller alpha, the "
-        "more uneven. Dotted: IID shards."
+        "A device draws its mix of labels from a Dirichlet distribution, the more uneven the smaller alpha; dotted: "
+        "IID shards."
     )
     figure, right = _curves_and_ends(
         groups, rows, ("Shards of uneven labels", "federated averaging: alpha", note),
@@ -183,8 +182,8 @@ def _curves_and_ends(
         The figure and the right axes.
     """
     heading, panel, note = texts
-    ends = f"Right: at the end (last tenth), mean with its {INTERVAL}; dots: seeds."
-    notes = [f"{BAND} {ends} {OURS}", note, *gaps(groups)]
+    ends = "Right: at the end (last tenth), with the same interval (arrows: cut); dots: seeds."
+    notes = [f"{BAND} {ends} {note}", *gaps(groups)]
     rows_of_legend, columns = (1, 3) if len(labels) < 4 else (2, 2)
     figure, (left, right) = layout.new(
         layout.Texts(f"{groups.artefact}  {heading}", stamp(groups), notes),

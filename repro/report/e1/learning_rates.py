@@ -9,7 +9,7 @@ from repro.report import layout, look, marks
 from repro.report.artefact import figure
 from repro.report.intervals import bounded
 from repro.report.layout import Axes, Figure, Line2D
-from repro.report.notes import INTERVAL, OURS, gaps, stamp
+from repro.report.notes import INTERVAL, gaps, stamp
 from repro.report.rows import Rows
 from repro.report.selection import Selection, finals, global_batch, setting
 
@@ -33,9 +33,9 @@ def grid(groups: Selection, rows: Rows) -> Figure:
     seeds = [f"{label('e1-grid-' + arm)} {number(count)}" for arm, count in counts.items()]
     budget = " and ".join(sorted({f"{setting(group, 'epochs')}" for group in groups.values()}))
     notes = [
-        f"Accuracy after {budget} epochs on held-out training images; no test image is used. {OURS}",
-        f"Points side by side belong to one rate. Bars: {INTERVAL}. Ring: best of its arm. Cross: every seed diverged.",
-        f"Seeds: {', '.join(seeds)}.",
+        f"Accuracy after {budget} epoch{'' if budget == '1' else 's'} on held-out training images; bars: {INTERVAL}. "
+        "Points side by side belong to one rate. Ring: best of its arm; cross: every seed diverged.",
+        *([f"Seeds: {', '.join(seeds)}."] if len(set(counts.values())) > 1 else []),
         *gaps(groups, fewer=False),
     ]
     texts = layout.Texts("e1.extra-grid  Learning rate of each method", stamp(groups), notes)

@@ -21,12 +21,13 @@ from repro.report.e2.runs import (
     GQ,
     LARGE_BATCH_RUNS,
     PARTS,
+    PUBLISHED_ACCURACY,
     SPARSE_RUNS,
     WEIGHTS,
 )
 from repro.report.intervals import change, intervals, points, with_interval
 from repro.report.layout import Axes, Figure, Line2D
-from repro.report.notes import BAND, LOST, OURS, gaps, stamp
+from repro.report.notes import BAND, LOST, gaps, stamp
 from repro.report.rows import Rows, curve, curves, origin, span
 from repro.report.selection import Selection, ends, finals, named, setting
 from repro.report.tables import ABSENT, NO_VALUE, Table
@@ -62,13 +63,13 @@ def _rates(axes: Axes, rows: Rows, groups: Selection, runs: Sequence[str]) -> No
 
 
 def _cuts(groups: Selection, runs: Sequence[str]) -> str:
-    """Note on the first cut of each seed."""
+    """The first cut of each seed, in words."""
     parts = []
     for run in runs:
         cuts = [(record.status, *epochs_to_first_cut(record)) for record in groups[run]]
         words = ["diverged" if end == "diverged" else f"{at:g}" if reached else "never" for end, at, reached in cuts]
         parts.append(f"{named(groups[run])} {', '.join(words)}")
-    return f"First evaluation after a cut of the learning rate, in epochs (seed by seed): {'; '.join(parts)}."
+    return f"first evaluation after a cut of the learning rate, in epochs (seed by seed): {'; '.join(parts)}"
 
 
 @figure(
@@ -77,7 +78,7 @@ def _cuts(groups: Selection, runs: Sequence[str]) -> str:
 )  # fmt: skip
 def large_batch(groups: Selection, rows: Rows) -> Figure:
     """Draw uncompressed, GQ and DGC (statements e2.c4, e2.c11)."""
-    notes = [f"{BAND} Below: learning rate, a line a seed.", _cuts(groups, LARGE_BATCH_RUNS), *gaps(groups)]
+    notes = [f"{BAND} Below: learning rate, a line a seed; {_cuts(groups, LARGE_BATCH_RUNS)}.", *gaps(groups)]
     texts = layout.Texts("e2.fig1  Large batch with compressed gradients", stamp(groups), notes)
     figure, (upper, lower) = layout.new(texts, lower=1.3)
     lines = _curves(upper, rows, groups, {run: named(groups[run]) for run in LARGE_BATCH_RUNS})
@@ -100,7 +101,7 @@ def large_batch(groups: Selection, rows: Rows) -> Figure:
 )  # fmt: skip
 def cosine(groups: Selection, rows: Rows) -> Figure:
     """Draw both schedules without weight decay."""
-    return _schedules(groups, rows, "Learning-rate schedules with and without DGC", ())
+    return _schedules(groups, rows, "Learning-rate schedules with and without DGC", "")
 
 
 @figure(
@@ -110,22 +111,23 @@ def cosine(groups: Selection, rows: Rows) -> Figure:
 def cut(groups: Selection, rows: Rows) -> Figure:
     """Draw both schedules with weight decay (statements e2.c4, e2.c5)."""
     decay = float(setting(groups[CUT_RUNS[0]], "weight_decay"))
-    note = f"All with weight decay {decay:g}. {_cuts(groups, (CUT_RUNS[0], CUT_RUNS[2]))}"
-    return _schedules(groups, rows, "Schedules where a plateau cuts the learning rate", [note])
+    more = f"; weight decay {decay:g}; {_cuts(groups, (CUT_RUNS[0], CUT_RUNS[2]))}"
+    return _schedules(groups, rows, "Schedules where a plateau cuts the learning rate", more)
 
 
-def _schedules(groups: Selection, rows: Rows, heading: str, notes: Sequence[str]) -> Figure:
+def _schedules(groups: Selection, rows: Rows, heading: str, more: str) -> Figure:
     """Accuracy and learning rate of four runs: baseline under both schedules, then DGC under both."""
     runs = list(groups)
     pairs = ((runs[0], runs[1]), (runs[2], runs[3]))
     said = (
-        "Above the panels: at the end (last tenth), cosine minus plateau, paired by seed, with its 95 % Student-t "
-        f"interval. DGC's gain from cosine beyond that of the baseline: {_excess(groups, runs)}."
+        f"{BAND} Below: learning rate, a line a seed; above the panels: cosine minus plateau at the end (last tenth), "
+        "paired by seed, with its 95 % Student-t interval. DGC's gain from cosine beyond that of the baseline: "
+        f"{_excess(groups, runs)}{more}."
     )
     texts = layout.Texts(
         f"{groups.artefact}  {heading}",
         stamp(groups),
-        [f"{BAND} Below: learning rate, a line a seed. {OURS}", said, *notes, *gaps(groups)],
+        [said, *gaps(groups)],
     )
     figure, axes = layout.new(
         texts, lower=1.3,
@@ -158,18 +160,19 @@ def _excess(groups: Selection, runs: Sequence[str]) -> str:
 )  # fmt: skip
 def federated(groups: Selection, rows: Rows) -> Figure:
     """Draw quantised and unquantised model deltas, and their difference (statement e2.c6)."""
-    paper = groups.profile == "paper"
-    notes = [f"{BAND} Below: GQ minus uncompressed, paired by seed.", *gaps(groups)]
+    notes = [
+        f"{BAND} Below: GQ minus uncompressed, paired by seed; dashes: published.",
+        *gaps(groups),
+    ]
     figure, (upper, lower) = layout.new(
         layout.Texts("e2.fig2  Federated averaging with quantised deltas", stamp(groups), notes),
-        right=0.72 if paper else 0.25,
+        right=0.72,
         lower=1.3,
     )
     lines = _curves(upper, rows, groups, {run: named(groups[run]) for run in FEDERATED_RUNS})
     _difference(lower, *(rows.where(run=run) for run in FEDERATED_RUNS))
     lower.axhline(0, color=look.GREY, linewidth=1.0, zorder=2)
-    if paper:
-        marks.reference(upper, 90, "post\n90 %")
+    marks.published(upper, PUBLISHED_ACCURACY, f"post\n{PUBLISHED_ACCURACY} %")
     marks.epoch_axes([upper], rows)
     marks.label_below([upper], [lower])
     lower.set_ylabel("difference (points)", fontsize=8)
@@ -198,8 +201,7 @@ def _difference(axes: Axes, plain: Rows, quantised: Rows) -> None:
 def weights(groups: Selection, rows: Rows) -> Figure:
     """Draw weights kept in int8 during training beside quantised gradients (statement e2.c3)."""
     notes = [
-        f"{BAND} {OURS}",
-        "Weights: after every step the model itself is rounded to int8, tensor by tensor.",
+        f"{BAND} Weights: after every step the model itself is rounded to int8, tensor by tensor.",
         *gaps(groups),
     ]
     texts = layout.Texts("e2.extra-weights  Quantised weights against quantised gradients", stamp(groups), notes)
@@ -222,7 +224,7 @@ def sparse(groups: Selection, rows: Rows) -> Figure:
         for what, runs in methods.items()
     ]
     notes = [
-        f"{BAND} {OURS} Both without momentum; what is not sent waits for a later round. At the end (last tenth), a "
+        f"{BAND} Both without momentum; what is not sent waits for a later round. At the end (last tenth), a "
         f"tenth and a hundredth minus all values, paired by seed, with 95 % Student-t interval: {'; '.join(lost)}.",
         *gaps(groups),
     ]
@@ -247,7 +249,7 @@ def parts(groups: Selection, rows: Rows) -> Figure:
     """Draw DGC with all its parts, and without accumulation, correction or clipping (statement e2.c14)."""
     without = [f"{words} {change(groups[CLIPPED], groups[run])}" for run, words in PARTS.items() if run != CLIPPED]
     notes = [
-        f"{BAND} {OURS} At the end (last tenth), minus DGC with all its parts, paired by seed, with 95 % Student-t "
+        f"{BAND} At the end (last tenth), minus DGC with all its parts, paired by seed, with 95 % Student-t "
         f"interval: {'; '.join(without)}.",
         *gaps(groups),
     ]

@@ -52,7 +52,11 @@ CODECS = {
 CONTENTS = {traffic.CHANGE: "changes of weights", traffic.WEIGHTS: "weights"}
 """What messages other than those of gradients hold; rows of their own in e2.table5."""
 
+PUBLISHED_ACCURACY = 90
+"""Of e2.fig2 after 150 epochs, in percent (statement e2.c6)."""
 PUBLISHED_RATE, PUBLISHED_SAVED = 4, 50
+TOLERANCES: dict[float, float] = {PUBLISHED_RATE: 0.04, PUBLISHED_SAVED: 10}
+"""By how much they may differ and still fit, as the rules of e2.c1 and e2.c2 have it."""
 """Of quantised gradients: how many times less they send, and percent that zip saves of them (e2.c1, e2.c2)."""
 PUBLISHED_FACTORS = (1 / 5, 3)
 """What large batch sends over what federated averaging sends, with 10 and with 1000 classes (e2.c8, e2.c7)."""

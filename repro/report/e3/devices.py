@@ -14,7 +14,7 @@ from repro.report.artefact import figure
 from repro.report.e3.runs import COLUMNS, SKEWED_RUNS, every
 from repro.report.intervals import with_interval
 from repro.report.layout import Axes, Figure
-from repro.report.notes import OURS, gaps, stamp
+from repro.report.notes import gaps, stamp
 from repro.report.rows import Row, Rows, origin
 from repro.report.selection import Selection, completed, members, percent, recorded
 from repro.results import metrics
@@ -77,8 +77,7 @@ def forgetting(groups: Selection, rows: Rows) -> Figure:
     """Draw each device's own model before averaging, and the shared model after it (statement e3.c7)."""
     notes = [
         "Accuracy by class at the end of the last round, mean over completed seeds: a row a device with its own "
-        "model before aggregation, framed its own classes; at the bottom the shared model after aggregation. "
-        f"{OURS}",
+        "model before aggregation, framed its own classes; at the bottom the shared model after aggregation.",
         *gaps(groups),
     ]
     figure, panels = layout.new(
@@ -92,8 +91,7 @@ def forgetting(groups: Selection, rows: Rows) -> Figure:
         image = _draw(axes, rows.where(run=run), group, names) or image
     panels[0].set_ylabel("device")
     if image is not None:
-        box = panels[-1].get_position()
-        bar = figure.add_axes((box.x1 + 0.015, box.y0, 0.018, box.height))
+        bar = panels[-1].inset_axes((1.06, 0, 0.07, 1))
         figure.colorbar(image, cax=bar).set_label("test accuracy, top-1 (%)", fontsize=8)
         bar.tick_params(labelsize=7)
     return figure

@@ -54,7 +54,7 @@ def draw_by_layer(axes: Axes, rows: Rows, group: Sequence[Record], quantity: str
     style, text = look.of_group(group), split(group)
     if not len(found):
         return axes.plot([], [], **style.kwargs(), label=f"{text}: diverged")[0]
-    spread = intervals(found)
+    spread = np.maximum(intervals(found), 0)  # neither statistic lies below
     line = marks.curve(axes, np.arange(1, found.shape[1] + 1), spread, style, text, every=3)
     axes.set_ylim(0, max(axes.get_ylim()[1], 1.08 * float(np.nanmax([spread[0], spread[2]]))))
     return line
@@ -69,17 +69,16 @@ def layer_axis(axes: Axes, text: str) -> None:
 @figure(
     "e3.fig1", title="What normalisations average over, and statistics of one device against all",
     runs=(BN, BN_SKEWED, LAW), rows=layer_rows,
+    details="Distances are measured in a training pass. The layers before have already normalised each device's batch "
+    "alone, so that a layer sees only what has come apart again since: those in the middle look harmless.",
 )  # fmt: skip
 def averages(groups: Selection, rows: Rows) -> Figure:
     """Draw the cells that share a mean, and how far one device's batch means lie from those of all (e3.c8)."""
     trained = only(groups, (BN, BN_SKEWED))
     notes = [
-        "Left: images × channels of one layer, a cell for all pixels. Coloured cells share one mean and variance;",
-        "only those of BatchNorm belong to several images.",
+        "Left: images × channels of one layer, a cell for all pixels; coloured cells share one mean and variance.",
         "Right: end of training, mean over devices and channels of |mean of the device's batch − mean of all|, in",
-        "standard deviations over all. Bands: 95 % Student-t interval over seeds. It is measured in a training pass:",
-        "the layers before have already normalised each device's batch alone, so that a layer sees only what has come",
-        "apart again since; that is why those in the middle look harmless.",
+        "standard deviations over all; bands: 95 % Student-t interval over seeds, cut at 0.",
         *textwrap.wrap(_law_note(groups[LAW]), 104),  # capitals and minus signs are wider than other letters
         *gaps(trained),
     ]
@@ -168,16 +167,17 @@ def collapse_rows(chosen: Selection) -> list[Row]:
 
 
 @figure(
-    "e3.extra-collapse", title="Why BatchNorm collapses on label-skewed data", runs=COLLAPSE_RUNS, rows=collapse_rows
-)
+    "e3.extra-collapse", title="Why BatchNorm collapses on label-skewed data", runs=COLLAPSE_RUNS, rows=collapse_rows,
+    details="Accuracy on a device's own classes is the mean over devices. Accuracy while training is that of the last "
+    "epoch, on augmented images in batches of one device.",
+)  # fmt: skip
 def collapse(groups: Selection, rows: Rows) -> Figure:
     """Draw one model normalised in several ways, and the spread in devices' batches (statement e3.c1)."""
     notes = [
-        "Left: the last shared model on test images of all classes or of a device's own (mean over devices), "
-        f"normalised with running statistics or with those of a batch of about {batch_of_probe(groups[BN])} images, "
-        "and accuracy counted while training (last epoch, augmented images, batches of one device). Right: standard "
-        "deviation in a device's batch over that of all batches, mean over devices and channels. Both: mean over "
-        f"seeds with {INTERVAL}; the post has no such figure.",
+        "Left: the last shared model on test images of all classes or of a device's own, normalised with running "
+        f"statistics or with those of a batch of about {batch_of_probe(groups[BN])} images, and accuracy counted while "
+        "training. Right: standard deviation in a device's batch over that of all batches, mean over devices and "
+        f"channels; the frame cuts its bands. Both: mean over seeds with {INTERVAL}.",
         *gaps(groups),
     ]
     figure, (left, right) = layout.new(

@@ -45,11 +45,11 @@ def every(group: Sequence[Record]) -> int:
     return int(setting(group, "local_steps"))
 
 
-def thin_lines(groups: Groups) -> str:
-    """What is drawn where a seed diverged, in words; nothing where none did."""
+def thin_lines(groups: Groups) -> list[str]:
+    """A note on what is drawn where a seed diverged; none where none did."""
     if not diverged(members(groups)):
-        return ""
-    return "Where a seed diverged: thin, a line a seed, and an X at chance for each lost one. "
+        return []
+    return ["Where a seed diverged: thin, a line a seed, and an X at chance for each lost one."]
 
 
 def steps(groups: Groups, runs: Iterable[str]) -> str:

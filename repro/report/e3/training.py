@@ -11,7 +11,7 @@ from repro.report.e3 import curves
 from repro.report.e3.runs import BN, COLUMNS, FIXUP_RUNS, GN, LINEAR_RUNS, SHORT_RUNS, network, thin_lines, warm_up
 from repro.report.intervals import bounded, intervals, points
 from repro.report.layout import Axes, Figure, Line2D
-from repro.report.notes import BAND, OURS, gaps, stamp
+from repro.report.notes import BAND, gaps, ours, stamp
 from repro.report.rows import Row, Rows, curve, curve_rows, origin
 from repro.report.selection import Selection, global_batch, only, series, setting
 from repro.results import metrics
@@ -47,8 +47,8 @@ def divergence(groups: Selection, rows: Rows) -> Figure:
     """Draw the norm in every round, by the last rate and by the length of the warm-up (statement e3.c5)."""
     sides = tuple(zip(FIXUP_RUNS[1:], SHORT_RUNS, LINEAR_RUNS, strict=True))
     notes = [
-        "Above the panels: the learning rate in the warm-up, and its length. A line a seed, X where it diverged. "
-        f"Of long runs some rounds are drawn. {OURS}",
+        "Above the panels: the learning rate in the warm-up, and its length. A line a seed, X where it diverged; of "
+        "long runs some rounds are drawn.",
         *gaps(groups),
     ]
     figure, panels = layout.new(
@@ -66,7 +66,8 @@ def divergence(groups: Selection, rows: Rows) -> Figure:
     if any(np.any(np.asarray(line.get_ydata(), float) > 0) for axes in panels for line in axes.lines):
         for axes in panels:
             axes.set_xscale("log")
-            axes.set_yscale("log")
+            marks.log_axis(axes)
+            marks.plain_ticks(axes.xaxis)
     panels[0].set_ylabel("L2 norm of the gradient (no unit)")
     return figure
 
@@ -101,15 +102,15 @@ def regularisation_rows(chosen: Selection) -> list[Row]:
 @figure(
     "e3.extra-regularisation", title="Training against test accuracy of BatchNorm and GroupNorm",
     runs=REGULARISATION_RUNS, rows=regularisation_rows,
+    details="Accuracy counted while training is the mean over an epoch, on augmented images, with weights that still "
+    "move and statistics of each batch.",
 )  # fmt: skip
 def regularisation(groups: Selection, rows: Rows) -> Figure:
     """Draw BatchNorm and GroupNorm on IID shards (statement e3.c10)."""
     notes = [
-        "Above the panels: accuracy of the last model on its training images, evaluated as test images are (not "
-        "augmented; diamond), minus that on test images (end of the solid line), with its 95 % interval.",
-        "Dotted: accuracy counted while training (augmented images, weights that still move, statistics of each "
-        "batch, mean over the epoch). It has no part in that difference.",
-        f"{BAND} {OURS}",
+        "Above the panels: accuracy of the last model on its training images, not augmented (diamond), minus that on "
+        "test images (end of the solid line), with its 95 % interval. Dotted: accuracy counted while training, which "
+        f"has no part in that difference. {BAND}",
         *gaps(groups),
     ]
     figure, panels = layout.new(
@@ -174,16 +175,16 @@ def initialisation(groups: Selection, rows: Rows) -> Figure:
     trained, wide = only(groups, TRAINED_RUNS), groups[WIDE_RUNS[0]]
     size, width, classes = (*(int(setting(wide, name)) for name in ("image_size", "width")), wide[0].data["classes"])
     notes = [
-        f"Left: batch {number(global_batch(groups[TRAINED_RUNS[0]]))}. {BAND} {thin_lines(groups)}",
-        f"Right: width {width}, {size} × {size} px, batch {number(global_batch(wide))}, constant rate "
-        f"{wide[0].spec['lr']:g}, n = {len(wide)}; a line a seed, X where it diverged. A network that guesses "
-        f"has a loss of ln {classes}.",
-        OURS,
+        f"Left: batch {number(global_batch(groups[TRAINED_RUNS[0]]))}, mean over seeds with its 95 % Student-t "
+        f"interval, cut at 0 and 100 %. Right: width {width}, {size} × {size} px, batch {number(global_batch(wide))}, "
+        f"constant rate {wide[0].spec['lr']:g}, n = {len(wide)}; a line a seed, X where it diverged. A network that "
+        f"guesses has a loss of ln {classes}.",
+        *thin_lines(groups),
         *gaps(groups),
     ]
     heading = "e3.extra-initialisation  GroupNorm's last scale, and no normalisation"
     figure, (left, right) = layout.new(
-        layout.Texts(heading, f"Left: {stamp(trained)}", notes),
+        layout.Texts(heading, f"Left: {stamp(trained)}{ours(groups)}", notes),
         panels=("accuracy", f"first steps at width {width}"),
         legend_rows=4,
         right=0.5,

@@ -14,7 +14,6 @@ from repro.report.layout import Axes, Figure, Line2D
 from repro.report.lb.runs import (
     BATCHES,
     MODELS,
-    OURS,
     POINTS,
     STEPPED,
     batch_run,
@@ -47,8 +46,8 @@ def accuracy_rows(chosen: Selection) -> list[Row]:
 def accuracy(groups: Selection, rows: Rows) -> Figure:
     """Draw it over iterations and over training images seen (statement lb.c6)."""
     notes = [
-        f"{BAND} The paper does not say what its axis is. Above: equal iterations, logarithmic axis. Below: equal "
-        "images. All runs of a network see the same number of images; dotted: chance.",
+        f"{BAND} Above: equal iterations, logarithmic axis; below: equal images, of which all runs of a network see as "
+        "many. The paper does not say what its axis is; dotted: chance.",
         *gaps_of_many(groups),
     ]
     figure, (upper, lower) = layout.rows(
@@ -105,7 +104,7 @@ def norm_rows(chosen: Selection) -> list[Row]:
             if not (kept := completed(group)):
                 continue
             values = np.array([np.cumsum(series(record, "gradient_norm")[:early])[at] for record in kept])
-            spread = intervals(values)
+            spread = np.maximum(intervals(values), 0)  # no norm lies below
             rows += [
                 start[record.seed] | dict(zip(names, (place, *numbers), strict=True))
                 for record, own in zip(kept, values, strict=True)
@@ -119,9 +118,9 @@ def gradient_norm(groups: Selection, rows: Rows) -> Figure:
     """Draw the cumulative norm in early training (statement lb.c10)."""
     spans = ", ".join(f"{number(_early(groups, model))} of {TITLES[model]}" for model in STEPPED)
     notes = [
-        "Sum of the L2 norms of the gradients so far. Lines: mean over seeds. Bands: 95 % Student-t interval. Shown "
-        f"are the first {number(_EARLY)} iterations, or as many as every batch size has ({spans}); of a longer curve "
-        f"{POINTS} points.",
+        "Sum of the L2 norms of the gradients so far: mean over seeds with its 95 % Student-t interval, cut at 0. "
+        f"Shown are the first {number(_EARLY)} iterations, or as many as every batch size has ({spans}); of a longer "
+        f"curve {POINTS} points.",
         *gaps_of_many(groups, "left out"),
     ]
     figure, (panels,) = layout.rows(
@@ -188,9 +187,9 @@ def sharpness(groups: Selection, rows: Rows) -> Figure:
     images = {int(row["hessian_images"]) for row in ended}
     notes = [
         "Top eigenvalue of the Hessian of the mean training loss, by power iteration, on "
-        f"{span(images) if images else 'no'} training images. Dots: seeds. Large markers: geometric mean, "
-        "with its 95 % Student-t interval. Logarithmic axes. Equal images are fewer iterations of a larger batch, "
-        f"which may not be at a minimum yet: the CSV has the training loss. {OURS}",
+        f"{span(images) if images else 'no'} training images. Dots: seeds; large markers: geometric mean, "
+        "with its 95 % Student-t interval. Equal images are fewer iterations of a larger batch, "
+        "which may not be at a minimum yet: the CSV has the training loss.",
         *([f"Not above 0, so not on this axis: {', '.join(below)}."] if below else []),
         *([f"Not settled after the last product with the Hessian: {', '.join(unsettled)}."] if unsettled else []),
         *gaps_of_many(groups, "no eigenvalue"),
@@ -272,14 +271,17 @@ def training_rows(chosen: Selection) -> list[Row]:
     return rows
 
 
-@figure("lb.extra-training", title="Training and test accuracy by batch size", runs=TRAINING_RUNS, rows=training_rows)
+@figure(
+    "lb.extra-training", title="Training and test accuracy by batch size", runs=TRAINING_RUNS, rows=training_rows,
+    details="Batches are compared at the largest of the smallest losses that both reach, mean over seeds. The loss "
+    "falls to the right.",
+)  # fmt: skip
 def training(groups: Selection, rows: Rows) -> Figure:
     """Draw both against epochs, and their gap against the training loss (statement lb.c22)."""
     notes = [
         "Above: accuracy on a fixed sample of training images (solid) and on test images (dashed), both without "
-        "augmentation. Below: their difference against the loss on the same training images, which falls to the "
-        "right, a line a seed; dotted: the loss at which batches are compared, the largest of the smallest that both "
-        f"reach, mean over seeds. {BAND} {OURS}",
+        "augmentation. Below: their difference against the loss on the same training images, a line a seed; dotted: "
+        f"the loss at which batches are compared. {BAND}",
         *gaps_of_many(groups, "left out"),
     ]
     figure, (upper, lower) = layout.rows(

@@ -14,7 +14,6 @@ from repro.report.lb.runs import (
     CASES,
     FACTORS,
     LOW,
-    OURS,
     STEPPED,
     Case,
     batch_run,
@@ -136,7 +135,7 @@ WORDS = {
 }  # fmt: skip
 _BESIDE = {"rate": 1.0, "above": 0.85, "below": 1.12, "always": 1.0, "random": 1.18}
 """Shifts of points that belong to one factor."""
-_BARS = f"Points side by side belong to one factor. Bars: {INTERVAL}. {OURS}"
+_BARS = f"Points side by side belong to one factor; bars: {INTERVAL}."
 
 
 @figure(
@@ -145,9 +144,9 @@ _BARS = f"Points side by side belong to one factor. Bars: {INTERVAL}. {OURS}"
 def equation(groups: Selection, rows: Rows) -> Figure:
     """Draw the equation's reading of the step function beside the text's: accuracy and share of iterations at X."""
     notes = [
-        "The text steps up where the gradient changes much, Eq. 6 and the conclusion where it changes little. Batch "
-        f"1024, equal iterations ({given(groups, STEPPED)}). Above: accuracy at the end; a cross marks a factor at "
-        f"which a seed diverged. Below: share of the iterations at X. {_BARS}",
+        "The text steps up where the gradient changes much, Eq. 6 and the conclusion where it changes little; batch "
+        f"1024, equal iterations ({given(groups, STEPPED)}). Above: accuracy at the end, a cross where a seed "
+        f"diverged; below: share of the iterations at X. {_BARS}",
         *gaps_of_many(groups),
     ]
     figure, (upper, lower) = layout.rows(
@@ -179,7 +178,7 @@ def equation(groups: Selection, rows: Rows) -> Figure:
 @figure("lb.extra-gating", title="What the gate is worth", runs=GATING_RUNS, group="control", rows=end_rows)
 def gating(groups: Selection, rows: Rows) -> Figure:
     """Draw runs gated by the gradient's change, always or at random, and a slower run (statement lb.c20)."""
-    note = "At 0.25 stands the rate times 0.25 with the weight decay as it is."
+    note = "at 0.25: the rate times 0.25 with the weight decay as it is"
     return _gating(groups, rows, "What the gate is worth", note)
 
 
@@ -190,16 +189,15 @@ def gating(groups: Selection, rows: Rows) -> Figure:
 def low_gating(groups: Selection, rows: Rows) -> Figure:
     """Draw the same at the second learning rate (statement lb.c20)."""
     rates = ", ".join(f"{float(setting(groups[batch_run(m) + LOW], 'lr')):g} of {TITLES[m]}" for m in STEPPED)
-    return _gating(groups, rows, "What the gate is worth at the second learning rate", f"Learning rates: {rates}.", LOW)
+    return _gating(groups, rows, "What the gate is worth at the second learning rate", f"learning rates: {rates}", LOW)
 
 
 def _gating(groups: Selection, rows: Rows, heading: str, note: str, ending: str = "") -> Figure:
     """The figure of the runs whose ids end in ``ending``."""
     notes = [
-        f"Accuracy at the end of equally many iterations ({given(groups, STEPPED, ending)}) at batch 1024. A cross "
-        "marks a factor at which a seed diverged. X always is the sweep of the learning rate: the rate times X with "
-        f"the weight decay divided by X. {note} Random: each iteration steps up with the share that the gated run had. "
-        f"{_BARS}",
+        f"Accuracy at the end of equally many iterations ({given(groups, STEPPED, ending)}) at batch 1024, a cross "
+        "where a seed diverged. X always: the rate times X with the weight decay divided by X; random: each iteration "
+        f"steps up with the share that the gated run had; {note}. {_BARS}",
         *gaps_of_many(groups),
     ]
     figure, (panels,) = layout.rows(
@@ -256,9 +254,9 @@ def low_rate(groups: Selection, rows: Rows) -> Figure:
     """Draw accuracy at the end against the step-up factor (statements lb.c11 to c14, c18, c31)."""
     notes = [
         f"Accuracy at the end of equally many iterations ({given(groups, STEPPED)}) at batch 1024, the gradient "
-        "times X where its squared norm has changed by the threshold or more; X = 1: no step-up. The paper states no "
-        "rate. Left of 1 stands the small batch, with the same images. A cross marks what diverged in a seed. Points "
-        f"side by side belong to one factor. Bars: {INTERVAL}. {OURS}",
+        "times X where its squared norm has changed by the threshold or more; X = 1: no step-up. Left of 1 stands the "
+        "small batch, with the same images; a cross marks what diverged in a seed; the paper states no rate. "
+        f"{_BARS}",
         *gaps_of_many(groups),
     ]
     figure, (panels,) = layout.rows(

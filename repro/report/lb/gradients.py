@@ -10,8 +10,8 @@ from repro.report.artefact import figure
 from repro.report.intervals import intervals
 from repro.report.layout import Axes, Figure
 from repro.report.lb.runs import STEPPED
-from repro.report.look import FACTORS, GREY, METHODS, Style
-from repro.report.notes import REDUCED, network_size, seeds
+from repro.report.look import GREY, MEASURED, Style
+from repro.report.notes import REDUCED, network_size, ours, seeds
 from repro.report.rows import Row, Rows, measured
 from repro.report.selection import Selection, setting
 from repro.results.measurements import TITLES
@@ -20,11 +20,12 @@ RUNS = tuple(f"lb-gradients-{model}" for model in STEPPED)
 _SETTINGS = ("dataset", "model", "norm", "image_size", "width", "local_batch", "momentum")
 _COLUMNS = {"noise": "noise", "cosine": "cosine", "top_share": "largest_percent"}
 """Key of a record's row -> column."""
+_POSSIBLE = {"cosine": (-1.0, 1.0), "largest_percent": (0.0, 100.0)}
 _LOOKS = {
-    "resnet50": (Style(FACTORS[2].colour, "o", "-"), Style(FACTORS[4].colour, "s", "-"),
-                 Style(FACTORS[16].colour, "^", "-")),
+    "resnet50": tuple(Style(colour, marker, "-") for colour, marker in
+                      (("#8A8A8A", "o"), ("#5C5C5C", "s"), (MEASURED[0].colour, "^"))),
     "vgg11": tuple(Style(colour, marker, (0, (5.0, 1.5)), filled=False) for colour, marker in
-                   (("#4F93CF", "o"), (METHODS["large_batch"].colour, "s"), ("#00264D", "^"))),
+                   (("#A97FD0", "o"), ("#7F4FB0", "s"), (MEASURED[1].colour, "^"))),
 }  # fmt: skip
 
 
@@ -49,9 +50,9 @@ def gradients(groups: Selection, rows: Rows) -> Figure:
     )
     notes = [
         f"{trained}; at the same weights {setting(first, 'repetitions')} batches of each size, drawn independently. "
-        "Noise: trace of their covariance; grey: proportional to 1 / b. Cosine: of a gradient with the mean of the "
-        "others. Right: share of the squared norm in the largest 0.1 % of its values. Bars: 95 % Student-t interval "
-        "over seeds, of the noise that of its logarithm. The paper has no such figure.",
+        "Noise: trace of their covariance, grey: proportional to 1 / b; cosine: of a gradient with the mean of the "
+        "others; right: share of the squared norm in the largest 0.1 % of its values. Bars: 95 % Student-t interval "
+        "over seeds, of the noise that of its logarithm, else cut at what is possible (arrows).",
     ]
     figure, panels = layout.new(
         layout.Texts("lb.extra-gradients  Noise and sparsity of gradients", _stamp(groups), notes),
@@ -84,6 +85,7 @@ def _stamp(groups: Selection) -> str:
     return (
         f"{groups.profile} profile: {', '.join(map(network_size, first))}; {number(first[0].spec['train_images'])} "
         f"images, {seeds([len(group) for group in groups.values()])}{'' if groups.profile == 'paper' else REDUCED}"
+        f"{ours(groups)}"
     )
 
 
@@ -91,8 +93,13 @@ def _draw(axes: Axes, rows: Rows, column: str, look: Style, text: str) -> layout
     """Mean over seeds at each batch, with its interval; of the noise those of its logarithm."""
     batches = rows.once("batch")[0]
     values = np.array([seed.numbers(column)[0] for seed in rows.seeds()])
-    spread = np.exp(intervals(np.log(values))) if column == "noise" else intervals(values)
-    marks.errors(axes, batches, spread, look.colour, 2.0, linewidth=1.0)
+    if column == "noise":
+        spread = np.exp(intervals(np.log(values)))
+        marks.errors(axes, batches, spread, look.colour, 2.0, linewidth=1.0)
+    else:
+        ends = _POSSIBLE[column]
+        spread = np.clip(intervals(values), *ends)
+        marks.errors(axes, batches, spread, look.colour, 2.0, ends=ends, linewidth=1.0)
     (line,) = axes.plot(batches, spread[0], **look.kwargs(), label=text, linewidth=1.3, zorder=3)
     return line
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,6 @@ from repro.registry.labels import number
 from repro.report import marks
 from repro.report.artefact import table
 from repro.report.layout import Axes
-from repro.report.look import METHODS, Style
 from repro.report.notes import REDUCED, network_size, reduced_data
 from repro.report.rows import Row, measured
 from repro.report.selection import Groups, Selection
@@ -28,9 +28,6 @@ MEMORY = tuple(dict.fromkeys(ACTIVATIONS + LOADED))
 
 SHOWN_BATCHES = (32, 256, 1024)
 """Rows of lb.eq2 and lb.eq3: batch sizes whose process is watched."""
-
-BLUE, ORANGE, BLACK = (METHODS[name].colour for name in ("large_batch", "federated", "central"))
-LOOKS = (Style(BLACK, "o", "-"), Style(BLUE, "s", "-"), Style(ORANGE, "^", "-"))
 
 _SETTINGS = ("dataset", "model", "image_size", "width", "precision", "blocks", "repetitions")
 
@@ -59,8 +56,8 @@ def noise(records: Sequence[Record]) -> str:
     )
     least = min(measurements.busy(record) for record in probed)
     return (
-        f"n = {spec['blocks']} blocks of {spec['repetitions']} steps for each size. Noise, half the quartile distance "
-        f"of one and the same step over its median: {each}. The process had its core for at least "
+        f"n = {spec['blocks']} blocks of {spec['repetitions']} steps for each size; noise, half the quartile distance "
+        f"of one and the same step over its median: {each}; the process had its core for at least "
         f"{number(100 * least)} % of the time."
     )
 
@@ -113,19 +110,23 @@ def _cases(groups: Groups) -> list[_Case]:
     return cases + [case for case in loaded if len(case.sizes) > 3]
 
 
-def _errors(artefact: str, case: _Case, name: str) -> tuple[str, list[Row]]:
-    """Cell and CSV rows of one fit."""
+def _errors(artefact: str, case: _Case, name: str) -> tuple[str, float, list[Row]]:
+    """Cell, largest error in percent and CSV rows of one fit."""
     fit, (sizes, costs) = fits.FITS[name], measurements.fitted(name, case.sizes, case.costs)
     if min(costs) <= 0:  # a batch within pages that the process has already
-        return ABSENT, []
+        return ABSENT, math.inf, []
     inside, outside = fits.errors(fit(sizes, costs), sizes, costs), fits.held_out(fit, sizes, costs)
     cell = f"{number(100 * float(np.median(outside)), 1)} ({number(100 * float(outside.max()), 1)})"
-    return cell, [
-        measured_row(artefact, case.record)
-        | {"quantity": case.quantity, "fit": name, "batch": size, "measured": cost}
-        | {"error_percent": 100 * seen, "held_out_error_percent": 100 * unseen}
-        for size, cost, seen, unseen in zip(sizes, costs, inside.tolist(), outside.tolist(), strict=True)
-    ]
+    return (
+        cell,
+        100 * float(outside.max()),
+        [
+            measured_row(artefact, case.record)
+            | {"quantity": case.quantity, "fit": name, "batch": size, "measured": cost}
+            | {"error_percent": 100 * seen, "held_out_error_percent": 100 * unseen}
+            for size, cost, seen, unseen in zip(sizes, costs, inside.tolist(), outside.tolist(), strict=True)
+        ],
+    )
 
 
 @table("lb.extra-fits", title="Errors of the fits at sizes they have not seen", runs=(*TIMED, *MEMORY))
@@ -138,18 +139,22 @@ def errors(groups: Selection) -> Table:
         published = PUBLISHED.get((case.quantity, named))
         said = "{:g} to {:g}".format(*published) if published else ABSENT
         rows.append([f"{what}, {measurements.title(case.record)}", said])
+        fitting = []
         for name in fits.FITS:
-            cell, lines = _errors(groups.artefact, case, name)
+            cell, largest, lines = _errors(groups.artefact, case, name)
             rows[-1].append(cell)
             csv_rows += lines
+            fitting += [name] if published and largest <= published[1] else []
+        rows[-1].append(", ".join(fitting) or "none" if published else ABSENT)
     return Table(
         "lb.extra-fits: errors of the fits at sizes they have not seen, in percent: median (largest)",
-        ["quantity", "published, a line", *fits.FITS],
+        ["quantity", "published, a line", *fits.FITS, "which fits"],
         rows,
         [f"{where_measured(records_of(groups, tuple(groups)))}.",
          "Each size is predicted from all others; leaving out an end of the range means to extrapolate. Lines from "
          f"batch {measurements.LEAST_FITTED} up, the roofline with a batch of 1 as well.",
-         "Published errors are those inside the fit, on another machine and at other sizes: no difference is taken.",
+         "Which fits: no error above the largest published one. Published errors are those inside the fit, on another "
+         "machine and at other sizes: no difference is taken.",
          f"{ABSENT}: a reading of the system that is not above 0, of which there is no error in percent."],
         csv_rows,
     )  # fmt: skip

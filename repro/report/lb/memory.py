@@ -12,8 +12,8 @@ from repro.report.lb.measured import (
     ACTIVATIONS,
     CAPACITY,
     LOADED,
-    LOOKS,
     MEMORY,
+    PUBLISHED,
     SHOWN_BATCHES,
     TIMED,
     batch_axis,
@@ -21,7 +21,7 @@ from repro.report.lb.measured import (
     records_of,
     where_measured,
 )
-from repro.report.look import GREY
+from repro.report.look import GREY, MEASURED
 from repro.report.rows import Row, Rows
 from repro.report.selection import Selection
 from repro.report.tables import ABSENT, Table
@@ -61,10 +61,10 @@ def memory(groups: Selection, rows: Rows) -> Figure:
     records = records_of(groups, MEMORY)
     notes = [
         "(a) What autograd saves in a forward pass, counted; lines through the smallest and the largest batch. "
-        f"(b) Growth of resident memory while the loader makes a batch, medians; dotted: line through the extremes "
+        "(b) Growth of resident memory while the loader makes a batch, medians; dotted: line through the extremes "
         f"{measurements.LEAST_FITTED} and 1024 (judged between), dashed: least squares from "
-        f"{measurements.LEAST_FITTED} up. "
-        "The system counts whole pages of memory, which decide the reading of a batch of 1."
+        f"{measurements.LEAST_FITTED} up, shaded by the largest error published of it. "
+        "The system counts whole pages of memory, which decide the reading of a batch of 1.",
     ]
     figure, (left, right) = layout.grid(
         layout.Texts("lb.fig4  Activation memory and batch memory", where_measured(records), notes),
@@ -82,7 +82,7 @@ def memory(groups: Selection, rows: Rows) -> Figure:
 
 def _draw_activations(axes: Axes, groups: Selection, rows: Rows) -> None:
     handles = []
-    for record, look in zip(records_of(groups, ACTIVATIONS), LOOKS, strict=True):
+    for record, look in zip(records_of(groups, ACTIVATIONS), MEASURED, strict=True):
         sizes, held = rows.where(run=record.run).numbers("batch", "activation_bytes")
         line = fits.extremes(sizes.tolist(), held.tolist())
         axes.plot(sizes, [line(size) / 2**20 for size in sizes], color=look.colour, linewidth=1.2)
@@ -94,7 +94,7 @@ def _draw_activations(axes: Axes, groups: Selection, rows: Rows) -> None:
 
 def _draw_loaded(axes: Axes, groups: Selection, rows: Rows) -> None:
     handles = []
-    for record, look in zip(records_of(groups, LOADED), LOOKS, strict=True):
+    for record, look in zip(records_of(groups, LOADED), MEASURED, strict=True):
         own = Rows(row for row in rows.where(run=record.run) if row["loader_bytes"] is not None)
         sizes, grown, extremes, all_sizes = own.numbers("batch", "loader_bytes", *_LINES)
         if not len(sizes):
@@ -102,6 +102,9 @@ def _draw_loaded(axes: Axes, groups: Selection, rows: Rows) -> None:
         for predicted, dash in zip((extremes, all_sizes), _DASHES, strict=True):
             drawn = predicted / 2**20
             axes.plot(sizes, np.where(drawn > 0, drawn, np.nan), color=look.colour, linestyle=dash, linewidth=1.2)
+        error, line = PUBLISHED["loader", record.spec["dataset"]][1] / 100, all_sizes / 2**20
+        known = np.where(line > 0, line, np.nan)
+        marks.shade(axes, sizes, known * (1 - error), known * (1 + error), look.colour, 0.2)
         handles += axes.plot(sizes, grown / 2**20, color=look.colour, marker=look.marker, linestyle="none",
                              label=measurements.DATASETS[record.spec["dataset"]])  # fmt: skip
     for words, dash in zip(_LINES.values(), _DASHES, strict=True):
@@ -163,7 +166,7 @@ def capacity(groups: Selection) -> Table:
         [f"{where_measured(records)}.",
          "A device that has exactly what the process grew by holds this batch. Grew by: peak resident memory of a "
          "child that trains three steps, less what its interpreter and libraries took before. Predicted: where the sum "
-         "of Eq. 3 reaches it. Ours: the paper has no such table."],
+         "of Eq. 3 reaches it."],
         csv_rows,
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from repro.report import layout, marks
 from repro.report.artefact import figure
 from repro.report.intervals import interval
 from repro.report.layout import Axes, Figure
-from repro.report.lb.runs import OURS, iterations, lb_origin
+from repro.report.lb.runs import iterations, lb_origin
 from repro.report.look import CODECS, GREY, of_group
 from repro.report.notes import gaps_of_many, stamp_by_network
 from repro.report.rows import Row, Rows, span
@@ -39,7 +39,11 @@ REMEDIES = {
 
 DASHED = (0, (4, 2))
 END = ("mean_percent", "low_percent", "high_percent")
-_EQUAL = ("equal_bytes_mean_percent", "equal_bytes_low_percent", "equal_bytes_high_percent")
+_EQUAL = (
+    "equal_synchronisations_mean_percent",
+    "equal_synchronisations_low_percent",
+    "equal_synchronisations_high_percent",
+)
 SHARP = ("sharpness_mean", "sharpness_low", "sharpness_high")
 
 
@@ -52,7 +56,7 @@ def synchronisations(record: Record) -> list[int]:
     return [round(each) for each in accumulate(record.series.get("synchronisations", [1.0] * rounds))]
 
 
-def at_equal_bytes(record: Record, budget: int) -> float | None:
+def at_equal_synchronisations(record: Record, budget: int) -> float | None:
     """Accuracy in percent when no more than ``budget`` synchronisations had taken place.
 
     That at the end, where the whole training has no more; else that of the last evaluation before they were used up.
@@ -68,10 +72,10 @@ def at_equal_bytes(record: Record, budget: int) -> float | None:
 
 
 def remedy_rows(chosen: Selection) -> list[Row]:
-    """One row per run and seed: accuracy at the end and at equal bytes, synchronisations, sharpness."""
+    """One row per run and seed: accuracy at the end and at equal synchronisations, their number, sharpness."""
     rows, budget = [], iterations(chosen[PLAIN])
     for run, group in chosen.items():
-        equal = [at_equal_bytes(record, budget) for record in group]
+        equal = [at_equal_synchronisations(record, budget) for record in group]
         sharp = [recorded(record, "hessian_top_eigenvalue") for record in group]
         above = [np.log(value) for value in sharp if value is not None and value > 0]
         same = (
@@ -84,7 +88,7 @@ def remedy_rows(chosen: Selection) -> list[Row]:
             rows.append(
                 lb_origin(chosen.artefact, record, len(group))
                 | {"remedy": REMEDIES[run], "imputed_chance": int(record.status == "diverged")}
-                | {"top1_percent": end, "equal_bytes_percent": at}
+                | {"top1_percent": end, "equal_synchronisations_percent": at}
                 | {"synchronisations": done[-1] if done else 0, "top_eigenvalue": eigenvalue}
                 | same
             )
@@ -97,26 +101,26 @@ def remedy_rows(chosen: Selection) -> list[Row]:
 @figure(
     "lb.extra-remedies", title="Remedies for the generalisation gap of large batches", runs=tuple(REMEDIES),
     group="control", rows=remedy_rows,
+    details="Each run has the learning rate of a grid of equal size on held-out images. Each average sends the "
+    "gradients or models of all clients up and a model to each down, so that equal synchronisations are equal bytes.",
 )  # fmt: skip
 def remedies(groups: Selection, rows: Rows) -> Figure:
-    """Draw accuracy at equal images and at equal bytes, and sharpness (statement lb.c33)."""
+    """Draw accuracy at equal images and at equal synchronisations, and sharpness (statement lb.c33)."""
     budget = iterations(groups[PLAIN])
     notes = [
-        "Small dots: seeds. Markers: mean, with its 95 % Student-t interval; of sharpness the geometric mean. "
-        "Lines: means of batch 32 (solid) and of batch 1024 (dashed).",
-        "Left: at the end (mean of the last tenth), after equal images; each with the learning rate of a grid of equal "
-        f"size on held-out images. Middle: when gradients or models have been averaged {number(budget)} times, as in "
-        "plain training with batch 1024. With ten clients each average sends ten gradients or models up and ten models "
-        "down, so that equal numbers are equal bytes. Without a marker: no evaluation before that.",
-        f"Right: top eigenvalue of the Hessian of the training loss, at the end. {OURS}",
+        "Small dots: seeds; markers: mean, of sharpness the geometric one, with its 95 % Student-t interval, cut at "
+        "0 and 100 % (arrows); lines: means of batch 32 (solid) and 1024 (dashed). Left: at the end (last tenth), "
+        f"after equal images; middle: when gradients or models have been averaged {number(budget)} times, as in plain "
+        "training with batch 1024, without a marker where no evaluation came before that. Right: top eigenvalue of the "
+        "Hessian of the training loss, at the end.",
         *gaps_of_many(groups),
     ]
     figure, panels = layout.new(
         layout.Texts("lb.extra-remedies  Remedies for the gap of large batches", stamp_by_network(groups), notes),
-        panels=("equal images", "equal bytes", "sharpness"), legend_rows=0, share_y=False,
+        panels=("equal images", "equal synchronisations", "sharpness"), legend_rows=0, share_y=False,
     )  # fmt: skip
-    figure.subplots_adjust(left=0.225, wspace=0.12)
-    columns = (("top1_percent", END), ("equal_bytes_percent", _EQUAL), ("top_eigenvalue", SHARP))
+    figure.subplots_adjust(wspace=0.12)
+    columns = (("top1_percent", END), ("equal_synchronisations_percent", _EQUAL), ("top_eigenvalue", SHARP))
     for axes, (name, ends_of) in zip(panels, columns, strict=True):
         for place, run in enumerate(REMEDIES):
             draw_arm(axes, -place, rows.where(run=run), name, ends_of, groups[run])
@@ -141,6 +145,8 @@ def draw_arm(axes: Axes, place: float, rows: Rows, name: str, columns: Sequence[
     axes.plot(found, [place - 0.24] * len(found), color=style.colour, marker=".", markersize=3, linestyle="none")
     if not np.isnan(low):
         axes.plot([low, high], [place, place], color=style.colour, linewidth=1.4, zorder=2)
+        if low == 0:  # cut there
+            axes.plot([low], [place], "<", color=style.colour, markersize=5, clip_on=False, zorder=4)
     axes.plot([mean], [place], **style.kwargs() | {"linestyle": "none", "markersize": 6}, zorder=3)
 
 
@@ -224,11 +230,10 @@ def compression(groups: Selection, rows: Rows) -> Figure:
     workers = setting(groups[compressed_run("dense", BATCHES[0])], "workers")
     steps = iterations(groups[compressed_run("dense", BATCHES[0])])
     notes = [
-        "Accuracy without compression minus that with it at the end (mean of the last tenth), same seeds. Markers: "
-        f"mean, with its 95 % Student-t interval. Equal iterations ({number(steps)}) at every batch, so a larger batch "
-        f"sees more images. {number(workers)} workers share the batch. ÷: how many times shorter their uploads are. "
-        "Left: points; right: in percent of the points above chance at which training without compression ends. "
-        f"{OURS}",
+        "Accuracy without compression minus that with it at the end (last tenth), same seeds: mean with its 95 % "
+        "Student-t interval, on the right in percent of the points above chance that training without compression "
+        f"reaches. Equal iterations ({number(steps)}) at every batch, which {number(workers)} workers share, so that a "
+        "larger batch sees more images. ÷: how many times shorter their uploads are.",
         *gaps_of_many(groups),
     ]
     figure, panels = layout.new(

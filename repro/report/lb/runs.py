@@ -29,7 +29,6 @@ CASES: tuple[Case, ...] = (("resnet50", "t05"), ("vgg11", "t05"), ("vgg11", "t08
 LOW = "-low"
 """Ending of the runs at the second learning rate."""
 
-OURS = "The paper has no such figure."
 _COLUMNS = ("model", "local_steps", "momentum", "weight_decay", "buffers")
 
 

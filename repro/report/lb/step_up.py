@@ -29,7 +29,7 @@ from repro.report.lb.runs import (
     stepped_runs,
     thinned,
 )
-from repro.report.look import of_group
+from repro.report.look import GREY, of_group
 from repro.report.notes import INTERVAL, gaps_of_many, stamp_by_network
 from repro.report.rows import SPAN, Row, Rows
 from repro.report.selection import Selection, completed, percent, series, setting
@@ -37,8 +37,15 @@ from repro.results import metrics
 from repro.results.measurements import TITLES
 from repro.results.records import Record
 
+PUBLISHED_AT_16 = {("vgg11", "t05"): 10, ("vgg11", "t08"): 30}
+"""Accuracy with a factor of 16 in percent, which fails to improve or learns a little (statements lb.c13, lb.c14)."""
 _WIDTH = 0.04  # of a kernel: share of the iterations
 _GREY = "#777777"
+_DENSITY = (
+    "The density is a Gaussian kernel density estimate of the iterations that used X, times their number; its kernels "
+    f"have a standard deviation of {100 * _WIDTH:g} % of training. A density over the factor itself would mislead: it "
+    "has two values, and nothing lies between them."
+)
 
 PICKED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "at_x": lambda factors: factors > 1,
@@ -134,13 +141,13 @@ def _density_rows(start: Row, group: Sequence[Record], total: int) -> list[Row]:
 # Figures --------------------------------------------------------------------------------------------------------
 
 
-@figure("lb.fig7", title="Step-up factors at threshold 0.5", runs=_runs(CASES[:2]), rows=step_rows)
+@figure("lb.fig7", title="Step-up factors at threshold 0.5", runs=_runs(CASES[:2]), rows=step_rows, details=_DENSITY)
 def at_half(groups: Selection, rows: Rows) -> Figure:
     """Draw ResNet50 and VGG11 (statements lb.c11, lb.c12, lb.c13, lb.c15)."""
     return _draw(groups, rows, "Step-up factors at threshold 0.5")
 
 
-@figure("lb.fig8", title="Step-up factors at threshold 0.8", runs=_runs(CASES[2:]), rows=step_rows)
+@figure("lb.fig8", title="Step-up factors at threshold 0.8", runs=_runs(CASES[2:]), rows=step_rows, details=_DENSITY)
 def at_more(groups: Selection, rows: Rows) -> Figure:
     """Draw VGG11 (statements lb.c14, lb.c15, lb.c18)."""
     return _draw(groups, rows, "Step-up factors at threshold 0.8")
@@ -152,7 +159,7 @@ def _draw(groups: Selection, rows: Rows, words: str) -> Figure:
     wide = len(cases) == 1
     figure, (upper, middle, lower) = layout.rows(
         layout.Texts(f"{groups.artefact}  {words}", stamp_by_network(groups), _notes(groups, cases)),
-        panels=[TITLES[model] for model, _ in cases], heights=(2.3, 1.1, 0.9), legend_rows=2 if wide else 3,
+        panels=[TITLES[model] for model, _ in cases], heights=(2.3, 1.1, 0.9), legend_rows=2 if wide else 4,
         right=0.72, gap=0.46,
     )  # fmt: skip
     for above, dense, bars, case in zip(upper, middle, lower, cases, strict=True):
@@ -181,13 +188,10 @@ def _notes(groups: Selection, cases: Sequence[Case]) -> list[str]:
     threshold = setting(groups[stepped_runs(*cases[0])[1]], "step_up")["threshold"]
     ends = given(groups, [model for model, _ in cases])
     return [
-        f"Lines: mean over seeds. Bars right of them: {INTERVAL} at the last iteration drawn. "
+        f"Lines: mean over seeds; bars right of them: {INTERVAL}, at the last iteration drawn. "
         f"Batch 1024, gradient times X where its squared norm has changed by {threshold:g} or more since "
-        f"the iteration before (Eq. 8, the text's reading). Equal iterations ({ends}), not equal images: the small "
-        "batch is cut there.",
-        "Middle: Gaussian kernel density estimate of the iterations that used X, times their number, so that 1 means "
-        f"all; standard deviation of the kernels {100 * _WIDTH:g} % of training. A density over the factor itself "
-        "would mislead: it has two values, and nothing lies between them. Bottom: share of the iterations at X.",
+        f"the iteration before (Eq. 8, the text's reading), for equal iterations ({ends}), at which the small batch is "
+        "cut. Middle: density of the iterations that used X, so that 1 means all; bottom: their share.",
         *gaps_of_many(groups),
     ]
 
@@ -210,6 +214,12 @@ def _draw_accuracies(axes: Axes, groups: Selection, rows: Rows, case: Case, tota
         at, colour = [total * (1.04 + 0.028 * place)], of_group(groups[run]).colour
         axes.plot(at, end[0], ".", color=colour, markersize=4, zorder=3)
         marks.errors(axes, at, end, colour, 2.5, elinewidth=1.3, zorder=3)
+    if case in PUBLISHED_AT_16:
+        at = [total * (1.04 + 0.028 * runs.index(stepped_runs(*case)[-1]))]
+        lines += axes.plot(
+            at, [PUBLISHED_AT_16[case]], "*", color=GREY, markersize=10, markerfacecolor="white", zorder=5,
+            label="X = 16 (paper)",
+        )  # fmt: skip
     return lines
 
 

@@ -10,7 +10,7 @@ from repro.report.artefact import figure
 from repro.report.intervals import interval
 from repro.report.layout import Figure
 from repro.report.lb.remedies import DASHED, END, SHARP, draw_arm, mean_lines, sharpness_axis
-from repro.report.lb.runs import OURS, iterations, lb_origin
+from repro.report.lb.runs import iterations, lb_origin
 from repro.report.notes import gaps_of_many, stamp_by_network
 from repro.report.rows import Row, Rows, span
 from repro.report.selection import Selection, finals, recorded
@@ -61,25 +61,25 @@ def taught_rows(chosen: Selection) -> list[Row]:
 
 
 @figure(
-    "lb.extra-teacher", title="Training with a teacher", runs=tuple(TAUGHT), group="control", rows=taught_rows
+    "lb.extra-teacher", title="Training with a teacher", runs=tuple(TAUGHT), group="control", rows=taught_rows,
+    details="Each run has the learning rate of a grid of equal size on held-out images.",
 )  # fmt: skip
 def taught(groups: Selection, rows: Rows) -> Figure:
     """Draw accuracy and sharpness by teacher (statement lb.c21)."""
     pairs = max((row["images_of_pairs"] for row in rows), default=0)
     notes = [
-        "Small dots: seeds. Markers: mean, with its 95 % Student-t interval; of sharpness the geometric mean. "
-        "Lines: means of batch 32 (solid) and of batch 1024 (dashed), no teacher.",
-        f"Left: at the end (mean of the last tenth), after {number(iterations(groups[PLAIN]))} iterations of batch "
-        f"1024; teachers took pairs of gradients of {number(pairs)} images besides. Longer: as many images as steps "
-        "and pairs together. Each with the learning rate of a grid of equal size on held-out images.",
-        f"Right: top eigenvalue of the Hessian of the training loss, at the end. {OURS}",
+        "Small dots: seeds; markers: mean, of sharpness the geometric one, with its 95 % Student-t interval, cut at 0 "
+        "and 100 % (arrows); lines: means of batch 32 (solid) and 1024 (dashed), no teacher. Left: at the end (last "
+        f"tenth), after {number(iterations(groups[PLAIN]))} iterations of batch 1024; teachers took pairs of "
+        f"gradients of {number(pairs)} images besides; longer: as many images as steps and pairs together. Right: top "
+        "eigenvalue of the Hessian of the training loss, at the end.",
         *gaps_of_many(groups),
     ]
     figure, panels = layout.new(
         layout.Texts("lb.extra-teacher  Training with a teacher", stamp_by_network(groups), notes),
         panels=("accuracy", "sharpness"), legend_rows=0, share_y=False,
     )  # fmt: skip
-    figure.subplots_adjust(left=0.225, wspace=0.12)
+    figure.subplots_adjust(wspace=0.12)
     for axes, (name, ends) in zip(panels, (("top1_percent", END), ("top_eigenvalue", SHARP)), strict=True):
         for place, run in enumerate(TAUGHT):
             draw_arm(axes, -place, rows.where(run=run), name, ends, groups[run])

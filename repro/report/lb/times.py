@@ -11,10 +11,7 @@ from repro.report import layout, marks
 from repro.report.artefact import figure, table
 from repro.report.layout import Axes, Figure
 from repro.report.lb.measured import (
-    BLACK,
-    BLUE,
-    LOOKS,
-    ORANGE,
+    PUBLISHED,
     SHOWN_BATCHES,
     TIMED,
     batch_axis,
@@ -23,6 +20,8 @@ from repro.report.lb.measured import (
     records_of,
     where_measured,
 )
+from repro.report.look import GREY, MEASURED
+from repro.report.look import PUBLISHED as LONG_DASHES
 from repro.report.rows import Row, Rows
 from repro.report.selection import Selection
 from repro.report.tables import Table
@@ -68,12 +67,12 @@ def parts_of_a_step(groups: Selection, rows: Rows) -> Figure:
     """Draw both against the batch size (statement lb.c4)."""
     note = (
         "Medians with their quartiles as a band; both axes logarithmic. Data movement: gathering, augmenting and "
-        "normalising a batch, and on a GPU the copy to it. Compute: forward and backward pass, without the update."
+        "normalising a batch, and on a GPU the copy to it; compute: forward and backward pass, without the update."
     )
     figure, panels = _panels(groups, "Compute and data-movement time of a step", note)
     for axes, record in panels:
         lines = []
-        for part, words, look in (("compute", "compute", LOOKS[1]), ("movement", "data movement", LOOKS[2])):
+        for part, words, look in (("compute", "compute", MEASURED[1]), ("movement", "data movement", MEASURED[2])):
             sizes, *quartiles = rows.where(run=record.run, part=part).numbers("batch", *_QUARTILES)
             low, middle, high = 1000 * np.array(quartiles)
             marks.shade(axes, sizes, low, high, look.colour, alpha=0.2)
@@ -109,17 +108,20 @@ def epochs(groups: Selection, rows: Rows) -> Figure:
     """Draw its distribution against the batch size (statement lb.c5)."""
     images = number(int(rows[0]["epoch_images"]))
     note = (
-        f"An epoch is {images} images, none timed as a whole: each of 200 is resampled from measured steps (data "
-        "movement, forward and backward pass, update) of one block, drawn anew for each. Box: quartiles and median; "
-        "whiskers: all; logarithmic axis. Synchronisation is not in them."
+        f"An epoch is {images} images, none timed as a whole: each of 200 is resampled from measured steps of one "
+        "block, drawn anew for each, without synchronisation. Box: quartiles and median; whiskers: all; long dashes: "
+        "where the paper's time saturates (VGG11, AlexNet) or rises again (ResNet50, ViT)."
     )
     figure, panels = _panels(groups, "Time of an epoch, resampled from steps", note, legend_rows=0)
     names = ("whislo", "q1", "med", "q3", "whishi")
     for axes, record in panels:
         sizes, *quantiles = rows.where(run=record.run).numbers("batch", *_QUANTILES)
         boxes = [dict(zip(names, box, strict=True)) | {"fliers": []} for box in np.array(quantiles).T]
-        axes.bxp(boxes, positions=range(len(sizes)), widths=0.6, showfliers=False, medianprops={"color": ORANGE})
+        median = {"color": MEASURED[2].colour}
+        axes.bxp(boxes, positions=range(len(sizes)), widths=0.6, showfliers=False, medianprops=median)
         axes.set_xticks(range(len(sizes)), [f"{size:g}" for size in sizes], fontsize=8)
+        if (turn := PUBLISHED_TURNS[record.spec["model"]]) in sizes:
+            axes.axvline(list(sizes).index(turn), color=GREY, linewidth=1.2, linestyle=LONG_DASHES, zorder=1)
         axes.set_xlabel("batch size (images)", fontsize=8)
         axes.set_ylabel("time of an epoch, resampled (s)", fontsize=8)
         marks.log_axis(axes)
@@ -128,6 +130,8 @@ def epochs(groups: Selection, rows: Rows) -> Figure:
 
 # Predicted compute time -----------------------------------------------------------------------------------------
 
+PUBLISHED_TURNS = {"vgg11": 512, "alexnet": 512, "resnet50": 1024, "vit": 1024}
+"""Batch at which the paper's time of an epoch saturates or rises (statement lb.c5)."""
 _FITS = {"line, all sizes": "line", "roofline": "line with a floor"}
 _EVERY = 4
 """Of the places between the sizes at which a prediction is not above 0, those that are marked."""
@@ -157,11 +161,11 @@ def fit_rows(chosen: Selection) -> list[Row]:
 def predictions(groups: Selection, rows: Rows) -> Figure:
     """Draw measured times, the paper's line and a line with a floor (statement lb.c9)."""
     note = (
-        "Points: medians of forward and backward pass, with quartiles. The line is fitted to batches from "
-        f"{measurements.LEAST_FITTED} up, the line with a floor to all. Both axes logarithmic, so that a line with a "
-        "constant part bends; it is not above 0 where arrows stand."
+        "Points: medians of forward and backward pass, with quartiles; the line is fitted to batches from "
+        f"{measurements.LEAST_FITTED} up, the line with a floor to all. A line with a constant part bends on "
+        "logarithmic axes, and is not above 0 where arrows stand; grey: the line and the largest error published of it."
     )
-    figure, panels = _panels(groups, "Compute time, measured and predicted", note, legend_rows=2)
+    figure, panels = _panels(groups, "Compute time, measured and predicted", note, legend_rows=3)
     for axes, record in panels:
         _draw_fits(axes, record)
     return figure
@@ -173,15 +177,20 @@ def _draw_fits(axes: Axes, record: Record) -> None:
 
     sizes = measurements.batches(record)
     low, middle, high = 1000 * np.array([row["compute"] for row in measurements.rows(record)]).T
-    axes.errorbar(sizes, middle, yerr=[middle - low, high - middle], color=BLACK, fmt="o", capsize=2)
-    handles = [Line2D([], [], color=BLACK, marker="o", linestyle="none", label="measured")]
+    axes.errorbar(sizes, middle, yerr=[middle - low, high - middle], color=MEASURED[0].colour, fmt="o", capsize=2)
+    handles = [Line2D([], [], color=MEASURED[0].colour, marker="o", linestyle="none", label="measured")]
     cost = measurements.medians(record, "compute", sizes)
     dense = np.geomspace(sizes[0], sizes[-1], 60)
-    for (name, words), colour, dash in zip(_FITS.items(), (BLUE, ORANGE), ("--", "-."), strict=True):
+    for (name, words), look, dash in zip(_FITS.items(), MEASURED[1:], ("--", "-."), strict=True):
         model = fits.FITS[name](*measurements.fitted(name, sizes, cost))
         drawn = 1000 * np.array([model(size) for size in dense])
-        handles += axes.plot(dense, np.where(drawn > 0, drawn, np.nan), color=colour, linestyle=dash, label=words)
-        handles += marks.not_above_zero(axes, dense[::_EVERY][drawn[::_EVERY] <= 0], colour, words)
+        handles += axes.plot(dense, np.where(drawn > 0, drawn, np.nan), color=look.colour, linestyle=dash, label=words)
+        if words == "line":
+            error = PUBLISHED["compute", record.spec["model"]][1] / 100
+            known = np.where(drawn > 0, drawn, np.nan)
+            marks.shade(axes, dense, known * (1 - error), known * (1 + error), GREY, 0.3)
+            handles += axes.plot([], [], color=GREY, alpha=0.3, linewidth=6, label=f"± {100 * error:g} % (paper)")
+        handles += marks.not_above_zero(axes, dense[::_EVERY][drawn[::_EVERY] <= 0], look.colour, words)
     axes.set_yscale("log")
     axes.set_ylim(bottom=low.min() / 2)
     axes.set_ylabel("compute time (ms)", fontsize=8)
