@@ -145,7 +145,8 @@ def runs_read(statement: Statement, root: Path = Path()) -> list[str]:
     parts = (statement.judge or {}).get("parts", [])
     if statement.source in TARGETS and any(part.get("metric") in TO_TARGET for part in parts):
         runs.append(TARGETS[statement.source].run)
-    content = files.read_yaml(root / "pipelines" / f"{statement.source}.yaml")
+    path = root / "pipelines" / f"{statement.source}.yaml"
+    content = files.parsed_yaml(files.read_text(path), path)
     defined = (content.get("runs") or {}) | (content.get("controls") or {})
     steps = ((defined.get(run) or {}).get("step_up") or {} for run in runs)
     runs += [str(step["share_of"]) for step in steps if "share_of" in step]
