@@ -178,7 +178,7 @@ def folder(profile: str, source: str, group: str = "artefact") -> Path:
 
     Controls have a folder of their own, so that the default pipeline's outputs do not depend on them.
     """
-    return Path("data/records") / profile / (source if group == "artefact" else f"{source}_controls")
+    return Path("data/records", profile, source if group == "artefact" else f"{source}_controls")
 
 
 def path_of(record: Record, root: Path = Path()) -> Path:
