@@ -15,7 +15,6 @@ from typing import IO, Any
 from repro import plain_yaml
 from repro.errors import ReproError
 
-
 _COMPACT = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False).encode
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 

@@ -30,23 +30,12 @@ from papermill.exceptions import PapermillExecutionError
 from repro import report
 from repro.errors import ReproError
 from repro.files import write_atomic
-from repro.registry import labels, specs, store
+from repro.registry import labels, store
 from repro.report import ARTEFACTS, intervals, layout, pilot
 from repro.results.records import Record
 from repro.verdicts import judge
 
 CELL_SECONDS = 600  # a cell that runs longer hangs: cells train on toy data only
-
-
-def of_source(folder: Path, source: str) -> list[Path]:
-    """The notebooks of a source in ``folder``: ``<source>.ipynb``, and then ``<source>-<part>.ipynb`` by name."""
-    return [path for path in (folder / f"{source}.ipynb", *sorted(folder.glob(f"{source}-*.ipynb"))) if path.exists()]
-
-
-def of_none(folder: Path) -> list[Path]:
-    """The notebooks in ``folder`` that belong to no source, by name."""
-    owned = {path for source in specs.SOURCES for path in of_source(folder, source)}
-    return [path for path in sorted(folder.glob("*.ipynb")) if path not in owned]
 
 
 # Executing -----------------------------------------------------------------------------------------------
