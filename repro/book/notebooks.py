@@ -282,19 +282,16 @@ def drawn(artefact_id: str, records: Iterable[Record], alt: str) -> Image | Mark
 
 def percent(fractions: Sequence[float]) -> str:
     """Mean over seeds of a share with its 95 % interval, in percent and cut at 0 and 100: ``61.2 [60.1, 62.3]``."""
-    return _over_seeds(fractions, intervals.bounded)
+    return _in_percent(fractions, intervals.bounded)
 
 
 def signed_percent(fractions: Sequence[float]) -> str:
     """``percent`` of what may lie below 0 or above 100, such as a difference: ``-1.2 [-2.5, 0.1]``."""
-    return _over_seeds(fractions, intervals.interval)
+    return _in_percent(fractions, intervals.interval)
 
 
-def _over_seeds(fractions: Sequence[float], of: Callable[[list[float]], tuple[float, float, float]]) -> str:
-    if not fractions:
-        return "–"
-    mean, low, high = (labels.number(value, 1) for value in of([100 * each for each in fractions]))
-    return f"{mean} [{low}, {high}]" if len(fractions) > 1 else f"{mean} (one seed)"
+def _in_percent(fractions: Sequence[float], of: intervals.Interval) -> str:
+    return intervals.with_interval([100 * each for each in fractions], of=of) if fractions else "–"
 
 
 def code_of(function: Callable[..., Any]) -> Markdown:
