@@ -15,6 +15,9 @@ from typing import IO, Any
 from repro import plain_yaml
 from repro.errors import ReproError
 
+_COMPACT = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=False).encode
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
 
 def canonical_json(value: object) -> str:
     """Serialise ``value`` with sorted keys and one trailing newline; NaN and infinity are refused (ValueError).
@@ -22,21 +25,20 @@ def canonical_json(value: object) -> str:
     The same value always gives the same bytes, so that a hash of the text identifies the value.
     Lists of plain numbers stay on one line, to keep records readable and diffs small.
     """
+    return _rendered(value, "") + "\n"
 
-    def render(item: Any, indent: str) -> str:
-        if isinstance(item, Mapping) and item:
-            inner = indent + " "
-            parts = [f"{inner}{json.dumps(str(k))}: {render(item[k], inner)}" for k in sorted(item)]
-            return "{\n" + ",\n".join(parts) + "\n" + indent + "}"
-        if isinstance(item, list) and any(isinstance(x, (Mapping, list)) for x in item):
-            inner = indent + " "
-            return "[\n" + ",\n".join(inner + compact(x) for x in item) + "\n" + indent + "]"
-        return compact(item)
 
-    def compact(item: Any) -> str:
-        return json.dumps(item, sort_keys=True, allow_nan=False, ensure_ascii=False)
-
-    return render(value, "") + "\n"
+def _rendered(item: Any, indent: str) -> str:
+    inner = indent + " "
+    if type(item) in _PLAIN:
+        return _COMPACT(item)
+    if isinstance(item, Mapping) and item:
+        parts = [f"{inner}{json.dumps(str(k))}: {_rendered(item[k], inner)}" for k in sorted(item)]
+        return "{\n" + ",\n".join(parts) + "\n" + indent + "}"
+    nested = isinstance(item, list) and not _PLAIN.issuperset(map(type, item))  # quick where a series is long
+    if nested and any(isinstance(x, (Mapping, list)) for x in item):
+        return "[\n" + ",\n".join(inner + _COMPACT(x) for x in item) + "\n" + indent + "]"
+    return _COMPACT(item)
 
 
 def sha256(value: object) -> str:

@@ -69,7 +69,7 @@ READERS: dict[str, tuple[Callable[[Path], object], int]] = {  # file: how it is 
     "params.yaml": (specs.default_profile, 20),
     "data/published.yaml": (published.load_published, 40),
     "data/ledger.yaml": (published.load_ledger, 20),
-    "data/study.yaml": (lambda root: study.seeds_of("e1-central", "e1", [11], root), 60),
+    "data/study.yaml": (lambda root: study.looks_of_runs("e1", root), 60),
     "data/sources.yaml": (lambda root: sets.declarations(root / "data"), 60),
     "data/learning_rates/smoke.json": (lambda root: specs.runs("e2", "smoke", root=root), 40),
     "data/manifests/cifar10.json": (lambda root: sets.manifest_sha256("cifar10", root / "data"), 40),

@@ -10,8 +10,8 @@ import nbformat
 import pytest
 from synthetic_e3 import CLASSES, e3_control_records, e3_records, stopped
 
-from repro.book.notebooks import of_source
 from repro.errors import ReproError
+from repro.registry.notebook_files import of_source
 from repro.registry.published import Statement, load_published, runs_of
 from repro.results import metrics
 from repro.results.records import Record

@@ -13,6 +13,7 @@ from repro import report
 from repro.errors import ReproError
 from repro.files import read_json
 from repro.registry import specs, store, study
+from repro.registry.notebook_files import of_none, of_source
 from repro.report import Table, pilot
 from repro.report.tables import from_markdown
 from repro.results.records import Record, path_of, provenance_path
@@ -80,7 +81,6 @@ def load(profile: str, root: Path = Path()) -> Inputs:
         ReproError: a record, verdict, notebook or file of the package is missing or damaged.
     """
     from repro.book.notebook import body
-    from repro.book.notebooks import of_none, of_source
 
     found = {source: store.current(source, profile, root).records for source in specs.SOURCES}
     records = [record for made in found.values() for record in made]

@@ -31,23 +31,12 @@ from papermill.exceptions import PapermillExecutionError
 from repro import report
 from repro.errors import ReproError
 from repro.files import root_around, write_atomic
-from repro.registry import labels, specs, store
+from repro.registry import labels, store
 from repro.report import ARTEFACTS, intervals, layout, pilot
 from repro.results.records import Record
 from repro.verdicts import judge
 
 CELL_SECONDS = 600  # a cell that runs longer hangs: cells train on toy data only
-
-
-def of_source(folder: Path, source: str) -> list[Path]:
-    """The notebooks of a source in ``folder``: ``<source>.ipynb``, and then ``<source>-<part>.ipynb`` by name."""
-    return [path for path in (folder / f"{source}.ipynb", *sorted(folder.glob(f"{source}-*.ipynb"))) if path.exists()]
-
-
-def of_none(folder: Path) -> list[Path]:
-    """The notebooks in ``folder`` that belong to no source, by name."""
-    owned = {path for source in specs.SOURCES for path in of_source(folder, source)}
-    return [path for path in sorted(folder.glob("*.ipynb")) if path not in owned]
 
 
 # Executing -----------------------------------------------------------------------------------------------
@@ -299,19 +288,16 @@ def drawn(artefact_id: str, records: Iterable[Record], alt: str) -> Image | Mark
 
 def percent(fractions: Sequence[float]) -> str:
     """Mean over seeds of a share with its 95 % interval, in percent and cut at 0 and 100: ``61.2 [60.1, 62.3]``."""
-    return _over_seeds(fractions, intervals.bounded)
+    return _in_percent(fractions, intervals.bounded)
 
 
 def signed_percent(fractions: Sequence[float]) -> str:
     """``percent`` of what may lie below 0 or above 100, such as a difference: ``-1.2 [-2.5, 0.1]``."""
-    return _over_seeds(fractions, intervals.interval)
+    return _in_percent(fractions, intervals.interval)
 
 
-def _over_seeds(fractions: Sequence[float], of: Callable[[list[float]], tuple[float, float, float]]) -> str:
-    if not fractions:
-        return "–"
-    mean, low, high = (labels.number(value, 1) for value in of([100 * each for each in fractions]))
-    return f"{mean} [{low}, {high}]" if len(fractions) > 1 else f"{mean} (one seed)"
+def _in_percent(fractions: Sequence[float], of: intervals.Interval) -> str:
+    return intervals.with_interval([100 * each for each in fractions], of=of) if fractions else "–"
 
 
 def code_of(function: Callable[..., Any]) -> Markdown:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from repro import files, report
-from repro.book.notebooks import of_source
 from repro.commands import console
 from repro.commands.verdicts import stored_at
 from repro.errors import ReproError
-from repro.registry import specs, store, study
+from repro.registry import specs, study
+from repro.registry.notebook_files import of_source
 from repro.report import pilot
 from repro.results import records
 from repro.results.records import Record
@@ -43,7 +43,7 @@ class _Look:
         profile, root: whose files are looked at.
         published: the artefacts and statements.
         verdicts: the stored ones by statement.
-        evidence: of the study, which runs have their records; None at other profiles.
+        evidence: which runs have their records.
         problems, waiting: lines.
     """
 
@@ -51,9 +51,14 @@ class _Look:
     root: Path
     published: Published
     verdicts: Mapping[str, Mapping[str, Any]]
-    evidence: pilot.Evidence | None
+    evidence: pilot.Evidence
     problems: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
+
+    @property
+    def of_study(self) -> bool:
+        """Whether it is the study that is looked at."""
+        return self.profile == study.PROFILE
 
 
 def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
@@ -77,12 +82,11 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
     """
     path = stored_at(profile, root)
     verdicts = {v["id"]: v for v in files.read_json(path)} if path.exists() else {}
-    evidence = pilot.Evidence(root) if profile == study.PROFILE else None
-    look = _Look(profile, root, judge.load_published(root), verdicts, evidence)
+    look = _Look(profile, root, judge.load_published(root), verdicts, pilot.Evidence(root, profile))
     for source in sorted({artefact.source for artefact in look.published.artefacts}):
         _source(look, source)
     try:
-        look.problems.extend(judged_otherwise(verdicts, profile, root))
+        look.problems.extend(judged_otherwise(verdicts, profile, root, look.evidence))
     except ReproError as error:
         look.problems.extend([str(error)] * (str(error) not in look.problems))
     return look.problems, look.waiting
@@ -91,7 +95,7 @@ def check(profile: str, root: Path = Path()) -> tuple[list[str], list[str]]:
 def _source(look: _Look, source: str) -> None:
     """Add what is found of one source."""
     profile, root, later = look.profile, look.root, _later(look.published, source)
-    look.problems.extend(_records(source, profile, root, look.evidence is not None))
+    look.problems.extend(_records(look, source))
     look.waiting.extend(f"{item}: this package has no run for it" for item in later)
     look.problems.extend(_not_in_notebook(look.published, source, later, root))
     look.problems.extend(
@@ -103,7 +107,7 @@ def _source(look: _Look, source: str) -> None:
     statements = [each for each in look.published.statements if each.source == source and each.id not in later]
     look.problems.extend(problem for statement in statements for problem in _unfit(statement))
     look.problems.extend(_undefined_runs(statements, source, profile, root))
-    if look.evidence is None or _grids_complete(source, root):
+    if not look.of_study or _grids_complete(look, source):
         look.problems.extend(_learning_rates(source, profile, root))
     else:
         look.waiting.append(f"{source}: its learning-rate grids are not all run at profile {profile}; run `make study`")
@@ -116,9 +120,7 @@ def _missing_files(look: _Look, source: str) -> None:
     for group, command in (("artefact", "dvc repro"), ("control", specs.remedy(look.profile))):
         for artefact in report.ids(source, group):
             waits = group == "control" or (
-                look.evidence is not None
-                and not pilot.has(artefact, look.root)
-                and pilot.stands_in_for(artefact, look.evidence)
+                look.of_study and not pilot.has(artefact, look.root) and pilot.stands_in_for(artefact, look.evidence)
             )
             (look.waiting if waits else look.problems).extend(
                 f"figures/{look.profile}/{name}: missing; run `{command}`"
@@ -135,21 +137,22 @@ def _verdict(look: _Look, statement: Statement) -> None:
     elif verdict["verdict"] == rules.NOT_RUN:
         look.waiting.append(f"{statement.id}: not run ({verdict['reason']})")
     elif verdict.get("pilot"):
-        open_yet = look.evidence is None or not look.evidence.study.complete
+        open_yet = not (look.of_study and look.evidence.study.complete)
         (look.waiting if open_yet else look.problems).append(f"{statement.id}: shows the pilot; run `make study`")
 
 
-def _records(source: str, profile: str, root: Path, of_study: bool) -> Iterator[str]:
+def _records(look: _Look, source: str) -> Iterator[str]:
     """A damaged record, records that count no longer, and records that were there and are gone.
 
-    With ``of_study``, also records that no commit stands for.
+    Of the study, also records that no commit stands for.
     """
+    profile, root = look.profile, look.root
     try:
-        found = store.current(source, profile, root)
+        found = look.evidence.found(source)
     except ReproError as error:
         yield str(error)
         return
-    if of_study:
+    if look.of_study:
         yield from _without_a_commit(found.records, root)
     gone = [task for task in found.missing if _provenance(*task, source, profile, root)]
     for tasks, why in (
@@ -168,14 +171,18 @@ def _provenance(run: str, seed: int, source: str, profile: str, root: Path) -> b
     return any((folder / f"{run}.s{seed}.json").exists() for folder in folders)
 
 
-def judged_otherwise(verdicts: Mapping[str, Mapping[str, Any]], profile: str, root: Path = Path()) -> list[str]:
+def judged_otherwise(
+    verdicts: Mapping[str, Mapping[str, Any]], profile: str, root: Path = Path(), evidence: pilot.Evidence | None = None
+) -> list[str]:
     """One line for each stored verdict (by statement) that is not what today's records and rules give.
+
+    Records are read unless they are here, as ``evidence``.
 
     Raises:
         ReproError: a file of the package or a record is damaged.
     """
     problems = []
-    for today in pilot.judge_all(judge.load_published(root).statements, profile, root):
+    for today in pilot.judge_all(judge.load_published(root).statements, profile, root, evidence):
         stored = verdicts.get(today["id"])
         if stored is not None and files.canonical_json(stored) != files.canonical_json(today):
             was, now = str(stored["verdict"]), str(today["verdict"])
@@ -254,9 +261,9 @@ def _undefined_runs(statements: list[Statement], source: str, profile: str, root
                 yield f"{statement.id}: judged by {run}, which pipelines/{source}.yaml does not define; correct one"
 
 
-def _grids_complete(source: str, root: Path) -> bool:
-    grids = specs.grids(source, study.PROFILE, root)
-    return all(tuning.complete(source, study.PROFILE, grid, root) for grid in grids)
+def _grids_complete(look: _Look, source: str) -> bool:
+    found = look.evidence.found(source)
+    return not any(run.startswith(f"{source}-grid-") for run, _ in [*found.missing, *found.stale])
 
 
 def _learning_rates(source: str, profile: str, root: Path) -> Iterator[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import re
 import subprocess
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +133,8 @@ def _of_study(commit: str, record: Record, root: Path) -> Iterator[str]:
     if plan.rules_commit is None or not _descends(plan.rules_commit, commit, root):
         yield f"made at {commit}, no descendant of the rules' commit {plan.rules_commit} in git here"
     code = held.pop("code", None)
-    known = {published.judging_code_hash(), *plan.judging, _judging_code(plan.rules_commit, root)}
-    if code is None or code not in known:
+    known = {published.judging_code_hash(), *plan.judging}
+    if code is None or (code not in known and code != _judging_code(plan.rules_commit, root)):
         yield "its judging code is neither today's nor one that data/study.yaml names, nor that of the rules' commit"
     today = published.rules_of(record.run, root)
     del today["code"]
@@ -145,34 +145,33 @@ def _of_study(commit: str, record: Record, root: Path) -> Iterator[str]:
             yield f"its rule of {statement} is not today's"
 
 
+@lru_cache(maxsize=8)
 def _judging_code(commit: str | None, root: Path) -> str | None:
     """``published.judging_code_hash`` as it was at a commit; None where git does not tell."""
-    names = _git(root, "ls-tree", "-r", "--name-only", f"{commit}", "repro").decode().splitlines()
+    names = _git(root, "ls-tree", "-r", "--name-only", f"{commit}", "repro").stdout.decode().splitlines()
     declaring = next((name for name in names if re.fullmatch(r"repro/(registry/)?published\.py", name)), None)
     if declaring is None:
         return None
-    digest = hashlib.sha256()
-    for node in ast.parse(_git(root, "show", f"{commit}:{declaring}")).body:
+
+    def content(name: str) -> bytes | None:
+        return _git(root, "show", f"{commit}:{name}").stdout if name in names else None
+
+    judging: list[str] = []
+    for node in ast.parse(content(declaring) or b"").body:
         if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == ["JUDGING"]:
-            for name in ast.literal_eval(node.value):
-                if f"repro/{name}" in names:
-                    content = _git(root, "show", f"{commit}:repro/{name}")
-                    digest.update(name.encode() + b"\0" + content + b"\0")
-    return digest.hexdigest()
+            judging = ast.literal_eval(node.value)
+    return published.judging_code_hash(judging, lambda name: content(f"repro/{name}"))
 
 
-def _git(root: Path, *words: str) -> bytes:
-    """What git prints; nothing where it cannot answer."""
+def _git(root: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
+    """What git answers; a failure that says nothing where there is no git."""
     try:
-        return subprocess.run(["git", *words], cwd=root, capture_output=True).stdout
-    except OSError:  # no git here
-        return b""
+        return subprocess.run(["git", *words], cwd=root, capture_output=True)
+    except OSError:
+        return subprocess.CompletedProcess(words, 1, b"", b"")
 
 
+@lru_cache(maxsize=64)
 def _descends(ancestor: str, commit: str, root: Path) -> bool:
     """Whether git knows both commits and the second one comes after the first, or is it."""
-    words = ("git", "merge-base", "--is-ancestor", ancestor, commit)
-    try:
-        return subprocess.run(words, cwd=root, capture_output=True).returncode == 0
-    except OSError:  # no git here
-        return False
+    return _git(root, "merge-base", "--is-ancestor", ancestor, commit).returncode == 0

@@ -16,9 +16,8 @@ from typing import Any
 import yaml
 
 from repro import report
-from repro.book import notebooks
 from repro.files import write_atomic
-from repro.registry import specs, study
+from repro.registry import notebook_files, specs, study
 from repro.report import pilot
 
 GROUND = [f"repro/{name}.py" for name in ("errors", "files", "plain_yaml", "randomness", "validation")]
@@ -139,7 +138,7 @@ def _of_source(source: str, profile: str, root: Path) -> Iterator[tuple[str, dic
         "../..", f"python -m repro render --source {source} --profile ${{profile}}",
         [*shown, f"data/provenance/${{profile}}/{source}"], _declared(source, profile, root),
     )  # fmt: skip
-    for path in notebooks.of_source(root / "notebooks", source):
+    for path in notebook_files.of_source(root / "notebooks", source):
         if profile == study.PROFILE and pilot.without_notebook(path.stem, root):
             continue
         yield f"notebook-{path.stem}", _stage(
@@ -153,7 +152,7 @@ def _of_source(source: str, profile: str, root: Path) -> Iterator[tuple[str, dic
 def _library(profile: str, root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Notebooks of no source, which read no record."""
     of_study = OF_THE_STUDY if profile == study.PROFILE else []
-    for path in notebooks.of_none(root / "notebooks"):
+    for path in notebook_files.of_none(root / "notebooks"):
         yield (
             f"notebook-{path.stem}",
             _stage(

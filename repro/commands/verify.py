@@ -266,7 +266,7 @@ def _quickest_first(statement: Statement, valid: Mapping[Task, Known], root: Pat
         task: known.seconds
         for task, known in valid.items()
         if known.seconds is not None
-        and known.spec.kind in ("train", "payloads", "gradients", "teacher")
+        and known.spec.kind in rerun.COMPARED
         and any(fnmatchcase(known.spec.run, pattern) for pattern in patterns)
     }
     return dict(sorted(found.items(), key=lambda item: (item[1], item[0])))

@@ -6,6 +6,7 @@ keep the flat mapping. The types give the range of every setting; ``repro.regist
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
@@ -257,6 +258,6 @@ class Spec(Identity, Data, Architecture, Clients, Training, Exchange, Measuremen
         A field added later gets a default that keeps today's meaning. It is left out here while it has that default,
         so that the fingerprints of older records stay valid.
         """
-        neutral = {field.name: field.default for field in dataclasses.fields(self)}
-        plain = {name: value for name, value in dataclasses.asdict(self).items() if value != neutral[name]}
+        given = ((field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self))
+        plain = {name: copy.deepcopy(value) for name, value, neutral in given if value != neutral}
         return plain | {"lr": self.schedule["lr"]}

@@ -96,8 +96,16 @@ def _times(words: str) -> _Words:
 def _sent(match: re.Match[str], settings: _Settings) -> str:
     """The share of values that a sparsifying codec sends."""
     sparsity = (settings.get("codec_options") or {}).get("sparsity")
-    percent = float(match[1]) if sparsity is None else 100 * (1 - sparsity)
-    return f"the largest {percent:.3g} % sent"
+    return f"the {largest(1 - float(match[1]) / 100 if sparsity is None else sparsity)} sent"
+
+
+def largest(sparsity: float) -> str:
+    """What a codec of this sparsity sends.
+
+    >>> largest(0.99)
+    'largest 1 %'
+    """
+    return f"largest {100 * (1 - sparsity):.3g} %"
 
 
 def _split(match: re.Match[str], settings: _Settings) -> str:
@@ -190,8 +198,7 @@ _TAUGHT = {
     "isotropic": "isotropic noise",
 }  # fmt: skip
 _COMPRESSED = {"dense": "no compression", "topk": "top-k", "dgc": "DGC", "int8": "int8", "powersgd": "PowerSGD"}
-_REMEDY = re.compile(rf"lb-(?:grid-)?remedy-(?P<name>[a-z-]+?)(?:-lr{_RATES})?")
-_TEACHER = re.compile(rf"lb-(?:grid-)?taught-(?P<name>[a-z-]+?)(?:-lr{_RATES})?")
+_SMALL_CNN = re.compile(rf"lb-(?:grid-)?(?P<kind>remedy|taught)-(?P<name>[a-z-]+?)(?:-lr{_RATES})?")
 _COMPRESSION = re.compile(r"lb-compress-(?P<codec>[a-z0-9]+)-(?P<batch>\d+)")
 _MEASURED = re.compile(r"lb-(?P<kind>perf|memory|capacity|gradients|teacher)-(?P<network>\w+)")
 _PAYLOADS = re.compile(r"e2-payloads-(?P<network>\w+)-(\d+)")
@@ -292,12 +299,11 @@ def _label_of_paper(run: str, settings: _Settings) -> str:
         }  # fmt: skip
         what = kinds.get(measured["kind"], measured["kind"])
         return f"{_NETWORKS.get(measured['network'], measured['network'])} ({what})"
-    if remedy := _REMEDY.fullmatch(run):
-        rate = f" (learning rate {_number(remedy[2])})" if remedy[2] else ""
-        return f"small CNN {_REMEDIES.get(remedy['name'], remedy['name'])}{rate}"
-    if taught := _TEACHER.fullmatch(run):
-        rate = f", learning rate {_number(taught[2])}" if taught[2] else ""
-        return f"small CNN {_TAUGHT.get(taught['name'], taught['name'])} (teachers{rate})"
+    if trained := _SMALL_CNN.fullmatch(run):
+        taught, rate = trained["kind"] == "taught", f"learning rate {_number(trained[3])}" if trained[3] else ""
+        beside = ", ".join(["teachers"] * taught + [rate] * bool(rate))
+        name = (_TAUGHT if taught else _REMEDIES).get(trained["name"], trained["name"])
+        return f"small CNN {name}" + (f" ({beside})" if beside else "")
     if sent := _COMPRESSION.fullmatch(run):
         return f"ResNet18 {_COMPRESSED.get(sent['codec'], sent['codec'])} (batch {sent['batch']})"
     found = _OF_PAPER.fullmatch(re.sub(r"lb-grid-([a-z0-9]+)-([a-z0-9]+)", r"lb-\2-\1", run))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ def runs_and_waiting(
 ) -> tuple[list[tuple[Spec, int]], list[tuple[str, int]]]:
     """As ``runs``, with (run, seed) of those that wait for the learning rate that a grid has still to choose beside."""
     files, waiting = read_source(source, profile, root), list[str]()
-    tasks = _tasks(files, group, waiting)
-    return tasks, [(run, seed) for run in waiting for seed in _planned_seeds(files, run)]
+    tasks, seeds = _tasks(files, group, waiting), _planned_seeds(files)
+    return tasks, [(run, seed) for run in waiting for seed in seeds(run)]
 
 
 def unchosen(run: str, source: str, profile: str, root: Path = Path()) -> Spec:
@@ -165,7 +165,7 @@ def _tasks(files: Source, group: str, waiting: list[str] | None = None) -> list[
     if group == "grid":
         seeds = _grid_seeds(files)
         return [(spec, seed) for arm, specs in _grids(files).items() for spec in specs for seed in seeds[arm]]
-    tasks = []
+    tasks, planned_seeds = [], _planned_seeds(files)
     for run in files.spec.runs if group == "artefact" else files.spec.controls:
         try:
             spec = _written(files, run)
@@ -175,21 +175,25 @@ def _tasks(files: Source, group: str, waiting: list[str] | None = None) -> list[
             waiting.append(run)
             continue
         once = spec.once or spec.kind in ("law", "measure")
-        tasks += [(spec, seed) for seed in (files.params.seeds[:1] if once else _planned_seeds(files, run))]
+        tasks += [(spec, seed) for seed in (files.params.seeds[:1] if once else planned_seeds(run))]
     return tasks
 
 
-def _planned_seeds(files: Source, run: str) -> list[int]:
-    """The profile's seeds; at the profile ``study`` also those of the later looks of statements that read the run.
+def _planned_seeds(files: Source) -> Callable[[str], list[int]]:
+    """Run -> the profile's seeds; at the profile ``study`` also those of the later looks of statements that read it.
 
     A run to which the profile gives seeds of its own has those.
     """
     from repro.registry import study  # which needs what no other profile does
 
-    seeds = files.params.seeds
-    if run in files.params.runs and files.params.runs[run].seeds is not None:
-        return list(files.params.runs[run].seeds)
-    return study.seeds_of(run, files.name, seeds, files.root) if files.profile == study.PROFILE else list(seeds)
+    first = files.params.seeds
+    looks = study.looks_of_runs(files.name, files.root) if files.profile == study.PROFILE else {}
+
+    def seeds(run: str) -> list[int]:
+        own = files.params.runs[run].seeds if run in files.params.runs else None
+        return list(own) if own is not None else study.at_look(first, max(len(first), looks.get(run, 0)))
+
+    return seeds
 
 
 def _grids(files: Source) -> dict[str, list[Spec]]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from repro.data.sets import Declaration
 from repro.errors import ReproError, did_you_mean
 from repro.experiments.checks import check
 from repro.experiments.sizes import local_steps
 from repro.experiments.spec import TORCHVISION, Spec
-from repro.files import read_json
+from repro.files import read_json, read_text
 from repro.registry.source_files import SIZES, Source
 from repro.validation import Model, Number, Positive, Text, fitting, optional
 
@@ -61,12 +63,19 @@ def chosen_rate(profile: str, source: str, grid: str, root: Path) -> float:
         raise NotChosen(f"{path}: no learning rates chosen for profile {profile}; run `{remedy(profile)}` once")
     again = f"no learning rate for grid {grid} of {source}; run `{remedy(profile)}` again"
     try:
-        chosen = fitting(dict[str, dict[str, ChosenRate]], read_json(path), path).get(source, {})
+        chosen = _rates(read_text(path), path).get(source, {})
     except ReproError as error:
         raise ReproError(f"{error}; {again}") from error
     if grid not in chosen:
         raise NotChosen(f"{path}: {again}")
     return float(chosen[grid].lr)
+
+
+@lru_cache(maxsize=8)
+def _rates(text: str, path: Path) -> dict[str, dict[str, ChosenRate]]:
+    """The chosen rates by source and grid; validated once for each content ``text`` of the file."""
+    made: dict[str, dict[str, ChosenRate]] = fitting(dict[str, dict[str, ChosenRate]], read_json(path), path)
+    return made
 
 
 def scaled_workers(workers: int, images: int, published_images: int) -> int:
@@ -135,7 +144,7 @@ def resolve(files: Source, name: str, base: str, lr: float | None = None, **extr
         schedule["lr"] = chosen_rate(files.profile, files.name, settings["lr_grid"], files.root)
     spec = Spec(**settings | {"run": name, "source": files.name, "profile": files.profile})
     check(spec, where)
-    _check_data(spec, files.root, where)
+    _check_data(spec, files.datasets, where)
     return spec
 
 
@@ -254,11 +263,8 @@ def _check_share_of(other: str, files: Source, where: str) -> None:
         raise ReproError(f"{where}: {other!r}; one of {', '.join(gated)} was expected")
 
 
-def _check_data(spec: Spec, root: Path, where: str) -> None:
+def _check_data(spec: Spec, declared: Mapping[str, Declaration], where: str) -> None:
     """A data set that is declared, with no more classes than the network has outputs."""
-    from repro.data import sets  # whose import takes a while
-
-    declared = sets.declarations(root / "data")
     if spec.dataset not in declared:
         near = did_you_mean(spec.dataset, declared)
         raise ReproError(f"{where}, key dataset: {spec.dataset!r}; one of {', '.join(declared)} was expected; {near}")

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, create_model, model_validator
 
+from repro.data import sets
+from repro.data.sets import Declaration
 from repro.errors import ReproError
 from repro.experiments.settings import AnySchedule, WrittenNetwork, WrittenStepUp
 from repro.experiments.spec import (
@@ -259,6 +261,7 @@ class Source:
     Attributes:
         spec, params: what the files say, typed.
         defaults, runs: the settings of the spec file as plain mappings, ``runs`` with the controls.
+        datasets: the data sets that a run may name.
     """
 
     name: str
@@ -270,6 +273,7 @@ class Source:
     params: Params
     defaults: dict[str, Any]
     runs: dict[str, dict[str, Any]]
+    datasets: dict[str, Declaration]
 
     @property
     def place(self) -> str:
@@ -297,11 +301,15 @@ def read_source(source: str, profile: str, root: Path) -> Source:
     if source not in SOURCES:
         raise ReproError(f"unknown source {source!r}; one of {', '.join(SOURCES)} was expected")
     params_file, spec_file = params_path(profile, root), root / "pipelines" / f"{source}.yaml"
-    return _read(source, profile, root, params_file, read_text(params_file), spec_file, read_text(spec_file))
+    params, spec, declared = (read_text(path) for path in (params_file, spec_file, root / "data/sources.yaml"))
+    return _read(source, profile, root, params_file, params, spec_file, spec, declared)
 
 
 @lru_cache(maxsize=64)
-def _read(source: str, profile: str, root: Path, params_file: Path, params: str, spec_file: Path, spec: str) -> Source:
+def _read(
+    source: str, profile: str, root: Path, params_file: Path, params: str, spec_file: Path, spec: str, declared: str
+) -> Source:  # fmt: skip
+    """The source of files with these contents; ``declared`` is that of ``data/sources.yaml``."""
     of_profile = fitting(ParamsFile, parsed_yaml(params, params_file), params_file)
     if of_profile.profile != profile:
         raise misfit(params_file, "profile", of_profile.profile, profile)
@@ -328,6 +336,7 @@ def _read(source: str, profile: str, root: Path, params_file: Path, params: str,
         source, profile, root, spec_file, params_file, typed, sizes,
         defaults=values(typed.defaults, content["defaults"]),
         runs={run: values(both[run], given) for run, given in written.items()},
+        datasets=sets.declarations(root / "data"),
     )  # fmt: skip
 
 

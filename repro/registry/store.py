@@ -31,7 +31,7 @@ def fingerprint(spec: Spec, seed: int, root: Path = Path()) -> str:
 
 def record_path(spec: Spec, seed: int, root: Path = Path()) -> Path:
     """Where the record of this run belongs."""
-    return root / records.folder(spec.profile, spec.source, spec.group) / f"{spec.run}.s{seed}.json"
+    return Path(root, records.folder(spec.profile, spec.source, spec.group), f"{spec.run}.s{seed}.json")
 
 
 def was_run(spec: Spec, seed: int, root: Path = Path()) -> bool:

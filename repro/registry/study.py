@@ -7,7 +7,6 @@ under ``looks`` has more; so have all runs that it reads. Nothing here imports t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -89,24 +88,22 @@ def load(root: Path = Path()) -> Study:
 # Seeds --------------------------------------------------------------------------------------------------------
 
 
-def seeds_of(run: str, source: str, first: Sequence[int], root: Path = Path()) -> list[int]:
-    """Seeds planned for a run at profile ``study``: ``first``, and the next ones up to its statements' largest look.
-
-    Args:
-        run: run id.
-        source: its source.
-        first: seeds of the first look, in a row, from the profile's sizes.
-        root: root of the repository.
+def looks_of_runs(source: str, root: Path = Path()) -> dict[str, int]:
+    """Run -> largest look of its statements, of the runs of ``source`` that have more seeds than those of the first.
 
     Raises:
         ReproError: ``data/study.yaml`` or ``data/published.yaml`` is malformed, or a look is one of no statement.
     """
     looks = load(root).looks
-    if not looks:
-        return list(first)
-    text = (root / "data/published.yaml").read_text(encoding="utf-8")
-    of_run = _looks_of_runs(text, tuple(sorted(looks.items())), source, root)
-    return at_look(first, max(len(first), of_run.get(run, 0)))
+    statements = {statement.id: statement for statement in load_published(root).statements} if looks else {}
+    found: dict[str, int] = {}
+    for name, n in looks.items():
+        if name not in statements:
+            raise ReproError(f"{root / 'data/study.yaml'}, key looks: {name!r} is no statement of data/published.yaml")
+        if statements[name].source == source:
+            for run in runs_read(statements[name], root):
+                found[run] = max(n, found.get(run, 0))
+    return found
 
 
 def at_look(first: Sequence[int], n: int) -> list[int]:
@@ -116,20 +113,6 @@ def at_look(first: Sequence[int], n: int) -> list[int]:
     [11, 12, 13, 14, 15, 16, 17, 18]
     """
     return [*first, *range(max(first) + 1, max(first) + 1 + n - len(first))]
-
-
-@lru_cache(maxsize=64)
-def _looks_of_runs(text: str, looks: tuple[tuple[str, int], ...], source: str, root: Path) -> dict[str, int]:
-    """Run -> largest look of any statement that reads it; ``text`` is that of the statements, read from ``root``."""
-    statements = {statement.id: statement for statement in load_published(root).statements}
-    found: dict[str, int] = {}
-    for name, n in looks:
-        if name not in statements:
-            raise ReproError(f"{root / 'data/study.yaml'}, key looks: {name!r} is no statement of data/published.yaml")
-        if statements[name].source == source:
-            for run in runs_read(statements[name], root):
-                found[run] = max(n, found.get(run, 0))
-    return found
 
 
 def runs_read(statement: Statement, root: Path = Path()) -> list[str]:
@@ -145,7 +128,8 @@ def runs_read(statement: Statement, root: Path = Path()) -> list[str]:
     parts = (statement.judge or {}).get("parts", [])
     if statement.source in TARGETS and any(part.get("metric") in TO_TARGET for part in parts):
         runs.append(TARGETS[statement.source].run)
-    content = files.read_yaml(root / "pipelines" / f"{statement.source}.yaml")
+    path = root / "pipelines" / f"{statement.source}.yaml"
+    content = files.parsed_yaml(files.read_text(path), path)
     defined = (content.get("runs") or {}) | (content.get("controls") or {})
     steps = ((defined.get(run) or {}).get("step_up") or {} for run in runs)
     runs += [str(step["share_of"]) for step in steps if "share_of" in step]

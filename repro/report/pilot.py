@@ -7,8 +7,8 @@ its files under ``figures/pilot`` are copied, and its records are in the reposit
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -27,32 +27,34 @@ _TODAY = {"inconclusive": "open"}
 
 
 class Evidence:
-    """Which planned runs of the study have their records, source by source; read from disk when first asked for."""
+    """Which planned runs of a profile have their records, source by source; read from disk when first asked for."""
 
-    def __init__(self, root: Path = Path()):
-        self.root = root
+    def __init__(self, root: Path = Path(), profile: str = study.PROFILE):
+        self.root, self.profile = root, profile
         self.study = study.load(root)
         self._found: dict[str, store.Found] = {}
         self._first: dict[str, list[int]] = {}
+        self._lacking: dict[tuple[str, int], set[str]] = {}
 
     def found(self, source: str) -> store.Found:
         """The valid records of a source, and the planned runs that have none."""
         if source not in self._found:
-            self._found[source] = store.current(source, study.PROFILE, self.root)
+            self._found[source] = store.current(source, self.profile, self.root)
         return self._found[source]
 
     def _after(self, source: str, n: int) -> Collection[int]:
         """Seeds that belong to looks of more than ``n`` seeds."""
         if source not in self._first:
-            self._first[source] = specs.first_seeds(source, study.PROFILE, self.root)
+            self._first[source] = specs.first_seeds(source, self.profile, self.root)
         first = self._first[source]
         return set(study.at_look(first, study.LOOKS[-1])) - set(study.at_look(first, n))
 
     def complete(self, source: str, patterns: Iterable[str], n: int = study.LOOKS[0]) -> bool:
         """Whether all planned runs that match ``patterns`` have valid records of the look of ``n`` seeds."""
-        found, after, wanted = self.found(source), self._after(source, n), list(patterns)
-        lacking = {run for run, seed in [*found.missing, *found.stale] if seed not in after}
-        return not any(fnmatchcase(run, pattern) for run in lacking for pattern in wanted)
+        if (source, n) not in self._lacking:
+            found, after = self.found(source), self._after(source, n)
+            self._lacking[source, n] = {run for run, seed in [*found.missing, *found.stale] if seed not in after}
+        return not any(fnmatch.filter(self._lacking[source, n], pattern) for pattern in patterns)
 
     def up_to(self, source: str, n: int) -> store.Found:
         """What ``found`` gives, without the seeds of later looks than that of ``n`` seeds."""
@@ -67,20 +69,24 @@ class Evidence:
 # Verdicts -----------------------------------------------------------------------------------------------------
 
 
-def judge_all(statements: Iterable[Statement], profile: str, root: Path = Path()) -> list[dict[str, Any]]:
+def judge_all(
+    statements: Iterable[Statement], profile: str, root: Path = Path(), evidence: Evidence | None = None
+) -> list[dict[str, Any]]:
     """The verdict on every statement: ``claims.judge_all``, with the pilot's where the study has none yet.
 
     A statement of the study is judged at the largest of its looks for which all its runs are in; false discovery rates
     are over all parts that the study tried, whatever their look, and the pilot's are not among them.
 
+    Records are read unless they are here, as ``evidence``.
+
     Raises:
         ReproError: a file of the package or a record is damaged.
     """
-    statements = list(statements)
+    statements, evidence = list(statements), evidence or Evidence(root, profile)
     if profile != study.PROFILE:
-        loaded = [store.current(source, profile, root) for source in dict.fromkeys(s.source for s in statements)]
+        loaded = [evidence.found(source) for source in dict.fromkeys(s.source for s in statements)]
         return _judged(statements, loaded, profile)
-    evidence, old = Evidence(root), verdicts(root)
+    old = verdicts(root)
     return _with_q([_of_study(statement, evidence, old.get(statement.id), root) for statement in statements])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -154,24 +154,21 @@ def largest_batch(record: Record, budget: float) -> int:
     return batch_costs.advised_batch(fits.extremes(sizes[-2:], peaks[-2:]), budget)
 
 
-def batch_by_terms(record: Record, held: float) -> float:
-    """The batch at which the sum of Eq. 3, on the lines through its extreme probes, is ``held`` bytes."""
+def terms_line(record: Record) -> fits.Line:
+    """The sum of Eq. 3 by batch, on the line through its extreme probes: what only tensors take, in bytes."""
     ends = [batches(record)[0], batches(record)[-1]]
-    line = fits.extremes(ends, [sum(predicted_terms(record, end).values()) for end in ends])
+    return fits.extremes(ends, [sum(predicted_terms(record, end).values()) for end in ends])
+
+
+def batch_by_terms(record: Record, held: float) -> float:
+    """The batch at which ``terms_line`` is ``held`` bytes."""
+    line = terms_line(record)
     return (held - line.intercept) / line.slope
 
 
 def grown(record: Record) -> dict[int, float]:
     """Bytes that a watched training added to its process, by batch: its peak without interpreter and libraries."""
     return {row["batch"]: float(row["peak"] - row["base"]) for row in rows(record) if row["peak"] is not None}
-
-
-def largest_by_terms(record: Record, budget: float) -> int:
-    """The same where only the sum of Eq. 3 counts: what an interpreter and its libraries take is not in it."""
-    ends = [batches(record)[0], batches(record)[-1]]
-    return batch_costs.advised_batch(
-        fits.extremes(ends, [sum(predicted_terms(record, end).values()) for end in ends]), budget
-    )
 
 
 def fitted(fit: str, sizes: Sequence[int], cost: Sequence[float]) -> tuple[list[int], list[float]]:
@@ -181,16 +178,19 @@ def fitted(fit: str, sizes: Sequence[int], cost: Sequence[float]) -> tuple[list[
     return [size for size, _ in kept], [each for _, each in kept]
 
 
+_SHARES: dict[str, Callable[[int, batch_costs.Cost], Sequence[int]]] = {
+    "uniform": lambda total, _: batch_costs.uniform_shares(total, len(SPEEDS)),
+    "proportional": lambda total, _: batch_costs.proportional_shares(total, SPEEDS),
+    "equalising": lambda total, cost: batch_costs.equalising_shares(total, SPEEDS, cost),
+}
+"""Ways to share the global batch of lb.c17's scenario, whose step costs what ``Cost`` says on the fastest device."""
+
+
 @lru_cache(maxsize=256)
 def _round_time(way: str, sizes: tuple[int, ...], seconds: tuple[float, ...]) -> float:
     """Local time of that round under ``way``; ``seconds``: of a step at each of ``sizes``, on the fastest device."""
-    cost, total = fits.between(sizes, seconds), LOCAL_BATCH * len(SPEEDS)
-    shares = {
-        "uniform": lambda: batch_costs.uniform_shares(total, len(SPEEDS)),
-        "proportional": lambda: batch_costs.proportional_shares(total, SPEEDS),
-        "equalising": lambda: batch_costs.equalising_shares(total, SPEEDS, cost),
-    }[way]()
-    return batch_costs.round_seconds(shares, SPEEDS, cost)
+    cost = fits.between(sizes, seconds)
+    return batch_costs.round_seconds(_SHARES[way](LOCAL_BATCH * len(SPEEDS), cost), SPEEDS, cost)
 
 
 def round_times(seconds: Sequence[float], sizes: Sequence[int]) -> dict[str, float]:
@@ -203,7 +203,7 @@ def round_times(seconds: Sequence[float], sizes: Sequence[int]) -> dict[str, flo
     Returns:
         Seconds by ``uniform``, ``proportional`` and ``equalising`` shares.
     """
-    return {way: _round_time(way, (*sizes,), (*seconds,)) for way in ("uniform", "proportional", "equalising")}
+    return {way: _round_time(way, (*sizes,), (*seconds,)) for way in _SHARES}
 
 
 def log_gains(record: Record, way: str) -> list[float]:

@@ -8,6 +8,7 @@ never a part.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -177,7 +178,7 @@ def folder(profile: str, source: str, group: str = "artefact") -> Path:
 
     Controls have a folder of their own, so that the default pipeline's outputs do not depend on them.
     """
-    return Path("data/records") / profile / (source if group == "artefact" else f"{source}_controls")
+    return Path("data/records", profile, source if group == "artefact" else f"{source}_controls")
 
 
 def path_of(record: Record, root: Path = Path()) -> Path:
@@ -227,10 +228,10 @@ def read(path: Path) -> Record:
         raise ReproError(f"{path}: schema {found}; a record of schema {SCHEMA} was expected; {remedy}")
     content.pop("checksum", None)
     try:
-        intact = text == canonical_json(content | {"checksum": sha256(content)})
+        rest = canonical_json(content)  # the checksum is of this, and stands before it: no key sorts first
     except (ValueError, RecursionError):  # NaN or infinity, or levels without end
-        intact = False
-    if not intact:
+        rest = ""
+    if text != f'{{\n "checksum": "{hashlib.sha256(rest.encode()).hexdigest()}",\n{rest[2:]}':
         raise ReproError(f"{path}: edited or damaged; its checksum does not match its content; {remedy}")
     content.pop("schema")
     try:

@@ -16,7 +16,7 @@ from repro.data.batches import Batches, Images
 from repro.randomness import generator
 from repro.results.records import Record
 from repro.running.job import Job, Report
-from repro.running.prepare import prepare
+from repro.running.prepare import at_one_rate, prepare
 from repro.training import plain
 from repro.training.looking import looking, of_batch
 from repro.training.steps import Optimisation
@@ -146,9 +146,7 @@ def _restored(state: Mapping[str, Any], model: nn.Module, optimiser: torch.optim
 def run(job: Job) -> Record:
     """Look at the gradients of a spec of kind ``gradients``."""
     spec, setting = job.spec, prepare(job.spec, job.seed, job.root)
-    optimisation = Optimisation(
-        lambda _: spec.schedule["lr"], momentum=spec.momentum, weight_decay=spec.weight_decay, precision=spec.precision
-    )
+    optimisation = at_one_rate(spec)
     looks = Looks(spec.measured_steps or [0], spec.batch_sizes or [], spec.repetitions)
     rows = measure(
         setting.model, setting.batches, optimisation, looks, job.seed, checkpoint=job.checkpoint, report=job.report

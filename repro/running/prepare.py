@@ -18,6 +18,7 @@ from repro.machine import device
 from repro.randomness import derive, generator
 from repro.registry.specs import HELD_OUT_IMAGES, Spec
 from repro.training.evaluate import Part
+from repro.training.steps import Optimisation
 
 EVALUATION_BATCH = 500
 
@@ -132,3 +133,9 @@ def _subsets(spec: Spec, loaded: sets.Images) -> tuple[np.ndarray, tuple[np.ndar
         if wanted > len(other):
             raise ReproError(f"{spec.run}: {wanted} evaluation images; {len(other)} exist; lower {name}")
     return order[: spec.train_images], (pixels[other[:most]], answers[other[:most]])
+
+
+def at_one_rate(spec: Spec) -> Optimisation:
+    """The optimiser settings of ``spec``, at the learning rate that its schedule starts with."""
+    rate = spec.schedule["lr"]
+    return Optimisation(lambda _: rate, spec.momentum, spec.weight_decay, spec.precision)

@@ -38,6 +38,8 @@ _COUNTED = {
     "teacher": ("teacher", "held_out", "large", "small", "pairs", "numbers"),
     "measure": ("batch", "parameters", "buffers", "n", "model", "gradients", "optimiser", "activations", "batch_held"),
 }  # of a row, what no round-off changes
+COMPARED = tuple(kind for kind in _COUNTED if kind != "measure")
+"""Kinds of runs whose repetition can be compared on any machine; a time needs the machine for itself."""
 #: Of a record of each kind, the number in percent that must lie where one more seed is expected, and what it is.
 _IN_PERCENT: dict[str, tuple[str, Callable[[Record], float]]] = {
     "train": ("last top-1", lambda record: 100 * record.rows[-1]["test_top1"]),

@@ -28,7 +28,7 @@ from repro.randomness import derive, generator
 from repro.results.records import Record
 from repro.results.teachers import ANOTHER, LATER, MEAN
 from repro.running.job import Job, Report
-from repro.running.prepare import prepare
+from repro.running.prepare import at_one_rate, prepare
 from repro.training import plain
 from repro.training.looking import drawn, looking, of_batch
 from repro.training.steps import Optimisation
@@ -255,9 +255,7 @@ def _squared(vectors: Tensor) -> float:
 def run(job: Job) -> Record:
     """Measure what the teachers of a spec of kind ``teacher`` predict."""
     spec = job.spec
-    optimisation = Optimisation(
-        lambda _: spec.schedule["lr"], momentum=spec.momentum, weight_decay=spec.weight_decay, precision=spec.precision
-    )
+    optimisation = at_one_rate(spec)
     data: dict[str, Any] = {}
 
     def student(seed: int) -> Student:

@@ -18,10 +18,11 @@ from synthetic_e2 import e2_records
 from synthetic_e3 import DIVERGE, e3_records
 
 from repro import report
-from repro.book.notebooks import drawn, execute, html_body, load, of_source, percent, show, signed_percent, table
+from repro.book.notebooks import drawn, execute, html_body, load, percent, show, signed_percent, table
 from repro.data import sets
 from repro.errors import ReproError
 from repro.registry import specs, store
+from repro.registry.notebook_files import of_source
 from repro.results import records
 from repro.results.records import Record
 from repro.running import laws

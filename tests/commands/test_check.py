@@ -12,10 +12,10 @@ import pytest
 import tree
 
 from repro import files, report
-from repro.book.notebooks import of_source
 from repro.commands.check import WAITING, check
 from repro.errors import ReproError
 from repro.registry import specs, store
+from repro.registry.notebook_files import of_source
 from repro.report import pilot
 from repro.results import records
 from repro.running import tuning

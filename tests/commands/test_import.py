@@ -227,7 +227,8 @@ def test_a_record_with_the_judging_code_of_the_rules_commit_is_taken_in(
 ) -> None:
     held = published.rules_of(RUN, root)
     sent(there, root, 11, "study", {"commit": rules}, rules=held)
-    monkeypatch.setattr(published, "judging_code_hash", lambda: "1" * 64)  # as if that code had changed since
+    hashed = published.judging_code_hash  # below, as if that code had changed since
+    monkeypatch.setattr(published, "judging_code_hash", lambda *of: hashed(*of) if of else "1" * 64)
     assert "its judging code is neither" in imported(there, capsys)[2][0], "the history made here has no code"
     shutil.copytree(tree.REPOSITORY / "repro", root / "repro", ignore=shutil.ignore_patterns("__pycache__"))
     commit(root, "rules with the code that judges")

@@ -23,11 +23,11 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from repro.data.sets.declarations import (
     ROOT,
@@ -47,6 +47,7 @@ from repro.files import canonical_json, write_atomic
 __all__ = [
     "ARRAYS",
     "DEFAULT",
+    "Declaration",
     "Images",
     "declaration",
     "declarations",
@@ -162,6 +163,8 @@ def prepare(name: str, root: Path = ROOT, download: bool = True) -> dict[str, An
     Raises:
         ReproError: unknown name; no source served the data (the message lists all ways); no room to write.
     """
+    from filelock import FileLock  # whose import takes longer than most commands, which only read manifests
+
     declared, root = declaration(name, root), Path(root)
     prepared = root / "prepared"
     try:
@@ -343,13 +346,22 @@ def manifest_sha256(name: str, root: Path = ROOT) -> str:
     path = _manifest_path(name, root)
     remedy = f"run `python -m repro data {name}` to write it again"
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        hashes = {array: str(stored["arrays"][array]["sha256"]) for array in ARRAYS}
-        combined = combined_sha256(hashes)
-        consistent = stored["sha256"] == combined
+        return _stated(path.read_text(encoding="utf-8"), path, remedy)
     except OSError as error:
         declaration(name, root)
         raise ReproError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
+    except UnicodeDecodeError as error:
+        raise ReproError(f"{path} is not a manifest of a data set ({error!r}); {remedy}") from error
+
+
+@lru_cache(maxsize=32)
+def _stated(text: str, path: Path, remedy: str) -> str:
+    """What the manifest ``text`` at ``path`` states."""
+    try:
+        stored = json.loads(text)
+        hashes = {array: str(stored["arrays"][array]["sha256"]) for array in ARRAYS}
+        combined = combined_sha256(hashes)
+        consistent = stored["sha256"] == combined
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ReproError(f"{path} is not a manifest of a data set ({error!r}); {remedy}") from error
     if not consistent:

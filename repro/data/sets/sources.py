@@ -1,17 +1,14 @@
-"""Sources: places that may serve the files of a data set. Nothing of an archive is used before its digest is right."""
+"""Sources: places that may serve the files of a data set. Nothing of an archive is used before its digest is right.
+
+What fetches and unpacks is imported where it is used: it takes longer to load than to read all declarations.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
 import shutil
-import subprocess
 import sys
-import tarfile
-import urllib.error
-import urllib.request
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,8 +16,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, ClassVar
-
-from tqdm import tqdm
 
 from repro.data.sets.layouts import ARRAYS, Decoded, Files, Layout
 from repro.data.sets.standin import hundred_classes
@@ -85,6 +80,8 @@ class FileSource(Source):
 
     def decoded(self, raw: Path, download: bool, image_shape: tuple[int, ...], other: Other) -> Decoded:
         """What the layout makes of the files."""
+        from tqdm import tqdm
+
         files = self.files(raw, download)
         try:
             bar = tqdm(files, desc=f"decoding {PurePosixPath(self.origin).name}", unit=" files", delay=2, disable=None)
@@ -161,6 +158,9 @@ class Archive(FileSource):
         return self._unpacked(kept)
 
     def _unpacked(self, kept: Path) -> Iterator[tuple[str, bytes]]:
+        import tarfile
+        import zipfile
+
         missing = set(self.layout.required)
         with ExitStack() as open_files:
             stream: IO[bytes] = open_files.enter_context(kept.open("rb"))
@@ -226,6 +226,12 @@ class OfficialArchive(Archive):
 
     def fetch(self, work: Path) -> Path:
         """Stream to a file; a host that cannot be reached fails within STALL_SECONDS."""
+        import urllib.error
+        import urllib.request
+        from http.client import HTTPException
+
+        from tqdm import tqdm
+
         target = work / self.filename
         try:
             with urllib.request.urlopen(self.url, timeout=STALL_SECONDS) as response:
@@ -238,15 +244,17 @@ class OfficialArchive(Archive):
                         bar.update(len(chunk))
         except urllib.error.URLError as error:
             raise NotServed(f"the host cannot be reached: {error.reason}") from error
-        except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        except (HTTPException, TimeoutError, ConnectionError) as error:
             raise NotServed(f"the host does not answer: {told(error)}") from error
         return target
 
 
 def _receive(read: Callable[[int], bytes]) -> bytes:
+    from http.client import HTTPException
+
     try:
         return read(CHUNK)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, HTTPException) as error:
         raise NotServed(f"the download broke off: {told(error)}") from error
 
 
@@ -274,6 +282,8 @@ class NpmPackage(Archive):
 
     def fetch(self, work: Path) -> Path:
         """Run ``npm pack``; npm compares the package with the registry's checksum, the caller with ours."""
+        import subprocess
+
         npm = shutil.which("npm")
         if npm is None:
             raise NotServed("the npm client is not installed")

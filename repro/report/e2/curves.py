@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from repro.registry.labels import label
+from repro.registry.labels import label, largest
 from repro.report import layout, look, marks
 from repro.report.artefact import figure, table
 from repro.report.e2.runs import (
@@ -238,7 +238,7 @@ def sparse(groups: Selection, rows: Rows) -> Figure:
 
 def _share_sent(group: Sequence[Record]) -> str:
     options = group[0].spec.get("codec_options") or {}
-    return f"largest {100 * (1 - float(options['sparsity'])):.3g} %" if "sparsity" in options else "all values"
+    return largest(options["sparsity"]) if "sparsity" in options else "all values"
 
 
 @figure(

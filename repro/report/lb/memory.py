@@ -177,7 +177,7 @@ def _largest(record: Record) -> list[str]:
     most = measurements.largest_batch(record, BUDGET) if watched else None
     # Watched processes hold so many images; a larger batch would need more, which no line through them knows.
     by_processes = ABSENT if most is None else number(most) if most <= held else f"> {number(held)}"
-    return [number(measurements.largest_by_terms(record, BUDGET)), by_processes]
+    return [number(batch_costs.advised_batch(measurements.terms_line(record), BUDGET)), by_processes]
 
 
 def _terms(artefact: str, record: Record, row: Row) -> tuple[list[str], list[Row]]:

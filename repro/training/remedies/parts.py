@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from repro.errors import ReproError
 from repro.experiments.sizes import local_steps
 from repro.models.norms import batch_norms
 from repro.randomness import derive
+from repro.training import steps
 from repro.training.remedies.base import Step
-from repro.training.steps import backward
 
 
 class Part(NamedTuple):
@@ -61,18 +61,13 @@ def shares(step: Step, count: int) -> list[Part]:
 
 def gradient(step: Step, part: Part) -> Gradient:
     """The gradient on a part at the weights that the model has now; the model holds it, too."""
-    loss, correct = backward(step.model, part.x, part.y, step.precision, [part.seed])
-    return Gradient(gradients_of(step.model), loss, correct, len(part.y))
+    loss, correct = steps.backward(step.model, part.x, part.y, step.precision, [part.seed])
+    return Gradient(list(steps.gradients(step.model).values()), loss, correct, len(part.y))
 
 
 def gradients(step: Step, size: int) -> Iterator[Gradient]:
     """``gradient`` on each part of ``split``, one after the other."""
     return (gradient(step, part) for part in split(step, size))
-
-
-def gradients_of(model: nn.Module) -> list[Tensor]:
-    """The gradients that ``model`` holds, in the order of its parameters."""
-    return [p.grad for p in model.parameters() if p.grad is not None]
 
 
 def square(values: list[Tensor]) -> float:
