@@ -190,8 +190,10 @@ def _cluster(wanted: Iterable[named.Planned], options: Namespace, root: Path) ->
         rest = {"measurements": len(left) - len(todo), "runs_without_a_learning_rate": later}
         console.as_json({"executor": options.executor, "asked": asked} | rest)
         return 0
-    unknown = "cluster's default", "not known"
-    console.table([header, *([unknown[i > 2] if cell is None else cell for i, cell in enumerate(row)] for row in rows)])
+    words = ["cluster's default" if name.startswith("memory") else "not known" for name in header]
+    console.table(
+        [header, *([word if cell is None else cell for cell, word in zip(row, words, strict=True)] for row in rows)]
+    )
     if options.executor == "submitit":
         print(
             f"a job takes runs in a row, up to {needs.JOB_SECONDS / 60:.0f} minutes; one whose time ends is requeued "

@@ -17,7 +17,7 @@ from repro.registry.specs import Spec
 from repro.results import records
 
 Task = tuple[Spec, int]
-JOB_SECONDS = 600.0
+JOB_SECONDS = 300.0
 """Runs share a job up to this time."""
 UNKNOWN_MINUTES = 240
 """Time limit of a job whose runs were never timed; one that needs longer goes on from its checkpoint in the next."""

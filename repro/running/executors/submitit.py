@@ -32,7 +32,8 @@ MOST_TIMEOUTS = 20
 """How often a job whose time is over is requeued."""
 LOOK_SECONDS, QUEUE_SECONDS = 0.5, 10.0
 """How often this process looks for results, and asks Slurm which jobs there are."""
-_Submitted = tuple[submitit.Job[Any], list[tuple[int, needs.Task]]]  # a job, its runs and their numbers
+_Runs = list[tuple[int, needs.Task]]  # with the number of each
+_Submitted = tuple[submitit.Job[Any], _Runs]
 
 
 class Job(submitit.helpers.Checkpointable):
@@ -93,8 +94,7 @@ class Executor:
             time.sleep(LOOK_SECONDS)
         self._busy = [each for each in self._busy if each not in ended]
         for job, runs in ended:
-            answers = self._answers_of(job, [task for _, task in runs])
-            yield from zip((number for number, _ in runs), answers, strict=True)
+            yield from self._of_job(job, runs) if job.paths.result_pickle.exists() else self._without_answer(runs)
 
     def _hand_in(self) -> None:
         """Submit what waits: arrays of jobs that ask for the same."""
@@ -148,18 +148,28 @@ class Executor:
         gone, self._absent = absent & self._absent, absent
         return [each for each in self._busy if each[0].job_id in gone]
 
-    def _answers_of(self, job: submitit.Job[Any], tasks: Sequence[needs.Task]) -> list[Answer]:
-        if not job.paths.result_pickle.exists():
-            done = {(s.run, k): f"{s.run} seed {k}: computed" for s, k in tasks if store.stored(s, k, self._root)}
-            names = [(spec.run, seed) for spec, seed in tasks]
-            self._apart |= set(names) - set(done)  # these share no job again: one of them may be what ended it
-            return [done.get(name) for name in names]
+    def _of_job(self, job: submitit.Job[Any], runs: _Runs) -> list[tuple[int, Answer]]:
         try:
-            found: list[Answer] = job.result()
+            answers: list[Answer] = job.result()
         except Exception as error:  # the job's own, not a run's: its time is over too often, its work cannot be loaded
-            found = [ReproError(f"{_last(error)}; {self.remedy}")] * len(tasks)
+            answers = [ReproError(f"{_last(error)}; {self.remedy}")] * len(runs)
         for path in (job.paths.result_pickle, job.paths.submitted_pickle):
             path.unlink(missing_ok=True)
+        return [(number, answer) for (number, _), answer in zip(runs, answers, strict=True)]
+
+    def _without_answer(self, runs: _Runs) -> list[tuple[int, Answer]]:
+        """Of a job that was ended: which runs it had finished, and the one that it computed; the others wait again."""
+        found: list[tuple[int, Answer]] = []
+        left: _Runs = []
+        for number, (spec, seed) in runs:
+            if store.stored(spec, seed, self._root) is not None:
+                found.append((number, f"{spec.run} seed {seed}: computed"))
+            else:
+                left.append((number, (spec, seed)))
+        for number, (spec, seed) in left[:1]:
+            self._apart.add((spec.run, seed))  # what ended the job may be this run: it shares none again
+            found.append((number, None))
+        self._waiting |= {(spec.run, seed): (number, (spec, seed)) for number, (spec, seed) in left[1:]}
         return found
 
 
