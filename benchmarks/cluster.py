@@ -41,7 +41,8 @@ LIMIT_SECONDS = 10.0
 PATIENCE = 3600.0
 NOTHING = """
 
-KINDS["law"] = lambda job: job.record(data={"name": None, "sha256": None, "reduced": None, "classes": 10}, law={"x": 1.0})
+NO_DATA = {"name": None, "sha256": None, "reduced": None, "classes": 10}
+KINDS["law"] = lambda job: job.record(data=NO_DATA, law={"x": 1.0})
 """
 TRIVIAL = """
 import sys, time
@@ -149,6 +150,7 @@ class Comparison:
         self.seconds = 0.0
 
     def copy(self, name: str) -> Path:
+        """A copy of the checkout in which the source has the seeds that were asked for."""
         folder = copy_of_checkout(self.place / name)
         sizes = folder / "pipelines" / PROFILE / "params.yaml"
         content = files.read_yaml(sizes)
@@ -157,6 +159,7 @@ class Comparison:
         return folder
 
     def sweep(self, folder: Path, executor: str, *how: Any) -> tuple[str, float]:
+        """See ``swept``."""
         return swept(folder, ["--source", self.source, "--jobs", "2", "--executor", executor], *how)
 
     def with_executor(
