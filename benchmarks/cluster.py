@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +110,12 @@ def until(found: Callable[[], Any], sweep: subprocess.Popen[str], what: str) -> 
 
 def swept(
     folder: Path, arguments: Sequence[str], environment: Mapping[str, str], meanwhile: Callable[[Any], None]
-) -> tuple[str, float]:
-    """Sweep in ``folder``; what it said and seconds. ``meanwhile`` gets the process that does it.
+) -> str:
+    """Sweep in ``folder``; what it said. ``meanwhile`` gets the process that does it.
 
     Raises:
         ReproError: it failed.
     """
-    started = time.monotonic()
     program = command("-m", "repro", "sweep", "--profile", PROFILE, *arguments)
     with (
         tempfile.TemporaryFile("w+") as said,
@@ -133,32 +133,37 @@ def swept(
                 print(text, file=sys.stderr)
         if sweep.returncode:
             raise ReproError(f"the sweep in {folder} ended with {sweep.returncode}; 0 was expected; see above")
-    return text, round(time.monotonic() - started, 1)
+    return text
 
 
 class Comparison:
-    """Smoke runs of a source, each sweep in a copy of its own; the local one is made once.
+    """Smoke runs of a source, each sweep in a copy of its own under ``place``; the local one is made once.
 
     Args:
+        place: where the copies are; what is there from an earlier call is not computed again.
         source: whose runs are computed.
+        runs: patterns of their ids.
         seeds: how many of the profile's seeds, from the first; None: all.
     """
 
-    def __init__(self, place: Path, source: str, seeds: int | None) -> None:
-        self.place, self.source, self.seeds = place, source, seeds
-        self.expected: dict[str, bytes] = {}
-        self.seconds = 0.0
+    def __init__(self, place: Path, source: str, runs: Sequence[str], seeds: int | None) -> None:
+        self.place, self.source, self.runs, self.seeds = place, source, runs, seeds
 
     def copy(self, name: str) -> Path:
-        """A copy of the checkout in which the source has the seeds that were asked for."""
-        folder = copy_of_checkout(self.place / name)
-        sizes = folder / "pipelines" / PROFILE / "params.yaml"
+        """A copy of the checkout in which the source has the runs and seeds that were asked for."""
+        if (folder := self.place / name).exists():
+            return folder
+        copy_of_checkout(folder)
+        planned, sizes = folder / f"pipelines/{self.source}.yaml", folder / f"pipelines/{PROFILE}/params.yaml"
+        content = files.read_yaml(planned)
+        content["runs"] = {run: it for run, it in content["runs"].items() if any(fnmatch(run, p) for p in self.runs)}
+        planned.write_text(yaml.safe_dump(content))
         content = files.read_yaml(sizes)
         content[self.source]["seeds"] = content[self.source]["seeds"][: self.seeds]
         sizes.write_text(yaml.safe_dump(content))
         return folder
 
-    def sweep(self, folder: Path, executor: str, *how: Any) -> tuple[str, float]:
+    def sweep(self, folder: Path, executor: str, *how: Any) -> str:
         """See ``swept``."""
         return swept(folder, ["--source", self.source, "--jobs", "2", "--executor", executor], *how)
 
@@ -170,31 +175,24 @@ class Comparison:
         Raises:
             ReproError: not all, or no run went on from a checkpoint, or a sweep failed.
         """
-        if not self.expected:
-            local = self.copy("local")
-            _, self.seconds = self.sweep(local, "local", os.environ, lambda _: None)
-            self.expected = bodies(local)
-        say(out, f"local: {len(self.expected)} records in {self.seconds} s")
-        other = self.copy(name)
-        said, seconds = self.sweep(other, name, environment, lambda sweep: meanwhile(other, sweep))
+        local, other = self.copy("local"), self.copy(name)
+        self.sweep(local, "local", os.environ, lambda _: None)
+        expected = bodies(local)
+        said = self.sweep(other, name, environment, lambda sweep: meanwhile(other, sweep))
         for line in said.splitlines():
             if "started again" in line:
                 say(out, line)
         found = bodies(other)
-        equal = sum(found.get(path) == body for path, body in self.expected.items())
-        provenances = sorted((other / "data/provenance" / PROFILE / self.source).glob("*.json"))
+        equal = sum(found.get(path) == body for path, body in expected.items())
+        provenances = [other / "data/provenance" / path for path in found]
         resumed = [path.stem for path in provenances if files.read_json(path).get("interruptions")]
-        say(
-            out,
-            f"{name}: {len(found)} records in {seconds} s; gone on from a checkpoint: {', '.join(resumed) or 'none'}",
-        )
-        say(out, f"{equal} of {len(self.expected)} records byte-identical to the local ones")
-        if not equal == len(self.expected) == len(found) or not resumed:
+        say(out, f"gone on from a checkpoint: {', '.join(resumed) or 'none'}")
+        say(out, f"{equal} of {len(expected)} records of {name} byte-identical to the local ones")
+        if not equal == len(expected) == len(found) or not resumed:
             raise ReproError(f"{name}: equal records, and a run that went on, were expected; see above")
         if logs := sorted((other / "data/logs").rglob("*.log")):
             say(out, f"{len(logs)} logs named by run, as {logs[0].relative_to(other)}")
-        taken = {"local": self.seconds, name: seconds}
-        return {"records": len(found), "identical": equal, "resumed": resumed, "seconds": taken, "printed": out}
+        return {"records": len(found), "identical": equal, "resumed": resumed, "printed": out}
 
 
 def say(out: list[str], line: str) -> None:
@@ -309,14 +307,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="+", choices=("slurm", "ray", "dispatch"), metavar="slurm, ray, dispatch")
     parser.add_argument("--source", default="e3", help="whose smoke runs are computed (default: %(default)s)")
+    parser.add_argument("--runs", nargs="+", default=["*"], metavar="RUN", help="patterns of their ids (default: all)")
     parser.add_argument("--seeds", type=int, help="of the profile's seeds so many (default: all)")
+    about_place = "folder for the copies, kept; what is there is not computed again (default: a temporary one)"
+    parser.add_argument("--place", type=Path, help=about_place)
     parser.add_argument("--repetitions", type=int, default=3, help="of what is timed (default: %(default)s)")
     options = parser.parse_args(arguments)
     processes.end_with_children()
     about = machine.describe()
     where = f"{about['device']}, {machine.usable_cores()} cores, torch {about['torch']}, Python {about['python']}"
     with tempfile.TemporaryDirectory() as place:
-        comparison = Comparison(Path(place), options.source, options.seeds)
+        comparison = Comparison(options.place or Path(place), options.source, options.runs, options.seeds)
         for part in options.parts:
             made = {"date": time.strftime("%Y-%m-%d"), "load": round(os.getloadavg()[0], 2), "machine": where}
             if part == "dispatch":

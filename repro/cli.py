@@ -169,7 +169,7 @@ def _gpus(text: str) -> float:
         found = float(text)
     except ValueError:
         found = -1.0
-    if not (0 <= found <= 1 or (found <= 64 and found.is_integer())):
+    if not (0 <= found <= 64 and (found <= 1 or found.is_integer())):
         raise argparse.ArgumentTypeError(f"{text!r}; a share of a GPU from 0 to 1, or a whole number, was expected")
     return found
 

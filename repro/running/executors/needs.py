@@ -117,7 +117,7 @@ def _filled(runs: Sequence[tuple[Task, float]], limit: float) -> list[list[Task]
     """Runs in a row share a job up to ``limit`` seconds; one that takes longer is alone."""
     made, taken = list[list[Task]](), math.inf
     for task, seconds in runs:
-        if taken + seconds > limit:
+        if taken + seconds > limit * (1 + 1e-9):  # sums of equal parts may be a hair above their whole
             made.append([])
             taken = 0.0
         made[-1].append(task)
