@@ -124,17 +124,22 @@ def sweep(
     alone = [task for task in todo if task[0].kind == "measure"]
     together = [task for task in todo if task not in alone]
     if executor != LOCAL:
-        batch, left = _Batch(together, problems), len(alone)
-        if together:
-            pool = executors.start(executor, executors.Work(_record, _kept), root, executors.Resources(jobs, gpus))
-            _compute(batch, root, len(together), None, pool=pool)
-        computed, together, alone = batch.computed, [], []
+        computed, left = _elsewhere(together, problems, root, executor, executors.Resources(jobs, gpus)), len(alone)
+        together, alone = [], []
     for part, processes in ((together, jobs or default_jobs()), (alone, 1)):
         if part:
             rest = None if time_budget is None else time_budget - (time.monotonic() - started)
             batch = _Batch(list(part), problems)
             _compute(batch, root, processes, rest, pool=Workers(_run, renew=part is alone))
             computed, left = computed + batch.computed, left + len(batch.waiting)
+    valid = _valid(tasks, root, problems)
+    return Outcome(valid, computed, left, tuple(problems))
+
+
+def _valid(tasks: Sequence[Task], root: Path, problems: list[str]) -> int:
+    """How many tasks have a valid record; those that diverged and should not have are ``problems``."""
+    from repro.registry import store
+
     valid = 0
     for spec, seed in tasks:
         record = store.stored(spec, seed, root)
@@ -143,7 +148,18 @@ def sweep(
         valid += 1
         if record.status == "diverged" and not spec.expects_divergence:
             problems.append(f"{spec.run} seed {seed} diverged: {record.reason}")
-    return Outcome(valid, computed, left, tuple(problems))
+    return valid
+
+
+def _elsewhere(
+    tasks: list[Task], problems: list[str], root: Path, executor: str, resources: executors.Resources
+) -> int:
+    """Compute ``tasks`` on a cluster; how many were."""
+    batch = _Batch(list(tasks), problems)
+    if tasks:
+        pool = executors.start(executor, executors.Work(_record, _kept), root, resources)
+        _compute(batch, root, pool.at_once or len(tasks), None, pool=pool)
+    return batch.computed
 
 
 def _with_data(todo: list[Task], root: Path, problems: list[str]) -> list[Task]:

@@ -32,6 +32,7 @@ class Workers:
     """
 
     remedy = "run the sweep again with fewer --jobs"
+    at_once: int | None = None
 
     def __init__(self, work: Callable[..., str], *, renew: bool = False) -> None:
         self._work, self._renew = work, renew

@@ -89,6 +89,7 @@ class Pool:
     """Answers in this process; of the runs named in ``lost``, the first so many attempts end without one."""
 
     remedy = "buy memory"
+    at_once = 1
 
     def __init__(self, lost: dict[str, int]) -> None:
         self.lost, self.running, self.started = lost, list[tuple[int, str]](), list[str]()

@@ -39,9 +39,11 @@ class Pool(Protocol):
 
     Attributes:
         remedy: what to do about a run whose process is killed again and again.
+        at_once: how many runs it takes at a time; None: all.
     """
 
     remedy: str
+    at_once: int | None
 
     def __enter__(self) -> Self: ...
 

@@ -32,6 +32,7 @@ class Executor:
 
     def __init__(self, work: Work, root: Path, resources: Resources) -> None:
         self._work, self._root, self._gpus = work, root, resources.gpus
+        self.at_once = resources.jobs
         self._busy: dict[Any, int] = {}
         self._submitted = 0
 
@@ -46,7 +47,8 @@ class Executor:
             raise ReproError(
                 f"--executor ray: no cluster could be reached or started ({error}); correct or unset RAY_ADDRESS"
             ) from error
-        self._compute = ray.remote(max_retries=0)(caught)  # a run is started again by the sweep, and once
+        # A run is started again by the sweep, and once.
+        self._compute = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=0)(caught)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -60,7 +62,7 @@ class Executor:
                 f"{spec.run} asks for 1 CPU, {self._gpus:g} GPUs and {asked['memory'] / needs.GIB:g} GiB, which no "
                 "node of the Ray cluster has; add one, or lower --gpus"
             )
-        task = self._compute.options(num_cpus=1, num_gpus=self._gpus, memory=asked["memory"] or None)
+        task = self._compute.options(memory=asked["memory"] or None)
         self._submitted += 1
         self._busy[task.remote(self._work.compute, spec, seed, self._root)] = self._submitted
         return self._submitted

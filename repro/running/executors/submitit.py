@@ -44,7 +44,12 @@ class Job(submitit.helpers.Checkpointable):
 
     def __call__(self, tasks: Sequence[needs.Task], root: Path) -> list[str | Exception]:
         """The answer of each run."""
-        return [caught(self._run, *task, root) for task in tasks]
+        answers = []
+        for task in tasks:
+            answers.append(answer := caught(self._run, *task, root))
+            if isinstance(answer, UncompletedJobError):  # submitit's own, at the end of the job's time
+                raise answer
+        return answers
 
     def _run(self, spec: Any, seed: int, root: Path) -> str:
         if store.stored(spec, seed, root) is not None:
@@ -56,6 +61,7 @@ class Executor:
     """See ``repro.running.executors.Pool``. What ``submit`` takes is handed to Slurm when ``answers`` is called."""
 
     remedy = f"read its log under {LOGS}"
+    at_once: int | None = None  # Slurm limits those that run
 
     def __init__(self, work: Work, root: Path, resources: Resources) -> None:
         if missing := [name for name in ("sbatch", "srun", "squeue") if shutil.which(name) is None]:
