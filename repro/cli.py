@@ -25,6 +25,7 @@ from repro.errors import ReproError
 from repro.registry import specs
 
 LARGEST_SEED = 2**32 - 1
+EXECUTORS = ("local", "submitit", "ray")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -162,6 +163,17 @@ def _only(made: argparse.ArgumentParser) -> None:
     made.add_argument("--only", choices=("all", "recorded"), default="all", help=text)
 
 
+def _gpus(text: str) -> float:
+    """An argparse type: GPUs of a run, from 0 up; below 1, runs share one."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not (0 <= found <= 64 and (found <= 1 or found.is_integer())):
+        raise argparse.ArgumentTypeError(f"{text!r}; a share of a GPU from 0 to 1, or a whole number, was expected")
+    return found
+
+
 def _ids(what: str, default: str = "all") -> Callable[[argparse.ArgumentParser], None]:
     def ids(made: argparse.ArgumentParser) -> None:
         made.add_argument("ids", nargs="*", metavar="ID", help=f"ids of {what} (default: {default})")
@@ -214,14 +226,22 @@ def _add_runs(commands: _Commands) -> None:
     sweep = commands.add("sweep", "all runs that have no valid record, one process per core", _profile, _source)
     text = "which runs (default: the artefacts')"
     sweep.add_argument("--group", choices=specs.GROUPS, default="artefact", help=text)
-    _jobs(sweep)
+    text = "where runs are computed: processes here (default), Slurm, or Ray; the others need the extra `cluster`"
+    sweep.add_argument("--executor", choices=EXECUTORS, default=EXECUTORS[0], help=text)
+    text = "processes (default: one per core); on a cluster, most jobs at a time (default: all)"
+    sweep.add_argument("--jobs", type=whole(1, 100_000), metavar="N", help=text)
+    text = "GPUs of each run on a cluster (default 0); below 1 with ray, runs share one"
+    sweep.add_argument("--gpus", type=_gpus, default=0.0, metavar="N", help=text)
     sweep.add_argument("--time-budget", type=seconds, metavar="SECONDS", help="start no further run after this time")
     _only(sweep)
     text = "the whole study, learning rates included: group by group (data/study.yaml), seed by seed"
     sweep.add_argument("--in-order", action="store_true", help=text)
     commands.add("tune", "choose learning rates from the finished grids and store them", _profile, _source, _only)
     text = "what runs will cost, from recorded runs; of the study: what it has cost and what is left"
-    commands.add("plan", text, _profile, _ids("figures, tables, statements or runs", "all runs"), _source, _json)
+    ids = _ids("figures, tables, statements or runs", "all runs")
+    plan = commands.add("plan", text, _profile, ids, _source, _json)
+    text = "what to ask a cluster for: jobs, time limits and memory of the runs that have no valid record"
+    plan.add_argument("--executor", choices=EXECUTORS[1:], help=text)
 
 
 def _add_results(commands: _Commands) -> None:

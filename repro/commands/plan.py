@@ -1,11 +1,13 @@
 """``repro plan``: what runs will cost, from the provenance of those that were run before: time, memory, disk.
 
-Of the study it is the bill: what each group of ``data/study.yaml`` has cost and what is left of it.
+Of the study it is the bill: what each group of ``data/study.yaml`` has cost and what is left of it. With an executor it
+is what to ask a cluster for.
 """
 
 from __future__ import annotations
 
 from argparse import Namespace
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -19,6 +21,7 @@ from repro.registry import specs, store, study
 from repro.registry.published import load_published, runs_named
 from repro.results import records
 from repro.running import bill
+from repro.running.executors import needs
 
 _HEADER = ("runs", "core-hours", "to do", "runs never timed", "memory (MB)", "disk (MB)", "measured on")
 _OF_STUDY = ("group", "runs", "done", "core-hours spent", "core-hours left", "cost unknown")
@@ -26,7 +29,7 @@ _OF_STUDY = ("group", "runs", "done", "core-hours spent", "core-hours left", "co
 
 def run(options: Namespace, root: Path) -> int:
     """Print the cost of what was named, or of all, with its total."""
-    if options.profile == study.PROFILE and not options.ids and options.source is None:
+    if options.profile == study.PROFILE and not options.ids and options.source is None and not options.executor:
         return _study(root, options.json)
     wanted: list[tuple[dict[str, str], named.Planned]]
     if options.ids:
@@ -34,6 +37,8 @@ def run(options: Namespace, root: Path) -> int:
     else:
         known = named.planned(options.profile, root, named.sources(options))
         wanted = [({"source": source, "group": group}, tasks) for (source, group), tasks in known.items()]
+    if options.executor:
+        return _cluster([planned for _, planned in wanted], options, root)
     found = [(name, cost(tasks, root), len(waiting)) for name, (tasks, waiting) in wanted]
     every = {(spec.run, seed): (spec, seed) for _, (tasks, _) in wanted for spec, seed in tasks}
     total = cost(every.values(), root)  # a run behind two ids counts once
@@ -164,6 +169,59 @@ def _as_dict(line: bill.Line) -> dict[str, Any]:
 def _cells(line: bill.Line) -> Sequence[object]:
     left = "not known" if line.unknown and line.unknown == line.left else f"{line.hours_left:.2f}"
     return (line.group, line.done + line.left, line.done, f"{line.hours:.2f}", left, line.unknown)
+
+
+# A cluster ---------------------------------------------------------------------------------------------------------
+
+_OF_SLURM = ("jobs", "runs", "time limit of a job (min)", "memory of a job (GiB)", "cores of a job", "never timed")
+_OF_RAY = ("runs", "CPUs of a run", "memory of a run (GiB)", "longest run (min)", "core-hours", "never timed")
+
+
+def _cluster(wanted: Iterable[named.Planned], options: Namespace, root: Path) -> int:
+    """Print what a sweep with an executor asks for, of the runs that have no valid record."""
+    planned = list(wanted)
+    tasks = {(spec.run, seed): (spec, seed) for now, _ in planned for spec, seed in now}
+    left = [task for task in tasks.values() if store.stored(*task, root) is None]
+    todo = [task for task in left if task[0].kind != "measure"]
+    header, rows = (_OF_SLURM, _slurm(todo, root)) if options.executor == "submitit" else (_OF_RAY, _ray(todo, root))
+    later = len({task for _, waiting in planned for task in waiting})
+    if options.json:
+        asked = [dict(zip(header, row, strict=True)) for row in rows]
+        rest = {"measurements": len(left) - len(todo), "runs_without_a_learning_rate": later}
+        console.as_json({"executor": options.executor, "asked": asked} | rest)
+        return 0
+    words = ["cluster's default" if name.startswith("memory") else "not known" for name in header]
+    console.table(
+        [header, *([word if cell is None else cell for cell, word in zip(row, words, strict=True)] for row in rows)]
+    )
+    if options.executor == "submitit":
+        print(
+            f"a job takes runs in a row, up to {needs.JOB_SECONDS / 60:.0f} minutes; one whose time ends is requeued "
+            "and goes on from the checkpoint"
+        )
+    if len(left) > len(todo):
+        print(f"not in the table: {len(left) - len(todo)} measurements, which --executor local makes on one machine")
+    if later:
+        print(f"not in the table: {later} runs that wait for their learning rates (`{specs.remedy(options.profile)}`)")
+    return 0
+
+
+def _slurm(tasks: Sequence[named.Task], root: Path) -> list[tuple[object, ...]]:
+    found = sorted(needs.arrays(tasks, root), key=lambda array: (array.minutes, array.gib or 0))
+    return [(len(a.jobs), sum(map(len, a.jobs)), a.minutes, a.gib, 1, a.untimed) for a in found]
+
+
+def _ray(tasks: Sequence[named.Task], root: Path) -> list[tuple[object, ...]]:
+    known = {spec.run: needs.of(spec, root) for spec, _ in tasks}
+    by_memory = defaultdict[int | None, list[float | None]](list)
+    for spec, _ in tasks:
+        by_memory[known[spec.run].gib].append(known[spec.run].seconds)
+    rows: list[tuple[object, ...]] = []
+    for gib, each in sorted(by_memory.items(), key=lambda item: item[0] or 0):
+        timed = [seconds for seconds in each if seconds is not None]
+        longest, hours = (f"{max(timed) / 60:.1f}", f"{sum(timed) / 3600:.2f}") if timed else (None, None)
+        rows.append((len(each), 1, gib, longest, hours, len(each) - len(timed)))
+    return rows
 
 
 # Behind an id ------------------------------------------------------------------------------------------------------

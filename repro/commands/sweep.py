@@ -1,4 +1,4 @@
-"""``repro sweep``: all runs that have no valid record, one process per core."""
+"""``repro sweep``: all runs that have no valid record, one process per core or on a cluster."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from repro.commands import console, named
 from repro.errors import ReproError
@@ -26,11 +27,22 @@ def run(options: Namespace, root: Path) -> int:
             tasks += specs.runs(source, options.profile, options.group, root)
     if options.group != "grid":
         console.problems(_stale_rates(options, root))
-    done = sweep.sweep(tasks, root, jobs=options.jobs, time_budget=options.time_budget)
+    done = sweep.sweep(tasks, root, time_budget=options.time_budget, **_executor(options))
     for source in named.sources(options):
         store.keep_folders(options.profile, source, options.group, root)
     print(f"{done.valid} of {len(tasks)} runs are valid; {done.computed} computed now, {done.left} left for later")
+    _note_left(options, done)
     return console.problems(done.problems)
+
+
+def _note_left(options: Namespace, done: sweep.Outcome) -> None:
+    if options.executor != sweep.LOCAL and done.left:
+        console.note(f"{done.left} measurements are left: they compare times of one machine, as --executor local does")
+
+
+def _executor(options: Namespace) -> dict[str, Any]:
+    """Where runs are computed, as ``sweep.sweep`` takes it."""
+    return {name: getattr(options, name) for name in ("jobs", "executor", "gpus")}
 
 
 def _stale_rates(options: Namespace, root: Path) -> Iterator[str]:
@@ -57,8 +69,9 @@ def _in_order(options: Namespace, root: Path) -> int:
         rest = None if options.time_budget is None else options.time_budget - (time.monotonic() - started)
         tasks = step.tasks(root)
         console.note(f"== {step.name}: {len(tasks)} runs")
-        done = sweep.sweep(sweep.by_seed(tasks), root, jobs=options.jobs, time_budget=rest, in_order=True)
+        done = sweep.sweep(sweep.by_seed(tasks), root, time_budget=rest, in_order=True, **_executor(options))
         print(f"{step.name}: {done.valid} of {len(tasks)} runs are valid; {done.computed} computed now", flush=True)
+        _note_left(options, done)
         problems += done.problems
         if step.tune and done.valid == len(tasks):
             tuning.write(step.tune, options.profile, root)

@@ -12,11 +12,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from repro.errors import ReproError
 from repro.registry.specs import Spec
+from repro.results.records import Record
+from repro.running import executors
 from repro.running.workers import Workers
 from repro.running.workers import start_worker as start_worker
 
@@ -24,6 +27,8 @@ MOST_JOBS = 4
 """Processes for each usable core that are accepted, at most; each holds a network and its images in memory."""
 ATTEMPTS = 2
 """How often a run is started whose process is killed."""
+LOCAL = "local"
+"""The executor that computes in processes of this machine."""
 Task = tuple[Spec, int]
 
 
@@ -50,10 +55,21 @@ def default_jobs() -> int:
     return 1 if machine.device().type == "cuda" else machine.usable_cores()
 
 
-def expect_possible(jobs: int | None, time_budget: float | None) -> None:
-    """Raise a ReproError for a number of processes, or a time, that no sweep can have."""
+def expect_possible(jobs: int | None, time_budget: float | None, executor: str = LOCAL, gpus: float = 0.0) -> None:
+    """Raise a ReproError for a number of processes, a time, or GPUs, that no sweep with this executor can have."""
     from repro import machine
 
+    if executor != LOCAL:
+        if time_budget is not None:
+            raise ReproError(
+                f"a time budget with --executor {executor}, which is handed all runs at once; leave it out: Ctrl-C "
+                "ends the sweep and unfinished runs go on from their checkpoint"
+            )
+        return
+    if gpus:
+        raise ReproError(
+            "--gpus with --executor local, which takes the GPU that there is; expected with submitit or ray"
+        )
     most = MOST_JOBS * max(2, machine.usable_cores())
     if jobs is not None and not 1 <= jobs <= most:
         raise ReproError(f"{jobs} processes on {machine.usable_cores()} usable cores; 1 to {most} were expected")
@@ -68,6 +84,8 @@ def sweep(
     jobs: int | None = None,
     time_budget: float | None = None,
     in_order: bool = False,
+    executor: str = LOCAL,
+    gpus: float = 0.0,
 ) -> Outcome:
     """Compute every task that has no valid record, and go on when one of them fails; measurements come last, alone.
 
@@ -76,23 +94,26 @@ def sweep(
     Args:
         tasks: runs and seeds.
         root: root of the repository.
-        jobs: processes; ``default_jobs`` when None.
+        jobs: processes; ``default_jobs`` when None. With another executor, the most jobs at a time; no limit when None.
         time_budget: seconds after which no further run is started; the runs in flight still finish. With 0 or less,
             none is started.
         in_order: start runs in the order of ``tasks`` instead of the longest first.
+        executor: ``local``, or ``submitit`` or ``ray`` (``repro.running.executors``), which leave measurements: those
+            compare times of one machine.
+        gpus: GPUs of each run, with another executor than ``local``.
 
     Returns:
         What was done. A run that diverged without ``expects_divergence``, or that failed, is a problem; its
         neighbours are not affected.
 
     Raises:
-        ReproError: a stored record is truncated or was edited, or more processes or another time budget than there can
-            be; nothing is computed then.
+        ReproError: a stored record is truncated or was edited, more processes or another time budget than there can
+            be, or an executor that cannot be started; nothing is computed then.
         KeyboardInterrupt: the processes of runs in flight have been ended.
     """
     from repro.registry import store
 
-    expect_possible(jobs, time_budget)
+    expect_possible(jobs, time_budget, executor, gpus)
     todo = [task for task in tasks if store.stored(*task, root) is None]
     if not in_order:
         todo.sort(key=cost, reverse=True)
@@ -102,12 +123,23 @@ def sweep(
     # A measurement has the machine for itself: after all others, one at a time, each in a new process.
     alone = [task for task in todo if task[0].kind == "measure"]
     together = [task for task in todo if task not in alone]
+    if executor != LOCAL:
+        computed, left = _elsewhere(together, problems, root, executor, executors.Resources(jobs, gpus)), len(alone)
+        together, alone = [], []
     for part, processes in ((together, jobs or default_jobs()), (alone, 1)):
         if part:
             rest = None if time_budget is None else time_budget - (time.monotonic() - started)
             batch = _Batch(list(part), problems)
-            _compute(batch, root, processes, rest, renew=part is alone)
+            _compute(batch, root, processes, rest, pool=Workers(_run, renew=part is alone))
             computed, left = computed + batch.computed, left + len(batch.waiting)
+    valid = _valid(tasks, root, problems)
+    return Outcome(valid, computed, left, tuple(problems))
+
+
+def _valid(tasks: Sequence[Task], root: Path, problems: list[str]) -> int:
+    """How many tasks have a valid record; those that diverged and should not have are ``problems``."""
+    from repro.registry import store
+
     valid = 0
     for spec, seed in tasks:
         record = store.stored(spec, seed, root)
@@ -116,7 +148,18 @@ def sweep(
         valid += 1
         if record.status == "diverged" and not spec.expects_divergence:
             problems.append(f"{spec.run} seed {seed} diverged: {record.reason}")
-    return Outcome(valid, computed, left, tuple(problems))
+    return valid
+
+
+def _elsewhere(
+    tasks: list[Task], problems: list[str], root: Path, executor: str, resources: executors.Resources
+) -> int:
+    """Compute ``tasks`` on a cluster; how many were."""
+    batch = _Batch(list(tasks), problems)
+    if tasks:
+        pool = executors.start(executor, executors.Work(_record, _kept), root, resources)
+        _compute(batch, root, pool.at_once or len(tasks), None, pool=pool)
+    return batch.computed
 
 
 def _with_data(todo: list[Task], root: Path, problems: list[str]) -> list[Task]:
@@ -151,6 +194,7 @@ class _Batch:
         running: by the number that ``Workers`` gave each.
         killed: how often the process of a run ended without an answer.
         computed: finished runs.
+        remedy: what to do about a run whose process is killed again and again.
     """
 
     waiting: list[Task]
@@ -158,6 +202,7 @@ class _Batch:
     running: dict[int, Task] = field(default_factory=dict)
     killed: dict[tuple[str, int], int] = field(default_factory=dict)
     computed: int = 0
+    remedy: str = ""
 
     def next(self) -> Task | None:
         """The first run that waits for no other one; it waits no longer."""
@@ -177,9 +222,7 @@ class _Batch:
                 tqdm.write(f"{name}: its process was killed (out of memory?); it is started again", sys.stderr)
                 self.waiting.append(task)
                 return False
-            self.problems.append(
-                f"{name}: its process was killed {times} times (out of memory?); run the sweep again with fewer --jobs"
-            )
+            self.problems.append(f"{name}: its process was killed {times} times (out of memory?); {self.remedy}")
         elif isinstance(answer, Exception):
             kind = "" if isinstance(answer, ReproError) else f"{type(answer).__name__}: "
             self.problems.append(f"{name} failed: {kind}{answer}")
@@ -188,12 +231,13 @@ class _Batch:
         return True
 
 
-def _compute(batch: _Batch, root: Path, jobs: int, time_budget: float | None, *, renew: bool) -> None:
-    """Compute what waits in ``jobs`` processes; with ``renew``, no process computes two runs."""
+def _compute(batch: _Batch, root: Path, jobs: int, time_budget: float | None, *, pool: executors.Pool) -> None:
+    """Compute what waits, ``jobs`` runs at a time."""
+    batch.remedy = pool.remedy
     started, total = time.monotonic(), len(batch.waiting)
     units, done = round(sum(map(cost, batch.waiting)) + total), 0
     with (
-        Workers(_run, renew=renew) as workers,
+        pool as workers,
         tqdm(total=units, unit="img", unit_scale=True, disable=None, smoothing=0.1) as bar,
     ):
         while batch.waiting or batch.running:
@@ -219,11 +263,21 @@ def _waits(task: Task, unfinished: Sequence[Task]) -> bool:
 
 
 def _run(spec: Spec, seed: int, root: Path) -> str:
+    return _kept(*_record(spec, seed, root), root)
+
+
+def _record(spec: Spec, seed: int, root: Path) -> executors.Computed:
     from repro.running import runner
 
-    record, provenance = runner.run(spec, seed, root)
+    return runner.run(spec, seed, root)
+
+
+def _kept(record: Record, provenance: dict[str, Any], root: Path) -> str:
+    """Write a record; a line on it."""
+    from repro.running import runner
+
     runner.save(record, provenance, root)
-    trained = spec.kind == "train" and record.rows
-    last = f"test top-1 {100 * record.rows[-1]['test_top1']:.1f} %" if trained else spec.kind
+    trained = record.kind == "train" and record.rows
+    last = f"test top-1 {100 * record.rows[-1]['test_top1']:.1f} %" if trained else record.kind
     state = "" if record.status == "completed" else f", diverged ({record.reason})"
-    return f"{spec.run} seed {seed}: {last}{state} in {provenance['seconds']:.0f} s"
+    return f"{record.run} seed {record.seed}: {last}{state} in {provenance['seconds']:.0f} s"

@@ -31,6 +31,9 @@ class Workers:
         renew: a process executes one task only.
     """
 
+    remedy = "run the sweep again with fewer --jobs"
+    at_once: int | None = None
+
     def __init__(self, work: Callable[..., str], *, renew: bool = False) -> None:
         self._work, self._renew = work, renew
         self._context = multiprocessing.get_context("spawn")

@@ -153,8 +153,8 @@ def test_measurements_run_after_all_others_one_at_a_time(tmp_path: Path, monkeyp
     root, calls = tree.plant(tmp_path), []
     monkeypatch.setattr("repro.data.sets.load", lambda *_: None)
 
-    def compute(batch: Any, root: Path, jobs: int, *_: object, renew: bool) -> None:
-        calls.append(({spec.kind for spec, _ in batch.waiting}, jobs, renew))
+    def compute(batch: Any, root: Path, jobs: int, *_: object, pool: Any) -> None:
+        calls.append(({spec.kind for spec, _ in batch.waiting}, jobs, pool._renew))
 
     monkeypatch.setattr(sweep, "_compute", compute)
     tasks = [task for source in ("lb", "e1") for task in specs.runs(source, "smoke", root=root)]
