@@ -1,8 +1,8 @@
 """Speed on a borrowed GPU, and records of the published scale, in a few minutes that may end at any time.
 
-    python benchmarks/gpu.py pack PARCEL          # at home: the code of a clean commit, and CIFAR-10 in parts
-    python -m zipfile -e PARCEL/code.zip work     # there, where PARCEL was brought
-    cd work && python benchmarks/gpu.py unpack ../PARCEL
+    python benchmarks/gpu.py pack                 # at home: the code of a clean commit, and CIFAR-10 in parts
+    python -m zipfile -e parcel/code.zip work     # there, where the folder parcel was brought
+    cd work && python benchmarks/gpu.py unpack ../parcel
     python benchmarks/gpu.py run ../OUT --minutes 8
     python benchmarks/gpu.py take OUT FOLDER      # at home again
     python -m repro import FOLDER

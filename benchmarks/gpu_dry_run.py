@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,9 @@ def _interrupted(program: subprocess.Popen[str], there: Path, by: signal.Signals
     """Send ``program`` a signal as soon as there is a newer checkpoint."""
 
     def newest() -> int:
-        found = [path.stat().st_mtime_ns for path in (there / "data/checkpoints").rglob("*.pt") if path.exists()]
-        return max(found, default=0)
+        with suppress(FileNotFoundError):  # that of a run which has just ended
+            return max((path.stat().st_mtime_ns for path in (there / "data/checkpoints").rglob("*.pt")), default=0)
+        return 0
 
     before, began = newest(), time.monotonic()
     while newest() <= before:

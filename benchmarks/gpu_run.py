@@ -32,6 +32,7 @@ ORDER: tuple[tuple[str, str, str, str], ...] = (  # what for, source, group, pat
     ("e1", "e1", "artefact", r"e1-.*"),
 )
 WORK = {"vgg11": 0.15, "resnet18": 0.56, "resnet50": 1.3}  # GFLOP of an image of 32 px, forward, at width 64
+MARGIN = 1.2  # of a run's time over that of its steps: evaluations, checkpoints
 SPEED_SHARE = 0.4  # of the time that measuring may take
 Task = tuple[Spec, int]
 
@@ -108,7 +109,7 @@ class Records:
             except (ReproError, RuntimeError) as error:
                 print(f"{spec.run}: {_first_line(error)}", flush=True)
                 self._seconds_of_image[like] = float("inf")
-        return 1.1 * spec.epochs * spec.train_images * self._seconds_of_image[like]
+        return MARGIN * spec.epochs * spec.train_images * self._seconds_of_image[like]
 
     def _one(self, spec: Spec, seed: int) -> str:
         began = time.monotonic()
@@ -187,7 +188,7 @@ def _options(doc: str, arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="prove the whole way on this machine's CPU")
     commands = parser.add_subparsers(dest="command")
     pack = commands.add_parser("pack", help="at home: write what the borrowed machine needs")
-    pack.add_argument("folder", type=Path)
+    pack.add_argument("folder", type=Path, nargs="?", default=ROOT / "parcel", help="(default: parcel)")
     pack.add_argument("--part-mb", type=float, default=40.0, help="largest part of the data (default: %(default)g)")
     commands.add_parser("unpack", help="there: make the data from its parts").add_argument("folder", type=Path)
     there = commands.add_parser("run", help="there: measure, and compute records")

@@ -40,7 +40,6 @@ from repro.training.steps import Optimisation
 
 LR = 0.05
 PEAK_PRODUCTS = 20
-ARMS = ("ours", "ours, stacked", "plain")
 
 
 @dataclass(frozen=True)

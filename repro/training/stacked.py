@@ -89,7 +89,7 @@ class StackedClients:
             if not error <= 1e-3 * float(expected.abs().max()):
                 raise ReproError(
                     f"{type(worker).__name__} cannot be stacked: its forward pass mixes networks whose channels lie "
-                    "side by side; leave `stacked` out"
+                    f"side by side (logits differ by {error:.2g}); leave `stacked` out"
                 )
 
     def run(self, number: int, shared: Message, momentum: bytes, score: bool) -> Iterator[Local]:

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toy import spec, toy_batches
+from toy import ROOT, spec, toy_batches
 
 from repro import codecs, models
 from repro.data.batches import Batches, Images
 from repro.errors import NotFinite, ReproError
 from repro.experiments import checks, numerics
 from repro.randomness import generator
+from repro.running import processes, runner
 from repro.training import fast, plain, shared_state
 from repro.training.buffers import Buffers
 from repro.training.clients import SerialClients
@@ -106,6 +107,13 @@ def test_after_20_steps_in_float32_losses_and_weights_differ_by_round_off_alone(
     expect_equal(ours, theirs, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("norm", ["batch", "group", "fixup"])
+def test_in_bfloat16_they_differ_by_its_rounding(norm):
+    model, batches = network(norm=norm, dtype=torch.float32), batches_of(dtype=torch.float32)
+    ours, theirs = (trained(model, together, batches, rounds=1, precision="bf16")[0][0] for together in (5, None))
+    assert ours.loss == pytest.approx(theirs.loss, rel=1e-2)
+
+
 def test_a_layer_that_cannot_be_stacked_is_refused_in_a_line():
     batches, exchange, rate = batches_of((8, 8), 32), Exchange(codecs.Dense()), Optimisation(lambda _: 0.1)
     vit = models.build("vit", classes=4, width=1, norm="layer", image_size=32, patch=16, depth=1, dtype=torch.float64)
@@ -121,6 +129,15 @@ class Softmax(nn.ReLU):
 
     def forward(self, x):
         return x.softmax(1)
+
+
+@pytest.mark.data
+def test_what_spreads_clients_over_processes_refuses_stacked_ones_in_a_line():
+    stacked = spec("federated", stacked=2)
+    with pytest.raises(ReproError, match="leave --processes out"):
+        runner.run(stacked, 1, ROOT, processes=2, checkpoint_seconds=float("inf"))
+    with pytest.raises(ReproError, match="start it without torchrun"):
+        processes.expect_possible(stacked, 3)
 
 
 def test_a_client_that_diverges_ends_the_round_as_it_does_alone():
