@@ -142,8 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for values in WORKLOADS[:1] if options.first else WORKLOADS:
         results["rows"].append(measure(values))
         print(f"{values}: {statistics.median(results['rows'][-1]['ratios']):.2f} of separate clients", flush=True)
-    if not options.first:
-        readme.publish("stacked_clients", RESULTS, results, table(results))
+        if not options.first:  # after each, so that it can be stopped
+            readme.publish("stacked_clients", RESULTS, results, table(results))
     print("\n" + table(results))
 
 
