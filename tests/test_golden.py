@@ -135,6 +135,16 @@ def test_results_change_only_with_a_version(name):
 
 
 @pytest.mark.data
+@pytest.mark.parametrize("name", ["Fixup", "federated, local steps"])
+def test_runs_whose_clients_train_together_have_the_golden_results_and_a_version_more(name):
+    record = runner.run(replace(CASES[name], stacked=2), seed=7, root=toy.ROOT)[0]
+    golden = json.loads(GOLDEN.read_text())[name]
+    assert differing(as_result(record), golden) == {"numerics"}
+    own = {"stacked_clients": numerics.VERSIONS["stacked_clients"]}
+    assert numerics.used_by(record.spec) == golden["numerics"] | own
+
+
+@pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "changes"),
     [

@@ -817,6 +817,7 @@ def test_a_version_changes_the_fingerprints_of_the_runs_that_use_its_part_and_no
         name = f"dgc-without-{codec}"
         assert changed.pop(f"codec_{name}") == sending & runs(lambda s, name=name: s.codec == name)
     assert changed.pop("local_momentum") == lost | runs(lambda s: s.local_momentum != "restart")
+    assert changed.pop("stacked_clients") == runs(lambda s: s.stacked is not None) == set()
     assert changed.pop("aggregation_weights") == runs(lambda s: s.weights != "images")
     more = runs(lambda s: (s.final_test_images, s.final_evaluations) != (None, None))
     assert changed.pop("final_evaluations") == more
@@ -844,6 +845,7 @@ def test_every_codec_that_a_spec_names_is_built_as_its_run_builds_it(resolved) -
         ({"local_momentum": "keep"}, {"local_momentum"}),
         ({"local_momentum": "average"}, {"local_momentum"}),
         ({"weights": "equal"}, {"aggregation_weights"}),
+        ({"stacked": 5}, {"stacked_clients"}),
         ({"local_momentum": "restart", "weights": "images"}, set()),
         ({"codec": "dgc-without-correction"}, {"codec_dgc", "codec_dgc-without-correction"}),
     ],

@@ -6,7 +6,7 @@ B = images in a batch, H x W = image size in pixels, P = padding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -253,8 +253,12 @@ class Batches:
         """Images of each client that takes part in step ``step`` of large-batch training, in their order."""
         return [len(self._slice(client, self.local_step(client, step))[0]) for client in self.round(step)]
 
-    def union(self, step: int) -> tuple[Tensor, Tensor, list[int]]:
-        """The batches of all clients in step ``step``, concatenated in order of clients: x, y, images per client."""
-        parts = [self._slice(client, self.local_step(client, step)) for client in self.round(step)]
+    def together(self, wanted: Iterable[tuple[int, int]]) -> tuple[Tensor, Tensor, list[int]]:
+        """Several local batches, each by client and step, concatenated in their order: x, y, images of each."""
+        parts = [self._slice(client, step) for client, step in wanted]
         x, y = self.images.window(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         return x, y, [len(part[0]) for part in parts]
+
+    def union(self, step: int) -> tuple[Tensor, Tensor, list[int]]:
+        """The batches of all clients in step ``step``, concatenated in order of clients: x, y, images per client."""
+        return self.together((client, self.local_step(client, step)) for client in self.round(step))

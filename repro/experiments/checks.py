@@ -21,7 +21,7 @@ _NEUTRAL: dict[str, Any] = {field.name: field.default for field in dataclasses.f
 _ONLY_WITH: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     *((name, "method", _SENDING) for name in ("codec", "codec_options", "quantised_weights", "sparsity_warmup")),
     *((name, "method", _SENDING) for name in ("partition", "buffers", "clients_wait")),
-    *((name, "method", ("federated",)) for name in ("local_epochs", "local_momentum", "weights")),
+    *((name, "method", ("federated",)) for name in ("local_epochs", "local_momentum", "weights", "stacked")),
     ("step_up", "method", ("central",)),
     ("remedy", "method", ("central",)),
     ("evaluate_at", "method", ("central", "large_batch")),

@@ -44,6 +44,7 @@ _PARTS = {
     "quantised_weights": 1,  # when the shared model is rounded
     "randomness": 1,
     "schedules": 1,
+    "stacked_clients": 1,  # clients of federated averaging that train as one network: order of sums
     "step_up": 1,  # the change of the gradient, and what follows from it
     # How torchvision's networks are initialised, and which layers of theirs are replaced. The version of torchvision
     # stands in the provenance, as torch's does: a run can be planned and judged where neither is installed.
@@ -136,6 +137,7 @@ _NEUTRAL = {
     "final_test_images": (None, "final_evaluations"),
     "local_momentum": ("restart", "local_momentum"),
     "local_steps": (None, "local_steps"),
+    "stacked": (None, "stacked_clients"),
     "step_up": (None, "step_up"),
     "weights": ("images", "aggregation_weights"),
 }

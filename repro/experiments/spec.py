@@ -180,6 +180,9 @@ class Training:
             what the client had at the end of its last one; ``average``: the average of what all had then, which they
             send uncompressed with their change and receive with the shared model.
         weights: in federated averaging, clients count by the ``images`` of their shard, or ``equal``.
+        stacked: in federated averaging, how many clients train together as one network (``repro.training.stacked``),
+            to the same result but for round-off; it pays for few channels and small local batches. None: they train one
+            after the other.
         step_up: paper lb's step-up method, in the terms of ``repro.experiments.stepup.StepUp``; None: gradients stay as
             they are. ``share_of`` instead of ``share`` names another run: on average as often as that one did with the
             same seed.
@@ -198,6 +201,7 @@ class Training:
     weight_decay: Annotated[float, Ge(0)]
     local_momentum: Literal["restart", "keep", "average"] = "restart"
     weights: Literal["images", "equal"] = "images"
+    stacked: Annotated[int, Ge(2)] | None = None
     step_up: dict[str, Any] | None = None
     remedy: str | None = None
     remedy_options: dict[str, int | float | str | list[int | float]] | None = None

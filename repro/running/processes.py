@@ -68,6 +68,11 @@ def expect_possible(spec: Spec, size: int) -> None:
             f"{spec.run}: nothing to spread over the {size} processes of torchrun; a training by large batch or "
             "federated averaging was expected; start it without torchrun"
         )
+    if spec.stacked is not None:
+        raise ReproError(
+            f"{spec.run}: {spec.stacked} clients train together as one network, which the processes of torchrun do "
+            "not; start it without torchrun"
+        )
     if not 2 <= size <= spec.workers + 1:
         raise ReproError(
             f"{spec.run}: {size} processes for a server and {spec.workers} clients; 2 to {spec.workers + 1} were "

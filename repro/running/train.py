@@ -34,6 +34,7 @@ from repro.training.exchange import Exchange
 from repro.training.gate import Gate
 from repro.training.local import LocalTraining
 from repro.training.momenta import Momenta
+from repro.training.stacked import StackedClients
 from repro.training.steps import Optimisation, gradient_norm, sgd
 
 
@@ -198,6 +199,15 @@ class Training:
         if spec.method == "large_batch":
             engine = plain if self.job.separate else fast
             yield engine.large_batch(model, self.optimiser, batches, self.exchange, self.optimisation, todo)
+            return
+        if spec.stacked is not None:
+            if self.job.processes > 1:
+                raise ReproError(
+                    f"{spec.run}: {self.job.processes} processes for clients that train together in one; leave "
+                    "--processes out"
+                )
+            self._clients = StackedClients(self._serial(), spec.stacked)
+            yield fast.federated_averaging(model, self._clients, todo, score_clients_in=scored)
             return
         # A schedule with a state changes in this process only, so its clients must run here too.
         alone = device().type != "cpu" or bool(schedules.build(spec.schedule).state())

@@ -112,14 +112,7 @@ class SerialClients:
 
     def train(self, client: int, number: int, shared: Message, momentum: bytes, score: bool) -> Local:
         """Local SGD of one client."""
-        buffers, momenta = self.exchange.buffers, self.local.momenta
-        before = self._decoded(shared)
-        load_state(self.worker, before, buffers)
-        buffers.restore(self.worker, client)
-        if not self.exchange.codec.fixed_size:  # in the memory format of the model, in which codecs send
-            before = [tensor.clone() for tensor in shared_state(self.worker, buffers).values()]
-        optimiser = self.optimisation.optimiser(self.worker)
-        momenta.restore(optimiser, self.worker, client, momentum)
+        before, optimiser = self.begin(client, shared, momentum)
         steps, per_epoch = self.local.range(self.batches, client, number)
         tally = Tally()
         for step in steps:
@@ -129,10 +122,32 @@ class SerialClients:
             loss, correct = backward(self.worker, x, y, self.optimisation.precision, seeds)
             optimiser.step()
             tally.count(loss, correct, len(y))
-        buffers.keep(self.worker, client)
-        payload = self._sent(client, before, steps.start / per_epoch)
+        return self.end(client, before, optimiser, tally, steps.start / per_epoch, score)
+
+    def begin(self, client: int, shared: Message, momentum: bytes) -> tuple[list[torch.Tensor], torch.optim.Optimizer]:
+        """Give ``worker`` the shared model as ``client`` has it; that model, and the client's optimiser."""
+        buffers = self.exchange.buffers
+        before = self._decoded(shared)
+        load_state(self.worker, before, buffers)
+        buffers.restore(self.worker, client)
+        if not self.exchange.codec.fixed_size:  # in the memory format of the model, in which codecs send
+            before = [tensor.clone() for tensor in shared_state(self.worker, buffers).values()]
+        optimiser = self.optimisation.optimiser(self.worker)
+        self.local.momenta.restore(optimiser, self.worker, client, momentum)
+        return before, optimiser
+
+    def end(
+        self, client: int, before: Sequence[torch.Tensor], optimiser: torch.optim.Optimizer, tally: Tally, epoch: float,
+        score: bool,
+    ) -> Local:  # fmt: skip
+        """What ``client`` keeps and sends after its local steps, which led ``worker`` away from ``before``.
+
+        ``epoch`` is that in which the round began.
+        """
+        self.exchange.buffers.keep(self.worker, client)
+        payload = self._sent(client, before, epoch)
         by_class = mean_score(self._scores(self.final))["top1_by_class"] if score else []
-        return Local(payload, momenta.keep(optimiser, self.worker, client), tally, by_class)
+        return Local(payload, self.local.momenta.keep(optimiser, self.worker, client), tally, by_class)
 
     def _decoded(self, shared: Message) -> list[torch.Tensor]:
         """The shared model as received, on the model's device; decoded once a round, whatever the number of clients."""

@@ -69,6 +69,7 @@ def test_a_run_killed_after_a_checkpoint_goes_on_to_the_same_record(method, mome
     ("method", "changes"),
     [
         ("federated", {"local_steps": 3, "track": ["per_class"]}),
+        ("federated", {"local_steps": 3, "track": ["per_class"], "stacked": 2}),
         ("large_batch", {"codec": "int8", "track": ["batch_statistics", "gradient_norm", "per_class"]}),
     ],
 )
