@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import readme
 from scipy.optimize import linprog
 
-import readme
 from repro import files
 from repro.registry import specs
 from repro.registry.published import ACCURACIES, OTHER_ACCURACIES, Statement, runs_of
