@@ -176,13 +176,12 @@ class Comparison:
             ReproError: not all, or no run went on from a checkpoint, or a sweep failed.
         """
         local, other = self.copy("local"), self.copy(name)
-        self.sweep(local, "local", os.environ, lambda _: None)
-        expected = bodies(local)
         said = self.sweep(other, name, environment, lambda sweep: meanwhile(other, sweep))
         for line in said.splitlines():
             if "started again" in line:
                 say(out, line)
-        found = bodies(other)
+        self.sweep(local, "local", os.environ, lambda _: None)
+        expected, found = bodies(local), bodies(other)
         equal = sum(found.get(path) == body for path, body in expected.items())
         provenances = [other / "data/provenance" / path for path in found]
         resumed = [path.stem for path in provenances if files.read_json(path).get("interruptions")]

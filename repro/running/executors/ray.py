@@ -43,9 +43,10 @@ class Executor:
                 runtime_env={"env_vars": {"PYTHONPATH": path}},
                 include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
             )  # fmt: skip
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # ray raises plain ones
+            said = " ".join(str(error).split())
             raise ReproError(
-                f"--executor ray: no cluster could be reached or started ({error}); correct or unset RAY_ADDRESS"
+                f"--executor ray: no cluster could be reached or started ({said}); correct or unset RAY_ADDRESS"
             ) from error
         # A run is started again by the sweep, and once.
         self._compute = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=0)(caught)

@@ -180,4 +180,6 @@ class Executor:
 
 
 def _last(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    """The line that says what went wrong: after a trace submitit adds where its logs are."""
+    said = str(error).partition("You can check full logs")[0].strip(" -\n")
+    return (said.splitlines() or [type(error).__name__])[-1]
