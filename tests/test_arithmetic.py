@@ -10,8 +10,9 @@ import tree
 
 from repro.errors import ReproError
 from repro.registry.published import load_published
-from repro.verdicts import arithmetic
-from repro.verdicts.arithmetic import Line, Reading
+from repro.verdicts import arithmetic, total_data
+from repro.verdicts.arithmetic import Line
+from repro.verdicts.total_data import Reading
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +65,15 @@ def test_agreement_is_said_where_it_is_and_nowhere_else(lines: dict[str, Line]) 
 
 
 def test_both_factors_of_post_2_follow_from_batch_4096_and_zipped_deltas() -> None:
-    nets = {classes: arithmetic.network("resnet18", classes, "imagenet") for classes in (10, 1000)}
+    nets = {classes: total_data.network("resnet18", classes, "imagenet") for classes in (10, 1000)}
     reading = Reading(4096, 6, 0.5, False, "imagenet")
     factors = reading.factors(nets)
     large = [100 * math.ceil(50_000 / 4096) * (11_166_912 * 0.001 * 6 + 4 * rest) for rest in (14_730, 522_600)]
     federated = [150 * 0.5 * parameters for parameters in (11_181_642, 11_689_512)]
     assert factors[10] == pytest.approx(federated[0] / large[0])
     assert factors[1000] == pytest.approx(large[1] / federated[1])
-    assert arithmetic.meets(factors)
-    assert not arithmetic.meets(replace(reading, warm_up=True).factors(nets))
+    assert total_data.meets(factors)
+    assert not total_data.meets(replace(reading, warm_up=True).factors(nets))
 
 
 def test_the_share_of_iterations_above_a_threshold_is_that_of_a_normal_log_ratio() -> None:

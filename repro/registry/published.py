@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from repro import files, validation
-from repro.registry import rule_models
+from repro.registry import entry_models
 from repro.registry.rule_models import (
     ACCURACIES,
     GAPS,
@@ -116,7 +116,7 @@ def load_published(root: Path = Path()) -> Published:
 @lru_cache(maxsize=8)
 def _published(text: str, path: Path) -> Published:
     content = files.parsed_yaml(text, path)
-    validation.fitting(rule_models.PublishedFile, content, path)
+    validation.fitting(entry_models.PublishedFile, content, path)
     return Published(
         [Artefact(**item) for item in content["artefacts"]], [Statement(**item) for item in content["statements"]]
     )
@@ -128,7 +128,7 @@ def load_ledger(root: Path = Path()) -> list[Choice]:
     Raises:
         ReproError: the file is missing or malformed; the line names file, entry, key and what was expected.
     """
-    ledger = validation.load(rule_models.LedgerFile, root / "data/ledger.yaml")
+    ledger = validation.load(entry_models.LedgerFile, root / "data/ledger.yaml")
     return [Choice(**entry.given()) for entry in ledger.choices]
 
 

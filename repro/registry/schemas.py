@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from repro.data.sets.declarations import Entry
 from repro.files import write_atomic
-from repro.registry.rule_models import LedgerFile, PublishedFile
+from repro.registry.entry_models import LedgerFile, PublishedFile
 from repro.registry.source_files import DefaultFile, ParamsFile, SourceFile
 from repro.registry.study import Study
 from repro.validation import Text
