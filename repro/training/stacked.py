@@ -50,7 +50,7 @@ class StackedClients:
 
     Args:
         serial: the clients.
-        together: how many train as one network; 10 to 25 were fastest where stacking pays at all.
+        together: how many train as one network; where stacking pays, 10 to 25 were equally fast on a CPU.
 
     Raises:
         ReproError: the network, or its optimiser, cannot be stacked.
