@@ -195,6 +195,8 @@ def test_elsewhere_a_law_agrees_if_it_states_the_same_whatever_its_digits(change
     found = law(bench, **changes)
     assert found.verdict == rerun.AGREES
     assert re.search(r"another machine type; (\d+) of \1 checks of the law are met here and on record", found.detail)
+    ((name, value),) = changes.items()
+    assert found.detail.endswith(f"; what differs: law.{name}: recorded {LAW[name]!r}, here {value!r}")
 
 
 @pytest.mark.parametrize(
