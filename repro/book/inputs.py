@@ -11,7 +11,7 @@ import yaml
 
 from repro import report
 from repro.errors import ReproError
-from repro.files import read_json
+from repro.files import read_json, read_text
 from repro.registry import specs, store, study
 from repro.report import Table, pilot
 from repro.report.tables import from_markdown
@@ -39,10 +39,12 @@ class Inputs:
         tables: artefact id -> table.
         present: ids of figures and tables whose files exist; the others are "not run".
         notebooks: name -> executed notebook as HTML without a frame; those of a source lie together.
+        waiting: name -> text of the notebooks that are not executed, for lack of runs that they read.
         manifests: data set -> its manifest, with ``citation`` and ``licence`` as ``data/sources.yaml`` gives them.
         arithmetic: computations on the sources' own numbers.
         citation: content of ``CITATION.cff``.
         pilot: what the pilot was, where it stands in for runs of ``profile``; its verdicts are marked themselves.
+        made_by_pilot: figure or table -> what the pilot's JSON beside it says of its runs.
         of_pilot: ids of figures and tables, and names of notebooks, that are the pilot's.
         rules_commit: the commit whose rules the runs of the study were made under; None before its first run.
         bill: what the study costs, by group; empty at other profiles.
@@ -59,10 +61,12 @@ class Inputs:
     tables: Mapping[str, Table] = field(default_factory=dict)
     present: frozenset[str] = frozenset()
     notebooks: Mapping[str, str] = field(default_factory=dict)
+    waiting: Mapping[str, str] = field(default_factory=dict)
     manifests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     arithmetic: Sequence[arithmetic.Line] = ()
     citation: Mapping[str, Any] = field(default_factory=dict)
     pilot: study.Pilot | None = None
+    made_by_pilot: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     of_pilot: frozenset[str] = frozenset()
     rules_commit: str | None = None
     bill: Sequence[bill.Line] = ()
@@ -105,10 +109,16 @@ def load(profile: str, root: Path = Path()) -> Inputs:
         },
         present=frozenset(present),
         notebooks={path.stem: body(path, pictures, f"../figures/{profile}") for path in executed},
+        waiting={
+            path.stem: read_text(path)
+            for path in sorted((root / "notebooks").glob("*.ipynb"))
+            if not (folder / path.name).exists()
+        },
         manifests=_manifests(root),
         arithmetic=arithmetic.lines(root),
         citation=_yaml(root / "CITATION.cff"),
         pilot=study.load(root).pilot if profile == study.PROFILE else None,
+        made_by_pilot=pilot.made(root) if profile == study.PROFILE else {},
         of_pilot=copied | books,
         rules_commit=study.load(root).rules_commit if profile == study.PROFILE else None,
         bill=bill.lines({(record.run, record.seed) for record in records}, root) if profile == study.PROFILE else (),
