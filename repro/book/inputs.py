@@ -109,6 +109,7 @@ def load(profile: str, root: Path = Path()) -> Inputs:
         },
         present=frozenset(present),
         notebooks={path.stem: body(path, pictures, f"../figures/{profile}") for path in executed},
+        made_by_pilot=pilot.made(root) if profile == study.PROFILE else {},
         waiting={
             path.stem: read_text(path)
             for path in sorted((root / "notebooks").glob("*.ipynb"))
@@ -118,7 +119,6 @@ def load(profile: str, root: Path = Path()) -> Inputs:
         arithmetic=arithmetic.lines(root),
         citation=_yaml(root / "CITATION.cff"),
         pilot=study.load(root).pilot if profile == study.PROFILE else None,
-        made_by_pilot=pilot.made(root) if profile == study.PROFILE else {},
         of_pilot=copied | books,
         rules_commit=study.load(root).rules_commit if profile == study.PROFILE else None,
         bill=bill.lines({(record.run, record.seed) for record in records}, root) if profile == study.PROFILE else (),
