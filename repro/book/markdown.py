@@ -133,7 +133,9 @@ def _old_runs(site: Site, row: Row) -> str:
     """Runs of the pilot, whose records are in the history of the repository."""
     assert site.inputs.pilot is not None
     where = f"data/records/{site.inputs.pilot.profile}/ at commit {site.inputs.pilot.commit}"
-    return f"{len(row.runs)} of the pilot, {site.inputs.pilot.seeds} seeds; their records: {where}"
+    behind = site.behind_pilot(row.runs)
+    sizes = f", {behind.sizes}" if behind else ""
+    return f"{len(row.runs)} of the pilot, {site.inputs.pilot.seeds} seeds{sizes}; their records: {where}"
 
 
 def _runs(site: Site, runs: Sequence[str]) -> str:

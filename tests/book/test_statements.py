@@ -199,7 +199,7 @@ def test_what_is_the_pilots_says_so_with_its_commit() -> None:
     assert made["figures.html"].count("<strong>Pilot</strong>") == 1
     assert 'href="runs-e1.html#' not in made["e1.c2.html"], "the study's runs do not stand behind it"
     assert "make study" in made["e1.c2.html"]
-    assert f"data/records/laptop/ at commit {PILOT.commit}" in made["index.md"]
+    assert f"device abacus; their records: data/records/laptop/ at commit {PILOT.commit}" in made["index.md"]
 
 
 def test_the_pilot_says_of_what_size_its_runs_were_and_where_they_are() -> None:
