@@ -85,7 +85,7 @@ class Site:
 
     def waiting_of(self, item: str) -> list[str]:
         """Notebooks that deal with a figure, table or statement and are not executed yet."""
-        return [name for name, text in self.inputs.waiting.items() if notebook.names(text, item)]
+        return [name for name, text in self.inputs.waiting.items() if notebook.mentions(text, item)]
 
     def waiting_in(self, source: str) -> list[str]:
         """Notebooks of a source that are not executed yet."""
