@@ -231,7 +231,9 @@ def test_elsewhere_a_law_differs_if_it_was_executed_on_other_sizes(changes: dict
 def test_elsewhere_a_law_differs_if_a_check_comes_out_otherwise(changes: dict, called: str, bench: Bench) -> None:
     found = law(bench, **changes)
     assert found.verdict == rerun.DIFFERS
-    assert re.fullmatch(f"another machine type, and {called} differ", found.detail)
+    ((name, value),) = changes.items()
+    told = f"; what differs: law.{name}: recorded {LAW[name]!r}, here {value!r}"
+    assert re.fullmatch(f"another machine type, and {called} differ{re.escape(told)}", found.detail)
 
 
 def test_a_law_that_no_statement_reads_cannot_be_compared_between_machines(bench: Bench) -> None:
