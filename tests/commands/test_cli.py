@@ -400,7 +400,11 @@ def test_data_with_a_wrong_hash_are_refused(wrong_data: None, root: Path, capsys
         assert "train_images has SHA-256" in line
     monkeypatch.undo()  # the real runner, from its own folder
     monkeypatch.chdir(root)
-    assert "train_images has SHA-256" in refused(capsys, "run", "e1-central")
+    capsys.readouterr()
+    assert cli.main(["run", "e1-central"]) == 2
+    announced, line = capsys.readouterr().err.splitlines()
+    assert announced.startswith("e1-central seed 1 at profile smoke: ")
+    assert re.match("repro: .*train_images has SHA-256", line)
     assert not (root / "data/records").exists()
 
 
