@@ -130,14 +130,32 @@ def inputs(absent: frozenset[str] = frozenset(), **changes: Any) -> Inputs:
 PILOT = Pilot(commit="c0ffee" * 6 + "c0ff", profile="laptop", seeds=3)
 
 
+OLD = {
+    "environments": {"here": {"device": "abacus"}},
+    "runs": [
+        {
+            "run": run,
+            "parameters": {
+                "kind": "train", "train_images": images, "test_images": 500, "image_size": 16, "width": 8, "epochs": 2.5
+            },
+            "seeds": [{"environment": "here", "record": f"data/records/laptop/e1/{run}.s1.json"}],
+        }
+        for run, images in (("e1-central", 4000), ("e1-federated", 12000), ("e1-large-batch", 777))
+    ],
+}  # fmt: skip
+"""What the JSON beside a figure of the pilot says."""
+
+
 def with_pilot() -> dict[str, str]:
     """e1.c2 and e1.fig1 are the pilot's, as is the notebook of e1."""
     old = verdict("e1.c2", verdict="holds (pilot)", pilot=True, commit=PILOT.commit, profile="laptop")
     given = [old if v["id"] == "e1.c2" else v for v in VERDICTS]
-    return book.site(inputs(verdicts=given, pilot=PILOT, of_pilot=frozenset(["e1.fig1", "e1"])))
+    return book.site(
+        inputs(verdicts=given, pilot=PILOT, of_pilot=frozenset(["e1.fig1", "e1"]), made_by_pilot={"e1.fig1": OLD})
+    )
 
 
-TALLY = "Of 7 results, 2 hold, 1 fails, 1 is open and 3 were not run; the one law holds."
+TALLY = "5 of 8 statements judged: 2 results hold, 1 fails and 1 is open; 1 law holds; 3 were not run."
 
 
 class Reader(HTMLParser):

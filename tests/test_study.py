@@ -257,8 +257,11 @@ def test_without_learning_rates_nothing_of_the_study_is_an_error(
 # The pilot stands in ------------------------------------------------------------------------------------------
 
 
-def test_a_figure_without_its_runs_is_the_pilots_and_says_so(root: Path) -> None:
+def test_a_figure_without_its_runs_is_the_pilots_and_says_so(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["render", "e1.fig1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert all(line.endswith(" (the pilot's: the study lacks runs that it reads)") for line in lines)
     old, new = root / "figures/pilot", root / "figures/study"
     for ending in ("png", "svg", "csv"):
         assert (new / f"e1.fig1.{ending}").read_bytes() == (old / f"e1.fig1.{ending}").read_bytes()
@@ -267,7 +270,9 @@ def test_a_figure_without_its_runs_is_the_pilots_and_says_so(root: Path) -> None
     assert pilot.shown("study", root) == ({"e1.fig1"}, frozenset())
 
 
-def test_a_figure_is_the_studys_own_from_the_last_record_of_the_first_look_on(root: Path) -> None:
+def test_a_figure_is_the_studys_own_from_the_last_record_of_the_first_look_on(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     look(root, e1_c5=8)  # the runs of a later look do not matter
     runs = report.ARTEFACTS["e1.fig1"].runs
     record_all(root, "e1", runs)
@@ -277,7 +282,9 @@ def test_a_figure_is_the_studys_own_from_the_last_record_of_the_first_look_on(ro
     cli.main(["render", "e1.fig1"])
     assert pilot.shown("study", root)[0] == {"e1.fig1"}
     last.write_text(kept)
+    capsys.readouterr()
     cli.main(["render", "e1.fig1"])
+    assert "pilot" not in capsys.readouterr().out
     assert pilot.shown("study", root)[0] == frozenset()
     assert '"study"' in (root / "figures/study/e1.fig1.json").read_text()
 

@@ -11,7 +11,7 @@ import yaml
 
 from repro import report
 from repro.errors import ReproError
-from repro.files import read_json
+from repro.files import read_json, read_text
 from repro.registry import specs, store, study
 from repro.registry.notebook_files import of_none, of_source
 from repro.report import Table, pilot
@@ -40,10 +40,12 @@ class Inputs:
         tables: artefact id -> table.
         present: ids of figures and tables whose files exist; the others are "not run".
         notebooks: name -> executed notebook as HTML without a frame; those of a source lie together.
+        waiting: name -> text of the notebooks that are not executed, for lack of runs that they read.
         manifests: data set -> its manifest, with ``citation`` and ``licence`` as ``data/sources.yaml`` gives them.
         arithmetic: computations on the sources' own numbers.
         citation: content of ``CITATION.cff``.
         pilot: what the pilot was, where it stands in for runs of ``profile``; its verdicts are marked themselves.
+        made_by_pilot: figure or table -> what the pilot's JSON beside it says of its runs.
         of_pilot: ids of figures and tables, and names of notebooks, that are the pilot's.
         rules_commit: the commit whose rules the runs of the study were made under; None before its first run.
         later_rules: statement id -> the commit of its rule, of those that got one after ``rules_commit``.
@@ -62,10 +64,12 @@ class Inputs:
     tables: Mapping[str, Table] = field(default_factory=dict)
     present: frozenset[str] = frozenset()
     notebooks: Mapping[str, str] = field(default_factory=dict)
+    waiting: Mapping[str, str] = field(default_factory=dict)
     manifests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     arithmetic: Sequence[arithmetic.Line] = ()
     citation: Mapping[str, Any] = field(default_factory=dict)
     pilot: study.Pilot | None = None
+    made_by_pilot: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     of_pilot: frozenset[str] = frozenset()
     rules_commit: str | None = None
     later_rules: Mapping[str, str] = field(default_factory=dict)
@@ -110,6 +114,12 @@ def load(profile: str, root: Path = Path()) -> Inputs:
         },
         present=frozenset(present),
         notebooks={path.stem: body(path, pictures, f"../figures/{profile}") for path in executed},
+        made_by_pilot=pilot.made(root) if profile == study.PROFILE else {},
+        waiting={
+            path.stem: read_text(path)
+            for path in sorted((root / "notebooks").glob("*.ipynb"))
+            if not (folder / path.name).exists()
+        },
         manifests=_manifests(root),
         arithmetic=arithmetic.lines(root),
         citation=_yaml(root / "CITATION.cff"),

@@ -12,12 +12,14 @@ from repro.book.theme import DECIDED, SIGNS, SOURCES, entered
 from repro.errors import ReproError
 from repro.files import write_atomic
 from repro.registry.labels import counted
+from repro.report import ARTEFACTS
 
 if TYPE_CHECKING:
     from repro.book.views import Row, Site
 
 BEGIN, END = "<!-- verdicts: begin (written by `python -m repro book`) -->", "<!-- verdicts: end -->"
 _PAGE = "book/index.md"
+_EXAMPLE = "e1.fig1"
 CHOICE_HEADER = ("Id", "Unclear", "Chosen", "Why", "What the other choice gives")
 
 
@@ -108,8 +110,8 @@ def _matrix(rows: Sequence[Row], source: str, page: str) -> list[str]:
 def _statement(site: Site, row: Row) -> list[str]:
     """A statement with all that its verdict rests on; its page in the site has the reason of each part besides."""
     links = [_link(name, f"#{name}") for name in row.shown_by]
-    if row.source in site.inputs.notebooks:
-        links.append(_link("notebook", site.file(f"notebooks/{site.notebook_of(row.id)}.ipynb")))
+    if row.id in site.sections:
+        links.append(_link("notebook", site.file(f"notebooks/{site.sections[row.id][0]}.ipynb")))
     links += [_link("spec", f"../pipelines/{row.source}.yaml"), _link("its page in the site", f"{row.id}.html")]
     others = [escaped(f"{name}: {word}" + (f" (n = {n})" if n else "")) for name, word, n in row.others]
     return [
@@ -131,7 +133,9 @@ def _old_runs(site: Site, row: Row) -> str:
     """Runs of the pilot, whose records are in the history of the repository."""
     assert site.inputs.pilot is not None
     where = f"data/records/{site.inputs.pilot.profile}/ at commit {site.inputs.pilot.commit}"
-    return f"{len(row.runs)} of the pilot, {site.inputs.pilot.seeds} seeds; their records: {where}"
+    behind = site.behind_pilot(row.runs)
+    sizes = f", {behind.sizes}" if behind else ""
+    return f"{len(row.runs)} of the pilot, {site.inputs.pilot.seeds} seeds{sizes}; their records: {where}"
 
 
 def _runs(site: Site, runs: Sequence[str]) -> str:
@@ -175,7 +179,18 @@ def readme_block(site: Site) -> str:
     for source in site.built:
         lines += ["", f"<details><summary>{html.escape(SOURCES[source])}: every statement</summary>", ""]
         lines += [*_matrix(site.rows, source, _PAGE), "", "</details>"]
-    return "\n".join([*lines, "", END])
+    return "\n".join([*lines, *_picture(site), "", END])
+
+
+def _picture(site: Site) -> list[str]:
+    """One figure as an example, with whose runs it shows; none where it was not drawn."""
+    name = _EXAMPLE
+    if name not in site.inputs.present:
+        return []
+    title, file = escaped(ARTEFACTS[name].title), f"figures/{site.profile}/{name}.png"
+    old = name in site.inputs.of_pilot
+    whose = "the pilot's runs, until the study's own are in" if old else f"runs at the `{site.profile}` profile"
+    return ["", f"![{title}]({quote(file)})", "", f"*{title}; {whose} ({_link(name, f'{_PAGE}#{name}')}).*"]
 
 
 def _decided(row: Row) -> str:

@@ -65,7 +65,7 @@ def sections(body: str, ids: Iterable[str]) -> dict[str, str]:
     ends = [found.start() for found in headings[1:]] + [len(body)]
     parts = [(found["anchor"], body[found.start() : end]) for found, end in zip(headings, ends, strict=True)]
     wanted = list(ids)
-    named = {anchor: {name for name in wanted if _names(text, name)} for anchor, text in parts}
+    named = {anchor: {name for name in wanted if mentions(text, name)} for anchor, text in parts}
     where: dict[str, str] = {}
     for anchor, names in sorted(named.items(), key=lambda item: len(item[1])):
         for name in names:
@@ -73,7 +73,8 @@ def sections(body: str, ids: Iterable[str]) -> dict[str, str]:
     return where
 
 
-def _names(text: str, name: str) -> bool:
+def mentions(text: str, name: str) -> bool:
+    """Whether a text names the id ``name``, and not only a longer one."""
     return re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", text) is not None
 
 

@@ -11,12 +11,13 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from repro.book import curves, describe, glossary, markdown, overview, search, wording
+from repro.book import curves, describe, glossary, markdown, overview, search, tally, wording
 from repro.book.inputs import Inputs
 from repro.book.theme import DECIDED, PILOT, SIGNS, SOURCES, THEMES, colour, verdict_class
 from repro.book.views import Site
 from repro.experiments import numerics
 from repro.registry import labels
+from repro.report import pilot
 
 HERE = Path(__file__).parent
 ASSETS = ("matrix.js", "explorer.js", "search.js")
@@ -87,7 +88,8 @@ def _environment(made: Site) -> Environment:
         "DECIDED": DECIDED,
         "PILOT": PILOT,
         "pilot": made.inputs.pilot,
-        "notebooks": sorted(made.inputs.notebooks),
+        "pilot_words": tuple(pilot.TODAY.items()),
+        "named": tally.named,
         "scale_note": markdown.scale_note(made.profile),
         "plural": wording.plural,
         "about": wording.about,

@@ -39,15 +39,28 @@ def apart(rows: Sequence[Row]) -> list[tuple[str, str, dict[str, int]]]:
 
 
 def sentence(rows: Sequence[Row]) -> str:
-    """The tally: results, laws and definitions counted apart, what shows the pilot apart from all."""
+    """The tally: how many statements are judged, and how, results, laws and definitions apart.
+
+    Those of the pilot are not among them, and ``progress`` tells of the rest where there are any.
+    """
+    judged = [row for row in rows if row.counted_as not in (PILOT, NOT_RUN)]
     told = []
     for group, one in GROUPS.items():
-        mine = [row for row in rows if row.group == group]
-        if mine:
-            found = said(counts(mine))
-            told.append(f"of {len(mine)} {group}, {found}" if len(mine) > 1 else f"the one {one} {found[2:]}")
-    text = "; ".join(told)
-    return f"{text[0].upper()}{text[1:]}." if text else "No statement is listed."
+        if mine := counts(row for row in judged if row.group == group):
+            number, _, rest = said(mine).partition(" ")
+            told.append(f"{number} {one if number == '1' else group} {rest}")
+    text = f"{len(judged)} of {len(rows)} statements judged"
+    unrun = counts(row for row in rows if row.counted_as == NOT_RUN)
+    if unrun and not any(row.pilot for row in rows):
+        told.append(said(unrun))
+    return f"{text}: {'; '.join(told)}." if told else f"{text}."
+
+
+def named(rows: Iterable[Row]) -> str:
+    """How many results, laws and definitions there are among ``rows``: ``3 results + 7 laws``."""
+    found = Counter(row.group for row in rows)
+    told = [f"{found[group]} {one if found[group] == 1 else group}" for group, one in GROUPS.items() if found[group]]
+    return " + ".join(told) or "none"
 
 
 def progress(rows: Sequence[Row], seeds: int, bill: Sequence[Bill]) -> str:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from repro.book import forest, notebook, rows, runs, tally, wording
+from repro.book import forest, notebook, of_pilot, rows, runs, tally, wording
 from repro.book.inputs import Inputs
 from repro.book.rows import Row
 from repro.book.runs import Run, Stored
@@ -78,14 +78,18 @@ class Site:
         owned = {name for source in SOURCES for name in self.notebooks_of(source)}
         return {name: notebook.title(body) or name for name, body in self.inputs.notebooks.items() if name not in owned}
 
-    def notebook_of(self, item: str) -> str:
-        """Name of the notebook that deals with a figure, table or statement; its source where no section does."""
-        return self.sections.get(item, (item.partition(".")[0], ""))[0]
-
     def section(self, item: str) -> str:
-        """The section that deals with a figure, table or statement, as a link."""
-        anchor = self.sections.get(item, ("", ""))[1]
-        return f"notebook-{self.notebook_of(item)}.html" + (f"#{quote(anchor)}" if anchor else "")
+        """The section that deals with a figure, table or statement, as a link; empty where none does."""
+        name, anchor = self.sections.get(item, ("", ""))
+        return f"notebook-{name}.html#{quote(anchor)}" if name else ""
+
+    def waiting_of(self, item: str) -> list[str]:
+        """Notebooks that deal with a figure, table or statement and are not executed yet."""
+        return [name for name, text in self.inputs.waiting.items() if notebook.mentions(text, item)]
+
+    def waiting_in(self, source: str) -> list[str]:
+        """Notebooks of a source that are not executed yet."""
+        return [name for name in self.inputs.waiting if name == source or name.startswith(f"{source}-")]
 
     # Statements -----------------------------------------------------------------------------------------------
 
@@ -127,6 +131,11 @@ class Site:
             if row.why_open:
                 found.setdefault(row.why_open, []).append(row)
         return sorted(found.items(), key=lambda item: -len(item[1]))
+
+    def behind_pilot(self, runs: Iterable[str]) -> of_pilot.Behind | None:
+        """Sizes, devices and records of runs of the pilot; None where nothing is known."""
+        old = self.inputs.pilot
+        return of_pilot.behind(self.inputs.made_by_pilot, old, frozenset(runs)) if old else None
 
     def forest(self, row: Row) -> Markup | None:
         """Estimates and intervals of a statement as a picture; None where it has none."""

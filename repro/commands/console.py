@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+LINE_SECONDS = 30.0
+"""Between two lines of progress, where there is no terminal."""
 
 
 def table(rows: Sequence[Sequence[object]]) -> None:
@@ -36,7 +40,13 @@ def problems(found: Iterable[str]) -> int:
 
 @contextmanager
 def progress(text: str) -> Iterator[Callable[[float], None]]:
-    """A bar on a terminal; the function that it gives is told the share that is done, 0 to 1."""
+    """A bar on a terminal, elsewhere a line every half minute; the function it gives is told the share done, 0 to 1.
+
+    What is left is told from what this process did, which may have gone on from a checkpoint.
+    """
+    if not sys.stderr.isatty():
+        yield _in_lines(text)
+        return
     from tqdm import tqdm
 
     layout = "{desc} {percentage:3.0f}% [{elapsed}<{remaining}]"
@@ -46,3 +56,20 @@ def progress(text: str) -> Iterator[Callable[[float], None]]:
             bar.update(100 * share - bar.n)
 
         yield report
+
+
+def _in_lines(text: str) -> Callable[[float], None]:
+    began = said = time.monotonic()
+    first: float | None = None
+
+    def report(share: float) -> None:
+        nonlocal said, first
+        now = time.monotonic()
+        first = share if first is None else first
+        if now - said < LINE_SECONDS:
+            return
+        said = now
+        left = f", about {(now - began) * (1 - share) / (share - first):.0f} s left" if share > first else ""
+        note(f"{text}: {100 * share:.0f} % after {now - began:.0f} s{left}")
+
+    return report

@@ -205,7 +205,7 @@ def _book() -> dict[str, Any]:
     deps = [
         *RUNS, *SHOWN, "repro/book", "CITATION.cff", "data/ledger.yaml", "data/looks.json", "data/manifests",
         "data/power.json", "data/provenance/${profile}", "data/published.yaml", "data/records/${profile}",
-        "data/sources.yaml", "data/study.yaml", "figures/${profile}", "figures/pilot",
+        "data/sources.yaml", "data/study.yaml", "figures/${profile}", "figures/pilot", "notebooks",
         "pipelines/${profile}/params.yaml", *(f"pipelines/{source}.yaml" for source in specs.SOURCES),
     ]  # fmt: skip
     made = _stage(".", "python -m repro book --profile ${profile}", deps, ["book"])

@@ -60,8 +60,9 @@ def run(options: Namespace, root: Path) -> int:
             "not in the table, for their learning rates are still to be chosen, by "
             f"`{specs.remedy(options.profile)}`: {waiting} runs ({of})"
         )
+    print("core-hours are CPU time; a run takes as long as its other seeds did")
     if total.untimed:
-        print("a run that was never timed has no known cost: hours are those of the timed ones, or not known")
+        print(f"nothing is known of the cost of {total.untimed} runs, no seed of which was timed")
     return 0
 
 
@@ -71,10 +72,10 @@ class Cost:
 
     Attributes:
         runs: planned records, a seed counted each.
-        seconds: of one core, for all of them whose time is known; CPU seconds where they were counted, else those of
-            the wall clock, in which pauses count.
+        seconds: of one core, for all of them whose time is known, or that of another seed of the run, whose mean they
+            take; CPU seconds where they were counted, else those of the wall clock, in which pauses count.
         seconds_to_do: for those that have no valid record.
-        untimed: records of which no time is known.
+        untimed: records of runs of which no seed was timed.
         memory: bytes that the largest process held at most, or None where nobody looked. A sweep runs several runs in
             one process, so it is an upper bound for each of them.
         disk: bytes of the records and their provenance.
@@ -104,7 +105,8 @@ class Cost:
     def cells(self) -> tuple[object, ...]:
         """For readers, as ``_HEADER`` names them."""
         unknown = self.runs and self.untimed == self.runs
-        hours = ["not known" if unknown else f"{each / 3600:.2f}" for each in (self.seconds, self.seconds_to_do)]
+        least = "at least " if self.untimed else ""
+        hours = ["not known" if unknown else f"{least}{each / 3600:.2f}" for each in (self.seconds, self.seconds_to_do)]
         memory = "not recorded" if self.memory is None else f"{self.memory / 1e6:.0f}"
         return (self.runs, *hours, self.untimed, memory, f"{self.disk / 1e6:.2f}", "; ".join(self.devices))
 
@@ -115,25 +117,30 @@ def cost(tasks: Iterable[named.Task], root: Path = Path()) -> Cost:
     Raises:
         ReproError: a provenance file or a record is damaged.
     """
-    runs = untimed = disk = 0
+    tasks = list(tasks)
+    untimed = disk = 0
     seconds = todo = 0.0
     peaks, devices = [], set()
+    times = bill.times(tasks, root)
+    others = bill.expected(times)
     for spec, seed in tasks:
-        runs += 1
-        record = store.record_path(spec, seed, root)
-        path = records.provenance_path(record)
-        taken = records.core_seconds(path)
-        if taken is None:
+        if spec.run not in others:
             untimed += 1
             continue
-        known = files.read_json(path)
+        known_time = times[spec.run, seed]
+        taken = others[spec.run] if known_time is None else known_time
         seconds += taken
+        todo += taken if store.stored(spec, seed, root) is None else 0.0
+        if known_time is None:
+            continue
+        record = store.record_path(spec, seed, root)
+        path = records.provenance_path(record)
+        known = files.read_json(path)
         if isinstance(machine := known.get("machine"), dict) and "device" in machine:
             devices.add(str(machine["device"]))
         peaks += [int(known["peak_memory"])] if known.get("peak_memory") else []
         disk += path.stat().st_size + (record.stat().st_size if record.exists() else 0)
-        todo += taken if store.stored(spec, seed, root) is None else 0.0
-    return Cost(runs, seconds, todo, untimed, max(peaks, default=None), disk, tuple(sorted(devices)))
+    return Cost(len(tasks), seconds, todo, untimed, max(peaks, default=None), disk, tuple(sorted(devices)))
 
 
 # The study ---------------------------------------------------------------------------------------------------------
@@ -167,7 +174,12 @@ def _as_dict(line: bill.Line) -> dict[str, Any]:
 
 
 def _cells(line: bill.Line) -> Sequence[object]:
-    left = "not known" if line.unknown and line.unknown == line.left else f"{line.hours_left:.2f}"
+    left = f"{line.hours_left:.2f}"
+    if line.unknown and line.unknown == line.left:
+        left = "not known"
+    elif line.unknown:
+        left = f"at least {left}"
+        left += f" (cost of {line.unknown} runs is not known)" if line.group == "total" else ""
     return (line.group, line.done + line.left, line.done, f"{line.hours:.2f}", left, line.unknown)
 
 

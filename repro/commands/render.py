@@ -15,7 +15,7 @@ from repro.results.records import Record
 
 
 def run(options: Namespace, root: Path) -> int:
-    """Write the files under ``figures/<profile>`` and print their paths."""
+    """Write the files under ``figures/<profile>`` and print their paths; those of the pilot are said to be."""
     for name in options.ids:
         if name not in report.ARTEFACTS:
             raise ReproError(_not_drawn(name, root))
@@ -26,8 +26,10 @@ def run(options: Namespace, root: Path) -> int:
     evidence = pilot.Evidence(root) if options.profile == study.PROFILE else None
     loaded: dict[str, list[Record]] = {}
     for artefact in ids:
+        mark = ""
         if evidence is not None and pilot.stands_in_for(artefact, evidence):
             paths = pilot.copy_artefact(artefact, evidence.study.pilot, root)
+            mark = " (the pilot's: the study lacks runs that it reads)"
             if not paths:
                 console.note(f"{artefact}: not drawn; the study lacks runs, and the pilot had no such artefact")
         else:
@@ -37,7 +39,7 @@ def run(options: Namespace, root: Path) -> int:
             folder = root / "figures" / options.profile
             paths = report.render(artefact, loaded[source], folder, profile=options.profile, root=root)
         for path in paths:
-            print(path)
+            print(f"{path}{mark}")
     return 0
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from repro.commands import console, named
 from repro.errors import ReproError
-from repro.registry import store
+from repro.registry import specs, store
 from repro.registry.specs import Spec
 from repro.results.records import Record
+from repro.running import bill
 
 BY_TORCHRUN = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 """What torchrun tells its processes in their environment."""
@@ -26,6 +27,8 @@ def run(options: Namespace, root: Path) -> int:
         print(f"{path} is valid; nothing to do (`repro rerun {spec.run}` repeats it and compares)")
     if valid and not shared:
         return 0
+    if not shared or not int(os.environ["RANK"]):
+        console.note(_announced(spec, seed, root))
     made = _together(spec, seed, root, options, wanted=not valid) if shared else _alone(spec, seed, root, options)
     if made is None:
         return 0
@@ -35,6 +38,17 @@ def run(options: Namespace, root: Path) -> int:
     path = runner.save(record, provenance, root)
     print(f"{path}: {record.status} in {provenance['seconds']} s" + (f"; {record.reason}" if record.reason else ""))
     return int(record.status == "diverged" and not spec.expects_divergence)
+
+
+def _announced(spec: Spec, seed: int, root: Path) -> str:
+    """What is computed, what it costs as far as other seeds tell, and how to stop it."""
+    planned = specs.runs_and_waiting(spec.source, spec.profile, spec.group, root)[0]
+    seconds = bill.expected(bill.times([task for task in planned if task[0].run == spec.run], root)).get(spec.run)
+    cost = "its cost is not known, no seed was timed" if seconds is None else f"about {seconds / 3600:.2g} core-hours"
+    return (
+        f"{spec.run} seed {seed} at profile {spec.profile}: {cost}; Ctrl-C stops it, and the same command goes on from "
+        "its last checkpoint"
+    )
 
 
 def _alone(spec: Spec, seed: int, root: Path, options: Namespace) -> tuple[Record, dict[str, Any]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from repro import files
 from repro.commands import console, named
 from repro.registry.published import load_published
 from repro.report import pilot
+from repro.verdicts import evidence, judge
 
 
 def stored_at(profile: str, root: Path) -> Path:
@@ -29,5 +32,12 @@ def run(options: Namespace, root: Path) -> int:
         return 0
     for v in found:
         n = "-" if v["n"] is None else v["n"]
-        print(f"{v['id']:8} {v['verdict']:24} n={n}  {v['ours'] or v['reason']}")
+        stale = _is_stale(v)
+        told = v["reason"] if stale else v["ours"] or v["reason"]
+        print(f"{v['id']:8} {'stale' if stale else v['verdict']:24} n={n}  {told}")
     return 0
+
+
+def _is_stale(verdict: Mapping[str, Any]) -> bool:
+    """Whether nothing is judged though there are records: they are of other code or settings than today's."""
+    return verdict["verdict"] == judge.NOT_RUN and f"({evidence.STALE})" in verdict["reason"]

@@ -22,7 +22,7 @@ from repro.verdicts.parts import six_digits
 
 FOLDER = Path("figures/pilot")
 MARK = " (pilot)"
-_TODAY = {"inconclusive": "open"}
+TODAY = {"inconclusive": "open"}
 """Outcomes that had another name when the pilot was judged."""
 
 
@@ -128,12 +128,12 @@ def _of_study(statement: Statement, evidence: Evidence, old: Mapping[str, Any] |
 def _marked(own: Mapping[str, Any], old: Mapping[str, Any], pilot: study.Pilot) -> dict[str, Any]:
     """The pilot's entry ``old`` under the statement as it reads today, in today's words."""
     word = str(old["verdict"]).removesuffix(f" at {pilot.profile} scale")
-    parts = [part | {"outcome": _TODAY.get(part["outcome"], part["outcome"])} for part in old["parts"]]
+    parts = [part | {"outcome": TODAY.get(part["outcome"], part["outcome"])} for part in old["parts"]]
     today = {name: own[name] for name in ("id", "source", "kind", "says", "place", "published", "artefact")}
     return (
         dict(old)
         | today
-        | {"verdict": _TODAY.get(word, word) + MARK, "parts": parts, "pilot": True, "commit": pilot.commit}
+        | {"verdict": TODAY.get(word, word) + MARK, "parts": parts, "pilot": True, "commit": pilot.commit}
     )
 
 
@@ -141,6 +141,16 @@ def verdicts(root: Path = Path()) -> dict[str, dict[str, Any]]:
     """The pilot's verdicts by statement, as they were stored; none where the file is not there."""
     path = root / FOLDER / "verdicts.json"
     return {verdict["id"]: verdict for verdict in files.read_json(path)} if path.exists() else {}
+
+
+def made(root: Path = Path()) -> dict[str, dict[str, Any]]:
+    """Figure or table of the pilot -> content of the JSON beside it, which tells of its runs.
+
+    Raises:
+        ReproError: a file is damaged.
+    """
+    paths = (root / FOLDER / f"{artefact}.json" for artefact in report.ARTEFACTS)
+    return {path.stem: files.read_json(path) for path in paths if path.exists()}
 
 
 # Figures, tables, notebooks -----------------------------------------------------------------------------------

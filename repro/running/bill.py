@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -43,20 +43,16 @@ def lines(valid: Collection[tuple[str, int]], root: Path = Path()) -> list[Line]
     Raises:
         ReproError: malformed specs, or a damaged record or provenance file.
     """
-    done, known = dict[tuple[str, int], float](), defaultdict[str, list[float]](list)
+    known = dict[tuple[str, int], float | None]()
     planned: list[tuple[str, str, str, int]] = []  # source, group, run, seed
     for source in specs.SOURCES:
         for group in specs.GROUPS:
             tasks, waiting = specs.runs_and_waiting(source, study.PROFILE, group, root)
             planned += [(source, group, run, seed) for run, seed in waiting]
-            for spec, seed in tasks:
-                planned.append((source, group, spec.run, seed))
-                seconds = records.core_seconds(records.provenance_path(store.record_path(spec, seed, root)))
-                if seconds is not None:
-                    known[spec.run].append(seconds)
-                if (spec.run, seed) in valid:
-                    done[spec.run, seed] = seconds or 0.0
-    made = []
+            planned += [(source, group, spec.run, seed) for spec, seed in tasks]
+            known |= times(tasks, root)
+    done = {task: seconds or 0.0 for task, seconds in known.items() if task in valid}
+    each, made = expected(known), []
     for step in order.steps(root):
         mine = [
             (run, seed)
@@ -74,11 +70,36 @@ def lines(valid: Collection[tuple[str, int]], root: Path = Path()) -> list[Line]
                     len(mine) - len(left),
                     len(left),
                     sum(done.get(task, 0.0) for task in mine) / 3600,
-                    sum(fmean(known[run]) for run in left if known.get(run)) / 3600,
-                    sum(not known.get(run) for run in left),
+                    sum(each.get(run, 0.0) for run in left) / 3600,
+                    sum(run not in each for run in left),
                 )
             )
     return made
+
+
+def times(tasks: Iterable[tuple[specs.Spec, int]], root: Path = Path()) -> dict[tuple[str, int], float | None]:
+    """(run, seed) -> core-seconds, as its provenance says; None where nothing tells them.
+
+    Raises:
+        ReproError: a provenance file is damaged.
+    """
+    return {
+        (spec.run, seed): records.core_seconds(records.provenance_path(store.record_path(spec, seed, root)))
+        for spec, seed in tasks
+    }
+
+
+def expected(times: Mapping[tuple[str, int], float | None]) -> dict[str, float]:
+    """Run -> core-seconds that a seed without a time will take: the mean of the others; runs without any are left out.
+
+    >>> expected({("a", 1): 10.0, ("a", 2): 20.0, ("a", 3): None, ("b", 1): None})
+    {'a': 15.0}
+    """
+    known = defaultdict[str, list[float]](list)
+    for (run, _), seconds in times.items():
+        if seconds is not None:
+            known[run].append(seconds)
+    return {run: fmean(each) for run, each in known.items()}
 
 
 def total(lines: Iterable[Line]) -> Line:

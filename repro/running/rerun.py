@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -107,8 +107,30 @@ def _compare(spec: specs.Spec, stored: Record, again: Record, provenance: Mappin
     if machine is None:
         return Comparison(spec.run, seed, DIFFERS, f"{', '.join(differing)} differ, and no provenance names a machine")
     if all(provenance["machine"].get(name) == known for name, known in machine.items()):  # older ones name less
-        return Comparison(spec.run, seed, DIFFERS, f"same machine type and versions, but {', '.join(differing)} differ")
-    return _elsewhere(spec, stored, again, root)
+        told = f"same machine type and versions, but {', '.join(differing)} differ; {_apart(stored, again, differing)}"
+        return Comparison(spec.run, seed, DIFFERS, told)
+    found = _elsewhere(spec, stored, again, root)
+    return replace(found, detail=f"{found.detail}; {_apart(stored, again, differing)}")
+
+
+def _apart(stored: Record, again: Record, differing: Iterable[str]) -> str:
+    """How many values differ and the first of them, by its place in the record, with all digits of both."""
+    before, now = stored.body(), again.body()
+    found = [line for name in differing for line in _leaves(name, before.get(name), now.get(name))]
+    return f"{len(found)} values differ, first {found[0]}" if len(found) > 1 else f"what differs: {found[0]}"
+
+
+def _leaves(name: str, before: Any, now: Any) -> Iterator[str]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys([*before, *now]):
+            yield from _leaves(f"{name}.{key}", before.get(key), now.get(key))
+    elif isinstance(before, list | tuple) and isinstance(now, list | tuple):
+        if len(before) != len(now):
+            yield f"{name}: recorded {len(before)} entries, here {len(now)}"
+        for i, pair in enumerate(zip(before, now, strict=False)):
+            yield from _leaves(f"{name}[{i}]", *pair)
+    elif before != now:
+        yield f"{name}: recorded {before!r}, here {now!r}"
 
 
 def recorded(spec: specs.Spec, seed: int, root: Path = Path()) -> Record:

@@ -92,6 +92,14 @@ def test_no_page_scrolls_sideways_on_a_phone_errs_asks_the_network_or_lacks_a_pi
         assert browser.errors == [], path.name
 
 
+def test_a_phone_shows_what_holds_and_fails_before_it_is_scrolled(site: Path, browser: Browser) -> None:
+    browser.size(390, 844)
+    browser.open(site / "index.html")
+    ends = browser.run("[...document.querySelectorAll('.jump li')].map(each => each.getBoundingClientRect().bottom)")
+    assert len(ends) >= 4
+    assert max(ends) <= 844
+
+
 def test_the_driver_sees_errors_missing_pictures_and_requests(tmp_path: Path, browser: Browser) -> None:
     """Else the test above would pass whatever happens."""
     page = tmp_path / "page.html"

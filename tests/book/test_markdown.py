@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tree
-from site_inputs import PUBLISHED, TALLY, inputs
+from site_inputs import PILOT, PUBLISHED, TALLY, inputs
 from synthetic import e1_records
 
 from repro import book, report
@@ -34,10 +35,23 @@ def test_every_id_in_the_matrix_and_in_the_readme_leads_to_its_section_and_that_
     ids = [s.id for s in PUBLISHED.statements if s.source == "e1"]
     assert [name for name in re.findall(r"\| \[[^]]+\]\(#([^)]+)\) \|", text) if name.startswith("e1.")] == ids
     assert re.findall(r"\| \[[^]]+\]\(book/index\.md#(e1[^)]+)\) \|", block) == ids
-    assert {link.partition("#")[2] for link in re.findall(r"\]\(([^)]+)\)", block)} <= set(anchors)
+    links = re.findall(r"(?<!!)\[[^]]+\]\(([^)]+)\)", block)
+    assert {link.partition("#")[2] for link in links} <= set(anchors)
     for name in ids:
         assert f"]({name}.html)" in text.partition(f'<a id="{name}">')[2].partition("###")[0]
     assert not re.search(r"· *(\||$)", text, re.MULTILINE), "a separator that separates nothing"
+
+
+def test_the_picture_of_the_readme_says_whose_runs_it_shows() -> None:
+    def block(**changes: Any) -> str:
+        return markdown.readme_block(views.Site(inputs(**changes)))
+
+    own, old = block(), block(pilot=PILOT, of_pilot=frozenset(["e1.fig1"]))
+    for text in (own, old):
+        assert text.count("](figures/study/e1.fig1.png)\n\n*") == 1
+    assert "runs at the `study` profile ([e1.fig1](book/index.md#e1.fig1)).*" in own
+    assert "the pilot's runs, until the study's own are in ([e1.fig1](book/index.md#e1.fig1)).*" in old
+    assert ".png" not in block(present=frozenset())
 
 
 def test_readme_holds_the_verdicts_that_are_stored_and_none_is_typed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import zlib
 from pathlib import Path
 
@@ -61,14 +62,40 @@ def test_every_notebook_of_a_source_is_listed_with_its_title_and_ids_link_to_the
     site = views.Site(inputs(notebooks={"e1": NOTEBOOK, "e1-more": more, "e12": more}))
     assert site.notebooks_of("e1") == {"e1": "Post 1", "e1-more": "More & more"}
     assert [site.section(i) for i in ("e1.c2", "e1.c3", "e1.c1")] == [
-        "notebook-e1.html#Figure-1", "notebook-e1-more.html#three", "notebook-e1.html"
+        "notebook-e1.html#Figure-1", "notebook-e1-more.html#three", ""
     ]  # fmt: skip
     made = book.site(site.inputs)
     assert '<a href="notebook-e1-more.html">More &amp; more</a>' in made["notebooks.html"]
     assert "notebooks/e1-more.ipynb" in made["notebook-e1-more.html"]
     assert 'href="notebook-e1-more.html#three"' in made["e1.c3.html"]
+    assert "Section of the notebook" not in made["e1.c1.html"], "no section names it"
+    links = re.findall(r'href="(notebook-[^"]*)"', "".join(made[f"{row.id}.html"] for row in site.rows))
+    assert links
+    assert all("#" in link for link in links)
+    section = made["index.md"].partition('### <a id="e1.c1"></a>')[2].partition("###")[0]
+    assert ".ipynb" not in section
     section = made["index.md"].partition('### <a id="e1.c3"></a>')[2].partition("###")[0]
     assert "notebooks/e1-more.ipynb" in section
+
+
+def test_a_notebook_that_is_not_executed_is_listed_and_linked_from_what_it_deals_with() -> None:
+    made = book.site(inputs(waiting={"e1-late": "about e1.c3 and e1.c11", "e12-late": "nothing"}))
+    link = '<a href="../notebooks/e1-late.ipynb">'
+    assert (
+        made["notebooks.html"].count(f"<li>e1-late: not executed yet, for it reads runs that are missing · {link}") == 1
+    )
+    assert "e12-late" not in made["notebooks.html"]
+    assert [name for name in ("e1.c1.html", "e1.c2.html", "e1.c3.html") if link in made[name]] == ["e1.c3.html"]
+
+
+def test_no_exercise_of_a_notebook_replaces_a_committed_record_of_the_study() -> None:
+    runs = {
+        path.stem: re.findall(r"repro run \S+[^`]*", path.read_text(encoding="utf-8"))
+        for path in sorted((tree.REPOSITORY / "notebooks").glob("*.ipynb"))
+    }
+    assert sum(map(len, runs.values())) >= 8
+    for name, commands in runs.items():
+        assert all(" --profile smoke " in command for command in commands), name
 
 
 def test_every_artefact_and_statement_of_a_built_source_has_its_section_in_the_notebook_page() -> None:

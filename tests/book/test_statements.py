@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +14,12 @@ from site_inputs import PILOT, PUBLISHED, TALLY, Reader, inputs, with_pilot
 from synthetic import e1_records
 
 from repro import book
-from repro.book import markdown, reasons, views, wording
+from repro.book import markdown, of_pilot, reasons, views, wording
 from repro.book import parts as of_parts
 from repro.book import theme as page
+from repro.registry import study
 from repro.registry.published import load_published, rule_hash
+from repro.report import pilot
 from repro.results.records import path_of
 
 
@@ -209,16 +212,47 @@ def test_what_is_the_pilots_says_so_with_its_commit() -> None:
     assert made["figures.html"].count("<strong>Pilot</strong>") == 1
     assert 'href="runs-e1.html#' not in made["e1.c2.html"], "the study's runs do not stand behind it"
     assert "make study" in made["e1.c2.html"]
-    assert f"data/records/laptop/ at commit {PILOT.commit}" in made["index.md"]
+    assert f"device abacus; their records: data/records/laptop/ at commit {PILOT.commit}" in made["index.md"]
+
+
+def test_the_pilot_says_of_what_size_its_runs_were_and_where_they_are() -> None:
+    made = with_pilot()
+    images = "profile laptop, 4\u202f000 or 12\u202f000 training images, 500 test images"
+    for name in ("e1.c2.html", "e1.fig1.html"):
+        assert "; device abacus." in made[name], name
+    assert f"{images}, 16 pixels, 8 base width, 2.50 epochs; device" in made["e1.c2.html"], "of its own two runs"
+    assert "777 or 4\u202f000 or 12\u202f000 training images" in made["e1.fig1.html"]
+    for path in ("data/records/laptop/e1/e1-central.s1.json", "pipelines/laptop/params.yaml"):
+        assert f"git show {PILOT.commit}:{path}" in made["e1.c2.html"]
+    assert "device abacus." not in made["e1.c3.html"], "it is the study's"
+
+
+def test_a_notebook_of_the_pilot_says_that_its_code_and_words_are_those_of_then() -> None:
+    text = " ".join("".join(Reader(with_pilot()["notebook-e1.html"]).text).split())
+    assert "It was executed at that commit, with the code of then" in text
+    assert "Where it says “inconclusive”, today's word is “open”." in text
+    assert f"git show {PILOT.commit}:notebooks/e1.ipynb" in text
+    assert "python -m repro notebook e1" not in text, "today's command gives the same copy"
+
+
+def test_what_the_commands_of_the_pilot_name_is_in_the_history() -> None:
+    old, known = study.load(tree.REPOSITORY).pilot, pilot.made(tree.REPOSITORY)
+    runs = {run["run"] for content in known.values() for run in content["runs"]}
+    found = of_pilot.behind(known, old, runs)
+    assert found is not None
+    assert len(found.commands) == 3
+    if (tree.REPOSITORY / ".git").exists():
+        for command in found.commands:
+            subprocess.run(command.split(), cwd=tree.REPOSITORY, check=True, stdout=subprocess.DEVNULL)
 
 
 def test_the_pilot_is_counted_apart() -> None:
     made = with_pilot()
     text = "".join(Reader(made["index.html"]).text)
-    assert "Of 7 results, 1 holds, 1 fails, 1 is open, 1 shows the pilot and 3 were not run; the one law holds." in text
+    assert "4 of 8 statements judged: 1 result holds, 1 fails and 1 is open; 1 law holds." in text
     assert "4 of 8 statements have its evidence, 1 shows the pilot for now (3 repetitions, short trainings, " in text
     assert "In the pilot 1 holds." in text
-    assert "What holds: 2, and 1 in the pilot" in text
+    assert "What holds: 1 result + 1 law, and 1 in the pilot" in text
     assert 'id="e1.c2" data-source="e1" data-group="results" data-verdict="pilot"' in made["index.html"]
     assert (
         '<a href="#source=e1&amp;group=results&amp;verdict=pilot" aria-label="1 pilot, e1">1</a>' in made["index.html"]

@@ -3,6 +3,7 @@
 import argparse
 import json
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ import yaml
 
 import repro
 from repro import cli, files
+from repro.commands import console
 from repro.commands import list as list_command
 from repro.errors import ReproError
 from repro.registry import specs, store
@@ -398,7 +400,11 @@ def test_data_with_a_wrong_hash_are_refused(wrong_data: None, root: Path, capsys
         assert "train_images has SHA-256" in line
     monkeypatch.undo()  # the real runner, from its own folder
     monkeypatch.chdir(root)
-    assert "train_images has SHA-256" in refused(capsys, "run", "e1-central")
+    capsys.readouterr()
+    assert cli.main(["run", "e1-central"]) == 2
+    announced, line = capsys.readouterr().err.splitlines()
+    assert announced.startswith("e1-central seed 1 at profile smoke: ")
+    assert re.match("repro: .*train_images has SHA-256", line)
     assert not (root / "data/records").exists()
 
 
@@ -503,6 +509,34 @@ def test_a_run_is_stored_and_fails_only_if_it_diverged_unexpectedly(run, status,
     assert records.read(store.record_path(spec, seed, root)) == made
 
 
+def test_before_a_run_its_cost_is_said_and_how_to_stop_it(root: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(runner, "run", lambda *_, **__: pytest.fail("stopped here"))
+
+    def announced() -> str:
+        capsys.readouterr()
+        with pytest.raises(pytest.fail.Exception):
+            cli.main(["run", "e1-central", "--seed", "2"])
+        return capsys.readouterr().err
+
+    said = "e1-central seed 2 at profile smoke: {}; Ctrl-C stops it, and the same command goes on from its last"
+    assert said.format("its cost is not known, no seed was timed") in announced()
+    other = records.provenance_path(store.record_path(specs.find("e1-central", "smoke", root), 1, root))
+    files.write_atomic(other, files.canonical_json({"cpu_seconds": 7200.0}))
+    assert said.format("about 2 core-hours") in announced()
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch, capsys) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.progress("e1-central seed 2") as report:
+        for second, share in ((1, 0.5), (29, 0.55), (40, 0.6), (45, 0.7), (80, 0.75)):  # half was done before
+            now[0] = second
+            report(share)
+    assert capsys.readouterr().err.splitlines() == [
+        "e1-central seed 2: 60 % after 40 s, about 160 s left", "e1-central seed 2: 75 % after 80 s, about 80 s left"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("top1", "says", "code"), [(0.5, "identical", 0), (0.25, "differs", 1)])
 def test_a_repetition_fails_if_it_differs(top1: float, says: str, code: int, root: Path, monkeypatch, capsys) -> None:
     path = stored(root)
@@ -602,8 +636,8 @@ def test_plan_adds_up_recorded_times_and_counts_what_was_never_timed(root: Path,
     planned = json.loads(done(capsys, "plan", "--json"))["groups"]
     assert [(p["source"], p["group"]) for p in planned] == [(s, g) for s in specs.SOURCES for g in specs.GROUPS]
     artefact, grid, control, *others = planned
-    assert (artefact["core_hours"], artefact["core_hours_to_do"]) == (1.0, 0.5)
-    assert (artefact["runs"], artefact["runs_without_a_time"]) == (RUNS["e1"], RUNS["e1"] - 2)
+    assert (artefact["core_hours"], artefact["core_hours_to_do"]) == (2.0, 1.5), "the other seed of both takes as long"
+    assert (artefact["runs"], artefact["runs_without_a_time"]) == (RUNS["e1"], RUNS["e1"] - 4)
     assert artefact["measured_on"] == ["abacus"]
     assert (grid["core_hours"], grid["runs_without_a_time"], control["runs"]) == (0.0, 48, 8)
     counts = [RUNS["e2"], 21, 16, RUNS["e3"], 0, 26, RUNS["lb"], 50, 168]
@@ -618,10 +652,10 @@ def test_plan_of_a_figure_a_statement_and_a_run(root: Path, capsys) -> None:
     files.write_atomic(records.provenance_path(path), files.canonical_json(provenance))
     found = json.loads(done(capsys, "plan", "e1.fig1", "e1.c6", "e1-central", "--json"))
     figure, statement, run = found["groups"]
-    assert (found["total"]["runs"], found["total"]["core_hours"]) == (30, 1.0), "what stands behind two ids counts once"
-    assert (figure["id"], figure["runs"], figure["core_hours"]) == ("e1.fig1", 6, 1.0)
+    assert (found["total"]["runs"], found["total"]["core_hours"]) == (30, 2.0), "what stands behind two ids counts once"
+    assert (figure["id"], figure["runs"], figure["core_hours"]) == ("e1.fig1", 6, 2.0)
     assert (statement["runs"], statement["core_hours"]) == (24, 0.0), "eight rates of each of the three arms"
-    assert (run["runs"], run["peak_memory_bytes"], run["core_hours_to_do"]) == (2, 2_000_000, 0.0)
+    assert (run["runs"], run["peak_memory_bytes"], run["core_hours_to_do"]) == (2, 2_000_000, 1.0)
     assert run["disk_bytes"] > path.stat().st_size
     assert "'e9.fig1'" in refused(capsys, "plan", "e9.fig1")
 
@@ -656,6 +690,8 @@ def test_a_stale_record_is_not_judged(root: Path, capsys) -> None:
     assert verdict() != rules.NOT_RUN
     stored(root, "e1-union-law", law=numbers, rows=[], series={}, fingerprint="0" * 64)
     assert verdict() == rules.NOT_RUN
+    assert re.match(r"e1.c4 +stale +n=0  missing: e1-union-law \(stale\)", done(capsys, "verdicts", "e1.c4"))
+    assert re.match(r"e1.c1 +not run +n=0 ", done(capsys, "verdicts", "e1.c1")), "no record of it is here"
 
 
 # Ends ---------------------------------------------------------------------------------------------------------

@@ -29,6 +29,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+def test_a_folder_that_is_not_there_is_refused_and_not_made(root: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(root)
+    assert main(["export", "--profile", "smoke", str(tmp_path / "absent/x.csv")]) == 2
+    assert f"its folder {tmp_path / 'absent'} does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "absent").exists()
+
+
 def test_a_row_a_run_and_seed_holds_identity_settings_and_the_end(root: Path) -> None:
     rows = {row["run"]: row for row in frame("smoke", root)}
     assert set(rows) == {"e1-central", "e1-federated", "lb-perf-vgg11"}

@@ -108,6 +108,21 @@ def test_the_total_is_the_sum_and_the_table_says_what_is_not_known(
     assert "not known" in line
     (last,) = (line for line in lines if line.startswith("total"))
     assert "0.03" in last
+    left = f"at least {total['core_hours_left']:.2f} (cost of {total['runs_of_unknown_cost']} runs is not known)"
+    assert left in last
+
+
+def test_a_run_costs_the_same_in_its_own_plan_and_in_that_of_the_study(root: Path, capsys) -> None:
+    timed(root, "e3-gn-wide", 11, 1800.0)
+    timed(root, "e3-gn-wide", 12, 5400.0)
+    (group,) = [group for group in bills(capsys)[0].values() if group["runs_done"]]
+    assert cli.main(["plan", "e3-gn-wide", "--json"]) == 0
+    total = json.loads(capsys.readouterr().out)["total"]
+    assert total["core_hours_to_do"] == pytest.approx(group["core_hours_left"])
+    assert (total["core_hours_to_do"], total["runs_without_a_time"]) == (pytest.approx(total["runs"] - 2), 0)
+    assert cli.main(["plan", "e3-gn-wide", "e3-noniid-bn"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"at least {total['core_hours_to_do']:.2f}" in next(line for line in lines if line.startswith("total"))
 
 
 def test_a_stale_record_is_not_done(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
