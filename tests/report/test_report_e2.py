@@ -58,6 +58,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("root")
     for folder in ("pipelines", "data/manifests"):
         shutil.copytree(ROOT / folder, root / folder)
+    shutil.copy(ROOT / "data/sources.yaml", root / "data")
     spec_file = root / "pipelines/e2.yaml"
     spec_file.write_text(yaml.safe_dump(yaml.safe_load(spec_file.read_text()) | {"links": LINKS}, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
