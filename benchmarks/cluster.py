@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import signal
 import statistics
@@ -39,6 +38,8 @@ RESULTS = Path(__file__).resolve().with_name("results") / "cluster.json"
 PROFILE = "smoke"
 CHECKPOINT = "CHECKPOINT_SECONDS = 20.0"
 LIMIT_SECONDS = 10.0
+LONGER = 8
+"""How many times longer runs train than at the profile, so that a kill meets them in the middle."""
 PATIENCE = 3600.0
 NOTHING = """
 
@@ -150,7 +151,7 @@ class Comparison:
         self.place, self.source, self.runs, self.seeds = place, source, runs, seeds
 
     def copy(self, name: str) -> Path:
-        """A copy of the checkout in which the source has the runs and seeds that were asked for."""
+        """A copy of the checkout with the runs and seeds of the source that were asked for, and longer trainings."""
         if (folder := self.place / name).exists():
             return folder
         copy_of_checkout(folder)
@@ -160,6 +161,7 @@ class Comparison:
         planned.write_text(yaml.safe_dump(content))
         content = files.read_yaml(sizes)
         content[self.source]["seeds"] = content[self.source]["seeds"][: self.seeds]
+        content[self.source]["sizes"]["epochs"] *= LONGER
         sizes.write_text(yaml.safe_dump(content))
         return folder
 
@@ -224,7 +226,8 @@ def slurm(comparison: Comparison) -> dict[str, Any]:
             say(out, f"scancel {job_of(other, folder)} while it computed {other.stem}")
 
         found = comparison.with_executor("submitit", environment, kill, out)
-    return found | {"versions": {"slurm": slurm_version(), "submitit": version("submitit")}}
+        slurm_version = control("srun", "--version").split()[-1]
+    return found | {"versions": {"slurm": slurm_version, "submitit": version("submitit")}}
 
 
 @contextmanager
@@ -283,11 +286,6 @@ def version(package: str) -> str:
     from importlib.metadata import version as of
 
     return of(package)
-
-
-def slurm_version() -> str:
-    said = subprocess.run(["srun", "--version"], capture_output=True, text=True, check=True).stdout
-    return re.sub(r"^slurm\S*\s+", "", said.strip())
 
 
 def text(results: Mapping[str, Any]) -> str:

@@ -41,6 +41,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 MailProg=/bin/true
 ReturnToService=2
+KillWait=1
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory}
 PartitionName=debug Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
