@@ -96,6 +96,10 @@ def _source(look: _Look, source: str) -> None:
     """Add what is found of one source."""
     profile, root, later = look.profile, look.root, _later(look.published, source)
     look.problems.extend(_records(look, source))
+    try:
+        look.evidence.found(source)
+    except ReproError:  # a damaged record, which is said by now; nothing can be judged beside it
+        return
     look.waiting.extend(f"{item}: this package has no run for it" for item in later)
     look.problems.extend(_not_in_notebook(look.published, source, later, root))
     look.problems.extend(

@@ -29,7 +29,6 @@ def write(dataset: str, labels: NDArray[np.int64], folder: Path) -> Path:
     return path
 
 
-@lru_cache
 def read(dataset: str, folder: Path) -> NDArray[np.int64]:
     """The labels, shape (images,), int64, that ``write`` wrote.
 
@@ -37,11 +36,18 @@ def read(dataset: str, folder: Path) -> NDArray[np.int64]:
         ReproError: there are none, or they are not those of the manifest beside them.
     """
     path, remedy = folder / f"{dataset}.labels.txt", f"run `python -m repro data {dataset}` to write it again"
+    stated = read_json(folder / f"{dataset}.json")["arrays"]["train_labels"]["sha256"]
     try:
-        labels = np.loadtxt(path, dtype=np.int64, ndmin=1)
+        return _read(path.read_text(encoding="utf-8"), stated, path, remedy)
     except (OSError, ValueError) as error:
         raise ReproError(f"{path} cannot be read ({error}); a label a line was expected; {remedy}") from error
-    if array_sha256(labels) != read_json(folder / f"{dataset}.json")["arrays"]["train_labels"]["sha256"]:
+
+
+@lru_cache(maxsize=8)
+def _read(text: str, stated: str, path: Path, remedy: str) -> NDArray[np.int64]:
+    """The labels in ``text``, the content of ``path``; once per content."""
+    labels = np.array(text.split(), dtype=np.int64)
+    if array_sha256(labels) != stated:
         raise ReproError(f"{path}: other labels than the manifest beside it states; {remedy}")
     labels.flags.writeable = False
     return labels

@@ -67,6 +67,8 @@ def _registered(folder: str) -> Iterator[dict[str, Any]]:
         for written in re.findall(r"^@register\(.*?^class \w+", path.read_text(encoding="utf-8"), re.M | re.S):
             made: Any = ast.parse(f"{written}: ...").body[0]  # without what a whole file takes to parse
             for call in made.decorator_list:
+                if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "register"):
+                    continue
                 given = {option.arg: option.value for option in call.keywords}
                 known = {name: given[name] for name in ("version", "part", "part_of") if name in given}
                 literals = {name: ast.literal_eval(value) for name, value in known.items()}

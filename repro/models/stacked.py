@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from repro.errors import ReproError
 from repro.models.dropout import SeededDropout
-from repro.models.norms import EPSILON, MOMENTUM, GroupNorm, ScaleShift, Shift, WorkerBatchNorm2d, group_norm
+from repro.models.norms import GroupNorm, ScaleShift, Shift, WorkerBatchNorm2d, group_norm
 from repro.randomness import derive
 
 _NEEDS_NOTHING = (nn.Identity, nn.ReLU, nn.MaxPool2d, nn.Flatten)
@@ -92,12 +92,16 @@ class _GroupNorm(_Layer):
 class _BatchNorm(_Layer):
     """Statistics of a network are those of its own images; rows beyond them fill the batch, and count for nothing."""
 
+    def __init__(self, layer: WorkerBatchNorm2d, networks: int) -> None:
+        super().__init__(layer, networks)
+        self.epsilon, self.momentum = layer.epsilon, layer.momentum
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, K C, H, W)."""
         mean, variance = self.own("running_mean"), self.own("running_var")  # views, which training updates
         weight, bias = self.own("weight"), self.own("bias")
         if not self.training or len(set(self.sizes)) == 1:
-            return F.batch_norm(x, mean, variance, weight, bias, self.training, MOMENTUM, EPSILON)
+            return F.batch_norm(x, mean, variance, weight, bias, self.training, self.momentum, self.epsilon)
         return self._by_own_rows(x, mean, variance) * _per_channel(weight, x) + _per_channel(bias, x)
 
     def _by_own_rows(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
@@ -110,9 +114,10 @@ class _BatchNorm(_Layer):
         centred = wide - _per_channel(own_mean, wide)
         own_variance = (centred.square() * counted).sum((0, 2, 3)) / counts
         with torch.no_grad():
-            mean.lerp_(own_mean, MOMENTUM)
-            variance.lerp_(own_variance * counts / (counts - 1).clamp(min=1), MOMENTUM)  # unbiased, as nn.BatchNorm2d
-        return (centred * _per_channel((own_variance + EPSILON).rsqrt(), wide)).to(x.dtype)
+            mean.lerp_(own_mean, self.momentum)
+            unbiased = own_variance * counts / (counts - 1).clamp(min=1)  # as nn.BatchNorm2d
+            variance.lerp_(unbiased, self.momentum)
+        return (centred * _per_channel((own_variance + self.epsilon).rsqrt(), wide)).to(x.dtype)
 
 
 def _per_channel(values: Tensor, x: Tensor) -> Tensor:

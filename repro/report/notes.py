@@ -34,12 +34,13 @@ def seeds(counts: Sequence[int]) -> str:
 def stamp(groups: Groups) -> str:
     """The scale at which a figure was made, from its records: profile, images, pixels, width, seeds."""
     found = members(groups)
-    values = {name: [int(r.spec[name]) for r in found] for name in PUBLISHED_SCALE}
+    values = {name: [int(r.spec[name]) for r in found if r.spec[name] is not None] for name in PUBLISHED_SCALE}
+    width = f"width {span(values['width'])}, " if values["width"] else ""  # torchvision's networks have none
     full = all(set(values[name]) == {size} for name, size in PUBLISHED_SCALE.items())
     return (
         f"{found[0].profile} profile: {span(values['train_images'])} images at "
         f"{' to '.join(f'{number(s)} × {number(s)}' for s in sorted(set(values['image_size'])))} px, "
-        f"width {span(values['width'])}, {seeds([len(group) for group in groups.values()])}"
+        f"{width}{seeds([len(group) for group in groups.values()])}"
         f"{'' if full else REDUCED}{reduced_data(found)}{ours(groups)}"
     )
 
@@ -62,7 +63,8 @@ def ours(groups: Groups) -> str:
 
 def network_size(record: Record) -> str:
     """Network, pixels and width of a run."""
-    return f"{TITLES[record.spec['model']]} {record.spec['image_size']} px width {record.spec['width']}"
+    model, width = record.spec["model"], record.spec["width"]
+    return f"{TITLES.get(model, model)} {record.spec['image_size']} px" + ("" if width is None else f" width {width}")
 
 
 def reduced_data(records: Iterable[Record]) -> str:

@@ -243,7 +243,10 @@ def _compute(batch: _Batch, root: Path, jobs: int, time_budget: float | None, *,
         while batch.waiting or batch.running:
             late = time_budget is not None and time.monotonic() - started > time_budget
             while len(batch.running) < jobs and not late and (task := batch.next()) is not None:
-                batch.running[workers.submit(*task, root)] = task
+                try:
+                    batch.running[workers.submit(*task, root)] = task
+                except ReproError as error:  # this one run cannot be taken; the others go on
+                    batch.answered(task, error)
             if not batch.running:
                 break
             for number, answer in workers.answers():

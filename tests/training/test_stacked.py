@@ -12,6 +12,7 @@ from repro import codecs, models
 from repro.data.batches import Batches, Images
 from repro.errors import NotFinite, ReproError
 from repro.experiments import checks, numerics
+from repro.models.norms import WorkerBatchNorm2d
 from repro.randomness import generator
 from repro.running import processes, runner
 from repro.training import fast, plain, shared_state
@@ -154,3 +155,11 @@ def test_the_setting_has_a_numerics_version_of_its_own_and_leaves_other_fingerpr
     assert numerics.used_by(on.as_dict()).keys() - numerics.used_by(off.as_dict()).keys() == {"stacked_clients"}
     with pytest.raises(ReproError, match="key stacked"):
         checks.check(spec("large_batch", stacked=2), "toy")
+
+
+def test_batchnorm_keeps_its_own_epsilon_and_momentum_in_a_stack():
+    model, batches = network(norm="batch", last_scale_zero=False), batches_of((20, 9, 16))
+    for layer in model.modules():
+        if isinstance(layer, WorkerBatchNorm2d):
+            layer.epsilon, layer.momentum = 1e-2, 0.3
+    expect_equal(*(trained(model, together, batches) for together in (3, None)))
