@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,3 +67,15 @@ def test_labels_are_those_of_the_manifest_or_refused_in_a_line(tmp_path: Path) -
         labels.read("cifar10", tmp_path)
     labels.write("cifar10", known, tmp_path)
     assert (labels.read("cifar10", tmp_path) == known).all()
+
+
+def test_labels_are_those_of_the_file_as_it_is_now(tmp_path: Path) -> None:
+    for kind in ("json", "labels.txt"):
+        shutil.copy(MANIFESTS / f"cifar10.{kind}", tmp_path)
+    assert len(labels.read("cifar10", tmp_path)) == 50_000
+    (tmp_path / "cifar10.labels.txt").write_text("0\n1\n")
+    with pytest.raises(ReproError, match="other labels than the manifest"):
+        labels.read("cifar10", tmp_path)
+    (tmp_path / "cifar10.labels.txt").write_text("cat\n")
+    with pytest.raises(ReproError, match="a label a line was expected"):
+        labels.read("cifar10", tmp_path)

@@ -127,6 +127,22 @@ def test_a_lost_run_is_handed_in_once_more_and_measurements_are_left(
     assert (asked[0][0], asked[0][3]) == ("ray", executors.Resources(3, 0.5))
 
 
+def test_a_run_that_an_executor_refuses_is_a_problem_and_the_others_go_on(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Small(Pool):
+        def submit(self, spec: specs.Spec, seed: int, root: Path, /) -> int:
+            if spec.run == "toy-large":
+                raise ReproError("asks for more memory than there is; add some")
+            return super().submit(spec, seed, root)
+
+    monkeypatch.setattr(executors, "start", lambda *given: Small({}))
+    tasks = [(toy.spec("central", run=run), 1) for run in ("toy-first", "toy-large", "toy-last")]
+    done = sweep.sweep(tasks, root, executor="ray", jobs=2)
+    assert done.computed == 2
+    assert done.problems == ("toy-large seed 1 failed: asks for more memory than there is; add some",)
+
+
 def test_an_exception_that_cannot_be_pickled_is_answered_as_text() -> None:
     class Odd(Exception):
         def __init__(self, one: int, two: int) -> None:
