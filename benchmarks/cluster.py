@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -280,12 +281,6 @@ def dispatch(repetitions: int) -> dict[str, Any]:
         holds = "holds" if above[name] <= LIMIT_SECONDS else "fails"
         say(out, f"{name}: {above[name]:+} s against the local pool (limit {LIMIT_SECONDS:g} s: {holds})")
     return {"seconds": seconds, "above": above, "limit": LIMIT_SECONDS, "printed": out}
-
-
-def version(package: str) -> str:
-    from importlib.metadata import version as of
-
-    return of(package)
 
 
 def text(results: Mapping[str, Any]) -> str:

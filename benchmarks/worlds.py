@@ -211,7 +211,10 @@ def count(truth: str, worlds: int, seed: int, chosen: list[specs.Spec]) -> dict[
             of_statement[verdict["verdict"].removesuffix(f" at {PROFILE} scale")] += 1
             for found, part in zip(of_parts, verdict["parts"], strict=True):
                 found[part["outcome"]] += 1
-    share = lambda counts: {word: round(n / worlds, 4) for word, n in sorted(counts.items())}  # noqa: E731
+
+    def share(counts: Counter[str]) -> dict[str, float]:
+        return {word: round(n / worlds, 4) for word, n in sorted(counts.items())}
+
     return {
         "statements": {name: share(found) for name, found in words.items()},
         "parts": {name: [share(part) for part in found] for name, found in parts.items()},
